@@ -1,0 +1,43 @@
+// `mix` on the CPU: picks the kernel for this CPU's instruction set and shares the rows out to torch's threads.
+#include "../mix.h"
+
+#include "../schema.h"
+#include "level.h"
+#include "mix_rows.h"
+
+namespace xmixup {
+namespace {
+
+// Outputs from this size on are written past the caches: they do not fit there, and loading the lines that are about
+// to be overwritten would cost as much as writing them.
+constexpr int64_t kStreamFromBytes = 4 << 20;
+
+// Rows that are worth handing to a thread: about 20 microseconds of work.
+constexpr int64_t kElementsPerTask = 1 << 16;
+
+MixRows* mix_rows_for(CpuLevel level) {
+#if defined(__x86_64__)
+  if (level == CpuLevel::avx512) return avx512::mix_rows;
+  if (level == CpuLevel::avx2) return avx2::mix_rows;
+#endif
+  (void)level;
+  return baseline::mix_rows;
+}
+
+void run_mix(const MixArgs& args, int32_t /*device_index*/) {
+  static MixRows* const mix_rows = mix_rows_for(cpu_level());
+  check_mix_values(args);
+  const int64_t row_elements = 3 * static_cast<int64_t>(args.width);
+  const int64_t rows = args.batch * args.height;
+  const bool stream = rows * row_elements * static_cast<int64_t>(sizeof(float)) >= kStreamFromBytes;
+  torch::stable::parallel_for(0, rows, 1 + kElementsPerTask / row_elements,
+                              [&](int64_t begin, int64_t end) { mix_rows(args, begin, end, stream); });
+}
+
+}  // namespace
+}  // namespace xmixup
+
+STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CPU, m) {
+  m.impl("mix", TORCH_BOX(&xmixup::mix<xmixup::run_mix>));
+  m.impl("mix_out", TORCH_BOX(&xmixup::mix_out<xmixup::run_mix>));
+}

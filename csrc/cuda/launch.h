@@ -1,0 +1,49 @@
+// How kernels are started and report errors. Under nvcc this is CUDA; otherwise the tests' emulation on the CPU.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include <stdexcept>
+#include <string>
+
+#define XMIXUP_DEVICE_KEY CUDA
+
+// Stops the kernel; the next synchronisation reports a device-side assert, as torch's own indexing does.
+#define XMIXUP_DEVICE_ASSERT(condition, message) \
+  if (!(condition)) __assert_fail(message, __FILE__, __LINE__, __func__)
+
+namespace xmixup {
+
+// Starts kernels on the current stream of the tensors' device, whatever device is current.
+class Launcher {
+ public:
+  explicit Launcher(int32_t device_index)
+      : guard_(device_index),
+        stream_(static_cast<cudaStream_t>(torch::stable::accelerator::getCurrentStream(device_index).nativeHandle())) {}
+
+  template <typename Kernel, typename... Args>
+  void operator()(Kernel* kernel, dim3 grid, dim3 block, const Args&... args) const {
+    kernel<<<grid, block, 0, stream_>>>(args...);
+    const cudaError_t error = cudaGetLastError();
+    if (error != cudaSuccess) {
+      throw std::runtime_error(std::string("xmixup_fast: CUDA kernel launch failed: ") + cudaGetErrorString(error));
+    }
+  }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+}  // namespace xmixup
+
+#else
+
+#include "../host_grid/shim.h"
+
+#endif

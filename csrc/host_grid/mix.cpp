@@ -1,0 +1,2 @@
+// The CUDA source of `mix`, through the host's compiler.
+#include "../cuda/mix.cu"  // NOLINT

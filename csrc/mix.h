@@ -1,0 +1,72 @@
+// `mix` as torch calls it: its arguments in the schema's order, checked once for every device.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <vector>
+
+#include "core/mix.h"
+
+namespace xmixup {
+
+using torch::stable::Tensor;
+
+// One side of the mix as tensors: an ImagePool and its Crops.
+struct SideTensors {
+  const char* name;  // "target" or "aux", for messages
+  const Tensor& pixels;
+  const Tensor& offsets;
+  const Tensor& sizes;
+  const Tensor& index;
+  const Tensor& window;
+  const Tensor& flip;
+};
+
+// Checks everything but the values inside the tensors; the result lacks only `out`.
+// Throws std::runtime_error (RuntimeError in Python) naming the argument, what it is and what was expected.
+MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tensor& lam,
+                  const std::vector<double>& mean, const std::vector<double>& std, const std::vector<int64_t>& size,
+                  bool channels_last);
+
+void check_mix_out(const MixArgs& args, const Tensor& lam, const Tensor& out);
+
+// Checks the values of tensors in host memory: indices, images, windows, lambdas.
+void check_mix_values(const MixArgs& args);
+
+Tensor allocate_mix_out(const MixArgs& args, const Tensor& lam);
+
+// The two operators of the schema, on top of a device's `run`, which takes checked arguments.
+using RunMix = void(const MixArgs& args, int32_t device_index);
+
+template <RunMix* run>
+Tensor mix(Tensor target_pixels, Tensor target_offsets, Tensor target_sizes, Tensor target_index, Tensor target_window,
+           Tensor target_flip, Tensor aux_pixels, Tensor aux_offsets, Tensor aux_sizes, Tensor aux_index,
+           Tensor aux_window, Tensor aux_flip, Tensor lam, std::vector<double> mean, std::vector<double> std,
+           std::vector<int64_t> size, bool channels_last) {
+  MixArgs args = check_mix(
+      {"target", target_pixels, target_offsets, target_sizes, target_index, target_window, target_flip},
+      {"aux", aux_pixels, aux_offsets, aux_sizes, aux_index, aux_window, aux_flip}, lam, mean, std, size,
+      channels_last);
+  Tensor out = allocate_mix_out(args, lam);
+  args.out = static_cast<float*>(out.mutable_data_ptr());
+  run(args, lam.get_device_index());
+  return out;
+}
+
+template <RunMix* run>
+void mix_out(Tensor target_pixels, Tensor target_offsets, Tensor target_sizes, Tensor target_index,
+             Tensor target_window, Tensor target_flip, Tensor aux_pixels, Tensor aux_offsets, Tensor aux_sizes,
+             Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam, std::vector<double> mean,
+             std::vector<double> std, std::vector<int64_t> size, bool channels_last, Tensor out) {
+  MixArgs args = check_mix(
+      {"target", target_pixels, target_offsets, target_sizes, target_index, target_window, target_flip},
+      {"aux", aux_pixels, aux_offsets, aux_sizes, aux_index, aux_window, aux_flip}, lam, mean, std, size,
+      channels_last);
+  check_mix_out(args, lam, out);
+  args.out = static_cast<float*>(out.mutable_data_ptr());
+  run(args, lam.get_device_index());
+}
+
+}  // namespace xmixup

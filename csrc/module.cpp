@@ -1,0 +1,52 @@
+// The Python module `_C`. Importing it registers the operators in torch.ops.xmixup_fast; no tensor passes through here.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "cpu/level.h"
+
+namespace py = pybind11;
+
+namespace {
+
+std::vector<std::string> spell(const std::vector<xmixup::CpuLevel>& levels) {
+  std::vector<std::string> names;
+  for (const xmixup::CpuLevel level : levels) names.emplace_back(xmixup::spell(level));
+  return names;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = XMIXUP_VERSION;
+  info["compiler"] = XMIXUP_CXX_COMPILER;
+  info["torch"] = XMIXUP_TORCH_VERSION;
+#if defined(XMIXUP_CUDA_VERSION)
+  info["cuda"] = XMIXUP_CUDA_VERSION;
+  info["cuda_compiler"] = XMIXUP_CUDA_COMPILER;
+  info["cuda_architectures"] = XMIXUP_CUDA_ARCHITECTURES;
+#else
+  info["cuda"] = py::none();
+  info["cuda_compiler"] = py::none();
+  info["cuda_architectures"] = py::none();
+#endif
+  info["cpu_levels"] = spell(xmixup::compiled_cpu_levels());
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  xmixup::cpu_level();  // a wrong XMIXUP_CPU_LEVEL fails the import, not the first batch
+  m.doc() = "Native operators of xmixup_fast.";
+  m.attr("__version__") = XMIXUP_VERSION;
+  m.def("build_info", &build_info,
+        "What this binary was built with: version, compilers, torch, CUDA version and architectures or None, CPU levels.");
+  m.def(
+      "cpu_level", [] { return xmixup::spell(xmixup::cpu_level()); },
+      "The instruction set that the CPU kernels run on; set XMIXUP_CPU_LEVEL before the import to choose another.");
+  m.def(
+      "supported_cpu_levels", [] { return spell(xmixup::supported_cpu_levels()); },
+      "The instruction sets that this binary holds and this CPU runs.");
+}

@@ -1,0 +1,86 @@
+"""The fused operators. :mod:`xmixup_fast.reference` defines in plain PyTorch what each computes.
+
+Each is an operator in ``torch.ops.xmixup_fast`` with kernels for CPU and CUDA. It is deterministic, whatever the number
+of threads, and works under ``torch.compile(fullgraph=True)``. Wrong arguments raise a RuntimeError that names the
+argument, what came and what was expected. Values inside CUDA tensors are checked in the kernel: there a wrong index or
+window stops it, and the next synchronisation reports a device-side assert, as with torch's own indexing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _C  # noqa: F401  (registers the operators)
+from .pool import Crops, ImagePool
+
+
+def mix(
+    target: ImagePool,
+    target_crops: Crops,
+    aux: ImagePool,
+    aux_crops: Crops,
+    lam: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: tuple[int, int],
+    memory_format: torch.memory_format = torch.channels_last,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Cuts two windows a sample out of two pools, flips, blends and normalises them, in one pass.
+
+    ``out[b] = (lam[b] * target[b] + (1 - lam[b]) * aux[b] - mean) / std`` with images scaled to 0..1. Computed per
+    channel in float32 as ``fma(t, lam * s, fma(a, (1 - lam) * s, bias))`` with ``s = 1 / (255 * std)`` and
+    ``bias = -mean / std``. Where ``lam[b]`` is 1, the auxiliary image is not read.
+
+    All tensors are on one device, the pools' own. Not differentiable: images are bytes, and ``lam`` is a drawn number.
+
+    Args:
+        target: images that lead the mix.
+        target_crops: index int64[B], window int32[B, 4] and flip bool[B]; windows have the size of the output.
+        aux: images that are mixed in.
+        aux_crops: their index, window and flip.
+        lam: float32[B] in 0..1, the weight of the target image.
+        mean: of each channel, for images in 0..1.
+        std: of each channel, positive.
+        size: height and width of the output, 1 to 16384 pixels each.
+        memory_format: ``torch.channels_last`` or ``torch.contiguous_format``, of the result and of ``out``.
+        out: float32[B, 3, height, width] in that format, to write into. Fresh memory costs more than the mixing
+            itself, so give one wherever the batch before is no longer needed.
+
+    Returns:
+        float32[B, 3, height, width]; ``out`` itself where it was given.
+
+    Raises:
+        RuntimeError: an argument has a wrong dtype, shape, device or memory format, an index is outside its pool, or a
+            window outside its image. Nothing has been written then.
+        ValueError: ``memory_format`` is neither of the two.
+    """
+    if memory_format not in (torch.channels_last, torch.contiguous_format):
+        raise ValueError(
+            f"memory_format: expected torch.channels_last or torch.contiguous_format, got {memory_format}"
+        )
+    arguments = (
+        *(target.pixels, target.offsets, target.sizes, *target_crops),
+        *(aux.pixels, aux.offsets, aux.sizes, *aux_crops),
+        *(lam, mean, std, size, memory_format == torch.channels_last),
+    )
+    if out is None:
+        return torch.ops.xmixup_fast.mix(*arguments)
+    torch.ops.xmixup_fast.mix_out(*arguments, out)
+    return out
+
+
+@torch.library.register_fake("xmixup_fast::mix")
+def _(*arguments) -> Tensor:
+    *_, lam, _mean, _std, size, channels_last = arguments
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty((lam.shape[0], 3, *size), device=lam.device, memory_format=memory_format)
+
+
+@torch.library.register_fake("xmixup_fast::mix_out")
+def _(*arguments) -> None:
+    return None

@@ -1,0 +1,159 @@
+"""ImagePool: many RGB images of any size in one uint8 buffer on one device, and Crops: which windows of them to take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Image = np.ndarray | Tensor
+
+
+class Crops(NamedTuple):
+    """One window of one image for each sample of a batch of size B, all on the pool's device."""
+
+    index: Tensor
+    """int64[B]: the image's position in its pool."""
+    window: Tensor
+    """int32[B, 4]: top, left, height and width in pixels, inside the image."""
+    flip: Tensor
+    """bool[B]: mirror the window left to right."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePool:
+    """Images of any size in one buffer, each stored row by row as R, G, B bytes.
+
+    The four tensors are contiguous and on one device. A dense batch, as a decoder returns it, is a pool too
+    (:meth:`from_dense`); it is used in place.
+    """
+
+    pixels: Tensor
+    """uint8[bytes]: all images, one after the other."""
+    offsets: Tensor
+    """int64[n]: where each image begins in ``pixels``, in bytes."""
+    sizes: Tensor
+    """int32[n, 2]: height and width of each image, in pixels."""
+    labels: Tensor
+    """int64[n]: the class of each image; -1 where none was given."""
+
+    def __post_init__(self) -> None:
+        count = self.offsets.numel()
+        for name, dtype, shape in (
+            ("pixels", torch.uint8, (self.pixels.numel(),)),
+            ("offsets", torch.int64, (count,)),
+            ("sizes", torch.int32, (count, 2)),
+            ("labels", torch.int64, (count,)),
+        ):
+            value = getattr(self, name)
+            if value.dtype != dtype or value.shape != shape or not value.is_contiguous():
+                raise ValueError(f"{name}: expected a contiguous {_spell(dtype, shape)}, got {_describe(value)}")
+            if value.device != self.pixels.device:
+                raise ValueError(f"{name}: expected a tensor on {self.pixels.device}, as pixels, got {value.device}")
+
+    @classmethod
+    def from_images(cls, images: Sequence[Image], labels: Sequence[int] | Tensor | None = None) -> ImagePool:
+        """Copies images, each uint8[H, W, 3] (NumPy array or CPU tensor), into one buffer on the CPU.
+
+        Raises ValueError for an image of another dtype or shape, or where labels and images differ in number.
+        """
+        tensors = [torch.as_tensor(image) for image in images]
+        for i, image in enumerate(tensors):
+            if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[2] != 3 or image.numel() == 0:
+                raise ValueError(f"images[{i}]: expected a uint8[height, width, 3], got {_describe(image)}")
+        ends = torch.tensor([image.numel() for image in tensors], dtype=torch.int64).cumsum(0)
+        pixels = torch.empty(int(ends[-1]) if tensors else 0, dtype=torch.uint8)
+        offsets = torch.cat([ends.new_zeros(1), ends])[: len(tensors)]
+        for begin, image in zip(offsets.tolist(), tensors, strict=True):
+            pixels[begin : begin + image.numel()].view(image.shape).copy_(image)
+        sizes = torch.tensor([image.shape[:2] for image in tensors], dtype=torch.int32).reshape(-1, 2)
+        return cls(pixels, offsets, sizes, _as_labels(labels, len(tensors), pixels.device))
+
+    @classmethod
+    def from_dense(cls, batch: Tensor, labels: Sequence[int] | Tensor | None = None) -> ImagePool:
+        """Uses a batch of equal images, contiguous uint8[n, H, W, 3], as a pool without copying it.
+
+        Raises ValueError for another dtype or shape, or where labels and images differ in number.
+        """
+        if batch.dtype != torch.uint8 or batch.dim() != 4 or batch.shape[3] != 3 or not batch.is_contiguous():
+            raise ValueError(f"batch: expected a contiguous uint8[n, height, width, 3], got {_describe(batch)}")
+        count, height, width, channels = batch.shape
+        offsets = torch.arange(count, device=batch.device) * (height * width * channels)
+        sizes = torch.tensor([height, width], dtype=torch.int32, device=batch.device).repeat(count, 1)
+        return cls(batch.view(-1), offsets, sizes, _as_labels(labels, count, batch.device))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ImagePool:
+        """Maps a pool written by :meth:`save` into memory; pages are read when they are first used.
+
+        Raises FileNotFoundError, and ValueError for a file that is no safetensors file or holds no pool.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{os.fspath(path)}: not a safetensors file ({error})") from error
+        if tensors.keys() != {"pixels", "offsets", "sizes", "labels"}:
+            raise ValueError(f"{os.fspath(path)}: expected an image pool, found tensors {sorted(tensors)}")
+        return cls(**tensors)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the pool as a safetensors file, which appears under its name only when it is whole."""
+        from safetensors.torch import save_file
+
+        aside = Path(f"{os.fspath(path)}.{os.getpid()}.part")
+        try:
+            save_file(
+                {"pixels": self.pixels, "offsets": self.offsets, "sizes": self.sizes, "labels": self.labels}, aside
+            )
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def to(self, device: torch.device | str) -> ImagePool:
+        """The pool on another device; itself where it is there already."""
+        if self.device == torch.device(device):
+            return self
+        return ImagePool(*(tensor.to(device) for tensor in (self.pixels, self.offsets, self.sizes, self.labels)))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of all four tensors."""
+        return self.pixels.device
+
+    def __len__(self) -> int:
+        return self.offsets.numel()
+
+    def __getitem__(self, i: int) -> Tensor:
+        """Image ``i`` as a view, uint8[H, W, 3]."""
+        height, width = self.sizes[i].tolist()
+        begin = int(self.offsets[i])
+        return self.pixels[begin : begin + height * width * 3].view(height, width, 3)
+
+    def __repr__(self) -> str:
+        return f"ImagePool({len(self)} images, {self.pixels.numel() / 2**20:.1f} MiB, {self.device})"
+
+
+def _as_labels(labels: Sequence[int] | Tensor | None, count: int, device: torch.device) -> Tensor:
+    if labels is None:
+        return torch.full((count,), -1, dtype=torch.int64, device=device)
+    tensor = torch.as_tensor(labels, dtype=torch.int64, device=device)
+    if tensor.shape != (count,):
+        raise ValueError(f"labels: expected one label for each of {count} images, got {_describe(tensor)}")
+    return tensor.contiguous()
+
+
+def _spell(dtype: torch.dtype, shape: Sequence[int]) -> str:
+    return f"{str(dtype).removeprefix('torch.')}{list(shape)}"
+
+
+def _describe(tensor: Tensor) -> str:
+    return _spell(tensor.dtype, tensor.shape) + ("" if tensor.is_contiguous() else " that is not contiguous")
