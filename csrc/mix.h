@@ -26,9 +26,8 @@ struct SideTensors {
 
 // Checks everything but the values inside the tensors; the result lacks only `out`.
 // Throws std::runtime_error (RuntimeError in Python) naming the argument, what it is and what was expected.
-MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tensor& lam,
-                  const std::vector<double>& mean, const std::vector<double>& std, const std::vector<int64_t>& size,
-                  bool channels_last);
+MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tensor& lam, const std::vector<double>& mean,
+                  const std::vector<double>& std, const std::vector<int64_t>& size, bool channels_last);
 
 void check_mix_out(const MixArgs& args, const Tensor& lam, const Tensor& out);
 
@@ -45,10 +44,10 @@ Tensor mix(Tensor target_pixels, Tensor target_offsets, Tensor target_sizes, Ten
            Tensor target_flip, Tensor aux_pixels, Tensor aux_offsets, Tensor aux_sizes, Tensor aux_index,
            Tensor aux_window, Tensor aux_flip, Tensor lam, std::vector<double> mean, std::vector<double> std,
            std::vector<int64_t> size, bool channels_last) {
-  MixArgs args = check_mix(
-      {"target", target_pixels, target_offsets, target_sizes, target_index, target_window, target_flip},
-      {"aux", aux_pixels, aux_offsets, aux_sizes, aux_index, aux_window, aux_flip}, lam, mean, std, size,
-      channels_last);
+  MixArgs args =
+      check_mix({"target", target_pixels, target_offsets, target_sizes, target_index, target_window, target_flip},
+                {"aux", aux_pixels, aux_offsets, aux_sizes, aux_index, aux_window, aux_flip}, lam, mean, std, size,
+                channels_last);
   Tensor out = allocate_mix_out(args, lam);
   args.out = static_cast<float*>(out.mutable_data_ptr());
   run(args, lam.get_device_index());
@@ -60,10 +59,10 @@ void mix_out(Tensor target_pixels, Tensor target_offsets, Tensor target_sizes, T
              Tensor target_window, Tensor target_flip, Tensor aux_pixels, Tensor aux_offsets, Tensor aux_sizes,
              Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam, std::vector<double> mean,
              std::vector<double> std, std::vector<int64_t> size, bool channels_last, Tensor out) {
-  MixArgs args = check_mix(
-      {"target", target_pixels, target_offsets, target_sizes, target_index, target_window, target_flip},
-      {"aux", aux_pixels, aux_offsets, aux_sizes, aux_index, aux_window, aux_flip}, lam, mean, std, size,
-      channels_last);
+  MixArgs args =
+      check_mix({"target", target_pixels, target_offsets, target_sizes, target_index, target_window, target_flip},
+                {"aux", aux_pixels, aux_offsets, aux_sizes, aux_index, aux_window, aux_flip}, lam, mean, std, size,
+                channels_last);
   check_mix_out(args, lam, out);
   args.out = static_cast<float*>(out.mutable_data_ptr());
   run(args, lam.get_device_index());

@@ -42,7 +42,8 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native operators of xmixup_fast.";
   m.attr("__version__") = XMIXUP_VERSION;
   m.def("build_info", &build_info,
-        "What this binary was built with: version, compilers, torch, CUDA version and architectures or None, CPU levels.");
+        "What this binary was built with: version, compilers, torch, CUDA version and architectures or None, CPU "
+        "levels.");
   m.def(
       "cpu_level", [] { return xmixup::spell(xmixup::cpu_level()); },
       "The instruction set that the CPU kernels run on; set XMIXUP_CPU_LEVEL before the import to choose another.");

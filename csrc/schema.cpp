@@ -117,8 +117,7 @@ void check_side_values(const char* side_name, const Side& side, const MixArgs& a
     };
     switch (find_fault(side, b, args.height, args.width)) {
       case WindowFault::none: break;
-      case WindowFault::index:
-        fail(name, "index[", b, "]: expected an image from 0 to ", side.images - 1, ", got ", i);
+      case WindowFault::index: fail(name, "index[", b, "]: expected an image from 0 to ", side.images - 1, ", got ", i);
       case WindowFault::image:
         fail(name, "offsets[", i, "] and ", name, "sizes[", i, "]: expected an image inside the ", side.pixel_bytes,
              " bytes of ", name, "pixels, got ", side.sizes[2 * i], " x ", side.sizes[2 * i + 1], " pixels at byte ",
@@ -137,9 +136,8 @@ std::vector<int64_t> out_sizes(const MixArgs& args) { return {args.batch, 3, arg
 
 }  // namespace
 
-MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tensor& lam,
-                  const std::vector<double>& mean, const std::vector<double>& std, const std::vector<int64_t>& size,
-                  bool channels_last) {
+MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tensor& lam, const std::vector<double>& mean,
+                  const std::vector<double>& std, const std::vector<int64_t>& size, bool channels_last) {
   MixArgs args{};
   if (target.index.dim() != 1) {
     fail("target_index: expected int64[batch], got ", spell(target.index.scalar_type()), spell(target.index.sizes()));

@@ -9,12 +9,15 @@ window stops it, and the next synchronisation reports a device-side assert, as w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _C  # noqa: F401  (registers the operators)
 from .pool import Crops, ImagePool
+
+_library = torch.ops.xmixup_fast
 
 
 def mix(
@@ -60,27 +63,42 @@ def mix(
         ValueError: ``memory_format`` is neither of the two.
     """
     if memory_format not in (torch.channels_last, torch.contiguous_format):
-        raise ValueError(
-            f"memory_format: expected torch.channels_last or torch.contiguous_format, got {memory_format}"
-        )
+        raise ValueError(f"memory_format: expected torch.channels_last or torch.contiguous_format, got {memory_format}")
     arguments = (
         *(target.pixels, target.offsets, target.sizes, *target_crops),
         *(aux.pixels, aux.offsets, aux.sizes, *aux_crops),
         *(lam, mean, std, size, memory_format == torch.channels_last),
     )
     if out is None:
-        return torch.ops.xmixup_fast.mix(*arguments)
-    torch.ops.xmixup_fast.mix_out(*arguments, out)
+        mixed: Tensor = _library.mix(*arguments)
+        return mixed
+    _library.mix_out(*arguments, out)
     return out
 
 
-@torch.library.register_fake("xmixup_fast::mix")
-def _(*arguments) -> Tensor:
-    *_, lam, _mean, _std, size, channels_last = arguments
+_SIDE_TENSORS = ("pixels", "offsets", "sizes", "index", "window", "flip")
+_MIX_TENSORS = (*(f"target_{name}" for name in _SIDE_TENSORS), *(f"aux_{name}" for name in _SIDE_TENSORS), "lam")
+
+
+@torch.library.register_fake("xmixup_fast::mix")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> Tensor:
+    *tensors, _mean, _std, size, channels_last = arguments
+    device = _check_devices(tensors)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((lam.shape[0], 3, *size), device=lam.device, memory_format=memory_format)
+    return torch.empty((tensors[-1].shape[0], 3, *size), device=device, memory_format=memory_format)
 
 
-@torch.library.register_fake("xmixup_fast::mix_out")
-def _(*arguments) -> None:
-    return None
+@torch.library.register_fake("xmixup_fast::mix_out")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> None:
+    _check_devices(arguments[: len(_MIX_TENSORS)])
+
+
+def _check_devices(tensors: Sequence[Tensor]) -> torch.device:
+    """Fake tensors pass no native check, and a wrong device is what they are run for."""
+    device = tensors[0].device
+    for name, tensor in zip(_MIX_TENSORS, tensors, strict=True):
+        if tensor.device != device:
+            raise RuntimeError(
+                f"xmixup_fast.mix: {name}: expected a tensor on {device}, as target_pixels, got one on {tensor.device}"
+            )
+    return device

@@ -1,4 +1,4 @@
-"""ImagePool: many RGB images of any size in one uint8 buffer on one device, and Crops: which windows of them to take."""
+"""ImagePool: RGB images of any size in one uint8 buffer on one device; Crops: which windows of them to take."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Image = np.ndarray | Tensor
+from .files import replacing
+
+Image = np.ndarray[Any, Any] | Tensor
 
 
 class Crops(NamedTuple):
     """One window of one image for each sample of a batch of size B, all on the pool's device."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # instead of tuple.index, which means nothing here
     """int64[B]: the image's position in its pool."""
     window: Tensor
     """int32[B, 4]: top, left, height and width in pixels, inside the image."""
@@ -109,14 +111,9 @@ class ImagePool:
         """Writes the pool as a safetensors file, which appears under its name only when it is whole."""
         from safetensors.torch import save_file
 
-        aside = Path(f"{os.fspath(path)}.{os.getpid()}.part")
-        try:
-            save_file(
-                {"pixels": self.pixels, "offsets": self.offsets, "sizes": self.sizes, "labels": self.labels}, aside
-            )
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        tensors = {"pixels": self.pixels, "offsets": self.offsets, "sizes": self.sizes, "labels": self.labels}
+        with replacing(Path(path)) as aside:
+            save_file(tensors, aside)
 
     def to(self, device: torch.device | str) -> ImagePool:
         """The pool on another device; itself where it is there already."""

@@ -120,8 +120,8 @@ int blend_planar_vectors(const uint8_t* target, const uint8_t* aux, const Patter
       if (has_aux) _mm_store_si128(reinterpret_cast<__m128i*>(a), extract_channel(aux + 3 * x, c));
       for (int i = 0; i < 16; i += Vec::kLanes) {
         const Vec auxiliary = has_aux ? Vec::load_bytes(a + i) : Vec::fill(0);
-        const Vec mixed = blend<has_aux>(Vec::load_bytes(t + i), Vec::fill(w.target[c]), auxiliary,
-                                         Vec::fill(w.aux[c]), Vec::fill(w.bias[c]));
+        const Vec mixed = blend<has_aux>(Vec::load_bytes(t + i), Vec::fill(w.target[c]), auxiliary, Vec::fill(w.aux[c]),
+                                         Vec::fill(w.bias[c]));
         if constexpr (stream) {
           mixed.stream(out + c * plane + x + i);
         } else {
@@ -172,8 +172,7 @@ void blend_planar(const uint8_t* target, const uint8_t* aux, const Pattern& w, i
   for (; x < count; ++x) {
     for (int c = 0; c < 3; ++c) {
       const float a = has_aux ? static_cast<float>(aux[3 * x + c]) : 0.0f;
-      out[c * plane + x] =
-          blend<has_aux>(static_cast<float>(target[3 * x + c]), w.target[c], a, w.aux[c], w.bias[c]);
+      out[c * plane + x] = blend<has_aux>(static_cast<float>(target[3 * x + c]), w.target[c], a, w.aux[c], w.bias[c]);
     }
   }
 }

@@ -1,6 +1,5 @@
 // `mix` on CUDA. A thread writes groups of four consecutive floats, 128 bits at a time where the output allows it.
 #include "../mix.h"
-
 #include "../schema.h"
 #include "launch.h"
 

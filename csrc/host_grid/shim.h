@@ -35,8 +35,8 @@ class Launcher {
 
   template <typename Kernel, typename... Args>
   void operator()(Kernel* kernel, dim3 grid, dim3 block, const Args&... args) const {
-    const bool grid_fits = grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x <= 0x7fffffffu && grid.y <= 65535 &&
-                           grid.z <= 65535;
+    const bool grid_fits =
+        grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535;
     const unsigned threads = block.x * block.y * block.z;
     if (!grid_fits || threads == 0 || threads > 1024) {
       throw std::runtime_error("a GPU refuses this launch: grid " + spell(grid) + ", block " + spell(block));

@@ -1,0 +1,49 @@
+"""Fixtures: the backends that every operator test runs on, and made images."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from xmixup_fast import ops
+
+ROOT = Path(__file__).resolve().parent.parent
+
+settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session")
+def host_grid() -> Path:
+    """The CUDA sources compiled for the CPU and registered as torch.ops.xmixup_fast_host_grid."""
+    build = ROOT / "build" / f"host_grid-{sys.implementation.cache_tag}"
+    configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "--fresh", f"-DPython_EXECUTABLE={sys.executable}"]
+    for command in (configure, ["cmake", "--build", build, "--target", "host_grid"]):
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "XMIXUP_CUDA": "OFF"})
+        assert done.returncode == 0, done.stdout + done.stderr
+    (library,) = build.glob("libhost_grid.*")
+    torch.ops.load_library(library)
+    return library
+
+
+@pytest.fixture(params=["cpu", "host_grid", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where tensors go for the operators to run on: the CPU kernels, the CUDA kernels' emulation, or a GPU."""
+    if request.param == "host_grid":
+        request.getfixturevalue("host_grid")
+        monkeypatch.setattr(ops, "_library", torch.ops.xmixup_fast_host_grid)
+        return torch.device("cpu")
+    return torch.device(request.param)

@@ -1,0 +1,329 @@
+"""The operator `mix`, on every backend, against its definition in xmixup_fast.reference."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from dataclasses import replace
+
+import pytest
+import torch
+import torch._dynamo.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from samples import IMAGENET, MixInputs
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from xmixup_fast import Crops, ImagePool, ops, reference
+
+FORMATS = [torch.channels_last, torch.contiguous_format]
+
+# The reference rounds after every product and sum, of which no partial result is over 1 / std + mean / std < 7.
+TOLERANCE = {"rtol": 0, "atol": 4 * 7 * torch.finfo(torch.float32).eps}
+
+
+@st.composite
+def mix_inputs(draw: st.DrawFn) -> MixInputs:
+    """Ragged pools, windows at any place, all flips, lambdas with both ends, both layouts; wide enough for every
+    vector length, its tails, and rows of more than one chunk."""
+    size = (draw(st.integers(1, 6)), draw(st.one_of(st.integers(1, 70), st.integers(500, 600))))
+    extra = st.tuples(st.integers(0, 4), st.integers(0, 4))
+    sizes = [(size[0] + h, size[1] + w) for h, w in draw(st.lists(extra, min_size=1, max_size=3))]
+    inputs = MixInputs.make(
+        draw(st.integers(0, 4)), size, sizes, draw(st.sampled_from(FORMATS)), draw(st.integers(0, 2**31))
+    )
+    ends = draw(st.lists(st.sampled_from([None, 0.0, 1.0]), min_size=len(inputs.lam), max_size=len(inputs.lam)))
+    for b, lam in enumerate(ends):
+        if lam is not None:
+            inputs.lam[b] = lam
+    return inputs
+
+
+@given(inputs=mix_inputs())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_mix_equals_the_reference(device: torch.device, inputs: MixInputs) -> None:
+    inputs = inputs.to(device)
+    expected = inputs.call(reference.mix)
+    mixed = inputs.call(ops.mix)
+    torch.testing.assert_close(mixed, expected, **TOLERANCE)
+    assert mixed.is_contiguous(memory_format=inputs.memory_format)
+    out = inputs.empty_out()
+    assert inputs.call(ops.mix, out=out) is out
+    assert torch.equal(out, mixed)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("size", [(224, 224), (225, 223)])
+def test_large_outputs_are_streamed_to_the_same_values(
+    device: torch.device, memory_format: torch.memory_format, size: tuple[int, int]
+) -> None:
+    inputs = MixInputs.make(8, size, [(240, 250), size], memory_format).to(device)
+    assert inputs.empty_out().nbytes > 4 << 20
+    whole = inputs.call(ops.mix)
+    torch.testing.assert_close(whole, inputs.call(reference.mix), **TOLERANCE)
+    for b in range(8):  # one image alone is small enough for ordinary stores
+        alone = replace(
+            inputs,
+            target_crops=Crops(*(t[b : b + 1] for t in inputs.target_crops)),
+            aux_crops=Crops(*(t[b : b + 1] for t in inputs.aux_crops)),
+            lam=inputs.lam[b : b + 1],
+        )
+        assert torch.equal(alone.call(ops.mix)[0], whole[b])
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_unaligned_out_is_written_right(device: torch.device, memory_format: torch.memory_format) -> None:
+    inputs = MixInputs.make(8, (224, 224), memory_format=memory_format).to(device)
+    expected = inputs.call(ops.mix)
+    for shift in (1, 2, 3):
+        flat = torch.full((expected.numel() + 8,), 7.0, device=device)
+        out = flat[shift : shift + expected.numel()].as_strided(expected.shape, expected.stride(), shift)
+        inputs.call(ops.mix, out=out)
+        assert torch.equal(out, expected)
+        assert (flat[:shift] == 7).all() and (flat[shift + expected.numel() :] == 7).all()
+
+
+def test_lam_one_is_the_target_alone(device: torch.device) -> None:
+    inputs = MixInputs.make(4).to(device)
+    inputs.lam.fill_(1)
+    target = reference.gather(inputs.target, inputs.target_crops).permute(0, 3, 1, 2).double()
+    mean, std = (torch.tensor(IMAGENET[k], dtype=torch.float64, device=device).view(3, 1, 1) for k in ("mean", "std"))
+    torch.testing.assert_close(inputs.call(ops.mix).double(), (target / 255 - mean) / std, rtol=0, atol=1e-6)
+
+
+def test_swapping_the_images_and_lam_changes_nothing(device: torch.device) -> None:
+    inputs = MixInputs.make(4).to(device)
+    swapped = replace(
+        inputs,
+        target=inputs.aux,
+        target_crops=inputs.aux_crops,
+        aux=inputs.target,
+        aux_crops=inputs.target_crops,
+        lam=1 - inputs.lam,
+    )
+    torch.testing.assert_close(swapped.call(ops.mix), inputs.call(ops.mix), **TOLERANCE)
+
+
+@pytest.mark.parametrize("width", [1, 5, 6, 33, 700])
+def test_flipping_mirrored_images_is_the_identity(device: torch.device, width: int) -> None:
+    inputs = MixInputs.make(4, (3, width), [(3, width)]).to(device)
+    mirrored = ImagePool.from_images([inputs.target[0].cpu().flip(1)]).to(device)
+    crops = inputs.target_crops
+    flipped = replace(inputs, target=mirrored, target_crops=crops._replace(flip=~crops.flip))
+    assert torch.equal(flipped.call(ops.mix), inputs.call(ops.mix))
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    inputs = MixInputs.make(16, (64, 65))
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(inputs.call(ops.mix))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_channel_constants_may_be_any(device: torch.device) -> None:
+    inputs = MixInputs.make(3).to(device)
+    constants = {"mean": (0, 0, 0), "std": (1 / 255, 0.5, 2)}
+    mixed = inputs.call(ops.mix, **constants)
+    torch.testing.assert_close(mixed, inputs.call(reference.mix, **constants), rtol=1e-6, atol=1e-4)
+
+
+# --- memory that must not be touched ---
+
+PAGE = mmap.PAGESIZE
+
+
+def between_guards(content: torch.Tensor, at_end: bool) -> torch.Tensor:
+    """A copy of bytes whose first byte follows, or whose last byte precedes, a page that may not be read."""
+    pages = -(-content.numel() // PAGE)
+    region = mmap.mmap(-1, (pages + 2) * PAGE)
+    memory = torch.frombuffer(region, dtype=torch.uint8)
+    begin = PAGE + (pages * PAGE - content.numel() if at_end else 0)
+    place = memory[begin : begin + content.numel()].copy_(content)
+    for page in (0, pages + 1):
+        forbid(memory[page * PAGE :].data_ptr(), PAGE)
+    return place
+
+
+def forbid(address: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(length), 0) == 0, ctypes.get_errno()
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("width", [1, 5, 6, 16, 33, 128])
+def test_no_byte_outside_the_pool_is_read(
+    device: torch.device, width: int, memory_format: torch.memory_format, at_end: bool
+) -> None:
+    if device.type == "cuda":
+        pytest.skip("guard pages are host memory")
+    inputs = MixInputs.make(6, (3, width), [(3, width)], memory_format)
+    guarded = [replace(pool, pixels=between_guards(pool.pixels, at_end)) for pool in (inputs.target, inputs.aux)]
+    assert torch.equal(replace(inputs, target=guarded[0], aux=guarded[1]).call(ops.mix), inputs.call(ops.mix))
+
+
+def test_lam_one_reads_no_auxiliary_byte(device: torch.device) -> None:
+    if device.type == "cuda":
+        pytest.skip("guard pages are host memory")
+    inputs = MixInputs.make(6, (3, 40))
+    inputs.lam.fill_(1)
+    size = inputs.aux.pixels.numel()
+    region = torch.frombuffer(mmap.mmap(-1, -(-size // PAGE) * PAGE), dtype=torch.uint8)
+    forbid(region.data_ptr(), region.numel())
+    forbidden = replace(inputs, aux=replace(inputs.aux, pixels=region[:size]))
+    assert torch.equal(forbidden.call(ops.mix), inputs.call(ops.mix))
+
+
+# --- the operator inside torch ---
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_opcheck(memory_format: torch.memory_format, batch: int) -> None:
+    inputs = MixInputs.make(batch, memory_format=memory_format)
+    results = torch.library.opcheck(torch.ops.xmixup_fast.mix.default, inputs.raw())
+    results |= torch.library.opcheck(torch.ops.xmixup_fast.mix_out.default, (*inputs.raw(), inputs.empty_out()))
+    assert set(results.values()) == {"SUCCESS"}
+
+
+def test_compiles_to_one_graph_that_serves_every_step() -> None:
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+
+    @torch.compile(backend=counter, fullgraph=True)
+    def step(inputs: tuple[ImagePool, Crops, ImagePool, Crops, torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+        fresh = ops.mix(*inputs, size=(5, 7), **IMAGENET)
+        return ops.mix(*inputs, size=(5, 7), **IMAGENET, out=out) + fresh
+
+    for seed in range(3):
+        inputs = MixInputs.make(seed=seed)
+        arguments = (inputs.target, inputs.target_crops, inputs.aux, inputs.aux_crops, inputs.lam)
+        torch.testing.assert_close(step(arguments, inputs.empty_out()), 2 * inputs.call(ops.mix))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_fake_cuda_tensors_give_a_fake_cuda_batch(memory_format: torch.memory_format) -> None:
+    inputs = MixInputs.make(memory_format=memory_format)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inputs = inputs.to(torch.device("cuda"))
+        mixed = inputs.call(ops.mix)
+        assert mixed.device.type == "cuda" and mixed.shape == (3, 3, 5, 7) and mixed.dtype == torch.float32
+        assert mixed.is_contiguous(memory_format=memory_format)
+        out = inputs.empty_out()
+        assert inputs.call(ops.mix, out=out) is out
+
+
+# --- wrong arguments ---
+
+SIDE_FAULTS = {
+    "pixels dtype": ("pixels", lambda t: t.to(torch.int8), r"expected uint8\[any\], got int8"),
+    "pixels shape": ("pixels", lambda t: t.view(1, -1), r"expected uint8\[any\], got uint8\[1, \d+\]"),
+    "pixels strides": ("pixels", lambda t: torch.stack([t, t], 1)[:, 0], "expected a contiguous tensor"),
+    "offsets dtype": ("offsets", lambda t: t.int(), r"expected int64\[any\], got int32\[3\]"),
+    "offsets negative": ("offsets", lambda t: t - 1, "expected an image inside the"),
+    "offsets beyond": ("offsets", lambda t: t + 1000, "expected an image inside the"),
+    "sizes dtype": ("sizes", lambda t: t.long(), r"expected int32\[3, 2\], got int64\[3, 2\]"),
+    "sizes shape": ("sizes", lambda t: t[:2], r"expected int32\[3, 2\], got int32\[2, 2\]"),
+    "sizes too large": ("sizes", lambda t: t + 2**30, "expected an image inside the"),
+    "index dtype": ("index", lambda t: t.int(), r"expected int64\[3\], got int32\[3\]"),
+    "index beyond": ("index", lambda t: t + 3, r"\[0\]: expected an image from 0 to 2, got [345]"),
+    "index negative": ("index", lambda t: t * 0 - 1, r"\[0\]: expected an image from 0 to 2, got -1"),
+    "window dtype": ("window", lambda t: t.long(), r"expected int32\[3, 4\], got int64\[3, 4\]"),
+    "window shape": ("window", lambda t: t[:, :3], r"expected int32\[3, 4\], got int32\[3, 3\]"),
+    "window top": ("window", lambda t: t - torch.tensor([9, 0, 0, 0], dtype=torch.int32), "expected a window inside"),
+    "window left": ("window", lambda t: t + torch.tensor([0, 99, 0, 0], dtype=torch.int32), "a window inside image"),
+    "window overflow": ("window", lambda t: t | torch.tensor([0, 2**31 - 1, 0, 0], dtype=torch.int32), "inside image"),
+    "window size": ("window", lambda t: t + torch.tensor([0, 0, 1, 0], dtype=torch.int32), "the output's size, 5 x 7"),
+    "flip dtype": ("flip", lambda t: t.byte(), r"expected bool\[3\], got uint8\[3\]"),
+    "flip shape": ("flip", lambda t: t[:2], r"expected bool\[3\], got bool\[2\]"),
+}
+VALUE_FAULTS = ("beyond", "negative", "too large", "top", "left", "overflow", "size")
+
+
+@pytest.mark.parametrize("side", ["target", "aux"])
+@pytest.mark.parametrize("fault", SIDE_FAULTS)
+def test_wrong_pool_or_crops_are_named(device: torch.device, side: str, fault: str) -> None:
+    field, spoil, message = SIDE_FAULTS[fault]
+    by_value = fault.endswith(VALUE_FAULTS)
+    if by_value and device.type == "cuda":
+        pytest.skip("a device-side assert ends the process's CUDA context")
+    inputs = MixInputs.make(3)
+    pool, crops = getattr(inputs, side), getattr(inputs, f"{side}_crops")
+    if hasattr(crops, field):
+        crops = crops._replace(**{field: spoil(getattr(crops, field))})
+    else:
+        pool = replace_unchecked(pool, **{field: spoil(getattr(pool, field))})
+    spoiled = replace(inputs, **{side: pool, f"{side}_crops": crops}).to(device)
+    out = inputs.to(device).empty_out()
+    if by_value and ops._library is not torch.ops.xmixup_fast:
+        with pytest.raises(RuntimeError, match=r"device-side assert triggered: mix: an? .*(outside|another size)"):
+            spoiled.call(ops.mix, out=out)
+        return
+    with pytest.raises(RuntimeError, match=f"xmixup_fast.mix: .*{side}_{field}.*{message}"):
+        spoiled.call(ops.mix, out=out)
+    assert out.isnan().all(), "nothing is written by a call that fails"
+
+
+def replace_unchecked(pool: ImagePool, **tensors: torch.Tensor) -> ImagePool:
+    """A pool whose own checks at construction are passed over."""
+    spoiled = object.__new__(ImagePool)
+    for name in ("pixels", "offsets", "sizes", "labels"):
+        object.__setattr__(spoiled, name, tensors.get(name, getattr(pool, name)))
+    return spoiled
+
+
+@pytest.mark.parametrize(
+    ("lam", "message"),
+    [
+        (torch.rand(3).double(), r"expected float32\[3\], got float64\[3\]"),
+        (torch.rand(4), r"expected float32\[3\], got float32\[4\]"),
+        (torch.tensor([0.5, 1.5, 0.5]), r"\[1\]: expected a number from 0 to 1, got 1.5"),
+        (torch.tensor([0.5, 0.5, float("nan")]), r"\[2\]: expected a number from 0 to 1, got nan"),
+    ],
+)
+def test_wrong_lam_is_named(lam: torch.Tensor, message: str) -> None:
+    inputs = MixInputs.make(3)
+    with pytest.raises(RuntimeError, match=f"xmixup_fast.mix: lam.*{message}"):
+        replace(inputs, lam=lam).call(ops.mix, out=inputs.empty_out())
+
+
+@pytest.mark.parametrize("name", ["aux_pixels", "target_index", "aux_window", "lam"])
+def test_tensors_on_another_device_are_named(name: str) -> None:
+    schema = torch.ops.xmixup_fast.mix.default._schema
+    arguments = dict(zip((a.name for a in schema.arguments), MixInputs.make(3).raw(), strict=True))
+    arguments[name] = arguments[name].to("meta")
+    with pytest.raises(RuntimeError, match=f"{name}: expected a tensor on cpu, as target_pixels, got one on meta"):
+        torch.ops.xmixup_fast.mix(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("mean", (0.5, 0.5), "expected 3 numbers, one a channel, got 2"),
+        ("std", (0.5,), "expected 3 numbers, one a channel, got 1"),
+        ("std", (0.5, 0.0, 0.5), r"std\[1\]: expected a positive number, got 0"),
+        ("size", (5,), r"expected height and width.*got \[5\]"),
+        ("size", (0, 7), r"1 to 16384 pixels each, got \[0, 7\]"),
+        ("size", (5, 16385), r"1 to 16384 pixels each, got \[5, 16385\]"),
+        ("out", torch.empty(3, 3, 5, 8), r"expected float32\[3, 3, 5, 7\], got float32\[3, 3, 5, 8\]"),
+        ("out", torch.empty(3, 3, 5, 7).double(), r"expected float32\[3, 3, 5, 7\], got float64"),
+        ("out", torch.empty(3, 3, 5, 7), "expected a channels_last tensor with strides"),
+    ],
+)
+def test_wrong_settings_are_named(device: torch.device, argument: str, value: object, message: str) -> None:
+    inputs = MixInputs.make(3).to(device)
+    if isinstance(value, torch.Tensor):
+        value = value.to(device)
+    with pytest.raises(RuntimeError, match=f"xmixup_fast.mix: {argument}.*{message}|xmixup_fast.mix: {message}"):
+        inputs.call(ops.mix, **{argument: value})
+
+
+def test_other_memory_formats_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"memory_format: expected .*, got torch.preserve_format"):
+        replace(MixInputs.make(3), memory_format=torch.preserve_format).call(ops.mix)

@@ -1,0 +1,117 @@
+"""ImagePool: what goes in comes out, and what does not fit is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_np
+
+from xmixup_fast import ImagePool
+
+images = st_np.arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3)))
+
+
+@given(st.lists(images, max_size=5))
+def test_images_come_out_as_they_went_in(arrays: list[np.ndarray]) -> None:
+    pool = ImagePool.from_images(arrays, labels=range(len(arrays)))
+    assert len(pool) == len(arrays)
+    for i, array in enumerate(arrays):
+        assert np.array_equal(pool[i].numpy(), array)
+    assert pool.labels.tolist() == list(range(len(arrays)))
+    assert pool.pixels.numel() == sum(array.size for array in arrays)
+
+
+def test_views_of_arrays_are_copied_right() -> None:
+    array = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    assert np.array_equal(ImagePool.from_images([array[::2, ::3]])[0].numpy(), array[::2, ::3])
+
+
+def test_dense_batch_is_used_in_place() -> None:
+    batch = torch.randint(0, 256, (3, 4, 5, 3), dtype=torch.uint8)
+    pool = ImagePool.from_dense(batch, labels=[2, 0, 1])
+    assert pool.pixels.data_ptr() == batch.data_ptr()
+    assert all(torch.equal(pool[i], batch[i]) for i in range(3))
+    assert pool.sizes.tolist() == [[4, 5]] * 3 and pool.labels.tolist() == [2, 0, 1]
+
+
+def test_labels_are_minus_one_where_none_are_given() -> None:
+    assert ImagePool.from_dense(torch.zeros(2, 4, 5, 3, dtype=torch.uint8)).labels.tolist() == [-1, -1]
+
+
+@given(st.lists(images, max_size=3))
+def test_safetensors_file_brings_everything_back(tmp_path_factory: pytest.TempPathFactory, arrays: list) -> None:
+    path = tmp_path_factory.mktemp("pool") / "pool.safetensors"
+    pool = ImagePool.from_images(arrays, labels=[7] * len(arrays))
+    pool.save(path)
+    loaded = ImagePool.load(path)
+    for name in ("pixels", "offsets", "sizes", "labels"):
+        assert torch.equal(getattr(loaded, name), getattr(pool, name))
+    assert [p.name for p in path.parent.iterdir()] == ["pool.safetensors"], "nothing is left beside the file"
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pool.safetensors"
+    pool = ImagePool.from_dense(torch.ones(1, 2, 2, 3, dtype=torch.uint8))
+    pool.save(path)
+
+    def fail(tensors: object, aside: Path) -> None:
+        aside.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        ImagePool.from_dense(torch.zeros(1, 2, 2, 3, dtype=torch.uint8)).save(path)
+    assert ImagePool.load(path).pixels.eq(1).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["pool.safetensors"]
+
+
+def test_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    with pytest.raises(ValueError, match=r"model.safetensors: expected an image pool, found tensors \['weight'\]"):
+        ImagePool.load(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"text.safetensors: not a safetensors file"):
+        ImagePool.load(tmp_path / "text.safetensors")
+    with pytest.raises(FileNotFoundError):
+        ImagePool.load(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 5, 3), np.float32), r"images\[1\]: .* got float32\[4, 5, 3\]"),
+        (np.zeros((4, 5), np.uint8), r"images\[1\]: .* got uint8\[4, 5\]"),
+        (np.zeros((4, 5, 4), np.uint8), r"images\[1\]: .* got uint8\[4, 5, 4\]"),
+        (np.zeros((0, 5, 3), np.uint8), r"images\[1\]: .* got uint8\[0, 5, 3\]"),
+    ],
+)
+def test_wrong_images_are_named(array: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImagePool.from_images([np.zeros((2, 2, 3), np.uint8), array])
+
+
+def test_wrong_batches_labels_and_parts_are_named() -> None:
+    batch = torch.zeros(2, 4, 5, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"batch: .* got uint8\[2, 3, 4, 5\] that is not contiguous"):
+        ImagePool.from_dense(batch.permute(0, 3, 1, 2))
+    with pytest.raises(ValueError, match=r"labels: expected one label for each of 2 images, got int64\[3\]"):
+        ImagePool.from_dense(batch, labels=[0, 1, 2])
+    pool = ImagePool.from_dense(batch)
+    with pytest.raises(ValueError, match=r"sizes: expected a contiguous int32\[2, 2\], got int64\[2, 2\]"):
+        ImagePool(pool.pixels, pool.offsets, pool.sizes.long(), pool.labels)
+    with pytest.raises(ValueError, match="labels: expected a tensor on cpu, as pixels, got meta"):
+        ImagePool(pool.pixels, pool.offsets, pool.sizes, pool.labels.to("meta"))
+
+
+def test_moving_to_the_same_device_copies_nothing() -> None:
+    pool = ImagePool.from_dense(torch.zeros(1, 2, 2, 3, dtype=torch.uint8))
+    assert pool.to("cpu") is pool
+    assert pool.to("meta").device.type == "meta"
+    assert "1 images" in repr(pool)

@@ -1,0 +1,55 @@
+"""`python -m xmixup_fast.info`: what a bug report needs to say."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import torch
+
+from . import build_info, cpu_level
+
+_DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
+
+
+def _version(*packages: str) -> str:
+    """Of the first of these packages that is installed."""
+    for name in packages:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def collect() -> dict[str, str]:
+    """Versions, build and devices, a printable line each."""
+    build = build_info()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cuda = f"{build['cuda']} for {build['cuda_architectures']}" if build["cuda"] else "none in this build"
+    return {
+        "xmixup_fast": build["version"],
+        "built with": f"{build['compiler']}, torch {build['torch']}",
+        "CUDA kernels": cuda,
+        "CPU level": f"{cpu_level()} (of {', '.join(build['cpu_levels'])})",
+        "torch": str(torch.__version__),
+        "torchvision": _version("torchvision"),
+        "timm": _version("timm"),
+        "DALI": _version(*_DALI),
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+        "threads": str(torch.get_num_threads()),
+        "GPUs": ", ".join(gpus) or "none",
+    }
+
+
+def main() -> None:
+    """Prints :func:`collect` as a table."""
+    lines = collect()
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:{width}}  {value}")
+
+
+if __name__ == "__main__":
+    main()
