@@ -114,6 +114,7 @@ class ImagePool:
         tensors = {"pixels": self.pixels, "offsets": self.offsets, "sizes": self.sizes, "labels": self.labels}
         with replacing(Path(path)) as aside:
             save_file(tensors, aside)
+            aside.chmod(0o666 & ~_umask())  # save_file lets the owner alone read it
 
     def to(self, device: torch.device | str) -> ImagePool:
         """The pool on another device; itself where it is there already."""
@@ -137,6 +138,12 @@ class ImagePool:
 
     def __repr__(self) -> str:
         return f"ImagePool({len(self)} images, {self.pixels.numel() / 2**20:.1f} MiB, {self.device})"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _as_labels(labels: Sequence[int] | Tensor | None, count: int, device: torch.device) -> Tensor:

@@ -1,0 +1,30 @@
+"""Made images for the tests of the trainer: folders of class folders whose classes differ in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torchvision.io import write_png
+
+Colour = tuple[int, int, int]
+TARGET: dict[str, Colour] = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 30)}
+SOURCE: dict[str, Colour] = {
+    "grass": (60, 180, 40),
+    "rose": (200, 20, 60),
+    "sky": (90, 120, 250),
+    "snow": (250, 250, 250),
+}
+
+
+def write_folder(folder: Path, classes: Mapping[str, Colour], count: int, size: tuple[int, int] = (36, 40)) -> Path:
+    """Writes ``count`` noisy images of each class, and returns the folder."""
+    generator = torch.Generator().manual_seed(0)
+    for name, colour in classes.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            noise = torch.randint(-30, 31, (3, *size), generator=generator)
+            pixels = (torch.tensor(colour).view(3, 1, 1) + noise).clamp(0, 255).to(torch.uint8)
+            write_png(pixels, str(folder / name / f"{i:03d}.png"))
+    return folder

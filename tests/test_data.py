@@ -1,0 +1,157 @@
+"""Properties of folders, splits, decoding and settings that users rely on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from made import TARGET, write_folder
+from torchvision.io import write_jpeg, write_png
+
+from xmixup_fast.data.decode import decode
+from xmixup_fast.data.folder import Dataset, Sample, read_folder, split
+from xmixup_fast.methods import METHODS
+from xmixup_fast.settings import Settings, read_yaml
+
+
+def made_dataset(counts: dict[str, int], test: int = 0) -> Dataset:
+    train = [Sample(Path(name, f"{i:03d}"), label) for label, name in enumerate(counts) for i in range(counts[name])]
+    held = [Sample(Path("test", name, f"{i:03d}"), label) for label, name in enumerate(counts) for i in range(test)]
+    return Dataset(list(counts), train, [], held)
+
+
+def test_classes_lie_directly_in_the_folder_or_in_split_folders(tmp_path: Path) -> None:
+    flat = read_folder(write_folder(tmp_path / "flat", TARGET, 2))
+    assert flat.classes == sorted(TARGET)
+    assert [sample.label for sample in flat.train] == [0, 0, 1, 1, 2, 2] and not flat.val and not flat.test
+    for name, count in (("train", 3), ("valid", 1), ("test", 2)):
+        write_folder(tmp_path / "cut" / name, TARGET, count)
+    cut = read_folder(tmp_path / "cut")
+    assert (len(cut.train), len(cut.val), len(cut.test)) == (9, 3, 6)
+
+
+def test_only_images_count_at_any_depth(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "a", TARGET, 1)
+    (root / "red" / "notes.txt").write_text("no image")
+    (root / "red" / "._000.png").write_text("no image")
+    (root / "red" / "deeper").mkdir()
+    (root / "red" / "000.png").rename(root / "red" / "deeper" / "B.PNG")
+    assert [sample.path.name for sample in read_folder(root).train if sample.label == 2] == ["B.PNG"]
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent: no such folder"):
+        read_folder(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="one for each class; found none"):
+        read_folder(tmp_path / "empty")
+    root = write_folder(tmp_path / "root" / "train", TARGET, 1).parent
+    (root / "train" / "grey").mkdir()
+    with pytest.raises(ValueError, match=r"grey: no image"):
+        read_folder(root)
+    (root / "train" / "grey").rmdir()
+    write_folder(root / "test", {"pink": (255, 150, 200)}, 1)
+    with pytest.raises(ValueError, match="pink: a class that train does not have"):
+        read_folder(root)
+    with pytest.raises(ValueError, match="has test but no train folder"):
+        write_folder(tmp_path / "lone" / "test", TARGET, 1)
+        read_folder(tmp_path / "lone")
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
+    root, other = write_folder(tmp_path / "a", TARGET, 1), write_folder(tmp_path / "b", TARGET, 1)
+    (root / "red" / "link.png").symlink_to(root / "red" / "000.png")
+    assert len(read_folder(root).train) == 4
+    (root / "far").symlink_to(other / "red")
+    with pytest.raises(ValueError, match="far: links to"):
+        read_folder(root)
+
+
+@pytest.mark.parametrize("test", [0, 2])
+def test_splits_are_disjoint_stratified_and_repeatable(test: int) -> None:
+    dataset = made_dataset({"a": 20, "b": 10, "c": 3}, test)
+    cut = split(dataset, val_fraction=0.2, test_fraction=0.3, shots=None, seed=4)
+    assert cut == split(dataset, val_fraction=0.2, test_fraction=0.3, shots=None, seed=4)
+    assert cut != split(dataset, val_fraction=0.2, test_fraction=0.3, shots=None, seed=5)
+    assert sorted(cut.train + cut.val + cut.test) == sorted(dataset.train + dataset.test)
+    assert Counter(sample.label for sample in cut.val) == ({0: 4, 1: 2, 2: 1} if test else {0: 3, 1: 1, 2: 1})
+    assert Counter(sample.label for sample in cut.test) == ({0: 2, 1: 2, 2: 2} if test else {0: 6, 1: 3, 2: 1})
+
+
+def test_shots_keep_as_many_of_each_class_and_nest() -> None:
+    dataset = made_dataset({"a": 20, "b": 10})
+    few, more = (split(dataset, val_fraction=0.2, test_fraction=0.2, shots=n, seed=0) for n in (2, 5))
+    assert Counter(sample.label for sample in few.train) == {0: 2, 1: 2}
+    assert set(few.train) < set(more.train) and few.val == more.val and few.test == more.test
+    with pytest.raises(ValueError, match="shots: expected at most 6, the training images of class b, got 7"):
+        split(dataset, val_fraction=0.2, test_fraction=0.2, shots=7, seed=0)
+    with pytest.raises(ValueError, match="class a: has too few"):
+        split(made_dataset({"a": 2}), val_fraction=0.2, test_fraction=0.2, shots=None, seed=0)
+
+
+def test_decoding_keeps_pixels_where_the_size_fits_and_resizes_the_short_side(tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    write_png(pixels, str(tmp_path / "rgb.png"))
+    write_png(pixels[:1], str(tmp_path / "grey.png"))
+    samples = [Sample(tmp_path / "rgb.png", 1), Sample(tmp_path / "grey.png", 0)]
+    pool = decode(samples, 20, "images")
+    assert torch.equal(pool[0].permute(2, 0, 1), pixels)
+    assert torch.equal(pool[1].permute(2, 0, 1), pixels[:1].expand(3, -1, -1))
+    assert pool.labels.tolist() == [1, 0]
+    assert decode(samples, 10, "images").sizes.tolist() == [[10, 15]] * 2
+    assert decode(samples, 40, "images").sizes.tolist() == [[40, 60]] * 2
+
+
+def test_every_file_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    write_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8), str(tmp_path / "good.jpg"))
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:100])
+    samples = [Sample(path, 0) for path in sorted(tmp_path.iterdir())]
+    with pytest.raises(ValueError, match="3 of 4 images cannot be decoded") as caught:
+        decode(samples, 8, "images")
+    assert all(name in str(caught.value) for name in ("empty.jpg", "text.png", "cut.jpg"))
+    assert "good.jpg" not in str(caught.value)
+
+
+def test_settings_list_all_methods() -> None:
+    assert list(get_args(get_type_hints(Settings)["method"])) == list(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("alpha", -1, "alpha: expected a positive number, got -1"),
+        ("alpha", float("nan"), "alpha: expected a positive number, got nan"),
+        ("epochs", 0, "epochs: expected a positive number, got 0"),
+        ("epochs", 1.5, "epochs: expected int, got 1.5"),
+        ("batch_size", True, "batch_size: expected int, got True"),
+        ("method", "mixdown", "method: expected one of finetune, mixup, xmixup, cotrain, got 'mixdown'"),
+        ("lr", "fast", "lr: expected float, got 'fast'"),
+        ("momentum", 1, "momentum: expected a number from 0 to less than 1, got 1"),
+        ("resize", 100, "resize: expected at least image_size, 224, got 100"),
+        ("fold", 1, "fold: expected bool, got 1"),
+    ],
+)
+def test_settings_name_what_is_wrong(name: str, value: object, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        Settings(target="t", model="m", **{name: value})
+
+
+def test_settings_survive_yaml_and_overrides_come_on_top(tmp_path: Path) -> None:
+    settings = Settings(target="t", model="m", alpha=0.5, flip=False, shots=3)
+    path = tmp_path / "config.yaml"
+    path.write_text(settings.to_yaml())
+    assert Settings.from_yaml(path) == settings
+    assert Settings.from_yaml(path, alpha=1).alpha == 1.0
+    path.write_text("lr: 1e-3\nbatch-size: 7\n")
+    assert read_yaml(path) == {"lr": 0.001, "batch_size": 7}
+    path.write_text("lambda_per: batch\n")
+    with pytest.raises(ValueError, match=r"lambda_per is no setting; did you mean lam_per\?"):
+        read_yaml(path)
+    path.write_text("just text")
+    with pytest.raises(ValueError, match="expected lines of 'name: value'"):
+        read_yaml(path)

@@ -1,0 +1,173 @@
+"""Properties of the order and the draws of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from xmixup_fast.sampling import TABLE_SIZE, Auxiliary, Draw, Sampler, beta_quantiles, center_crops, hash_integers
+from xmixup_fast.settings import Settings
+
+AUX = Auxiliary(
+    labels=torch.tensor([4, 4, 9, 6]),
+    sizes=torch.tensor([[10, 12], [14, 10], [11, 11], [10, 10]], dtype=torch.int32),
+    offsets=torch.tensor([0, 2, 4]),
+    members=torch.tensor([0, 1, 1, 2]),
+)
+
+
+def made_sampler(images: int = 20, aux: Auxiliary | None = None, **settings: Any) -> Sampler:
+    values = {"target": "t", "model": "m", "image_size": 10, "batch_size": 8, "epochs": 4, **settings}
+    sizes = torch.stack([10 + torch.arange(images) % 3, 10 + torch.arange(images) % 4], 1).int()
+    return Sampler(torch.arange(images) % 2, sizes, aux, Settings(**values))
+
+
+def order(sampler: Sampler) -> Tensor:
+    return torch.cat([sampler.draw(step).crops.index for step in range(sampler.steps)])
+
+
+def tensors(draw: Draw, aux: bool = True) -> list[Tensor]:
+    values = [draw.label, *draw.crops, draw.lam, draw.partner]
+    return [*values, draw.aux_label, *draw.aux_crops] if aux and draw.aux_crops else values
+
+
+@given(images=st.integers(1, 40), batch=st.integers(1, 50), epochs=st.integers(1, 4))
+def test_every_image_comes_once_per_epoch(images: int, batch: int, epochs: int) -> None:
+    sampler = made_sampler(images, batch_size=batch, epochs=epochs)
+    assert (epochs * images <= sampler.steps * batch) and ((sampler.steps - 1) * batch < epochs * images)
+    indices = order(sampler)
+    assert len(indices) == sampler.steps * batch
+    for epoch in range(epochs):
+        assert sorted(indices[epoch * images : (epoch + 1) * images].tolist()) == list(range(images))
+
+
+@given(images=st.integers(1, 40), batch=st.integers(1, 50), steps=st.integers(1, 20))
+def test_epochs_end_where_their_last_image_was_seen(images: int, batch: int, steps: int) -> None:
+    ends = made_sampler(images, batch_size=batch, steps=steps).epoch_ends()
+    assert max(ends) == steps and list(ends) == sorted(ends) and len(set(ends.values())) == len(ends)
+    for step, epoch in ends.items():
+        assert step == steps or (step - 1) * batch < epoch * images <= step * batch
+
+
+def test_the_order_differs_by_epoch_and_seed() -> None:
+    indices = order(made_sampler())
+    assert not torch.equal(indices[:20], indices[20:40])
+    assert not torch.equal(indices, order(made_sampler(seed=1)))
+
+
+def test_a_draw_depends_on_seed_and_step_alone() -> None:
+    sampler = made_sampler(aux=AUX)
+    later = sampler.draw(3)
+    sampler.draw(0)
+    fresh = made_sampler(aux=AUX)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(later), tensors(sampler.draw(3)), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(later), tensors(fresh.draw(3)), strict=True))
+    assert not torch.equal(later.lam, made_sampler(aux=AUX, seed=1).draw(3).lam)
+
+
+def test_all_methods_see_the_same_order_crops_and_weights() -> None:
+    alone, mixed = made_sampler(), made_sampler(aux=AUX)
+    for step in range(alone.steps):
+        pairs = zip(tensors(alone.draw(step)), tensors(mixed.draw(step), aux=False), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_windows_lie_inside_their_images_and_reach_every_place() -> None:
+    sampler = made_sampler(steps=200)
+    seen = set()
+    for step in range(sampler.steps):
+        draw = sampler.draw(step)
+        top, left, height, width = draw.crops.window.unbind(1)
+        sizes = sampler.sizes[draw.crops.index]
+        assert (height == 10).all() and (width == 10).all() and (top >= 0).all() and (left >= 0).all()
+        assert (top + 10 <= sizes[:, 0]).all() and (left + 10 <= sizes[:, 1]).all()
+        assert draw.crops.window.dtype == torch.int32
+        seen.update(zip(top.tolist(), left.tolist(), draw.crops.flip.tolist(), strict=True))
+    assert len(seen) == 3 * 4 * 2
+
+
+def test_auxiliary_images_are_members_of_the_target_class() -> None:
+    sampler = made_sampler(aux=AUX, steps=100)
+    seen: dict[int, set[int]] = {0: set(), 1: set()}
+    for step in range(sampler.steps):
+        draw = sampler.draw(step)
+        assert draw.aux_label is not None and draw.aux_crops is not None
+        assert torch.equal(draw.aux_label, AUX.labels[draw.aux_crops.index])
+        assert (draw.aux_crops.window[:, :2] + 10 <= AUX.sizes[draw.aux_crops.index]).all()
+        for label, index in zip(draw.label.tolist(), draw.aux_crops.index.tolist(), strict=True):
+            seen[label].add(index)
+    assert seen == {0: {0, 1}, 1: {1, 2}}
+
+
+def test_partners_are_a_permutation() -> None:
+    assert made_sampler().draw(0).partner.sort().values.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 50.0])
+@pytest.mark.parametrize("fold", [True, False])
+def test_weights_follow_the_beta_distribution(alpha: float, fold: bool) -> None:
+    sampler = made_sampler(alpha=alpha, fold=fold, batch_size=20000, steps=1)
+    lam = sampler.draw(0).lam
+    assert lam.dtype == torch.float32 and lam.min() >= (0.5 if fold else 0) and lam.max() <= 1
+    generator = torch.Generator().manual_seed(0)
+    gamma = torch._standard_gamma(torch.full((2, 200000), alpha, dtype=torch.float64), generator=generator)
+    expected = (gamma[0] / gamma.sum(0)).nan_to_num(0.5)
+    expected = torch.maximum(expected, 1 - expected) if fold else expected
+    # Kolmogorov-Smirnov: the largest distance of the distribution functions, between the tails that underflow.
+    grid = torch.linspace(0.5 if fold else 0.0, 1, 101, dtype=torch.float64)[1:-1]
+    distance = [float(((lam <= x).double().mean() - (expected <= x).double().mean()).abs()) for x in grid]
+    assert max(distance) < 0.02
+
+
+def test_the_quantile_table_is_exact_and_symmetric() -> None:
+    table = beta_quantiles(0.2, fold=False)
+    assert len(table) == TABLE_SIZE + 1 and (table.diff() >= 0).all()
+    torch.testing.assert_close(table + table.flip(0), torch.ones_like(table))
+    torch.testing.assert_close(beta_quantiles(0.2, fold=True)[::2], table[TABLE_SIZE // 2 :][: TABLE_SIZE // 2 + 1])
+    torch.testing.assert_close(beta_quantiles(1.0, fold=False), torch.linspace(0, 1, TABLE_SIZE + 1).double())
+
+
+def test_one_weight_per_batch() -> None:
+    sampler = made_sampler(lam_per="batch", mix_probability=0.5, steps=40)
+    weights = [sampler.draw(step).lam for step in range(40)]
+    assert all((lam == lam[0]).all() for lam in weights)
+    unmixed = sum(bool(lam[0] == 1) for lam in weights)
+    assert 5 < unmixed < 35
+
+
+def test_mixing_happens_with_its_probability_and_not_at_the_end() -> None:
+    assert (made_sampler(mix_probability=0.0).draw(0).lam == 1).all()
+    mixed = (made_sampler(mix_probability=0.3, alpha=5, batch_size=10000).draw(0).lam < 1).double().mean()
+    assert abs(mixed - 0.3) < 0.03
+    sampler = made_sampler(unmixed_epochs=1, alpha=5)
+    lam = torch.cat([sampler.draw(step).lam for step in range(sampler.steps)])
+    assert (lam[:-20] < 1).all() and (lam[-20:] == 1).all()
+
+
+def test_flips_can_be_switched_off() -> None:
+    sampler = made_sampler(flip=False, aux=AUX)
+    draw = sampler.draw(0)
+    assert draw.aux_crops is not None and not draw.crops.flip.any() and not draw.aux_crops.flip.any()
+
+
+def test_centre_crops_are_in_the_middle() -> None:
+    sizes = torch.tensor([[10, 12], [15, 10]], dtype=torch.int32)
+    crops = center_crops(sizes, 10, torch.tensor([1, 0]))
+    assert crops.window.tolist() == [[2, 0, 10, 10], [0, 1, 10, 10]] and not crops.flip.any()
+
+
+def test_an_image_smaller_than_a_crop_is_refused() -> None:
+    with pytest.raises(ValueError, match="image_size: 11 is more than an image has, 10x10"):
+        made_sampler(image_size=11)
+
+
+def test_the_hash_spreads_consecutive_integers() -> None:
+    # The first number of splitmix64 from state 0, as published with its reference implementation.
+    assert hash_integers(0) == 0xE220A8397B1DCDAF
+    hashes = {hash_integers(seed, 1, step) for seed in range(50) for step in range(50)}
+    assert len({value % 2**32 for value in hashes}) == 2500

@@ -1,0 +1,225 @@
+"""Properties of whole runs: the run folder, the command, and that nothing but the seed decides."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from made import SOURCE, TARGET, write_folder
+from safetensors.torch import load_file
+
+import xmixup_fast
+from xmixup_fast.methods import METHODS
+from xmixup_fast.models import build, save
+from xmixup_fast.settings import Settings
+from xmixup_fast.train import main
+from xmixup_fast.trainer import Result, fit
+
+TIMES = ("train_seconds", "seconds_per_step", "selection_seconds")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """target/ and source/, and weights.safetensors, a network whose outputs are the source's classes."""
+    folder = tmp_path_factory.mktemp("data")
+    write_folder(folder / "target", TARGET, 10)
+    write_folder(folder / "source", SOURCE, 4)
+    save(build("test_resnet", "none", sorted(SOURCE)), folder / "weights.safetensors", image_size=32)
+    return folder
+
+
+def arguments(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> dict[str, Any]:
+    return {
+        **{"target": str(data / "target"), "source": str(data / "source"), "model": "test_resnet"},
+        **{"weights": str(data / "weights.safetensors"), "method": method, "steps": 5, "batch_size": 8},
+        **{"image_size": 32, "device": "cpu", "output": str(output), **settings},
+    }
+
+
+def run(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> Result:
+    return fit(**arguments(data, output, method, **settings))
+
+
+def flags(values: dict[str, Any]) -> list[str]:
+    return [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def without_times(summary: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in summary.items() if name not in TIMES}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> None:
+    result = run(data, tmp_path / "run", method)
+    names = {"config.yaml", "metrics.jsonl", "model.safetensors", "batch.png", "summary.json"}
+    uses_source = METHODS[method].uses_source
+    assert {path.name for path in result.folder.iterdir()} == names | ({"selection.json"} if uses_source else set())
+
+    summary = json.loads((result.folder / "summary.json").read_text())
+    assert summary == result.summary
+    assert summary["method"] == method and summary["model"] == "test_resnet" and summary["seed"] == 0
+    assert summary["source"] == (str(data / "source") if uses_source else None)
+    assert (summary["steps"], summary["images_seen"]) == (5, 40)
+    # Ten images of each of three classes: 2 for the test, 2 of the other 8 for validation.
+    assert (summary["num_train"], summary["num_val"], summary["num_test"]) == (18, 6, 6)
+    assert summary["test_accuracy"] in [round(100 * k / 6, 4) for k in range(7)]
+    assert summary["train_seconds"] > summary["seconds_per_step"] > 0
+
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 5)]
+    assert lines[-1]["val_accuracy"] == summary["val_accuracy"]
+    assert lines[0]["images_per_second"] > 0 and lines[0]["lr"] > lines[1]["lr"] > 0
+
+    config = Settings.from_yaml(result.folder / "config.yaml")
+    assert (config.resize, config.device, config.threads) == (37, "cpu", torch.get_num_threads())
+
+    model = timm.create_model(
+        "test_resnet", num_classes=3, checkpoint_path=str(result.folder / "model.safetensors")
+    ).eval()
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model(images), result.network.eval()(images))
+    if uses_source:
+        selection = json.loads((result.folder / "selection.json").read_text())
+        assert selection == result.selection and selection["how"] == "prediction"
+        assert list(selection["classes"]) == sorted(TARGET)
+
+
+def test_the_same_seed_gives_the_same_run(data: Path, tmp_path: Path) -> None:
+    first = run(data, tmp_path / "first")
+    torch.rand(1)  # the caller's random numbers make no difference
+    second = run(data, tmp_path / "second")
+    other = run(data, tmp_path / "other", seed=1)
+    assert without_times(first.summary) == without_times(second.summary)
+    weights = [load_file(result.folder / "model.safetensors") for result in (first, second, other)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    assert not all(torch.equal(tensor, weights[2][name]) for name, tensor in weights[0].items())
+    pictures = [(result.folder / "batch.png").read_bytes() for result in (first, second, other)]
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_the_callers_random_numbers_and_threads_are_left_alone(data: Path, tmp_path: Path) -> None:
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    run(data, tmp_path / "run", "finetune", threads=1, steps=1)
+    assert torch.equal(torch.random.get_rng_state(), state) and torch.get_num_threads() == threads
+
+
+def test_the_command_is_fit(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = run(data, tmp_path / "fit")
+    assert main(flags(arguments(data, tmp_path / "command"))) == 0
+    summary = json.loads((tmp_path / "command" / "summary.json").read_text())
+    assert without_times(summary) == without_times(expected.summary)
+    assert str(tmp_path / "command") in capsys.readouterr().out
+
+
+def test_a_run_repeats_from_its_config_and_flags_come_on_top(data: Path, tmp_path: Path) -> None:
+    first = run(data, tmp_path / "first", alpha=0.7, flip=False)
+    config = str(first.folder / "config.yaml")
+    assert main(["--config", config, "--output", str(tmp_path / "again")]) == 0
+    again = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert without_times(again) == without_times(first.summary)
+    assert main([f"--config={config}", "--output", str(tmp_path / "top"), "--alpha", "0.3", "--steps", "2"]) == 0
+    top = Settings.from_yaml(tmp_path / "top" / "config.yaml")
+    assert (top.alpha, top.steps, top.flip) == (0.3, 2, False)
+
+
+def test_only_the_files_of_chosen_classes_are_read(data: Path, tmp_path: Path) -> None:
+    chosen = run(data, tmp_path / "all").selection
+    assert chosen is not None
+    names = {entry["class"] for entries in chosen["classes"].values() for entry in entries}
+    write_folder(tmp_path / "source", SOURCE, 4)
+    for name in SOURCE.keys() - names:
+        for path in (tmp_path / "source" / name).iterdir():
+            path.write_text("broken")
+    again = run(data, tmp_path / "again", source=str(tmp_path / "source"))
+    assert again.selection == chosen and len(names) < len(SOURCE)
+    broken = tmp_path / "source" / min(names) / "000.png"
+    broken.write_text("broken")
+    with pytest.raises(ValueError, match=r"1 of \d+ auxiliary images cannot be decoded"):
+        run(data, tmp_path / "fails", source=str(tmp_path / "source"))
+    assert not (tmp_path / "fails").exists()
+
+
+def test_the_test_images_are_read_after_training(data: Path, tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_folder(tmp_path / "target" / name, TARGET, 4)
+    (tmp_path / "target" / "test" / "red" / "000.png").write_text("broken")
+    with pytest.raises(ValueError, match="1 of 12 test images cannot be decoded"):
+        run(data, tmp_path / "run", "finetune", target=str(tmp_path / "target"))
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_colours_are_learned(data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path / "run", "finetune", steps=40, lr=0.02)
+    assert result.summary["test_accuracy"] == 100 and result.summary["val_accuracy"] == 100
+
+
+def test_random_selection_needs_no_matching_class(data: Path, tmp_path: Path) -> None:
+    result = run(data, tmp_path / "run", weights="none", selection="random", top_k=2)
+    assert result.selection is not None and all(len(row) == 2 for row in result.selection["classes"].values())
+    with pytest.raises(ValueError, match="use --selection random"):
+        run(data, tmp_path / "other", weights="none")
+
+
+def test_settings_and_names_make_a_run_together(data: Path, tmp_path: Path) -> None:
+    settings = Settings(**arguments(data, tmp_path / "run", "finetune"))
+    assert xmixup_fast.fit(settings, steps=1).summary["steps"] == 1
+
+
+def test_a_diverging_run_stops(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"lr: the loss became (nan|inf) in step"):
+        run(data, tmp_path / "run", "finetune", lr=1e30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"alpha": -1}, "error: alpha: expected a positive number, got -1"),
+        ({"target": "/absent"}, "error: /absent: no such folder"),
+        ({"source": "/absent"}, "error: /absent: no such folder"),
+        ({"weights": "/absent.pth"}, "error: weights: /absent.pth: no such file"),
+        ({"device": "abacus"}, "error: device: expected auto, cpu, cuda or cuda:N, got abacus"),
+        ({"device": "cuda:99"}, "error: device: cuda:99 is not there"),
+        ({"config": "/absent.yaml"}, "error: config: /absent.yaml: no such file"),
+        ({"shots": 50}, "error: shots: expected at most 6"),
+        ({"top_k": 5}, "error: selection: prediction needs at least top_k = 5"),
+    ],
+)
+def test_errors_are_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], expected: str
+) -> None:
+    assert main(flags(arguments(data, tmp_path / "run") | changes)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(expected) and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_is_asked_for_where_it_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("xmixup", "cotrain"):
+        assert main(["--target", str(tmp_path), "--model", "test_resnet", "--method", method]) == 2
+        assert capsys.readouterr().err == f"error: source: {method} needs a folder of auxiliary images, got none\n"
+
+
+def test_an_output_that_holds_a_run_is_refused(data: Path, tmp_path: Path) -> None:
+    first = run(data, tmp_path / "run", "finetune", steps=1)
+    with pytest.raises(FileExistsError, match=r"output: .* already holds a run"):
+        run(data, tmp_path / "run", "finetune", steps=2)
+    assert json.loads((first.folder / "summary.json").read_text()) == first.summary
+
+
+def test_help_shows_every_flag_and_unknown_flags_exit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for field in fields(Settings):
+        assert re.search(rf"--{field.name.replace('_', '-')}[ ,]", shown), field.name
+    with pytest.raises(SystemExit) as caught:
+        main(["--target", "a", "--model", "b", "--no-such-flag", "3"])
+    assert caught.value.code == 2

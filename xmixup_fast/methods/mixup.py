@@ -1,0 +1,30 @@
+"""Mixup within the batch (Zhang et al. 2018, arXiv 1710.09412): the control that tells whether the source matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..models import Network
+from ..rendering import Renderer
+from ..sampling import Draw
+from .base import Method, mixed_titles
+
+
+class Mixup(Method):
+    """lam CE(target logits, y_t) + (1 - lam) CE(target logits, y of the partner), with XMixup's weights."""
+
+    def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
+        return (render.mixup(draw),)
+
+    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
+        (images,) = inputs
+        logits = network(images)
+        own = self.cross_entropy(logits, draw.label)
+        partner = self.cross_entropy(logits, draw.label[draw.partner])
+        return (draw.lam * own + (1 - draw.lam) * partner).mean()
+
+    def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
+        names = [target_classes[label] for label in draw.label.tolist()]
+        return [mixed_titles(draw.lam, names, [names[i] for i in draw.partner.tolist()])]

