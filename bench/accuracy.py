@@ -23,17 +23,21 @@ from xmixup_fast import fit
 from xmixup_fast.train import parse
 
 
+RANDOM = "-random"
+"""Behind a method's name: with random selection, the control that every comparison of XMixup needs."""
+
+
 def main() -> None:
     command, _, flags = " ".join(sys.argv[1:]).partition(" -- ")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="results, a JSON line a run")
-    parser.add_argument("--methods", nargs="+", default=["finetune", "xmixup"])
+    parser.add_argument("--methods", nargs="+", default=["finetune", "xmixup"], help="such as xmixup-random")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments = parser.parse_args(command.split())
     runs = read(arguments.file)
     if flags:
         settings = parse(flags.split())
-        done = {(run["method"], run["seed"]) for run in runs}
+        done = {(name(run), run["seed"]) for run in runs}
         for seed in arguments.seeds:
             for method in arguments.methods:
                 if (method, seed) not in done:
@@ -44,11 +48,17 @@ def main() -> None:
 
 def train(settings: Any, method: str, seed: int) -> dict[str, Any]:
     """One run's summary, without the folders of this machine."""
+    changes: dict[str, Any] = {"selection": "random"} if method.endswith(RANDOM) else {}
     with tempfile.TemporaryDirectory() as folder:
-        summary = fit(replace(settings, method=method, seed=seed, output=str(Path(folder, "run")))).summary
+        changes |= {"method": method.removesuffix(RANDOM), "seed": seed, "output": str(Path(folder, "run"))}
+        summary = fit(replace(settings, **changes)).summary
     for name in ("target", "source"):
         summary[name] = summary[name] and Path(summary[name]).name
     return summary
+
+
+def name(run: dict[str, Any]) -> str:
+    return run["method"] + (RANDOM if run["selection"] == "random" else "")
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -64,7 +74,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     """Mean accuracy of each method, and its mean paired difference to finetune with its standard error."""
     accuracy: dict[str, dict[int, float]] = {}
     for run in runs:
-        accuracy.setdefault(run["method"], {})[run["seed"]] = run["test_accuracy"]
+        accuracy.setdefault(name(run), {})[run["seed"]] = run["test_accuracy"]
     lines = ["| method | seeds | test accuracy, % | gain over finetune |", "| --- | --- | --- | --- |"]
     for method, by_seed in accuracy.items():
         gains = [value - accuracy["finetune"][seed] for seed, value in by_seed.items() if seed in accuracy["finetune"]]

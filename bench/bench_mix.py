@@ -47,4 +47,4 @@ def test_fused_against_reference(benchmark: Any, sides: dict[str, Any]) -> None:
     ratio = medians["reference"] / medians["fused"]
     benchmark.extra_info["reference_over_fused"] = ratio
     print(f"\nreference / fused = {ratio:.1f}, fused_alloc / fused = {medians['fused_alloc'] / medians['fused']:.1f}")
-    assert ratio >= 20  # a noisy machine slows both: the ratio is three times that on an idle one
+    assert ratio >= 5  # far below what it is, so that only a build gone wrong can fail it, and no busy machine

@@ -1,4 +1,4 @@
-// `mix` as torch calls it: its arguments in the schema's order, checked once for every device.
+// `mix` as torch calls it: its arguments in the schema's order, checked once for every device (mix.cpp).
 #pragma once
 
 #include <torch/csrc/stable/library.h>

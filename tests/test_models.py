@@ -79,11 +79,20 @@ def test_new_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_each_parameter_is_in_one_group() -> None:
-    network = build(NETWORK, "none", ["a", "b"], ["x"])
-    backbone, heads = network.parameter_groups()
-    assert sorted(map(id, backbone + heads)) == sorted(map(id, network.parameters()))
-    assert [tuple(parameter.shape) for parameter in heads] == [(2, 96), (2,), (1, 96), (1,)]
+def test_each_parameter_is_in_one_group_and_a_pretrained_source_head_is_not_new(tmp_path: Path) -> None:
+    fresh = build(NETWORK, "none", ["a", "b"], ["x"])
+    save(build(NETWORK, "none", ["x", "y"]), tmp_path / "known.safetensors", image_size=32)
+    known = build(NETWORK, str(tmp_path / "known.safetensors"), ["a", "b"], ["x"])
+    half_known = build(NETWORK, str(tmp_path / "known.safetensors"), ["a", "b"], ["x", "z"])
+    target = [(2, 96), (2,)]
+    for network, expected in (
+        (fresh, [*target, (1, 96), (1,)]),
+        (known, target),
+        (half_known, [*target, (2, 96), (2,)]),
+    ):
+        pretrained, new = network.parameter_groups()
+        assert sorted(map(id, pretrained + new)) == sorted(map(id, network.parameters()))
+        assert [tuple(parameter.shape) for parameter in new] == expected
 
 
 def test_what_cannot_be_built_is_named(tmp_path: Path) -> None:

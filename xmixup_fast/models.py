@@ -72,12 +72,12 @@ class Network(nn.Module):
         return self.target_logits(self.features(x))
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters of the backbone, and those of the heads."""
-        heads = list(self.body.get_classifier().parameters())
-        if self.source_head is not None:
-            heads += self.source_head.parameters()
-        ids = {id(parameter) for parameter in heads}
-        return [parameter for parameter in self.parameters() if id(parameter) not in ids], heads
+        """The pretrained parameters, and those of new heads: the target's, and the source's unless it is pretrained."""
+        new = list(self.body.get_classifier().parameters())
+        if self.source_head is not None and not (self.source_matched is not None and self.source_matched.all()):
+            new += self.source_head.parameters()
+        ids = {id(parameter) for parameter in new}
+        return [parameter for parameter in self.parameters() if id(parameter) not in ids], new
 
 
 def describe(class_name: str) -> str:

@@ -40,9 +40,9 @@ class Settings:
     batch_size: int = 48
     """Target images per step."""
     lr: float = 0.01
-    """Learning rate of the backbone at the start; it falls to zero along a cosine."""
+    """Learning rate of pretrained weights at the start; it falls to zero along a cosine."""
     head_lr_multiplier: float = 10.0
-    """Learning rate of the heads, in multiples of the backbone's."""
+    """Learning rate of new heads, in multiples of the pretrained weights'."""
     momentum: float = 0.9
     """Nesterov momentum."""
     weight_decay: float = 1e-4

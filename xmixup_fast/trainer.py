@@ -42,10 +42,10 @@ class Trainer:
         self.renderer = renderer
         self.batch_size = settings.batch_size
         self.steps_done = 0
-        backbone, heads = network.parameter_groups()
+        pretrained, new = network.parameter_groups()
         groups: list[dict[str, Any]] = [
-            {"params": backbone},
-            {"params": heads, "lr": settings.lr * settings.head_lr_multiplier},
+            {"params": pretrained},
+            {"params": new, "lr": settings.lr * settings.head_lr_multiplier},
         ]
         self.optimizer = torch.optim.SGD(
             groups,
@@ -143,7 +143,7 @@ def _run(settings: Settings) -> Result:
     if chosen:
         recorder.selection(chosen.report)
     draw = sampler.draw(0)
-    titles = method.titles(draw, target.classes, source_classes or [])
+    titles = method.titles(draw, target.classes, [models.describe(name) for name in source_classes or []])
     recorder.batch(method.inputs(draw, renderer), titles, network.mean, network.std)
     trainer = Trainer(network, method, sampler, renderer, settings)
     seconds, val_accuracy = _train(trainer, val, recorder)

@@ -4,11 +4,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define XMIXUP_INLINE __host__ __device__ __forceinline__
-#else
-#define XMIXUP_INLINE inline
-#endif
+#include "inline.h"
 
 namespace xmixup {
 

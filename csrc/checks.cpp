@@ -1,0 +1,45 @@
+#include "checks.h"
+
+namespace xmixup {
+
+const char* spell(ScalarType type) {
+  switch (type) {
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Bool: return "bool";
+    default: return "another dtype";
+  }
+}
+
+std::string spell(const Device& device) {
+  if (device.is_cpu()) return "cpu";
+  return device.is_cuda() ? "cuda:" + std::to_string(device.index()) : "another device";
+}
+
+void check_device(const char* op, const std::string& name, const Tensor& tensor, const Leader& leader) {
+  if (tensor.device() != leader.device) {
+    fail(op, name, ": expected a tensor on ", spell(leader.device), ", as ", leader.name, ", got one on ",
+         spell(tensor.device()));
+  }
+}
+
+void check_tensor(const char* op, const std::string& name, const Tensor& tensor, ScalarType type,
+                  const std::vector<int64_t>& sizes, const Leader& leader) {
+  const auto actual = tensor.sizes();
+  bool fits = tensor.scalar_type() == type && actual.size() == sizes.size();
+  for (size_t d = 0; fits && d < sizes.size(); ++d) fits = sizes[d] == kAny || sizes[d] == actual[d];
+  if (!fits) {
+    fail(op, name, ": expected ", spell(type), spell(sizes), ", got ", spell(tensor.scalar_type()), spell(actual));
+  }
+  check_device(op, name, tensor, leader);
+  if (!tensor.is_contiguous()) fail(op, name, ": expected a contiguous tensor, got strides ", spell(tensor.strides()));
+}
+
+}  // namespace xmixup
