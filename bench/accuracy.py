@@ -1,11 +1,11 @@
 """Trains methods with several seeds on one dataset, and prints their accuracies as a Markdown table.
 
 python bench/accuracy.py docs/results/dtd10.jsonl --methods finetune xmixup cotrain --seeds 0 1 2 3 4 -- \
-    --target DIR --source DIR --model tf_efficientnet_lite0 --weights pip --image-size 96 --shots 20 --batch-size 32 --steps 150
+    --target DIR --source DIR --model tf_efficientnet_lite0 --weights pip --image-size 96 --shots 20 --steps 150
 
-What follows ``--`` are flags of ``python -m xmixup_fast.train``. Each run adds its summary to the file as one JSON line; a
-run that the file has is not made again, so the command can be stopped and continued. Without ``--`` and flags it only
-prints the table of the file.
+What follows ``--`` are flags of ``python -m xmixup_fast.train``. Each run adds its summary to the file as one JSON
+line; a run that the file has is not made again, so the command can be stopped and continued. Without ``--`` and flags
+it only prints the table of the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 from xmixup_fast import fit
 from xmixup_fast.train import parse
-
 
 RANDOM = "-random"
 """Behind a method's name: with random selection, the control that every comparison of XMixup needs."""
