@@ -8,6 +8,15 @@
 
 namespace xmixup {
 
+// A product that is rounded by itself: no compiler may fuse it with a sum.
+XMIXUP_INLINE float multiply(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // An image pool, and the window that each sample takes of one of its images.
 struct Side {
   const uint8_t* pixels;   // all images, row by row, R G B
@@ -20,13 +29,17 @@ struct Side {
   const bool* flip;       // [batch] mirrored left to right
 };
 
+enum class OutType { float32, bfloat16, float16 };
+
 struct MixArgs {
   Side target;
   Side aux;
-  const float* lam;  // [batch]
-  float scale[3];    // of a byte, per channel: 1 / (255 std)
-  float bias[3];     // -mean / std
-  float* out;        // [batch][height][width][3], or [batch][3][height][width]
+  const float* lam;    // [batch]; not read where there are boxes
+  const int32_t* box;  // [batch][top, left, height, width] in the output, or null: shows the auxiliary image alone
+  float scale[3];      // of a byte, per channel: 1 / (255 std)
+  float bias[3];       // -mean / std
+  void* out;           // [batch][height][width][3], or [batch][3][height][width]
+  OutType out_type;
   int64_t batch;
   int32_t height;
   int32_t width;
@@ -45,10 +58,10 @@ XMIXUP_INLINE ChannelWeights channel_weights(float lam, float scale, float bias)
 }
 
 // What is wrong with a sample's window, from the first thing that must hold to the last.
-enum class WindowFault { none, index, image, size, place };
+enum class WindowFault { none, index, image, place };
 
 // Compares in 64 bits, so that no int32 can overflow its way past the check.
-XMIXUP_INLINE WindowFault find_fault(const Side& side, int64_t b, int32_t out_height, int32_t out_width) {
+XMIXUP_INLINE WindowFault find_fault(const Side& side, int64_t b) {
   const int64_t i = side.index[b];
   if (i < 0 || i >= side.images) return WindowFault::index;
   const int64_t height = side.sizes[2 * i], width = side.sizes[2 * i + 1], begin = side.offsets[i];
@@ -57,10 +70,41 @@ XMIXUP_INLINE WindowFault find_fault(const Side& side, int64_t b, int32_t out_he
     return WindowFault::image;
   }
   const int32_t* window = side.window + 4 * b;
-  if (window[2] != out_height || window[3] != out_width) return WindowFault::size;
-  const int64_t top = window[0], left = window[1];
-  if (top < 0 || left < 0 || top + out_height > height || left + out_width > width) return WindowFault::place;
+  const int64_t top = window[0], left = window[1], rows = window[2], columns = window[3];
+  if (top < 0 || left < 0 || rows < 1 || columns < 1 || top + rows > height || left + columns > width) {
+    return WindowFault::place;
+  }
   return WindowFault::none;
+}
+
+XMIXUP_INLINE bool box_fits(const MixArgs& args, int64_t b) {
+  const int32_t* box = args.box + 4 * b;
+  const int64_t top = box[0], left = box[1], height = box[2], width = box[3];
+  return top >= 0 && left >= 0 && height >= 0 && width >= 0 && top + height <= args.height &&
+         left + width <= args.width;
+}
+
+// Whether a window's pixels are the output's, without resampling.
+XMIXUP_INLINE bool is_crop(const Side& side, int64_t b, const MixArgs& args) {
+  return side.window[4 * b + 2] == args.height && side.window[4 * b + 3] == args.width;
+}
+
+// Where an output row or column lies between two of the window, for bilinear resampling with half-pixel centres:
+// value = before + weight * (after - before). Beyond the window's edges its outermost pixels are taken.
+struct Between {
+  int32_t before;
+  int32_t after;
+  float weight;
+};
+
+XMIXUP_INLINE Between between(int32_t at, int32_t out_size, int32_t window_size) {
+  const float ratio = static_cast<float>(window_size) / static_cast<float>(out_size);
+  float place = multiply(static_cast<float>(at) + 0.5f, ratio) - 0.5f;
+  if (place < 0.0f) place = 0.0f;
+  int32_t before = static_cast<int32_t>(place);
+  if (before > window_size - 1) before = window_size - 1;
+  const int32_t after = before + 1 < window_size ? before + 1 : before;
+  return {before, after, place - static_cast<float>(before)};
 }
 
 // First byte of row y of a sample's window.

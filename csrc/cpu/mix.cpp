@@ -1,6 +1,9 @@
 // `mix` on the CPU: picks the kernel for this CPU's instruction set and shares the rows out to torch's threads.
 #include "../mix.h"
 
+#include <algorithm>
+#include <memory>
+
 #include "../schema.h"
 #include "level.h"
 #include "mix_rows.h"
@@ -24,14 +27,26 @@ MixRows* mix_rows_for(CpuLevel level) {
   return baseline::mix_rows;
 }
 
+int64_t widest_window(const MixArgs& args) {
+  int64_t widest = 0;
+  for (int64_t b = 0; b < args.batch; ++b) {
+    widest = std::max({widest, int64_t{args.target.window[4 * b + 3]}, int64_t{args.aux.window[4 * b + 3]}});
+  }
+  return widest;
+}
+
 void run_mix(const MixArgs& args, int32_t /*device_index*/) {
   static MixRows* const mix_rows = mix_rows_for(cpu_level());
   check_mix_values(args);
   const int64_t row_elements = 3 * static_cast<int64_t>(args.width);
   const int64_t rows = args.batch * args.height;
-  const bool stream = rows * row_elements * static_cast<int64_t>(sizeof(float)) >= kStreamFromBytes;
-  torch::stable::parallel_for(0, rows, 1 + kElementsPerTask / row_elements,
-                              [&](int64_t begin, int64_t end) { mix_rows(args, begin, end, stream); });
+  const int64_t element_bytes = args.out_type == OutType::float32 ? 4 : 2;
+  const bool stream = rows * row_elements * element_bytes >= kStreamFromBytes;
+  const int64_t widest = widest_window(args);
+  torch::stable::parallel_for(0, rows, 1 + kElementsPerTask / row_elements, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<float[]> scratch(new float[mix_scratch_floats(args, widest)]);
+    mix_rows(args, begin, end, stream, widest, scratch.get());
+  });
 }
 
 }  // namespace

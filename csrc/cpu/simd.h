@@ -5,14 +5,28 @@
 
 #include <cstdint>
 
+#include "../core/half.h"
+
 #if defined(__SSSE3__)
 #include <immintrin.h>
 #endif
 
 namespace xmixup::XMIXUP_LEVEL {
 
-// a * b + c, rounded once. Where the CPU has no such instruction, in double precision: a's product with b is exact
-// there, as a is a byte, so that the result differs from the fused one by a rounding at most.
+// The types of an output.
+struct Bfloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+inline void put(float value, float* p) { *p = value; }
+inline void put(float value, Bfloat16* p) { p->bits = to_bfloat16(value); }
+inline void put(float value, Float16* p) { p->bits = to_float16(value); }
+
+// a * b + c, rounded once. Where the CPU has no such instruction, in double precision: a product of two floats is exact
+// there, so that the result differs from the fused one by one rounding at most.
 inline float multiply_add(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
@@ -27,16 +41,33 @@ struct Vec {
   static constexpr int kLanes = 16;
   __m512 value;
 
-  static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static Vec fill(float x) { return {_mm512_set1_ps(x)}; }
-  static Vec load_bytes(const uint8_t* p) {
+  static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Vec load(const uint8_t* p) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
   }
+  static Vec gather(const float* p, const int32_t* at) {
+    return {_mm512_i32gather_ps(_mm512_loadu_si512(at), p, sizeof(float))};
+  }
   void store(float* p) const { _mm512_storeu_ps(p, value); }
+  void store(Bfloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bfloat16()); }
+  void store(Float16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), float16()); }
   void stream(float* p) const { _mm512_stream_ps(p, value); }
+  void stream(Bfloat16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bfloat16()); }
+  void stream(Float16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), float16()); }
+
+ private:
+  __m256i float16() const { return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  __m256i bfloat16() const {  // no NaN comes here; otherwise as to_bfloat16
+    const __m512i bits = _mm512_castps_si512(value);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  }
 };
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.value, b.value, c.value)}; }
+inline Vec subtract(Vec a, Vec b) { return {_mm512_sub_ps(a.value, b.value)}; }
 
 #elif defined(__AVX2__)
 
@@ -44,16 +75,34 @@ struct Vec {
   static constexpr int kLanes = 8;
   __m256 value;
 
-  static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static Vec fill(float x) { return {_mm256_set1_ps(x)}; }
-  static Vec load_bytes(const uint8_t* p) {
+  static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static Vec load(const uint8_t* p) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
   }
+  static Vec gather(const float* p, const int32_t* at) {
+    return {_mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), sizeof(float))};
+  }
   void store(float* p) const { _mm256_storeu_ps(p, value); }
+  void store(Bfloat16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bfloat16()); }
+  void store(Float16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), float16()); }
   void stream(float* p) const { _mm256_stream_ps(p, value); }
+  void stream(Bfloat16* p) const { _mm_stream_si128(reinterpret_cast<__m128i*>(p), bfloat16()); }
+  void stream(Float16* p) const { _mm_stream_si128(reinterpret_cast<__m128i*>(p), float16()); }
+
+ private:
+  __m128i float16() const { return _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  __m128i bfloat16() const {  // no NaN comes here; otherwise as to_bfloat16
+    const __m256i bits = _mm256_castps_si256(value);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i high = _mm256_srli_epi32(rounded, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+  }
 };
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
+inline Vec subtract(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
 
 #else
 
@@ -61,14 +110,22 @@ struct Vec {
   static constexpr int kLanes = 1;
   float value;
 
-  static Vec load(const float* p) { return {*p}; }
   static Vec fill(float x) { return {x}; }
-  static Vec load_bytes(const uint8_t* p) { return {static_cast<float>(*p)}; }
-  void store(float* p) const { *p = value; }
-  void stream(float* p) const { *p = value; }
+  static Vec load(const float* p) { return {*p}; }
+  static Vec load(const uint8_t* p) { return {static_cast<float>(*p)}; }
+  static Vec gather(const float* p, const int32_t* at) { return {p[*at]}; }
+  template <typename Out>
+  void store(Out* p) const {
+    put(value, p);
+  }
+  template <typename Out>
+  void stream(Out* p) const {
+    put(value, p);
+  }
 };
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {multiply_add(a.value, b.value, c.value)}; }
+inline Vec subtract(Vec a, Vec b) { return {a.value - b.value}; }
 
 #endif
 

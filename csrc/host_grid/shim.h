@@ -19,12 +19,6 @@ struct dim3 {
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-
 inline thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
 namespace xmixup {
