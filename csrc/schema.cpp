@@ -12,4 +12,12 @@ XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
       "Tensor target_window, Tensor target_flip, Tensor aux_pixels, Tensor aux_offsets, Tensor aux_sizes, "
       "Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam, Tensor? box, float[] mean, float[] std, "
       "int[] size, bool channels_last, Tensor(a!) out) -> ()");
+  m.def(
+      "draw(int seed, Tensor sample, Tensor epoch, Tensor label, Tensor target_index, Tensor target_sizes, "
+      "Tensor offsets, Tensor members, Tensor aux_sizes, Tensor lam_quantiles, int[] size, bool flip) -> "
+      "(Tensor target_window, Tensor target_flip, Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam)");
+  m.def(
+      "dual_head_cross_entropy(Tensor target_logits, Tensor source_logits, Tensor target_labels, Tensor source_labels, "
+      "Tensor lam, float source_weight, float label_smoothing) -> "
+      "(Tensor loss, Tensor target_grad, Tensor source_grad)");
 }

@@ -1,13 +1,14 @@
-"""Made inputs of `mix`, shared by tests and benchmarks."""
+"""Made inputs of the operators, shared by tests and benchmarks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 
 from xmixup_fast import Crops, ImagePool
+from xmixup_fast.ops import Draws
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -105,3 +106,124 @@ class MixInputs:
             *(self.aux.pixels, self.aux.offsets, self.aux.sizes, *self.aux_crops),
             *(self.lam, self.box, IMAGENET["mean"], IMAGENET["std"], self.size),
         )
+
+
+@dataclass
+class DrawInputs:
+    """All arguments of one call of `draw`, in the schema's order."""
+
+    seed: int
+    sample: torch.Tensor
+    epoch: torch.Tensor
+    label: torch.Tensor
+    target_index: torch.Tensor
+    target_sizes: torch.Tensor
+    offsets: torch.Tensor
+    members: torch.Tensor
+    aux_sizes: torch.Tensor
+    lam_quantiles: torch.Tensor
+    size: tuple[int, int]
+    flip: bool = True
+
+    @classmethod
+    def make(
+        cls,
+        batch: int = 3,
+        size: tuple[int, int] = (5, 7),
+        room: int = 9,
+        images: int = 4,
+        aux_images: int = 10,
+        classes: int = 3,
+        intervals: int = 16,
+        seed: int = 0,
+    ) -> DrawInputs:
+        """Random images up to ``room`` pixels larger than the windows; every class has a member, or none has."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def below(n: int, *shape: int) -> torch.Tensor:
+            return torch.randint(0, n, shape, generator=generator)
+
+        def sizes(n: int) -> torch.Tensor:
+            return (torch.tensor(size) + below(room + 1, n, 2)).int()
+
+        lengths = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + below(5, classes)]) * (aux_images > 0)
+        offsets = lengths.cumsum(0)
+        quantiles = torch.rand(intervals + 1, generator=generator).sort().values
+        return cls(
+            *(seed, below(2**62, batch), below(2**32, batch), below(classes, batch)),
+            *(below(images, batch), sizes(images)),
+            *(offsets, below(max(aux_images, 1), int(offsets[-1])), sizes(aux_images)),
+            *(quantiles, size),
+        )
+
+    def to(self, device: torch.device) -> DrawInputs:
+        return replace(self, **{n: v.to(device) for n, v in vars(self).items() if isinstance(v, torch.Tensor)})
+
+    def of(self, samples: slice | torch.Tensor) -> DrawInputs:
+        """Some samples of the batch."""
+        names = ("sample", "epoch", "label", "target_index")
+        return replace(self, **{name: getattr(self, name)[samples] for name in names})
+
+    def call(self, draw: Any) -> Draws:
+        """draw(...) of `ops` or `reference` on these arguments."""
+        return draw(**vars(self))
+
+    def raw(self) -> tuple[Any, ...]:
+        """The arguments of torch.ops.xmixup_fast.draw."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass
+class LossInputs:
+    """All arguments of one call of `dual_head_cross_entropy`."""
+
+    target_logits: torch.Tensor
+    source_logits: torch.Tensor
+    target_labels: torch.Tensor
+    source_labels: torch.Tensor
+    lam: torch.Tensor
+    source_weight: float = 0.7
+    label_smoothing: float = 0.1
+
+    @classmethod
+    def make(
+        cls,
+        batch: int = 3,
+        classes: tuple[int, int] = (5, 40),
+        dtype: torch.dtype = torch.float32,
+        spread: float = 4.0,
+        seed: int = 0,
+    ) -> LossInputs:
+        generator = torch.Generator().manual_seed(seed)
+        logits = [(spread * torch.randn(batch, k, generator=generator)).to(dtype) for k in classes]
+        labels = [torch.randint(0, k, (batch,), generator=generator) for k in classes]
+        return cls(*logits, *labels, torch.rand(batch, generator=generator))
+
+    def to(self, device: torch.device) -> LossInputs:
+        names = ("target_logits", "source_logits", "target_labels", "source_labels", "lam")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    def double(self) -> LossInputs:
+        return replace(
+            self,
+            target_logits=self.target_logits.double(),
+            source_logits=self.source_logits.double(),
+            lam=self.lam.double(),
+        )
+
+    def call(self, loss: Any, **more: Any) -> torch.Tensor:
+        """dual_head_cross_entropy(...) of `ops` or `reference` on these arguments."""
+        tensors = (self.target_logits, self.source_logits, self.target_labels, self.source_labels, self.lam)
+        settings = {"source_weight": self.source_weight, "label_smoothing": self.label_smoothing}
+        return loss(*tensors, **{**settings, **more})
+
+    def with_gradients(self, loss: Any, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss, and the gradients of scale times it in the target and the source logits."""
+        logits = [t.detach().requires_grad_() for t in (self.target_logits, self.source_logits)]
+        value = replace(self, target_logits=logits[0], source_logits=logits[1]).call(loss)
+        return (value.detach(), *torch.autograd.grad(scale * value, logits))
+
+    def raw(self) -> tuple[Any, ...]:
+        """The arguments of torch.ops.xmixup_fast.dual_head_cross_entropy."""
+        tensors = (self.target_logits, self.source_logits, self.target_labels, self.source_labels, self.lam)
+        return (*tensors, self.source_weight, self.label_smoothing)

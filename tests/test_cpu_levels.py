@@ -1,4 +1,4 @@
-"""The CPU kernels of each instruction set: the whole suite of `mix` on each, and the same bits from all that fuse."""
+"""The CPU kernels of each instruction set: the operators' whole suites on each, and the same bits from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import MixInputs, make_boxes
+from samples import LossInputs, MixInputs, make_boxes
 
 from xmixup_fast import _C, ops
 
@@ -22,13 +22,12 @@ LEVELS = _C.supported_cpu_levels()
 DTYPES = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 """Output types, and the integers that hold their bits."""
 
-MIX_AT_LEVEL = """
-import sys, numpy
-from samples import MixInputs, make_boxes
-from test_cpu_levels import mix_many
+CALL_AT_LEVEL = """
+import sys, numpy, test_cpu_levels
 from xmixup_fast import cpu_level
-assert cpu_level() == sys.argv[1], cpu_level()
-numpy.savez(sys.argv[2], **mix_many())
+_, level, function, file = sys.argv
+assert cpu_level() == level, cpu_level()
+numpy.savez(file, **getattr(test_cpu_levels, function)())
 """
 
 
@@ -48,30 +47,54 @@ def mix_many() -> dict[str, np.ndarray]:
     return {name: torch.cat([bits.int() for bits in arrays]).numpy() for name, arrays in results.items()}
 
 
+def lose_many() -> dict[str, np.ndarray]:
+    """The losses and gradients of many calls, of every dtype and of many numbers of classes."""
+    results = {}
+    for seed, classes in enumerate([(1, 2), (5, 16), (17, 31), (33, 100), (102, 1000)]):
+        for dtype in DTYPES:
+            inputs = LossInputs.make(4, classes, dtype, seed=seed)
+            outputs = torch.ops.xmixup_fast.dual_head_cross_entropy(*inputs.raw())
+            results[f"{classes} {dtype}"] = torch.cat([output.flatten() for output in outputs]).numpy()
+    return results
+
+
 def run(command: list[str], level: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XMIXUP_CPU_LEVEL": level, "PYTHONPATH": str(TESTS)}
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=TESTS.parent)
 
 
+def call_at_level(function: str, level: str, folder: Path) -> dict[str, np.ndarray]:
+    file = folder / f"{function}-{level}.npz"
+    done = run(["-c", CALL_AT_LEVEL, level, function, str(file)], level)
+    assert done.returncode == 0, done.stderr
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("suite", ["test_mix.py", "test_dual_head_cross_entropy.py"])
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != _C.cpu_level()])
-def test_the_suite_of_mix_passes_at_every_level(level: str) -> None:
-    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_mix.py", "-k", "cpu or threads"], level)
+def test_the_suite_of_an_operator_passes_at_every_level(level: str, suite: str) -> None:
+    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{suite}", "-k", "cpu or threads"], level)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_levels_agree(host_grid: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_levels_mix_alike(host_grid: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ops, "_library", torch.ops.xmixup_fast_host_grid)
     cuda = mix_many()
     for level in LEVELS:
-        done = run(["-c", MIX_AT_LEVEL, level, str(tmp_path / f"{level}.npz")], level)
-        assert done.returncode == 0, done.stderr
-        with np.load(tmp_path / f"{level}.npz") as mixed:
-            assert set(mixed) == set(cuda) and len(cuda) == 4
-            for name, bits in mixed.items():
-                if level != "baseline":
-                    assert np.array_equal(bits, cuda[name]), (level, name)
-                elif name != "resampled":  # rounds twice where the others fuse: a unit in the last place
-                    assert np.abs(bits.astype(np.int64) - cuda[name]).max() <= 1, name
+        mixed = call_at_level("mix_many", level, tmp_path)
+        assert set(mixed) == set(cuda) and len(cuda) == 4
+        for name, bits in mixed.items():
+            if level != "baseline":
+                assert np.array_equal(bits, cuda[name]), (level, name)
+            elif name != "resampled":  # rounds twice where the others fuse: a unit in the last place
+                assert np.abs(bits.astype(np.int64) - cuda[name]).max() <= 1, name
+
+
+def test_levels_lose_alike(tmp_path: Path) -> None:
+    first, *others = [call_at_level("lose_many", level, tmp_path) for level in LEVELS]
+    for other in others:
+        assert all(np.array_equal(other[name], first[name]) for name in first)
 
 
 @pytest.mark.parametrize("level", ["sse9", "AVX2 "])

@@ -156,7 +156,7 @@ def test_the_test_images_are_read_after_training(data: Path, tmp_path: Path) -> 
 
 
 def test_colours_are_learned(data: Path, tmp_path: Path) -> None:
-    result = run(data, tmp_path / "run", "finetune", steps=40, lr=0.02)
+    result = run(data, tmp_path / "run", "finetune", steps=40, lr=0.005)
     assert result.summary["test_accuracy"] == 100 and result.summary["val_accuracy"] == 100
 
 

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
         "xmixup_fast: the native extension is missing for this Python; in the project's folder run: pip install ."
     ) from error
 
-from .ops import mix
+from .ops import Draws, draw, dual_head_cross_entropy, mix
 from .pool import Crops, ImagePool
 
 if TYPE_CHECKING:
@@ -27,7 +27,20 @@ if TYPE_CHECKING:
 # Imported when first used: they need timm, which takes a second.
 _LAZY = {"fit": "trainer", "Result": "trainer", "Settings": "settings"}
 
-__all__ = ["Crops", "ImagePool", "Result", "Settings", "__version__", "build_info", "cpu_level", "fit", "mix"]
+__all__ = [
+    "Crops",
+    "Draws",
+    "ImagePool",
+    "Result",
+    "Settings",
+    "__version__",
+    "build_info",
+    "cpu_level",
+    "draw",
+    "dual_head_cross_entropy",
+    "fit",
+    "mix",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .ops import Draws
 from .pool import Crops, ImagePool
 
 
@@ -63,3 +64,89 @@ def channel_constants(mean: Sequence[float], std: Sequence[float]) -> tuple[list
     scale = [1 / (255 * s) for s in std]
     bias = [-m / s for m, s in zip(mean, std, strict=True)]
     return scale, bias
+
+
+_WORD = 2**32 - 1
+"""The bits of a random word; words are held in int64 tensors."""
+
+
+def draw(
+    seed: int,
+    *,
+    sample: Tensor,
+    epoch: Tensor,
+    label: Tensor,
+    target_index: Tensor,
+    target_sizes: Tensor,
+    offsets: Tensor,
+    members: Tensor,
+    aux_sizes: Tensor,
+    lam_quantiles: Tensor,
+    size: tuple[int, int],
+    flip: bool = True,
+) -> Draws:
+    """What :func:`xmixup_fast.ops.draw` draws, to the bit."""
+
+    def words(purpose: int) -> Tensor:
+        counter = (sample & _WORD, sample >> 32 & _WORD, epoch, torch.full_like(epoch, purpose))
+        return philox(torch.stack(counter, dim=1), seed)
+
+    def crops(index: Tensor, sizes: Tensor, words: Tensor) -> Crops:
+        extent = torch.tensor(size, device=index.device).expand(len(index), 2)
+        corner = below(sizes[index] - extent + 1, words[:, :2])
+        return Crops(index, torch.cat([corner, extent], dim=1).int(), (words[:, 2] < 2**31) & flip)
+
+    target_crops = crops(target_index, target_sizes, words(0))
+    if len(members):
+        first, last = offsets[label], offsets[label + 1]
+        aux_index = members[first + below(last - first, words(1)[:, 0])]
+        aux_crops = crops(aux_index, aux_sizes, words(2))
+    else:
+        aux_crops = Crops(*(torch.zeros_like(tensor) for tensor in target_crops))
+    position = (words(3)[:, 0] >> 8) * (len(lam_quantiles) - 1)
+    left, right = lam_quantiles[position >> 24], lam_quantiles[(position >> 24) + 1]
+    fraction = (position & 2**24 - 1).float() * 2**-24
+    return Draws(target_crops, aux_crops, left + fraction * (right - left))
+
+
+def below(n: Tensor, words: Tensor) -> Tensor:
+    """Whole numbers from 0 to n - 1, elementwise, int64."""
+    return n * words >> 32
+
+
+def philox(counter: Tensor, key: int) -> Tensor:
+    """Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): counters int64[n, 4] to words int64[n, 4]."""
+    a, b, c, d = counter.unbind(1)
+    key_low, key_high = key & _WORD, key >> 32 & _WORD
+    for _ in range(10):
+        first, second = a * 0xD2511F53, c * 0xCD9E8D57  # modulo 2**64
+        a, b = (second >> 32 & _WORD) ^ b ^ key_low, second & _WORD
+        c, d = (first >> 32 & _WORD) ^ d ^ key_high, first & _WORD
+        key_low, key_high = key_low + 0x9E3779B9 & _WORD, key_high + 0xBB67AE85 & _WORD
+    return torch.stack([a, b, c, d], dim=1)
+
+
+def dual_head_cross_entropy(
+    target_logits: Tensor,
+    source_logits: Tensor,
+    target_labels: Tensor,
+    source_labels: Tensor,
+    lam: Tensor,
+    *,
+    source_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """mean(lam * CE(target) + source_weight * (1 - lam) * CE(source)), as :func:`xmixup_fast.dual_head_cross_entropy`.
+
+    16-bit logits are converted to float32 first; float64 is taken too. Where lam is 1, the source logits are masked
+    before anything is computed, because a weight of zero would let their NaN and infinity through.
+    """
+    unmixed = lam == 1
+    source_logits = source_logits.masked_fill(unmixed[:, None], 0)
+    source_labels = source_labels.masked_fill(unmixed, 0)
+    dtype = torch.promote_types(target_logits.dtype, torch.float32)
+    target, source = (
+        F.cross_entropy(logits.to(dtype), labels, reduction="none", label_smoothing=label_smoothing)
+        for logits, labels in ((target_logits, target_labels), (source_logits, source_labels))
+    )
+    return (lam * target + source_weight * (1 - lam) * source).mean()

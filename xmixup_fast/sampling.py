@@ -11,6 +11,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from . import ops
 from .pool import Crops
 from .settings import Settings
 
@@ -33,6 +34,15 @@ class Auxiliary(NamedTuple):
     """int64[M]: images of each target class."""
 
 
+NO_AUXILIARY = Auxiliary(
+    torch.empty(0, dtype=torch.int64),
+    torch.empty((0, 2), dtype=torch.int32),
+    torch.zeros(1, dtype=torch.int64),
+    torch.empty(0, dtype=torch.int64),
+)
+"""For methods that use none."""
+
+
 @dataclass(frozen=True, eq=False)
 class Draw:
     """All that is random in one step of B samples, on the pools' device."""
@@ -50,24 +60,14 @@ class Draw:
     aux_crops: Crops | None = None
     """Auxiliary images and their windows."""
 
-    def to(self, device: torch.device) -> Draw:
-        """The draw on another device."""
-        return Draw(
-            self.label.to(device),
-            Crops(*(tensor.to(device) for tensor in self.crops)),
-            self.lam.to(device),
-            self.partner.to(device),
-            None if self.aux_label is None else self.aux_label.to(device),
-            None if self.aux_crops is None else Crops(*(tensor.to(device) for tensor in self.aux_crops)),
-        )
-
 
 class Sampler:
     """Draws the steps of a run; a step depends on the seed and its number alone, whatever was drawn before.
 
     The order is one permutation of the images per epoch, one after the other, cut into full batches: every image comes
     once per epoch, and all batches have the same size. The settings' ``steps``, or else ``epochs``, tell the length.
-    What only auxiliary images need is drawn last, so that all methods see the same order, crops and weights.
+    Crops, weights and auxiliary images come from :func:`xmixup_fast.ops.draw`: an image's depend on the seed, the image
+    and the epoch alone, so that all methods see the same order, crops and weights.
 
     Args:
         pool_labels: int64[n], target class of each training image.
@@ -80,37 +80,49 @@ class Sampler:
 
     def __init__(self, pool_labels: Tensor, pool_sizes: Tensor, aux: Auxiliary | None, settings: Settings) -> None:
         self.device = pool_labels.device
-        self.labels, self.sizes = pool_labels.cpu(), pool_sizes.cpu()
-        self.aux = Auxiliary(*(tensor.cpu() for tensor in aux)) if aux else None
+        self.labels, self.sizes = pool_labels, pool_sizes
+        self.has_aux = aux is not None
+        self.aux = Auxiliary(*(tensor.to(self.device) for tensor in aux or NO_AUXILIARY))
         self.settings = settings
-        for sizes in (self.sizes, *([self.aux.sizes] if self.aux else [])):
-            if sizes.min() < settings.image_size:
+        for sizes in (self.sizes, self.aux.sizes):
+            if (sizes < settings.image_size).any():
                 smallest = "x".join(map(str, sizes[sizes.amin(1).argmin()].tolist()))
                 raise ValueError(f"image_size: {settings.image_size} is more than an image has, {smallest}")
         images = len(self.labels)
         self.steps = settings.steps or -(-settings.epochs * images // settings.batch_size)
         self.mixed_samples = self.steps * settings.batch_size - settings.unmixed_epochs * images
         """How many samples come before the unmixed epochs at the end."""
-        self.quantiles = beta_quantiles(settings.alpha, settings.fold)
+        self.quantiles = beta_quantiles(settings.alpha, settings.fold).to(self.device)
         self.permutation = lru_cache(maxsize=2)(self._permutation)
 
     def draw(self, step: int) -> Draw:
         """What is random in a step, counted from 0."""
-        batch = self.settings.batch_size
-        generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, _STEP, step))
-        position = torch.arange(step * batch, (step + 1) * batch)
-        index = self._order(position)
-        crops = self._random_crops(self.sizes, index, generator)
-        lam = self._lam(position, generator)
-        partner = torch.randperm(batch, generator=generator)
+        settings = self.settings
+        begin, end = step * settings.batch_size, (step + 1) * settings.batch_size
+        position = torch.arange(begin, end, device=self.device)
+        index = self._order(begin, end)
         label = self.labels[index]
-        aux_label = aux_crops = None
-        if self.aux is not None:
-            first, last = self.aux.offsets[label], self.aux.offsets[label + 1]
-            aux_index = self.aux.members[first + _below(last - first, generator)]
-            aux_label = self.aux.labels[aux_index]
-            aux_crops = self._random_crops(self.aux.sizes, aux_index, generator)
-        return Draw(label, crops, lam, partner, aux_label, aux_crops).to(self.device)
+        drawn = ops.draw(
+            settings.seed,
+            sample=index,
+            epoch=position // len(self.labels),
+            label=label,
+            target_index=index,
+            target_sizes=self.sizes,
+            offsets=self.aux.offsets,
+            members=self.aux.members,
+            aux_sizes=self.aux.sizes,
+            lam_quantiles=self.quantiles,
+            size=(settings.image_size, settings.image_size),
+            flip=settings.flip,
+        )
+        generator = torch.Generator().manual_seed(hash_integers(settings.seed, _STEP, step))
+        partner = torch.randperm(len(index), generator=generator).to(self.device)
+        lam = self._lam(drawn.lam, position, generator)
+        if not self.has_aux:
+            return Draw(label, drawn.target_crops, lam, partner)
+        aux_label = self.aux.labels[drawn.aux_crops.index]
+        return Draw(label, drawn.target_crops, lam, partner, aux_label, drawn.aux_crops)
 
     def epoch_ends(self) -> dict[int, int]:
         """The steps after which an epoch is complete, counted from 1, with its number; the last step is always one."""
@@ -121,31 +133,21 @@ class Sampler:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, _EPOCH, epoch))
-        return torch.randperm(len(self.labels), generator=generator)
+        return torch.randperm(len(self.labels), generator=generator).to(self.device)
 
-    def _order(self, position: Tensor) -> Tensor:
-        """The images at some consecutive positions of the run's order."""
+    def _order(self, begin: int, end: int) -> Tensor:
+        """The images at these positions of the run's order, up to ``end``."""
         images = len(self.labels)
-        epochs, place = position // images, position % images
-        parts = [self.permutation(epoch)[place[epochs == epoch]] for epoch in epochs.unique().tolist()]
-        return torch.cat(parts)
+        epochs = range(begin // images, -(-end // images))
+        return torch.cat([self.permutation(e)[max(begin - e * images, 0) : end - e * images] for e in epochs])
 
-    def _random_crops(self, sizes: Tensor, index: Tensor, generator: torch.Generator) -> Crops:
-        size = self.settings.image_size
-        corner = _below(sizes[index] - size + 1, generator)
-        window = torch.cat([corner, torch.full_like(corner, size)], dim=1).int()
-        mirrored = torch.rand(len(index), generator=generator) < 0.5
-        return Crops(index, window, mirrored & self.settings.flip)
-
-    def _lam(self, position: Tensor, generator: torch.Generator) -> Tensor:
-        quantile, mixing = torch.rand(2, len(position), dtype=torch.float64, generator=generator)
+    def _lam(self, drawn: Tensor, position: Tensor, generator: torch.Generator) -> Tensor:
+        """The weights that were drawn, or the first of them for the whole batch; 1 where a sample is not mixed."""
+        chance = torch.rand(len(drawn), generator=generator).to(self.device)
         if self.settings.lam_per == "batch":
-            quantile, mixing = quantile[:1].expand_as(quantile), mixing[:1].expand_as(mixing)
-        place = quantile * TABLE_SIZE
-        below = place.long()
-        lam = torch.lerp(self.quantiles[below], self.quantiles[below + 1], place - below).float()
-        mixed = (mixing < self.settings.mix_probability) & (position < self.mixed_samples)
-        return lam.where(mixed, 1.0)
+            drawn, chance = drawn[:1].expand_as(drawn), chance[:1].expand_as(chance)
+        mixed = (chance < self.settings.mix_probability) & (position < self.mixed_samples)
+        return drawn.where(mixed, 1.0)
 
 
 def center_crops(sizes: Tensor, size: int, index: Tensor) -> Crops:
@@ -156,12 +158,12 @@ def center_crops(sizes: Tensor, size: int, index: Tensor) -> Crops:
 
 
 def beta_quantiles(alpha: float, fold: bool) -> Tensor:
-    """Quantiles of Beta(alpha, alpha) at 0, 1/TABLE_SIZE, ... 1: float64[TABLE_SIZE + 1], rising.
+    """Quantiles of Beta(alpha, alpha) at 0, 1/TABLE_SIZE, ... 1: float32[TABLE_SIZE + 1], rising.
 
     Folded, they are those of max(lam, 1 - lam): by symmetry the upper half of the distribution.
     """
     p = np.linspace(0.5 if fold else 0.0, 1.0, TABLE_SIZE + 1)
-    return torch.from_numpy(betaincinv(alpha, alpha, p))
+    return torch.from_numpy(betaincinv(alpha, alpha, p)).float()
 
 
 def hash_integers(*words: int) -> int:
@@ -177,8 +179,3 @@ def hash_integers(*words: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
         state ^= state >> 31
     return state
-
-
-def _below(limit: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform integers from 0 to less than ``limit``, elementwise, int64."""
-    return (torch.rand(limit.shape, dtype=torch.float64, generator=generator) * limit).long()

@@ -373,7 +373,7 @@ void mix_rows(const MixArgs& args, int64_t begin, int64_t end, bool stream, int6
     const auto first = static_cast<int32_t>(begin - sample_begin), last = static_cast<int32_t>(stop - sample_begin);
     switch (args.out_type) {
       case OutType::float32: mix_sample<float>(args, b, first, last, stream, widest_window, scratch); break;
-      case OutType::bfloat16: mix_sample<Bfloat16>(args, b, first, last, stream, widest_window, scratch); break;
+      case OutType::bfloat16: mix_sample<BFloat16>(args, b, first, last, stream, widest_window, scratch); break;
       case OutType::float16: mix_sample<Float16>(args, b, first, last, stream, widest_window, scratch); break;
     }
     begin = stop;

@@ -12,7 +12,7 @@ using MixRows = void(const MixArgs& args, int64_t begin, int64_t end, bool strea
                      float* scratch);
 
 // For each side: where each element of a row comes from and with what weight, one row of the window, one of the output.
-inline int64_t mix_scratch_floats(const MixArgs& args, int64_t widest_window) {
+XMIXUP_INLINE int64_t mix_scratch_floats(const MixArgs& args, int64_t widest_window) {
   const int64_t row = 3 * static_cast<int64_t>(args.width);
   return 2 * (3 * row + 3 * widest_window + row);
 }

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "../core/half.h"
+#include "../core/floats.h"
 
 #if defined(__SSSE3__)
 #include <immintrin.h>
@@ -13,16 +13,8 @@
 
 namespace xmixup::XMIXUP_LEVEL {
 
-// The types of an output.
-struct Bfloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
 inline void put(float value, float* p) { *p = value; }
-inline void put(float value, Bfloat16* p) { p->bits = to_bfloat16(value); }
+inline void put(float value, BFloat16* p) { p->bits = to_bfloat16(value); }
 inline void put(float value, Float16* p) { p->bits = to_float16(value); }
 
 // a * b + c, rounded once. Where the CPU has no such instruction, in double precision: a product of two floats is exact
@@ -50,10 +42,10 @@ struct Vec {
     return {_mm512_i32gather_ps(_mm512_loadu_si512(at), p, sizeof(float))};
   }
   void store(float* p) const { _mm512_storeu_ps(p, value); }
-  void store(Bfloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bfloat16()); }
+  void store(BFloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bfloat16()); }
   void store(Float16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), float16()); }
   void stream(float* p) const { _mm512_stream_ps(p, value); }
-  void stream(Bfloat16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bfloat16()); }
+  void stream(BFloat16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bfloat16()); }
   void stream(Float16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), float16()); }
 
  private:
@@ -84,10 +76,10 @@ struct Vec {
     return {_mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), sizeof(float))};
   }
   void store(float* p) const { _mm256_storeu_ps(p, value); }
-  void store(Bfloat16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bfloat16()); }
+  void store(BFloat16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bfloat16()); }
   void store(Float16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), float16()); }
   void stream(float* p) const { _mm256_stream_ps(p, value); }
-  void stream(Bfloat16* p) const { _mm_stream_si128(reinterpret_cast<__m128i*>(p), bfloat16()); }
+  void stream(BFloat16* p) const { _mm_stream_si128(reinterpret_cast<__m128i*>(p), bfloat16()); }
   void stream(Float16* p) const { _mm_stream_si128(reinterpret_cast<__m128i*>(p), float16()); }
 
  private:

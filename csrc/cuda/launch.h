@@ -35,6 +35,13 @@ class Launcher {
     }
   }
 
+  // For kernels whose threads wait for one another with __syncthreads. The same here; the emulation runs them
+  // otherwise.
+  template <typename Kernel, typename... Args>
+  void with_barriers(Kernel* kernel, dim3 grid, dim3 block, const Args&... args) const {
+    (*this)(kernel, grid, block, args...);
+  }
+
  private:
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;

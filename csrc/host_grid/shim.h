@@ -1,10 +1,15 @@
-// Test only: as much of CUDA as the kernels use, on the CPU. A launch runs every thread of every block, one after the
-// other, and refuses what a GPU would refuse. Kernels that let threads wait for one another cannot run this way.
+// Test only: as much of CUDA as the kernels use, on the CPU. A launch refuses what a GPU would refuse. It runs every
+// thread of every block, one after the other; where the threads of a block wait for one another, as threads of the CPU.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
+#include <exception>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <vector>
 
 #define XMIXUP_DEVICE_KEY CPU
 #define XMIXUP_DEVICE_ASSERT(condition, message) \
@@ -12,16 +17,60 @@
 
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
+#define __shared__ static  // one block runs at a time
+#define __launch_bounds__(...)
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+
+inline void __stwb(uint4* p, uint4 value) { *p = value; }
+
 inline thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
 namespace xmixup {
+
+// Where the threads of a block wait for one another. The first error that one of them meets ends the waiting for all.
+class Barrier {
+ public:
+  explicit Barrier(unsigned threads) : threads_(threads) {}
+
+  void wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const unsigned round = round_;
+    if (++waiting_ == threads_) {
+      waiting_ = 0;
+      ++round_;
+      all_here_.notify_all();
+    }
+    all_here_.wait(lock, [&] { return round_ != round || error_; });
+    if (error_) std::rethrow_exception(error_);
+  }
+
+  void fail(const std::exception_ptr& error) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!error_) error_ = error;
+    all_here_.notify_all();
+  }
+
+  std::exception_ptr error() const { return error_; }
+
+ private:
+  const unsigned threads_;
+  unsigned waiting_ = 0, round_ = 0;
+  std::exception_ptr error_;
+  std::mutex mutex_;
+  std::condition_variable all_here_;
+};
+
+inline thread_local Barrier* block_barrier = nullptr;
 
 class Launcher {
  public:
@@ -29,33 +78,60 @@ class Launcher {
 
   template <typename Kernel, typename... Args>
   void operator()(Kernel* kernel, dim3 grid, dim3 block, const Args&... args) const {
+    check(grid, block);
+    gridDim = grid;
+    blockDim = block;
+    for_each(grid, [&](dim3 at) {
+      blockIdx = at;
+      for_each(block, [&](dim3 thread) {
+        threadIdx = thread;
+        kernel(args...);
+      });
+    });
+  }
+
+  // For kernels whose threads wait for one another with __syncthreads: every thread of a block is one of the CPU.
+  template <typename Kernel, typename... Args>
+  void with_barriers(Kernel* kernel, dim3 grid, dim3 block, const Args&... args) const {
+    check(grid, block);
+    Barrier barrier(block.x * block.y * block.z);
+    std::vector<std::thread> threads;
+    for_each(block, [&](dim3 thread) {
+      threads.emplace_back([&, thread] {
+        gridDim = grid;
+        blockDim = block;
+        threadIdx = thread;
+        block_barrier = &barrier;
+        try {
+          for_each(grid, [&](dim3 at) {
+            blockIdx = at;
+            kernel(args...);
+            barrier.wait();  // the next block uses the same shared memory
+          });
+        } catch (...) {
+          barrier.fail(std::current_exception());
+        }
+      });
+    });
+    for (std::thread& thread : threads) thread.join();
+    if (barrier.error()) std::rethrow_exception(barrier.error());
+  }
+
+ private:
+  static void check(dim3 grid, dim3 block) {
     const bool grid_fits =
         grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535;
     const unsigned threads = block.x * block.y * block.z;
     if (!grid_fits || threads == 0 || threads > 1024) {
       throw std::runtime_error("a GPU refuses this launch: grid " + spell(grid) + ", block " + spell(block));
     }
-    gridDim = grid;
-    blockDim = block;
-    for (unsigned z = 0; z < grid.z; ++z) {
-      for (unsigned y = 0; y < grid.y; ++y) {
-        for (unsigned x = 0; x < grid.x; ++x) {
-          blockIdx = dim3(x, y, z);
-          run_block(kernel, block, args...);
-        }
-      }
-    }
   }
 
- private:
-  template <typename Kernel, typename... Args>
-  static void run_block(Kernel* kernel, dim3 block, const Args&... args) {
-    for (unsigned z = 0; z < block.z; ++z) {
-      for (unsigned y = 0; y < block.y; ++y) {
-        for (unsigned x = 0; x < block.x; ++x) {
-          threadIdx = dim3(x, y, z);
-          kernel(args...);
-        }
+  template <typename Visit>
+  static void for_each(dim3 extent, const Visit& visit) {
+    for (unsigned z = 0; z < extent.z; ++z) {
+      for (unsigned y = 0; y < extent.y; ++y) {
+        for (unsigned x = 0; x < extent.x; ++x) visit(dim3(x, y, z));
       }
     }
   }
@@ -66,3 +142,8 @@ class Launcher {
 };
 
 }  // namespace xmixup
+
+inline void __syncthreads() {
+  if (!xmixup::block_barrier) throw std::runtime_error("__syncthreads in a kernel that was not launched with_barriers");
+  xmixup::block_barrier->wait();
+}

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from .. import ops
 from ..models import Network
 from ..rendering import Renderer
 from ..sampling import Draw
@@ -28,7 +28,7 @@ class XMixup(Method):
         (images,) = inputs
         assert draw.aux_label is not None
         features = network.features(images)
-        return dual_head_cross_entropy(
+        return ops.dual_head_cross_entropy(
             *(network.target_logits(features), network.source_logits(features)),
             *(draw.label, draw.aux_label, draw.lam),
             source_weight=self.settings.source_weight,
@@ -39,22 +39,3 @@ class XMixup(Method):
         assert draw.aux_label is not None
         names = [target_classes[label] for label in draw.label.tolist()]
         return [mixed_titles(draw.lam, names, [source_classes[label] for label in draw.aux_label.tolist()])]
-
-
-def dual_head_cross_entropy(
-    target_logits: Tensor,
-    source_logits: Tensor,
-    target_labels: Tensor,
-    source_labels: Tensor,
-    lam: Tensor,
-    *,
-    source_weight: float = 1.0,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """mean over b of lam[b] CE(target_logits[b]) + source_weight (1 - lam[b]) CE(source_logits[b]), a scalar.
-
-    Logits are float[B, K_t] and float[B, K_s], labels int64[B], lam float32[B] in 0..1.
-    """
-    target = F.cross_entropy(target_logits, target_labels, reduction="none", label_smoothing=label_smoothing)
-    source = F.cross_entropy(source_logits, source_labels, reduction="none", label_smoothing=label_smoothing)
-    return (lam * target + source_weight * (1 - lam) * source).mean()

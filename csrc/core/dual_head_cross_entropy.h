@@ -1,0 +1,76 @@
+// What one call of `dual_head_cross_entropy` works on, and the arithmetic of one row of logits. No torch here: the CPU
+// kernels, the CUDA kernel and its emulation on the CPU all include this file, so that they cannot disagree.
+#pragma once
+
+#include <math.h>  // not cmath, whose functions are inline: the linker could take one that another CPU level compiled
+
+#include <cstdint>
+
+#include "floats.h"
+#include "inline.h"
+
+namespace xmixup {
+
+enum class LogitType { float32, bfloat16, float16 };
+
+struct Head {
+  const void* logits;     // [batch][classes], of the call's LogitType
+  const int64_t* labels;  // [batch]
+  float* grad;            // [batch][classes], the loss's gradient
+  int32_t classes;
+};
+
+struct DualHeadArgs {
+  Head target;
+  Head source;
+  const float* lam;    // [batch]
+  float* sample_loss;  // [batch], scratch
+  float* loss;         // one number, the mean of sample_loss
+  int64_t batch;
+  float source_weight;
+  float label_smoothing;
+  LogitType logit_type;
+};
+
+// What is wrong with a sample, from the first thing that must hold to the last.
+enum class SampleFault { none, lam, target_label, source_label };
+
+XMIXUP_INLINE bool has_label(const Head& head, int64_t b) {
+  return head.labels[b] >= 0 && head.labels[b] < head.classes;
+}
+
+XMIXUP_INLINE SampleFault find_fault(const DualHeadArgs& args, int64_t b) {
+  const float lam = args.lam[b];
+  if (!(lam >= 0.0f && lam <= 1.0f)) return SampleFault::lam;
+  if (!has_label(args.target, b)) return SampleFault::target_label;
+  if (lam != 1.0f && !has_label(args.source, b)) return SampleFault::source_label;
+  return SampleFault::none;
+}
+
+// What a row of logits x is summed up to, with m the largest of them.
+struct RowSums {
+  float exp;      // of exp(x_c - m) over the classes c
+  float shifted;  // of x_c - m
+};
+
+// The cross entropy of a row: the sum of -q_c log(p_c) over the classes c, with p = softmax(x) and, for label y and
+// smoothing s, q_c = (1 - s) [c = y] + s / classes. `label_shifted` is x_y - m.
+XMIXUP_INLINE float cross_entropy(const RowSums& sums, float label_shifted, int32_t classes, float smoothing) {
+  const float log_sum = logf(sums.exp);
+  const float of_label = log_sum - label_shifted;
+  if (smoothing == 0.0f) return of_label;  // an infinite logit of another class would make the other term infinite
+  return (1.0f - smoothing) * of_label + smoothing * (log_sum - sums.shifted / static_cast<float>(classes));
+}
+
+// Its gradient in x_c, p_c - q_c, times a weight: exp(x_c - m) * per_exp - uniform, less `label` where c is the label.
+struct RowGradient {
+  float per_exp;
+  float uniform;
+  float label;
+};
+
+XMIXUP_INLINE RowGradient row_gradient(const RowSums& sums, float weight, int32_t classes, float smoothing) {
+  return {weight / sums.exp, weight * smoothing / static_cast<float>(classes), weight * (1.0f - smoothing)};
+}
+
+}  // namespace xmixup

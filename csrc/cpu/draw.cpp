@@ -1,0 +1,22 @@
+// `draw` on the CPU: samples are shared out to torch's threads.
+#include "../draw.h"
+
+#include "../schema.h"
+
+namespace xmixup {
+namespace {
+
+// Samples that are worth handing to a thread: about 20 microseconds of work.
+constexpr int64_t kSamplesPerTask = 256;
+
+void run_draw(const DrawArgs& args, int32_t /*device_index*/) {
+  check_draw_values(args);
+  torch::stable::parallel_for(0, args.batch, kSamplesPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) draw_sample(args, b);
+  });
+}
+
+}  // namespace
+}  // namespace xmixup
+
+STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CPU, m) { m.impl("draw", TORCH_BOX(&xmixup::draw<xmixup::run_draw>)); }

@@ -1,0 +1,40 @@
+// `dual_head_cross_entropy` on the CPU: picks the kernel for this CPU's instruction set and shares the samples out to
+// torch's threads.
+#include "../dual_head_cross_entropy.h"
+
+#include "../schema.h"
+#include "dual_head_rows.h"
+#include "level.h"
+
+namespace xmixup {
+namespace {
+
+// Logits that are worth handing to a thread: about 20 microseconds of work.
+constexpr int64_t kLogitsPerTask = 1 << 14;
+
+DualHeadRows* dual_head_rows_for(CpuLevel level) {
+#if defined(__x86_64__)
+  if (level == CpuLevel::avx512) return avx512::dual_head_rows;
+  if (level == CpuLevel::avx2) return avx2::dual_head_rows;
+#endif
+  (void)level;
+  return baseline::dual_head_rows;
+}
+
+void run_dual_head(const DualHeadArgs& args, int32_t /*device_index*/) {
+  static DualHeadRows* const dual_head_rows = dual_head_rows_for(cpu_level());
+  check_dual_head_values(args);
+  const int64_t sample_logits = args.target.classes + args.source.classes;
+  torch::stable::parallel_for(0, args.batch, 1 + kLogitsPerTask / sample_logits,
+                              [&](int64_t begin, int64_t end) { dual_head_rows(args, begin, end); });
+  double sum = 0;
+  for (int64_t b = 0; b < args.batch; ++b) sum += args.sample_loss[b];
+  *args.loss = static_cast<float>(sum / static_cast<double>(args.batch));
+}
+
+}  // namespace
+}  // namespace xmixup
+
+STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CPU, m) {
+  m.impl("dual_head_cross_entropy", TORCH_BOX(&xmixup::dual_head_cross_entropy<xmixup::run_dual_head>));
+}

@@ -1,0 +1,105 @@
+// `dual_head_cross_entropy` on CUDA: a block for each sample, then one block for their mean.
+#include "../dual_head_cross_entropy.h"
+#include "../schema.h"
+#include "launch.h"
+
+namespace xmixup {
+namespace {
+
+constexpr int kThreads = 128;
+
+struct Larger {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
+};
+
+struct Plus {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+// Combines a value of every thread of the block, in the order of the threads; all get the result. Each thread reads all
+// values: these reads are broadcasts, and a tree would need a barrier on every level.
+template <typename Combine, typename T>
+__device__ inline T block_reduce(Combine combine, T value) {
+  __shared__ T values[kThreads];
+  __syncthreads();  // the values of the reduction before have been read
+  values[threadIdx.x] = value;
+  __syncthreads();
+  T result = values[0];
+  for (int t = 1; t < kThreads; ++t) result = combine(result, values[t]);
+  return result;
+}
+
+// Writes the gradient of weight times a row's cross entropy, and returns the cross entropy.
+template <typename Logit>
+__device__ inline float head_row(const Head& head, int64_t b, float weight, float smoothing) {
+  const int n = head.classes, label = static_cast<int>(head.labels[b]);
+  const Logit* logits = static_cast<const Logit*>(head.logits) + b * n;
+  float* grad = head.grad + b * n;
+
+  float max = -INFINITY;
+  for (int c = threadIdx.x; c < n; c += kThreads) max = Larger()(to_float(logits[c]), max);
+  max = block_reduce(Larger(), max);
+
+  RowSums sums{0, 0};
+  for (int c = threadIdx.x; c < n; c += kThreads) {
+    const float shifted = to_float(logits[c]) - max;
+    sums.exp += exp_nonpositive(shifted);
+    sums.shifted += shifted;
+  }
+  sums = {block_reduce(Plus(), sums.exp), block_reduce(Plus(), sums.shifted)};
+
+  const RowGradient gradient = row_gradient(sums, weight, n, smoothing);
+  for (int c = threadIdx.x; c < n; c += kThreads) {
+    const float others = exp_nonpositive(to_float(logits[c]) - max) * gradient.per_exp - gradient.uniform;
+    grad[c] = c == label ? others - gradient.label : others;
+  }
+  return cross_entropy(sums, to_float(logits[label]) - max, n, smoothing);
+}
+
+template <typename Logit>
+__global__ void __launch_bounds__(kThreads) samples_kernel(const DualHeadArgs args) {
+  const int64_t b = blockIdx.x;
+  const SampleFault fault = find_fault(args, b);
+  XMIXUP_DEVICE_ASSERT(fault != SampleFault::lam, "dual_head_cross_entropy: a lam is outside 0 to 1");
+  XMIXUP_DEVICE_ASSERT(fault != SampleFault::target_label, "dual_head_cross_entropy: a target label has no logit");
+  XMIXUP_DEVICE_ASSERT(fault != SampleFault::source_label, "dual_head_cross_entropy: a source label has no logit");
+  const auto batch = static_cast<float>(args.batch);
+  const float lam = args.lam[b], source_weight = args.source_weight * (1.0f - lam);
+  float loss = lam * head_row<Logit>(args.target, b, lam / batch, args.label_smoothing);
+  if (lam == 1.0f) {
+    float* row = args.source.grad + b * args.source.classes;
+    for (int c = threadIdx.x; c < args.source.classes; c += kThreads) row[c] = 0;
+  } else {
+    loss += source_weight * head_row<Logit>(args.source, b, source_weight / batch, args.label_smoothing);
+  }
+  if (threadIdx.x == 0) args.sample_loss[b] = loss;
+}
+
+__global__ void __launch_bounds__(kThreads) mean_kernel(const DualHeadArgs args) {
+  double sum = 0;
+  for (int64_t b = threadIdx.x; b < args.batch; b += kThreads) sum += args.sample_loss[b];
+  sum = block_reduce(Plus(), sum);
+  if (threadIdx.x == 0) *args.loss = static_cast<float>(sum / static_cast<double>(args.batch));
+}
+
+void run_dual_head(const DualHeadArgs& args, int32_t device_index) {
+  const auto samples = args.logit_type == LogitType::float32    ? samples_kernel<float>
+                       : args.logit_type == LogitType::bfloat16 ? samples_kernel<BFloat16>
+                                                                : samples_kernel<Float16>;
+  Launcher launch(device_index);
+  if (args.batch > 0) launch.with_barriers(samples, dim3(static_cast<unsigned>(args.batch)), dim3(kThreads), args);
+  launch.with_barriers(mean_kernel, dim3(1), dim3(kThreads), args);
+}
+
+}  // namespace
+}  // namespace xmixup
+
+STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, XMIXUP_DEVICE_KEY, m) {
+  m.impl("dual_head_cross_entropy", TORCH_BOX(&xmixup::dual_head_cross_entropy<xmixup::run_dual_head>));
+}

@@ -1,0 +1,88 @@
+// `dual_head_cross_entropy`: the checks of its arguments.
+#include "dual_head_cross_entropy.h"
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "checks.h"
+
+namespace xmixup {
+namespace {
+
+constexpr const char* kOp = "dual_head_cross_entropy";
+
+constexpr int64_t kMaxClasses = 1 << 24;  // float32 counts so far
+
+LogitType check_logit_type(const Tensor& target_logits) {
+  switch (target_logits.scalar_type()) {
+    case ScalarType::Float: return LogitType::float32;
+    case ScalarType::BFloat16: return LogitType::bfloat16;
+    case ScalarType::Half: return LogitType::float16;
+    default:
+      fail(kOp, "target_logits: expected float32, bfloat16 or float16, got ", spell(target_logits.scalar_type()));
+  }
+}
+
+Head check_head(const std::string& name, const Tensor& logits, const Tensor& labels, ScalarType type, int64_t batch,
+                const Leader& leader) {
+  check_tensor(kOp, name + "_logits", logits, type, {batch, kAny}, leader);
+  const int64_t classes = logits.size(1);
+  if (classes < 1 || classes > kMaxClasses) {
+    fail(kOp, name, "_logits: expected 1 to ", kMaxClasses, " classes, got ", spell(type), spell(logits.sizes()));
+  }
+  check_tensor(kOp, name + "_labels", labels, ScalarType::Long, {batch}, leader);
+  return {logits.const_data_ptr(), static_cast<const int64_t*>(labels.const_data_ptr()), nullptr,
+          static_cast<int32_t>(classes)};
+}
+
+}  // namespace
+
+DualHeadArgs check_dual_head(const Tensor& target_logits, const Tensor& source_logits, const Tensor& target_labels,
+                             const Tensor& source_labels, const Tensor& lam, double source_weight,
+                             double label_smoothing) {
+  DualHeadArgs args{};
+  args.logit_type = check_logit_type(target_logits);
+  const ScalarType type = target_logits.scalar_type();
+  if (target_logits.dim() != 2) {
+    fail(kOp, "target_logits: expected ", spell(type), "[batch, classes], got ", spell(type),
+         spell(target_logits.sizes()));
+  }
+  args.batch = target_logits.size(0);
+  const Leader leader{"target_logits", target_logits.device()};
+  args.target = check_head("target", target_logits, target_labels, type, args.batch, leader);
+  args.source = check_head("source", source_logits, source_labels, type, args.batch, leader);
+  check_tensor(kOp, "lam", lam, ScalarType::Float, {args.batch}, leader);
+  args.lam = static_cast<const float*>(lam.const_data_ptr());
+
+  args.source_weight = static_cast<float>(source_weight);
+  if (!(args.source_weight >= 0 && std::isfinite(args.source_weight))) {
+    fail(kOp, "source_weight: expected a finite number, 0 or greater, got ", source_weight);
+  }
+  if (!(label_smoothing >= 0 && label_smoothing <= 1)) {
+    fail(kOp, "label_smoothing: expected a number from 0 to 1, got ", label_smoothing);
+  }
+  args.label_smoothing = static_cast<float>(label_smoothing);
+  return args;
+}
+
+void check_dual_head_values(const DualHeadArgs& args) {
+  for (int64_t b = 0; b < args.batch; ++b) {
+    switch (find_fault(args, b)) {
+      case SampleFault::none: break;
+      case SampleFault::lam: fail(kOp, "lam[", b, "]: expected a number from 0 to 1, got ", args.lam[b]);
+      case SampleFault::target_label:
+        fail(kOp, "target_labels[", b, "]: expected a class from 0 to ", args.target.classes - 1, ", got ",
+             args.target.labels[b]);
+      case SampleFault::source_label:
+        fail(kOp, "source_labels[", b, "]: expected a class from 0 to ", args.source.classes - 1, ", as lam[", b,
+             "] is less than 1, got ", args.source.labels[b]);
+    }
+  }
+}
+
+Tensor allocate_float(const std::vector<int64_t>& sizes, const Tensor& beside) {
+  return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, beside.device());
+}
+
+}  // namespace xmixup
