@@ -18,6 +18,11 @@ constexpr int64_t kStreamFromBytes = 4 << 20;
 // Rows that are worth handing to a thread: about 20 microseconds of work.
 constexpr int64_t kElementsPerTask = 1 << 16;
 
+struct alignas(64) CacheLine {
+  static constexpr int kFloats = 16;
+  float floats[kFloats];
+};
+
 MixRows* mix_rows_for(CpuLevel level) {
 #if defined(__x86_64__)
   if (level == CpuLevel::avx512) return avx512::mix_rows;
@@ -41,11 +46,12 @@ void run_mix(const MixArgs& args, int32_t /*device_index*/) {
   const int64_t row_elements = 3 * static_cast<int64_t>(args.width);
   const int64_t rows = args.batch * args.height;
   const int64_t element_bytes = args.out_type == OutType::float32 ? 4 : 2;
-  const bool stream = rows * row_elements * element_bytes >= kStreamFromBytes;
+  const bool is_aligned = reinterpret_cast<uintptr_t>(args.out) % element_bytes == 0;  // torch.frombuffer may shift it
+  const bool stream = is_aligned && rows * row_elements * element_bytes >= kStreamFromBytes;
   const int64_t widest = widest_window(args);
   torch::stable::parallel_for(0, rows, 1 + kElementsPerTask / row_elements, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<float[]> scratch(new float[mix_scratch_floats(args, widest)]);
-    mix_rows(args, begin, end, stream, widest, scratch.get());
+    const std::unique_ptr<CacheLine[]> scratch(new CacheLine[mix_scratch_floats(args, widest) / CacheLine::kFloats]);
+    mix_rows(args, begin, end, stream, widest, scratch[0].floats);
   });
 }
 

@@ -4,33 +4,11 @@
 // sample are first made rows of floats, in the output's order.
 #include "mix_rows.h"
 
+#include "pixels.h"
 #include "simd.h"
 
 namespace xmixup::XMIXUP_LEVEL {
 namespace {
-
-// Pixels of a crop worked on at a time: their bytes stay in the first-level cache, and a row's alignment is kept.
-constexpr int kChunk = 512;
-
-// 16 bytes more than the pixels, for whole vector stores.
-using FlipScratch = uint8_t[3 * kChunk + 16];
-
-// The weights of R G B R G B ..., long enough to load a vector from any of the three phases.
-struct Pattern {
-  static constexpr int kLength = Vec::kLanes + 2;
-  float target[kLength];
-  float aux[kLength];
-  float bias[kLength];
-
-  Pattern(float lam, const MixArgs& args) {
-    for (int i = 0; i < kLength; ++i) {
-      const ChannelWeights w = channel_weights(lam, args.scale[i % 3], args.bias[i % 3]);
-      target[i] = w.target;
-      aux[i] = w.aux;
-      bias[i] = w.bias;
-    }
-  }
-};
 
 // One element: the definition that every path here follows, in the same order. Without auxiliary image (lam = 1) its
 // weight is zero and the inner sum is the bias.
@@ -40,171 +18,163 @@ V blend(V target, V target_weight, V aux, V aux_weight, V bias) {
   return multiply_add(target, target_weight, bias);
 }
 
-template <bool stream, typename Out>
-void write(Vec value, Out* p) {
-  if constexpr (stream) {
-    value.stream(p);
-  } else {
-    value.store(p);
+// --- where a row of the output comes from: bytes of a crop, or floats ---
+
+struct ByteRow {
+  const uint8_t* first;  // of the window's row
+  int32_t width;
+  bool flip;
+
+  float element(int32_t x, int32_t c) const {
+    const int64_t column = flip ? width - 1 - x : x;
+    return static_cast<float>(first[3 * column + c]);
   }
-}
 
-// Source elements are bytes or floats; `aux` is null without auxiliary image.
-template <bool has_aux, typename Source, typename Out>
-void blend_elements(const Source* target, const Source* aux, const Pattern& w, int begin, int end, Out* out) {
-  for (int i = begin; i < end; ++i) {
-    const int c = i % 3;
-    const float a = has_aux ? static_cast<float>(aux[i]) : 0.0f;
-    put(blend<has_aux>(static_cast<float>(target[i]), w.target[c], a, w.aux[c], w.bias[c]), out + i);
+#if defined(__AVX2__)
+  // Pixels x to x + 15.
+  template <bool planar>
+  BytePixels pixels(int32_t x) const {
+    if (!flip) return BytePixels::load<planar, false>(first + 3 * static_cast<int64_t>(x));
+    return BytePixels::load<planar, true>(first + 3 * static_cast<int64_t>(width - x - kPixels));
   }
-}
+#endif
+};
 
-template <bool has_aux, bool stream, typename Source, typename Out>
-int blend_vectors(const Source* target, const Source* aux, const Pattern& w, int begin, int end, Out* out) {
-  constexpr int n = Vec::kLanes;
-  Vec wt[3], wa[3], bias[3];
-  for (int k = 0; k < 3; ++k) {
-    const int phase = (begin + k * n) % 3;
-    wt[k] = Vec::load(w.target + phase);
-    wa[k] = Vec::load(w.aux + phase);
-    bias[k] = Vec::load(w.bias + phase);
+struct FloatRow {
+  const float* first;
+
+  float element(int32_t x, int32_t c) const { return first[3 * static_cast<int64_t>(x) + c]; }
+
+#if defined(__AVX2__)
+  template <bool planar>
+  FloatPixels<planar> pixels(int32_t x) const {
+    return {first + 3 * static_cast<int64_t>(x)};
   }
-  int i = begin;
-  for (; i + 3 * n <= end; i += 3 * n) {
-    for (int k = 0; k < 3; ++k) {
-      const int at = i + k * n;
-      const Vec a = has_aux ? Vec::load(aux + at) : Vec::fill(0);
-      write<stream>(blend<has_aux>(Vec::load(target + at), wt[k], a, wa[k], bias[k]), out + at);
-    }
-  }
-  return i;
-}
+#endif
+};
 
-// How many elements come before the first place where a vector of them may be streamed to.
-template <typename Out>
-int unaligned(const Out* out) {
-  constexpr int bytes = Vec::kLanes * static_cast<int>(sizeof(Out));
-  const int past = static_cast<int>(reinterpret_cast<uintptr_t>(out) % bytes / sizeof(Out));
-  return past == 0 ? 0 : Vec::kLanes - past;
-}
+// --- blending ---
 
-// count elements R G B R G B ... of one row.
-template <bool has_aux, typename Source, typename Out>
-void blend_interleaved(const Source* target, const Source* aux, const Pattern& w, int count, Out* out, bool stream) {
-  int head = stream ? unaligned(out) : 0;
-  if (head > count) head = count;
-  blend_elements<has_aux>(target, aux, w, 0, head, out);
-  const int done = stream ? blend_vectors<has_aux, true>(target, aux, w, head, count, out)
-                          : blend_vectors<has_aux, false>(target, aux, w, head, count, out);
-  blend_elements<has_aux>(target, aux, w, done, count, out);
-}
+// The weights of one sample: of each channel, and as the vectors that go with sixteen pixels.
+struct Weights {
+  ChannelWeights channel[3];
+  Vec target[3], aux[3], bias[3];
 
-#if defined(__SSSE3__)
-
-// Bytes of channel c out of 16 interleaved pixels.
-inline __m128i extract_channel(const uint8_t* pixels, int c) {
-  const auto* blocks = reinterpret_cast<const __m128i*>(pixels);
-  __m128i plane = _mm_setzero_si128();
-  for (int block = 0; block < 3; ++block) {
-    alignas(16) int8_t from[16];
-    for (int i = 0; i < 16; ++i) {
-      const int at = 3 * i + c - 16 * block;
-      from[i] = at >= 0 && at < 16 ? static_cast<int8_t>(at) : int8_t{-1};  // -1 gives a zero byte
-    }
-    const __m128i mask = _mm_load_si128(reinterpret_cast<const __m128i*>(from));
-    plane = _mm_or_si128(plane, _mm_shuffle_epi8(_mm_loadu_si128(blocks + block), mask));
-  }
-  return plane;
-}
-
-template <bool has_aux, bool stream, typename Out>
-int blend_planar_vectors(const uint8_t* target, const uint8_t* aux, const Pattern& w, int count, Out* out,
-                         int64_t plane) {
-  int x = 0;
-  for (; x + 16 <= count; x += 16) {
-#pragma GCC unroll 3
-    for (int c = 0; c < 3; ++c) {
-      alignas(16) uint8_t t[16], a[16];
-      _mm_store_si128(reinterpret_cast<__m128i*>(t), extract_channel(target + 3 * x, c));
-      if (has_aux) _mm_store_si128(reinterpret_cast<__m128i*>(a), extract_channel(aux + 3 * x, c));
-      for (int i = 0; i < 16; i += Vec::kLanes) {
-        const Vec auxiliary = has_aux ? Vec::load(a + i) : Vec::fill(0);
-        write<stream>(blend<has_aux>(Vec::load(t + i), Vec::fill(w.target[c]), auxiliary, Vec::fill(w.aux[c]),
-                                     Vec::fill(w.bias[c])),
-                      out + c * plane + x + i);
+  Weights(float lam, const MixArgs& args) {
+    for (int c = 0; c < 3; ++c) channel[c] = channel_weights(lam, args.scale[c], args.bias[c]);
+    for (int m = 0; m < 3; ++m) {
+      float lanes[3][Vec::kLanes];
+      for (int i = 0; i < Vec::kLanes; ++i) {
+        const ChannelWeights& w = channel[args.channels_last ? (m * Vec::kLanes + i) % 3 : m];
+        lanes[0][i] = w.target;
+        lanes[1][i] = w.aux;
+        lanes[2][i] = w.bias;
       }
+      target[m] = Vec::load(lanes[0]);
+      aux[m] = Vec::load(lanes[1]);
+      bias[m] = Vec::load(lanes[2]);
     }
   }
-  return x;
+};
+
+// Pixels [begin, end) of a row, one after the other. `out` is the row's first element, of the first plane if planar.
+template <bool has_aux, bool planar, typename Row, typename Out>
+void mix_elements(const Row& target, const Row& aux, const Weights& w, int32_t begin, int32_t end, Out* out,
+                  int64_t plane) {
+  for (int32_t x = begin; x < end; ++x) {
+    for (int c = 0; c < 3; ++c) {
+      const ChannelWeights& weight = w.channel[c];
+      const float a = has_aux ? aux.element(x, c) : 0.0f;
+      put(blend<has_aux>(target.element(x, c), weight.target, a, weight.aux, weight.bias),
+          planar ? out + c * plane + x : out + 3 * static_cast<int64_t>(x) + c);
+    }
+  }
 }
 
-// dst = the pixels of src in reverse order. Five pixels a time; dst has 16 bytes of room beyond them.
-inline void reverse_pixels(const uint8_t* src, int pixels, uint8_t* dst) {
-  // Loads begin one byte before the five pixels, so that none ends behind the last pixel of src.
-  const __m128i order = _mm_setr_epi8(13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, -1);
-  int x = 0;
-  for (; x + 6 <= pixels; x += 5) {
-    const auto* from = reinterpret_cast<const __m128i*>(src + 3 * (pixels - x - 5) - 1);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(dst + 3 * x), _mm_shuffle_epi8(_mm_loadu_si128(from), order));
+#if defined(__AVX2__)
+
+// Pixels x to x + 15 of a row.
+template <bool has_aux, bool planar, bool stream, typename Row, typename Out>
+inline void mix_pixels(const Row& target, const Row& aux, const Weights& w, int32_t x, Out* out, int64_t plane) {
+  constexpr int vecs_per_plane = kPixels / Vec::kLanes;
+  const auto t = target.template pixels<planar>(x);
+  const auto a = (has_aux ? aux : target).template pixels<planar>(x);
+#pragma GCC unroll 6
+  for (int m = 0; m < kPixelVecs; ++m) {
+    const int k = planar ? m / vecs_per_plane : m % 3;
+    const Vec value = blend<has_aux>(t.vec(m), w.target[k], has_aux ? a.vec(m) : w.bias[k], w.aux[k], w.bias[k]);
+    Out* p = planar ? out + k * plane + x + m % vecs_per_plane * Vec::kLanes
+                    : out + 3 * static_cast<int64_t>(x) + m * Vec::kLanes;
+    if constexpr (stream) {
+      value.stream(p);
+    } else {
+      value.store(p);
+    }
   }
-  for (; x < pixels; ++x) {
-    for (int c = 0; c < 3; ++c) dst[3 * x + c] = src[3 * (pixels - 1 - x) + c];
+}
+
+// How many pixels come before the first, from x on, whose vectors may be streamed to; less than 16.
+template <bool planar, typename Out>
+int32_t unaligned_pixels(const Out* out, int32_t x) {
+  constexpr int bytes = Vec::kLanes * static_cast<int>(sizeof(Out)), step = planar ? 1 : 3;
+  auto address = reinterpret_cast<uintptr_t>(out + step * static_cast<int64_t>(x));
+  int32_t pixels = 0;
+  for (; address % bytes != 0; address += step * sizeof(Out)) ++pixels;
+  return pixels;
+}
+
+template <bool has_aux, bool planar, typename Row, typename Out>
+void mix_row(const Row& target, const Row& aux, const Weights& w, int32_t begin, int32_t end, Out* out, int64_t plane,
+             bool stream) {
+  if (end - begin < kPixels) {
+    mix_elements<has_aux, planar>(target, aux, w, begin, end, out, plane);
+    return;
   }
+  // What is left at the ends of a row is mixed together with pixels that are mixed anyway.
+  int32_t x = begin;
+  if (stream && (!planar || plane % Vec::kLanes == 0)) {
+    const int32_t head = unaligned_pixels<planar>(out, begin);
+    if (head > 0) mix_pixels<has_aux, planar, false>(target, aux, w, begin, out, plane);
+    for (x += head; x + kPixels <= end; x += kPixels) {
+      mix_pixels<has_aux, planar, true>(target, aux, w, x, out, plane);
+    }
+  } else {
+    for (; x + kPixels <= end; x += kPixels) mix_pixels<has_aux, planar, false>(target, aux, w, x, out, plane);
+  }
+  if (x < end) mix_pixels<has_aux, planar, false>(target, aux, w, end - kPixels, out, plane);
 }
 
 #else
 
-template <bool has_aux, bool stream, typename Out>
-int blend_planar_vectors(const uint8_t*, const uint8_t*, const Pattern&, int, Out*, int64_t) {
-  return 0;
-}
-
-inline void reverse_pixels(const uint8_t* src, int pixels, uint8_t* dst) {
-  for (int x = 0; x < pixels; ++x) {
-    for (int c = 0; c < 3; ++c) dst[3 * x + c] = src[3 * (pixels - 1 - x) + c];
-  }
+template <bool has_aux, bool planar, typename Row, typename Out>
+void mix_row(const Row& target, const Row& aux, const Weights& w, int32_t begin, int32_t end, Out* out, int64_t plane,
+             bool /*stream*/) {
+  mix_elements<has_aux, planar>(target, aux, w, begin, end, out, plane);
 }
 
 #endif
 
-// count pixels of a crop's row into three planes that are `plane` elements apart.
-template <bool has_aux, typename Out>
-void blend_planar(const uint8_t* target, const uint8_t* aux, const Pattern& w, int count, Out* out, int64_t plane,
-                  bool stream) {
-  const bool aligned = unaligned(out) == 0 && plane % Vec::kLanes == 0;
-  int x = stream && aligned ? blend_planar_vectors<has_aux, true>(target, aux, w, count, out, plane)
-                            : blend_planar_vectors<has_aux, false>(target, aux, w, count, out, plane);
-  for (; x < count; ++x) {
-    for (int c = 0; c < 3; ++c) {
-      const float a = has_aux ? static_cast<float>(aux[3 * x + c]) : 0.0f;
-      put(blend<has_aux>(static_cast<float>(target[3 * x + c]), w.target[c], a, w.aux[c], w.bias[c]),
-          out + c * plane + x);
-    }
-  }
+// The rows of a window are too far apart for the CPU to foresee them, and mirrored ones are read backwards.
+constexpr int32_t kRowsAhead = 2;
+
+inline void prefetch(const uint8_t* row, int32_t bytes) {
+  constexpr int kCacheLine = 64, kIntoSecondLevel = 2;
+  for (int32_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i, 0, kIntoSecondLevel);
 }
 
-// count floats of one channel.
-template <bool has_aux, typename Out>
-void blend_channel(const float* target, const float* aux, const Pattern& w, int c, int count, Out* out) {
-  int i = 0;
-  for (; i + Vec::kLanes <= count; i += Vec::kLanes) {
-    const Vec a = has_aux ? Vec::load(aux + i) : Vec::fill(0);
-    blend<has_aux>(Vec::load(target + i), Vec::fill(w.target[c]), a, Vec::fill(w.aux[c]), Vec::fill(w.bias[c]))
-        .store(out + i);
-  }
-  for (; i < count; ++i) {
-    const float a = has_aux ? aux[i] : 0.0f;
-    put(blend<has_aux>(target[i], w.target[c], a, w.aux[c], w.bias[c]), out + i);
-  }
-}
+// --- rows of floats ---
 
 // a + weight * (b - a), elementwise.
-template <typename Source>
-void interpolate(const Source* a, const Source* b, float weight, int count, float* out) {
-  int i = 0;
-  for (; i + Vec::kLanes <= count; i += Vec::kLanes) {
+void interpolate(const uint8_t* a, const uint8_t* b, float weight, int count, float* out) {
+  const auto vector = [&](int i) {
     const Vec first = Vec::load(a + i);
     multiply_add(Vec::fill(weight), subtract(Vec::load(b + i), first), first).store(out + i);
+  };
+  int i = 0;
+  for (; i + Vec::kLanes <= count; i += Vec::kLanes) vector(i);
+  if (i < count && count >= Vec::kLanes) {
+    vector(count - Vec::kLanes);
+    return;
   }
   for (; i < count; ++i) {
     const float first = static_cast<float>(a[i]);
@@ -212,171 +182,148 @@ void interpolate(const Source* a, const Source* b, float weight, int count, floa
   }
 }
 
-// The rows of one side of one sample as floats in the output's order: resampled, mirrored where it is to be.
+// The rows of one side of one sample as interleaved floats: resampled, mirrored where it is to be.
 class FloatRows {
  public:
-  void open(const MixArgs& args, const Side& side, int64_t b, int64_t widest_window, float* scratch) {
+  void open(const MixArgs& args, const Side& side, int64_t b, float* scratch) {
     side_ = &side;
     b_ = b;
     out_height_ = args.height;
     height_ = side.window[4 * b + 2];
     width_ = side.window[4 * b + 3];
     count_ = 3 * args.width;
-    before_ = reinterpret_cast<int32_t*>(scratch);
-    after_ = before_ + count_;
-    weight_ = scratch + 2 * count_;
-    window_row_ = scratch + 3 * count_;
-    row_ = window_row_ + 3 * widest_window;
-    for (int32_t x = 0; x < args.width; ++x) {
-      const Between place = between(side.flip[b] ? args.width - 1 - x : x, args.width, width_);
-      for (int32_t c = 0; c < 3; ++c) {
-        const int32_t i = args.channels_last ? 3 * x + c : c * args.width + x;
-        before_[i] = 3 * place.before + c;
-        after_[i] = 3 * place.after + c;
-        weight_[i] = place.weight;
-      }
-    }
+    const int64_t row = padded_row(args.width);
+    base_ = reinterpret_cast<int32_t*>(scratch);
+    before_ = base_ + row;
+    weight_ = scratch + 2 * row;
+    row_ = scratch + 3 * row;
+    window_row_ = scratch + 4 * row;
+    near_ = true;
+    for (int32_t i = 0; i < count_; i += Vec::kLanes) open_vector(i, args.width, side.flip[b]);
   }
 
   // Row y of the output; it lasts until the next call.
-  const float* row(int32_t y) {
+  FloatRow row(int32_t y) {
     const Between place = between(y, out_height_, height_);
+    if (place.after + kRowsAhead < height_) prefetch(window_row(*side_, b_, place.after + kRowsAhead), 3 * width_);
     interpolate(window_row(*side_, b_, place.before), window_row(*side_, b_, place.after), place.weight, 3 * width_,
                 window_row_);
-    int i = 0;
-    for (; i + Vec::kLanes <= count_; i += Vec::kLanes) {
-      const Vec first = Vec::gather(window_row_, before_ + i);
-      const Vec step = subtract(Vec::gather(window_row_, after_ + i), first);
-      multiply_add(Vec::load(weight_ + i), step, first).store(row_ + i);
-    }
-    for (; i < count_; ++i) {
-      const float first = window_row_[before_[i]];
-      row_[i] = multiply_add(weight_[i], window_row_[after_[i]] - first, first);
-    }
-    return row_;
+    for (int c = 0; c < 3; ++c) window_row_[3 * width_ + c] = window_row_[3 * (width_ - 1) + c];
+    near_ ? interpolate_columns<true>() : interpolate_columns<false>();
+    return {row_};
   }
 
  private:
+  // Where the elements of the vector that begins with element i come from. Beyond the row's end: from anywhere.
+  void open_vector(int32_t i, int32_t width, bool flip) {
+    int32_t last = 0;
+    base_[i] = 3 * width_;
+    for (int32_t j = i; j < i + Vec::kLanes; ++j) {
+      const int32_t x = j < count_ ? j / 3 : width - 1;
+      const Between place = between(flip ? width - 1 - x : x, width, width_);
+      before_[j] = 3 * place.before + j % 3;
+      weight_[j] = place.weight;
+      base_[i] = before_[j] < base_[i] ? before_[j] : base_[i];
+      last = before_[j] > last ? before_[j] : last;
+    }
+    for (int32_t j = i; j < i + Vec::kLanes; ++j) before_[j] -= base_[i];
+    near_ = near_ && last + 3 - base_[i] < 2 * Vec::kLanes;
+  }
+
+  template <bool near>
+  void interpolate_columns() {
+    for (int32_t i = 0; i < count_; i += Vec::kLanes) {
+      const float* p = window_row_ + base_[i];
+      const Places before = Places::load(before_ + i), after = before.plus(3);
+      const Vec first = near ? Vec::pick(p, before) : Vec::gather(p, before);
+      const Vec step = subtract(near ? Vec::pick(p, after) : Vec::gather(p, after), first);
+      multiply_add(Vec::load(weight_ + i), step, first).store(row_ + i);
+    }
+  }
+
   const Side* side_ = nullptr;
   int64_t b_ = 0;
   int32_t out_height_ = 0, height_ = 0, width_ = 0, count_ = 0;
-  int32_t* before_ = nullptr;
-  int32_t* after_ = nullptr;
-  float* weight_ = nullptr;
-  float* window_row_ = nullptr;
+  bool near_ = false;          // each vector's elements lie within two vectors of the window's row
+  int32_t* base_ = nullptr;    // of the vector that begins with an element: the least place that it comes from
+  int32_t* before_ = nullptr;  // of each element, from there
+  float* weight_ = nullptr;    // of each element
   float* row_ = nullptr;
+  float* window_row_ = nullptr;  // and its last pixel once more, which comes after the last one
 };
 
-// Pixels [x, x + count) of a crop's row as the network shall see them: in place, or mirrored into scratch.
-inline const uint8_t* take(const uint8_t* row, bool flip, int32_t width, int32_t x, int count, FlipScratch& scratch) {
-  if (!flip) return row + 3 * static_cast<int64_t>(x);
-  reverse_pixels(row + 3 * static_cast<int64_t>(width - x - count), count, scratch);
-  return scratch;
-}
+// --- samples ---
 
-// Pixels [begin, end) of row y of sample b, both sides crops.
-template <bool has_aux, typename Out>
-void mix_crop_row(const MixArgs& args, const Side& target_side, const Side& aux_side, const Pattern& weights, int64_t b,
-                  int32_t y, int32_t begin, int32_t end, bool stream) {
-  FlipScratch target_scratch, aux_scratch;
-  const int64_t width = args.width, plane = args.height * width;
-  const uint8_t* target_row = window_row(target_side, b, y);
-  const uint8_t* aux_row = has_aux ? window_row(aux_side, b, y) : nullptr;
-  Out* image = static_cast<Out*>(args.out) + b * 3 * plane;
-  for (int32_t x = begin; x < end; x += kChunk) {
-    const int count = end - x < kChunk ? end - x : kChunk;
-    const uint8_t* target = take(target_row, target_side.flip[b], args.width, x, count, target_scratch);
-    const uint8_t* aux = has_aux ? take(aux_row, aux_side.flip[b], args.width, x, count, aux_scratch) : nullptr;
-    if (args.channels_last) {
-      blend_interleaved<has_aux>(target, aux, weights, 3 * count, image + 3 * (y * width + x), stream);
-    } else {
-      blend_planar<has_aux>(target, aux, weights, count, image + y * width + x, plane, stream);
-    }
-  }
-}
-
-// Pixels [begin, end) of row y of sample b, from rows of floats; `aux` is null without auxiliary image.
-template <bool has_aux, typename Out>
-void mix_float_row(const MixArgs& args, const float* target, const float* aux, const Pattern& weights, int64_t b,
-                   int32_t y, int32_t begin, int32_t end, bool stream) {
-  const int64_t width = args.width, plane = args.height * width;
-  Out* image = static_cast<Out*>(args.out) + b * 3 * plane;
-  if (args.channels_last) {
-    const int64_t at = 3 * static_cast<int64_t>(begin);
-    blend_interleaved<has_aux>(target + at, has_aux ? aux + at : nullptr, weights, 3 * (end - begin),
-                               image + 3 * y * width + at, stream);
-    return;
-  }
-  for (int c = 0; c < 3; ++c) {
-    const int64_t at = c * width + begin;
-    blend_channel<has_aux>(target + at, has_aux ? aux + at : nullptr, weights, c, end - begin,
-                           image + c * plane + y * width + begin);
-  }
-}
-
-// Rows [begin, end) of sample b.
-template <typename Out>
-void mix_sample(const MixArgs& args, int64_t b, int32_t begin, int32_t end, bool stream, int64_t widest_window,
-                float* scratch) {
+// Rows [begin, end) of sample b. `target_row` and `aux_row` give row y of a side.
+template <bool planar, typename Out, typename TargetRow, typename AuxRow>
+void mix_sample_rows(const MixArgs& args, int64_t b, int32_t begin, int32_t end, bool stream,
+                     const TargetRow& target_row, const AuxRow& aux_row) {
   const int32_t* box = args.box == nullptr ? nullptr : args.box + 4 * b;
   const float lam = box == nullptr ? args.lam[b] : 1.0f;
-  const bool has_aux = lam != 1.0f;
-  const Pattern weights(lam, args);
+  const Weights weights(lam, args);
   const int32_t width = args.width;
-
-  // Inside its box, a row shows the auxiliary image as it would show the target outside.
-  const auto box_columns = [&](int32_t y, int32_t& left, int32_t& right) {
-    const bool inside = box != nullptr && y >= box[0] && y < box[0] + box[2];
-    left = inside ? box[1] : width;
-    right = inside ? box[1] + box[3] : width;
-  };
-
-  const bool uses_aux = has_aux || (box != nullptr && box[2] > 0 && box[3] > 0);
-  if (is_crop(args.target, b, args) && (!uses_aux || is_crop(args.aux, b, args))) {
-    for (int32_t y = begin; y < end; ++y) {
-      if (has_aux) {
-        mix_crop_row<true, Out>(args, args.target, args.aux, weights, b, y, 0, width, stream);
-        continue;
-      }
-      int32_t left, right;
-      box_columns(y, left, right);
-      mix_crop_row<false, Out>(args, args.target, args.target, weights, b, y, 0, left, stream);
-      mix_crop_row<false, Out>(args, args.aux, args.aux, weights, b, y, left, right, stream);
-      mix_crop_row<false, Out>(args, args.target, args.target, weights, b, y, right, width, stream);
+  const int64_t plane = static_cast<int64_t>(args.height) * width;
+  Out* out = static_cast<Out*>(args.out) + 3 * plane * b + (planar ? 1 : 3) * static_cast<int64_t>(begin) * width;
+  for (int32_t y = begin; y < end; ++y, out += (planar ? 1 : 3) * static_cast<int64_t>(width)) {
+    const auto target = target_row(y);
+    if (lam != 1.0f) {
+      mix_row<true, planar>(target, aux_row(y), weights, 0, width, out, plane, stream);
+    } else if (box == nullptr || y < box[0] || y >= box[0] + box[2] || box[3] == 0) {
+      mix_row<false, planar>(target, target, weights, 0, width, out, plane, stream);
+    } else {  // inside its box, a row shows the auxiliary image as it shows the target outside
+      const int32_t left = box[1], right = box[1] + box[3];
+      const auto aux = aux_row(y);
+      mix_row<false, planar>(target, target, weights, 0, left, out, plane, stream);
+      mix_row<false, planar>(aux, aux, weights, left, right, out, plane, stream);
+      mix_row<false, planar>(target, target, weights, right, width, out, plane, stream);
     }
+  }
+}
+
+template <bool planar, typename Out>
+void mix_sample(const MixArgs& args, int64_t b, int32_t begin, int32_t end, bool stream, int64_t widest_window,
+                float* scratch) {
+  const bool uses_aux = args.box == nullptr ? args.lam[b] != 1.0f : args.box[4 * b + 2] > 0 && args.box[4 * b + 3] > 0;
+  if (is_crop(args.target, b, args) && (!uses_aux || is_crop(args.aux, b, args))) {
+    const auto byte_row = [&](const Side& side) {
+      return [&args, &side, b, end](int32_t y) {
+        if (y + kRowsAhead < end) prefetch(window_row(side, b, y + kRowsAhead), 3 * args.width);
+        return ByteRow{window_row(side, b, y), args.width, side.flip[b]};
+      };
+    };
+    mix_sample_rows<planar, Out>(args, b, begin, end, stream, byte_row(args.target), byte_row(args.aux));
     return;
   }
   FloatRows target, aux;
-  target.open(args, args.target, b, widest_window, scratch);
-  if (uses_aux) aux.open(args, args.aux, b, widest_window, scratch + mix_scratch_floats(args, widest_window) / 2);
-  for (int32_t y = begin; y < end; ++y) {
-    const float* target_row = target.row(y);
-    if (has_aux) {
-      mix_float_row<true, Out>(args, target_row, aux.row(y), weights, b, y, 0, width, stream);
-      continue;
+  target.open(args, args.target, b, scratch);
+  if (uses_aux) aux.open(args, args.aux, b, scratch + mix_scratch_floats(args, widest_window) / 2);
+  mix_sample_rows<planar, Out>(
+      args, b, begin, end, stream, [&](int32_t y) { return target.row(y); }, [&](int32_t y) { return aux.row(y); });
+}
+
+template <typename Out>
+void mix_rows_as(const MixArgs& args, int64_t begin, int64_t end, bool stream, int64_t widest_window, float* scratch) {
+  while (begin < end) {
+    const int64_t b = begin / args.height;
+    const int64_t sample_begin = b * args.height;
+    const int64_t stop = sample_begin + args.height < end ? sample_begin + args.height : end;
+    const auto first = static_cast<int32_t>(begin - sample_begin), last = static_cast<int32_t>(stop - sample_begin);
+    if (args.channels_last) {
+      mix_sample<false, Out>(args, b, first, last, stream, widest_window, scratch);
+    } else {
+      mix_sample<true, Out>(args, b, first, last, stream, widest_window, scratch);
     }
-    int32_t left, right;
-    box_columns(y, left, right);
-    mix_float_row<false, Out>(args, target_row, nullptr, weights, b, y, 0, left, stream);
-    if (left < right) mix_float_row<false, Out>(args, aux.row(y), nullptr, weights, b, y, left, right, stream);
-    mix_float_row<false, Out>(args, target_row, nullptr, weights, b, y, right, width, stream);
+    begin = stop;
   }
 }
 
 }  // namespace
 
 void mix_rows(const MixArgs& args, int64_t begin, int64_t end, bool stream, int64_t widest_window, float* scratch) {
-  while (begin < end) {
-    const int64_t b = begin / args.height;
-    const int64_t sample_begin = b * args.height;
-    const int64_t stop = sample_begin + args.height < end ? sample_begin + args.height : end;
-    const auto first = static_cast<int32_t>(begin - sample_begin), last = static_cast<int32_t>(stop - sample_begin);
-    switch (args.out_type) {
-      case OutType::float32: mix_sample<float>(args, b, first, last, stream, widest_window, scratch); break;
-      case OutType::bfloat16: mix_sample<BFloat16>(args, b, first, last, stream, widest_window, scratch); break;
-      case OutType::float16: mix_sample<Float16>(args, b, first, last, stream, widest_window, scratch); break;
-    }
-    begin = stop;
+  switch (args.out_type) {
+    case OutType::float32: mix_rows_as<float>(args, begin, end, stream, widest_window, scratch); break;
+    case OutType::bfloat16: mix_rows_as<BFloat16>(args, begin, end, stream, widest_window, scratch); break;
+    case OutType::float16: mix_rows_as<Float16>(args, begin, end, stream, widest_window, scratch); break;
   }
   if (stream) finish_streaming();
 }

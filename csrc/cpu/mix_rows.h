@@ -7,14 +7,16 @@ namespace xmixup {
 
 // Writes rows [begin, end) of the output, counted through the batch: row b * height + y is row y of sample b.
 // `stream`: past the caches, for outputs that would only evict what is in them.
-// `scratch`: mix_scratch_floats(args, widest_window) floats that nobody else uses meanwhile.
+// `scratch`: mix_scratch_floats(args, widest_window) floats from a cache line on, that nobody else uses meanwhile.
 using MixRows = void(const MixArgs& args, int64_t begin, int64_t end, bool stream, int64_t widest_window,
                      float* scratch);
 
-// For each side: where each element of a row comes from and with what weight, one row of the window, one of the output.
+// The length of a row of pixels in the scratch: vectors may go 32 floats beyond its end, and rows begin at cache lines.
+XMIXUP_INLINE int64_t padded_row(int64_t pixels) { return (3 * pixels + 32 + 15) / 16 * 16; }
+
+// For each side: four numbers for each element of an output row, and one row of the window.
 XMIXUP_INLINE int64_t mix_scratch_floats(const MixArgs& args, int64_t widest_window) {
-  const int64_t row = 3 * static_cast<int64_t>(args.width);
-  return 2 * (3 * row + 3 * widest_window + row);
+  return 2 * (4 * padded_row(args.width) + padded_row(widest_window));
 }
 
 namespace baseline {

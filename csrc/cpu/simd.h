@@ -27,7 +27,16 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
+// All levels have the same functions. gather: the floats p[at]. pick: the same, of places below 2 * kLanes,
+// but it may load all 2 * kLanes floats. load_every_third: floats 0, 3, 6 ...; it may load two beyond 3 * kLanes.
 #if defined(__AVX512F__)
+
+struct Places {
+  __m512i value;
+
+  static Places load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+  Places plus(int32_t n) const { return {_mm512_add_epi32(value, _mm512_set1_epi32(n))}; }
+};
 
 struct Vec {
   static constexpr int kLanes = 16;
@@ -35,11 +44,17 @@ struct Vec {
 
   static Vec fill(float x) { return {_mm512_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static Vec load(const uint8_t* p) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+  static Vec load(const uint8_t* p) { return of_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static Vec of_bytes(__m128i bytes) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
+  static Vec gather(const float* p, Places at) { return {_mm512_i32gather_ps(at.value, p, sizeof(float))}; }
+  static Vec pick(const float* p, Places at) {
+    return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), at.value, _mm512_loadu_ps(p + kLanes))};
   }
-  static Vec gather(const float* p, const int32_t* at) {
-    return {_mm512_i32gather_ps(_mm512_loadu_si512(at), p, sizeof(float))};
+  static Vec load_every_third(const float* p) {
+    const __m512i low = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 0, 0, 0, 0, 0);
+    const __m512i all = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29);
+    const __m512 first = _mm512_permutex2var_ps(_mm512_loadu_ps(p), low, _mm512_loadu_ps(p + kLanes));
+    return {_mm512_permutex2var_ps(first, all, _mm512_loadu_ps(p + 2 * kLanes))};
   }
   void store(float* p) const { _mm512_storeu_ps(p, value); }
   void store(BFloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bfloat16()); }
@@ -63,17 +78,29 @@ inline Vec subtract(Vec a, Vec b) { return {_mm512_sub_ps(a.value, b.value)}; }
 
 #elif defined(__AVX2__)
 
+struct Places {
+  __m256i value;
+
+  static Places load(const int32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+  Places plus(int32_t n) const { return {_mm256_add_epi32(value, _mm256_set1_epi32(n))}; }
+};
+
 struct Vec {
   static constexpr int kLanes = 8;
   __m256 value;
 
   static Vec fill(float x) { return {_mm256_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
-  static Vec load(const uint8_t* p) {
-    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+  static Vec load(const uint8_t* p) { return of_bytes(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+  static Vec of_bytes(__m128i bytes) { return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))}; }
+  static Vec gather(const float* p, Places at) { return {_mm256_i32gather_ps(p, at.value, sizeof(float))}; }
+  static Vec pick(const float* p, Places at) {
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p), at.value);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p + kLanes), at.value);
+    return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(at.value, 28)))};  // by the bit of 8
   }
-  static Vec gather(const float* p, const int32_t* at) {
-    return {_mm256_i32gather_ps(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)), sizeof(float))};
+  static Vec load_every_third(const float* p) {
+    return {_mm256_i32gather_ps(p, _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21), sizeof(float))};
   }
   void store(float* p) const { _mm256_storeu_ps(p, value); }
   void store(BFloat16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bfloat16()); }
@@ -98,6 +125,13 @@ inline Vec subtract(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
 
 #else
 
+struct Places {
+  int32_t value;
+
+  static Places load(const int32_t* p) { return {*p}; }
+  Places plus(int32_t n) const { return {value + n}; }
+};
+
 struct Vec {
   static constexpr int kLanes = 1;
   float value;
@@ -105,7 +139,8 @@ struct Vec {
   static Vec fill(float x) { return {x}; }
   static Vec load(const float* p) { return {*p}; }
   static Vec load(const uint8_t* p) { return {static_cast<float>(*p)}; }
-  static Vec gather(const float* p, const int32_t* at) { return {p[*at]}; }
+  static Vec gather(const float* p, Places at) { return {p[at.value]}; }
+  static Vec pick(const float* p, Places at) { return gather(p, at); }
   template <typename Out>
   void store(Out* p) const {
     put(value, p);
