@@ -1,0 +1,86 @@
+// One call of `mix`'s CPU kernel for test_instructions.py, without torch: mix_once LEVEL CASE.
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "../csrc/cpu/mix_rows.h"
+
+namespace {
+
+constexpr int kBatch = 4, kSize = 224, kHeight = 256, kWidth = 320, kWidest = 256;
+
+struct Case {
+  const char* name;
+  bool flip;
+  int32_t window;  // height and width
+  xmixup::OutType out_type;
+  bool channels_last;
+};
+
+constexpr Case kCases[] = {
+    {"crop", false, kSize, xmixup::OutType::float32, true},
+    {"crop-flipped", true, kSize, xmixup::OutType::float32, true},
+    {"crop-bf16", false, kSize, xmixup::OutType::bfloat16, true},
+    {"crop-planar", false, kSize, xmixup::OutType::float32, false},
+    {"enlarged", true, 180, xmixup::OutType::float32, true},
+    {"reduced", true, kWidest, xmixup::OutType::float32, true},
+};
+
+xmixup::MixRows* find_kernel(const char* level) {
+  if (std::strcmp(level, "baseline") == 0) return xmixup::baseline::mix_rows;
+#if defined(__x86_64__)
+  if (std::strcmp(level, "avx2") == 0) return xmixup::avx2::mix_rows;
+#endif
+  return nullptr;
+}
+
+const Case* find_case(const char* name) {
+  for (const Case& c : kCases) {
+    if (std::strcmp(name, c.name) == 0) return &c;
+  }
+  return nullptr;
+}
+
+float* cache_line_floats(int64_t n) {
+  return static_cast<float*>(operator new(n * sizeof(float), std::align_val_t(64)));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  xmixup::MixRows* mix_rows = argc == 3 ? find_kernel(argv[1]) : nullptr;
+  const Case* chosen = argc == 3 ? find_case(argv[2]) : nullptr;
+  if (mix_rows == nullptr || chosen == nullptr) {
+    std::fprintf(stderr, "mix_once: expected a CPU level and a case\n");
+    return 2;
+  }
+  const std::vector<uint8_t> pixels(3 * kHeight * kWidth, 7);
+  const int64_t offset = 0, index[kBatch] = {};
+  const int32_t size[2] = {kHeight, kWidth};
+  bool flip[kBatch];
+  int32_t window[kBatch][4];
+  float lam[kBatch];
+  for (int b = 0; b < kBatch; ++b) {
+    flip[b] = chosen->flip;
+    lam[b] = 0.75f;
+    const int32_t place[4] = {b, b, chosen->window, chosen->window};
+    std::memcpy(window[b], place, sizeof place);
+  }
+  float* const out = cache_line_floats(kBatch * 3 * kSize * kSize);
+
+  xmixup::MixArgs args{};
+  args.target = {pixels.data(), static_cast<int64_t>(pixels.size()), &offset, size, 1, index, window[0], flip};
+  args.aux = args.target;
+  args.lam = lam;
+  for (int c = 0; c < 3; ++c) {
+    args.scale[c] = 0.017f;
+    args.bias[c] = -2.0f;
+  }
+  args.out = out;
+  args.out_type = chosen->out_type;
+  args.batch = kBatch;
+  args.height = args.width = kSize;
+  args.channels_last = chosen->channels_last;
+  mix_rows(args, 0, kBatch * kSize, true, kWidest, cache_line_floats(xmixup::mix_scratch_floats(args, kWidest)));
+}

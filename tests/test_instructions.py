@@ -1,0 +1,55 @@
+"""How many instructions one call of `mix` takes on the CPU: a regression that no busy machine can hide or feign."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOLERANCE = 0.05
+
+# In millions, for four images of 224 x 224 (see mix_once.cpp), as compiled by GCC 12. Where a change of the kernels is
+# meant to move a figure, the failing test prints the new one.
+RECORDED = {
+    ("avx2", "crop"): 1.055,
+    ("avx2", "crop-flipped"): 1.594,
+    ("avx2", "crop-bf16"): 1.649,
+    ("avx2", "crop-planar"): 1.581,
+    ("avx2", "enlarged"): 6.125,
+    ("avx2", "reduced"): 5.748,
+    ("baseline", "crop"): 11.196,
+}
+
+pytestmark = pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind: apt-get install valgrind")
+
+
+@pytest.fixture(scope="module")
+def mix_once() -> Path:
+    """The program mix_once, built with the flags of the package's own kernels."""
+    build = ROOT / "build" / f"mix_once-{sys.implementation.cache_tag}"
+    configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "--fresh", f"-DPython_EXECUTABLE={sys.executable}"]
+    for command in (configure, ["cmake", "--build", build, "--target", "mix_once"]):
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "XMIXUP_CUDA": "OFF"})
+        assert done.returncode == 0, done.stdout + done.stderr
+    compiler = next(build.glob("CMakeFiles/*/CMakeCXXCompiler.cmake")).read_text()
+    name = re.search(r'CMAKE_CXX_COMPILER_ID "(\w+)"', compiler)[1]
+    version = re.search(r'CMAKE_CXX_COMPILER_VERSION "(\d+)', compiler)[1]
+    if (name, version) != ("GNU", "12"):
+        pytest.skip(f"the figures are of GCC 12, not of {name} {version}")
+    return build / "mix_once"
+
+
+@pytest.mark.parametrize(("level", "case"), RECORDED, ids="-".join)
+def test_instructions_are_as_many_as_recorded(mix_once: Path, level: str, case: str, tmp_path: Path) -> None:
+    valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={tmp_path / 'counts'}"]
+    collect = ["--collect-atstart=no", f"--toggle-collect=xmixup::{level}::mix_rows*"]
+    done = subprocess.run([*valgrind, *collect, mix_once, level, case], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    millions = int(re.search(r"Collected : (\d+)", done.stderr)[1]) / 1e6
+    assert millions == pytest.approx(RECORDED[level, case], rel=TOLERANCE)
