@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from xmixup_fast import ImagePool
 from xmixup_fast.sampling import TABLE_SIZE, Auxiliary, Draw, Sampler, beta_quantiles, center_crops, hash_integers
 from xmixup_fast.settings import Settings
 
@@ -181,3 +182,13 @@ def test_the_hash_spreads_consecutive_integers() -> None:
     assert hash_integers(0) == 0xE220A8397B1DCDAF
     hashes = {hash_integers(seed, 1, step) for seed in range(50) for step in range(50)}
     assert len({value % 2**32 for value in hashes}) == 2500
+
+
+def test_auxiliary_images_are_those_of_the_chosen_classes() -> None:
+    pool = ImagePool.from_images([torch.zeros(2, 3, 3, dtype=torch.uint8)] * 5, labels=[5, 2, 5, 7, 2])
+    for classes in ([[5, 7], [2, 5]], torch.tensor([[5, 7], [2, 5]])):
+        aux = Auxiliary.of(pool, classes)
+        assert aux.labels is pool.labels and aux.sizes is pool.sizes
+        assert aux.offsets.tolist() == [0, 3, 7] and aux.members.tolist() == [0, 2, 3, 0, 1, 2, 4]
+    with pytest.raises(ValueError, match=r"source_classes\[1\]: no auxiliary image has a label among \[6, 8\]"):
+        Auxiliary.of(pool, [[5], [6, 8]])

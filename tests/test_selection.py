@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xmixup_fast.models import Network
-from xmixup_fast.selection import Selection, at_random, by_prediction, members
+from xmixup_fast.selection import Selection, at_random, by_prediction
 
 
 class Pixels(nn.Module):
@@ -66,14 +66,6 @@ def test_random_classes_are_distinct_and_repeatable() -> None:
     assert not torch.equal(selection.classes, at_random(50, 6, 4, seed=4).classes)
     with pytest.raises(ValueError, match="top_k: expected at most 6, the number of source classes, got 7"):
         at_random(50, 6, 7, seed=0)
-
-
-def test_members_are_the_images_of_the_chosen_classes() -> None:
-    labels = torch.tensor([5, 2, 5, 7, 2])
-    offsets, images = members(Selection(torch.tensor([[5, 7], [2, 5]]), None), labels)
-    assert offsets.tolist() == [0, 3, 7] and images.tolist() == [0, 2, 3, 0, 1, 2, 4]
-    with pytest.raises(ValueError, match="no auxiliary image for target class 1"):
-        members(Selection(torch.tensor([[5], [6]]), None), labels)
 
 
 def test_json_has_names() -> None:

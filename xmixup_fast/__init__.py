@@ -23,16 +23,25 @@ from .pool import Crops, ImagePool
 if TYPE_CHECKING:
     from .settings import Settings
     from .trainer import Result, fit
+    from .xmixup import MixedLabels, XMixup
 
-# Imported when first used: they need timm, which takes a second.
-_LAZY = {"fit": "trainer", "Result": "trainer", "Settings": "settings"}
+# Imported when first used: they need timm or SciPy, which take a second.
+_LAZY = {
+    "MixedLabels": "xmixup",
+    "Result": "trainer",
+    "Settings": "settings",
+    "XMixup": "xmixup",
+    "fit": "trainer",
+}
 
 __all__ = [
     "Crops",
     "Draws",
     "ImagePool",
+    "MixedLabels",
     "Result",
     "Settings",
+    "XMixup",
     "__version__",
     "build_info",
     "cpu_level",

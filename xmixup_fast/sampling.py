@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from . import ops
-from .pool import Crops
+from .pool import Crops, ImagePool
 from .settings import Settings
 
 TABLE_SIZE = 4096
@@ -32,6 +33,23 @@ class Auxiliary(NamedTuple):
     """int64[K_t + 1]: where each target class begins in ``members``."""
     members: Tensor
     """int64[M]: images of each target class."""
+
+    @classmethod
+    def of(cls, pool: ImagePool, source_classes: Sequence[Sequence[int]] | Tensor) -> Auxiliary:
+        """The images of a labelled pool: target class j may be mixed with those of ``source_classes[j]``.
+
+        Raises ValueError for a target class without an image.
+        """
+        rows = [torch.isin(pool.labels, torch.as_tensor(row, device=pool.device)) for row in source_classes]
+        images = [row.nonzero().flatten() for row in rows]
+        for target, (row, chosen) in enumerate(zip(images, source_classes, strict=True)):
+            if not len(row):
+                raise ValueError(
+                    f"source_classes[{target}]: no auxiliary image has a label among {list(map(int, chosen))}"
+                )
+        lengths = torch.tensor([0, *map(len, images)], device=pool.device)
+        members = torch.cat(images) if images else lengths[:0]
+        return cls(pool.labels, pool.sizes, lengths.cumsum(0), members)
 
 
 NO_AUXILIARY = Auxiliary(

@@ -77,20 +77,3 @@ def at_random(num_target_classes: int, num_source_classes: int, top_k: int, seed
     generator = torch.Generator().manual_seed(seed)
     rows = [torch.randperm(num_source_classes, generator=generator)[:top_k] for _ in range(num_target_classes)]
     return Selection(torch.stack(rows), None)
-
-
-def members(selection: Selection, pool_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The auxiliary images of each target class, as compressed rows.
-
-    ``pool_labels`` (int64[n]) is the source class of each auxiliary image. Target class j has the images
-    ``members[offsets[j] : offsets[j + 1]]``: returns offsets int64[K_t + 1] and members int64[M], on the CPU.
-
-    Raises ValueError for a target class without an image.
-    """
-    labels = pool_labels.cpu()
-    rows = [torch.isin(labels, classes).nonzero().flatten() for classes in selection.classes]
-    for target, row in enumerate(rows):
-        if not len(row):
-            raise ValueError(f"selection: no auxiliary image for target class {target}")
-    lengths = torch.tensor([0, *(len(row) for row in rows)])
-    return lengths.cumsum(0), torch.cat(rows)

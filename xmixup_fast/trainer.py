@@ -242,7 +242,7 @@ def _choose(
     for name, entries in names.items():
         recorder.say(f"  {name} <- " + ", ".join(models.describe(entry["class"]) for entry in entries))
     pool = _decode(settings, of_classes(source.train, torch.unique(chosen.classes).tolist()), "auxiliary images")
-    index = Auxiliary(pool.labels, pool.sizes, *selection.members(chosen, pool.labels))
+    index = Auxiliary.of(pool, chosen.classes)
     report = {"how": settings.selection, "top_k": settings.top_k, "classes": names}
     return _Chosen(pool, index, report, seconds)
 

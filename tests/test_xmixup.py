@@ -1,0 +1,160 @@
+"""XMixup, for other people's training loops: equal to its operators, and the README's loop."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from samples import IMAGENET, make_pool
+from torch import Tensor
+
+from xmixup_fast import ImagePool, XMixup, reference
+from xmixup_fast.sampling import Auxiliary, beta_quantiles
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE, CLASSES = (9, 12), [[3], [1, 5]]
+
+
+def made_aux(device: torch.device) -> ImagePool:
+    pool = make_pool([(12, 15), (9, 12), (20, 14), (11, 13)], torch.Generator().manual_seed(1))
+    pool.labels.copy_(torch.tensor([3, 1, 5, 3]))
+    return pool.to(device)
+
+
+def made_batch(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and sample ids."""
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (6, 13, 16, 3), dtype=torch.uint8, generator=generator)
+    return images.to(device), torch.tensor([0, 1, 1, 0, 1, 0]).to(device), torch.arange(100, 106).to(device)
+
+
+def made_xmixup(device: torch.device, **settings: Any) -> XMixup:
+    return XMixup(made_aux(device), CLASSES, size=SIZE, **IMAGENET, **settings)
+
+
+def test_a_batch_is_what_the_reference_draws_and_mixes(device: torch.device) -> None:
+    images, labels, sample = made_batch(device)
+    mixed, (target, source, lam) = made_xmixup(device, seed=7)(images, labels, sample, epoch=3)
+    pool, aux = ImagePool.from_dense(images), made_aux(device)
+    index = Auxiliary.of(aux, CLASSES)
+    drawn = reference.draw(
+        7,
+        sample=sample,
+        epoch=torch.full_like(sample, 3),
+        label=labels,
+        target_index=torch.arange(6, device=device),
+        target_sizes=pool.sizes,
+        offsets=index.offsets,
+        members=index.members,
+        aux_sizes=aux.sizes,
+        lam_quantiles=beta_quantiles(0.2, fold=True).to(device),
+        size=SIZE,
+    )
+    expected = reference.mix(pool, drawn.target_crops, aux, drawn.aux_crops, drawn.lam, size=SIZE, **IMAGENET)
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=4e-6)
+    assert torch.equal(target, labels) and torch.equal(lam, drawn.lam) and (lam >= 0.5).all()
+    assert torch.equal(source, aux.labels[drawn.aux_crops.index])
+    assert all(int(s) in CLASSES[int(t)] for s, t in zip(source, target, strict=True))
+
+
+def test_indices_into_a_pool_give_the_same_as_its_images(device: torch.device) -> None:
+    images, labels, sample = made_batch(device)
+    index = torch.tensor([5, 0, 3, 3, 1, 2], device=device)
+    xmixup = made_xmixup(device, target=ImagePool.from_dense(images))
+    by_index, labels_by_index = xmixup(index, labels, sample, 0)
+    by_image, labels_by_image = xmixup(images[index], labels, sample, torch.zeros_like(sample))
+    assert torch.equal(by_index, by_image)
+    assert all(torch.equal(a, b) for a, b in zip(labels_by_index, labels_by_image, strict=True))
+
+
+def test_a_sample_is_the_same_in_any_batch_and_another_in_the_next_epoch(device: torch.device) -> None:
+    images, labels, sample = made_batch(device)
+    xmixup = made_xmixup(device)
+    mixed, _ = xmixup(images, labels, sample, 0)
+    order = torch.tensor([4, 2], device=device)
+    some, _ = xmixup(images[order], labels[order], sample[order], 0)
+    assert torch.equal(some, mixed[order])
+    assert not torch.equal(xmixup(images, labels, sample, 1)[0], mixed)
+    assert not torch.equal(made_xmixup(device, seed=1)(images, labels, sample, 0)[0], mixed)
+
+
+def test_dtype_layout_and_out_are_those_asked_for(device: torch.device) -> None:
+    batch = made_batch(device)
+    plain, _ = made_xmixup(device)(*batch, 0)
+    half, _ = made_xmixup(device, dtype=torch.bfloat16, memory_format=torch.contiguous_format)(*batch, 0)
+    assert half.is_contiguous() and torch.equal(half, plain.to(torch.bfloat16))
+    out = torch.empty_like(plain)
+    written, _ = made_xmixup(device)(*batch, 0, out=out)
+    assert written is out and torch.equal(out, plain)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            torch.zeros(6, 13, 16, 3),
+            r"images: expected uint8\[batch, height, width, 3\] or indices int64\[batch\], got f",
+        ),
+        (torch.zeros(6, 2, dtype=torch.int64), r"images: expected .*, got int64\[6, 2\]"),
+        (torch.zeros(6, dtype=torch.int64), r"images: indices need XMixup\(target=...\)"),
+        (
+            torch.zeros(6, 3, 13, 16, dtype=torch.uint8),
+            r"expected a contiguous uint8\[n, height, width, 3\], got uint8",
+        ),
+    ],
+)
+def test_images_of_another_kind_are_refused(images: Tensor, message: str) -> None:
+    cpu = torch.device("cpu")
+    with pytest.raises(ValueError, match=message):
+        made_xmixup(cpu)(images, *made_batch(cpu)[1:], 0)
+
+
+def test_what_the_operators_refuse_is_named() -> None:
+    images, labels, sample = made_batch(torch.device("cpu"))
+    xmixup = made_xmixup(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match=r"label\[0\]: expected a class from 0 to 1, got 2"):
+        xmixup(images, labels + 2, sample, 0)
+    with pytest.raises(RuntimeError, match="epoch"):
+        xmixup(images, labels, sample, -1)
+    with pytest.raises(RuntimeError, match=r"target_sizes\[0\]: expected an image that holds a window of 9 x 12"):
+        xmixup(images[:, :8].contiguous(), labels, sample, 0)
+    with pytest.raises(ValueError, match="alpha: expected a positive number, got 0"):
+        made_xmixup(torch.device("cpu"), alpha=0)
+    with pytest.raises(ValueError, match=r"source_classes\[1\]: no auxiliary image has a label among \[9\]"):
+        XMixup(made_aux(torch.device("cpu")), [[3], [9]], size=SIZE, **IMAGENET)
+
+
+def test_the_loop_in_the_readme_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the letter, but for the network, whose weights would have to be downloaded."""
+    (loop,) = [
+        code for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "SGD" in code
+    ]
+    assert len([line for line in loop.splitlines() if line.strip()]) <= 30
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(64) % 2
+    photos = torch.randint(0, 40, (64, 256, 256, 3), dtype=torch.uint8, generator=generator)
+    photos[labels == 1, :, :, 0] += 200
+    torch.save((photos, labels), tmp_path / "photos.pt")
+    aux = make_pool([(256, 300)] * 10, generator)
+    aux.labels.copy_(torch.tensor([207, 208, 281, 282, 283] * 2))
+    aux.save(tmp_path / "imagenet-subset.safetensors")
+
+    def small_network(weights: str) -> torch.nn.Module:
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 7, stride=8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        )
+        network.fc = torch.nn.Linear(4, 1000)
+        return network
+
+    monkeypatch.setattr(torchvision.models, "resnet50", small_network)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    exec(compile(loop, "README.md", "exec"), {})
+    losses = [float(line.rsplit(" ", 1)[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 10 and losses[-1] < losses[0]

@@ -1,0 +1,133 @@
+"""XMixup for a training loop of your own. The trainer's method of this name is in methods/xmixup.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .ops import draw, mix
+from .pool import ImagePool
+from .sampling import Auxiliary, beta_quantiles
+
+
+class MixedLabels(NamedTuple):
+    """What :func:`xmixup_fast.dual_head_cross_entropy` takes after the logits of both heads."""
+
+    target: Tensor
+    """int64[B]: target classes, as they were given."""
+    source: Tensor
+    """int64[B]: the auxiliary images' labels."""
+    lam: Tensor
+    """float32[B] in 0..1: weight of the target image and of its label."""
+
+
+class XMixup:
+    """Mixes each image of a batch with an auxiliary one: random crops, flips, weights and blending in two operators.
+
+    What is drawn for a sample depends on ``seed``, its id and the epoch alone, so that it is the same in any batch
+    order, on any device and in any process, and after a resume.
+
+    Args:
+        aux: auxiliary images, labelled with source classes from 0 to the source head's last output. Its device is
+            where everything happens.
+        source_classes: for each target class, those source classes with whose images it may be mixed, all of them
+            equally likely image by image.
+        size: height and width of the crops that are taken, at random places.
+        mean, std: of each channel, for images in 0..1: the network's own.
+        target: the images that indices refer to, where batches are given as indices.
+        alpha: the weights are drawn from Beta(alpha, alpha).
+        fold: take max(lam, 1 - lam), so that the target image leads.
+        flip: mirror images left to right, half of the time.
+        seed: of all draws.
+        dtype: of the images: float32, bfloat16 or float16.
+        memory_format: of the images: ``torch.channels_last`` or ``torch.contiguous_format``.
+
+    Raises:
+        ValueError: a target class is left without an auxiliary image, or ``alpha`` is not positive.
+    """
+
+    def __init__(
+        self,
+        aux: ImagePool,
+        source_classes: Sequence[Sequence[int]] | Tensor,
+        *,
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        target: ImagePool | None = None,
+        alpha: float = 0.2,
+        fold: bool = True,
+        flip: bool = True,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        if not alpha > 0:
+            raise ValueError(f"alpha: expected a positive number, got {alpha}")
+        self.aux, self.target = aux, target
+        self.size, self.mean, self.std = size, mean, std
+        self.flip, self.seed = flip, seed
+        self.dtype, self.memory_format = dtype, memory_format
+        self._index = Auxiliary.of(aux, source_classes)
+        self._quantiles = beta_quantiles(alpha, fold).to(aux.device)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, sample: Tensor, epoch: int | Tensor, *, out: Tensor | None = None
+    ) -> tuple[Tensor, MixedLabels]:
+        """Crops, flips, mixes and normalises a batch.
+
+        Args:
+            images: contiguous uint8[B, H, W, 3], no smaller than the crops; or int64[B], positions in ``target``.
+            labels: int64[B], target classes.
+            sample: int64[B], a number for each training image, the same in every epoch.
+            epoch: from 0 on; or int64[B], of each sample.
+            out: where to write, as for :func:`xmixup_fast.mix`; fresh memory otherwise.
+
+        Returns:
+            The mixed images, [B, 3, height, width], and their labels.
+
+        Raises:
+            ValueError: ``images`` is neither of the two, or they are indices and there is no ``target``.
+            RuntimeError: an argument has a wrong dtype, shape, device or value, as for :func:`xmixup_fast.draw` and
+                :func:`xmixup_fast.mix`.
+        """
+        pool, index = self._pool(images)
+        if isinstance(epoch, int):
+            epoch = torch.full_like(sample, epoch)
+        drawn = draw(
+            self.seed,
+            sample=sample,
+            epoch=epoch,
+            label=labels,
+            target_index=index,
+            target_sizes=pool.sizes,
+            offsets=self._index.offsets,
+            members=self._index.members,
+            aux_sizes=self.aux.sizes,
+            lam_quantiles=self._quantiles,
+            size=self.size,
+            flip=self.flip,
+        )
+        mixed = mix(
+            *(pool, drawn.target_crops, self.aux, drawn.aux_crops, drawn.lam),
+            mean=self.mean,
+            std=self.std,
+            size=self.size,
+            dtype=self.dtype,
+            memory_format=self.memory_format,
+            out=out,
+        )
+        return mixed, MixedLabels(labels, self.aux.labels[drawn.aux_crops.index], drawn.lam)
+
+    def _pool(self, images: Tensor) -> tuple[ImagePool, Tensor]:
+        if images.dtype == torch.uint8:
+            return ImagePool.from_dense(images), torch.arange(len(images), device=images.device)
+        if images.dtype != torch.int64 or images.dim() != 1:
+            kind = f"{str(images.dtype).removeprefix('torch.')}{list(images.shape)}"
+            raise ValueError(f"images: expected uint8[batch, height, width, 3] or indices int64[batch], got {kind}")
+        if self.target is None:
+            raise ValueError("images: indices need XMixup(target=...), the pool that they refer to")
+        return self.target, images
