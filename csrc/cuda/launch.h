@@ -14,8 +14,11 @@
 #define XMIXUP_DEVICE_KEY CUDA
 
 // Stops the kernel; the next synchronisation reports a device-side assert, as torch's own indexing does.
-#define XMIXUP_DEVICE_ASSERT(condition, message) \
-  if (!(condition)) __assert_fail(message, __FILE__, __LINE__, __func__)
+#define XMIXUP_DEVICE_ASSERT(condition, message)          \
+  if (!(condition)) {                                     \
+    __assert_fail(message, __FILE__, __LINE__, __func__); \
+    __builtin_unreachable(); /* nvcc does not know */     \
+  }
 
 namespace xmixup {
 

@@ -1,4 +1,6 @@
-// `mix` on CUDA. A thread writes groups of consecutive elements, 128 bits at a time where the output allows it.
+// `mix` on CUDA. A thread makes the same few columns of several rows, and so works out only once where they come from.
+// They are 128 bits of a row, or one element where rows are not made of groups of that size. Either way neighbouring
+// threads read and write neighbouring bytes. docs/cuda.md counts what this costs.
 #include "../core/floats.h"
 #include "../mix.h"
 #include "../schema.h"
@@ -7,52 +9,69 @@
 namespace xmixup {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kGroupsPerThread = 4;  // spreads the cost of finding a sample's windows over 64 bytes of output
-constexpr int kGroupsPerBlock = kThreads * kGroupsPerThread;
-constexpr int kBlocksPerProcessor = 2;  // at least; leaves 128 registers a thread, so that nothing is spilled
+constexpr int kThreads = 128;
+constexpr int kBlocksPerProcessor = 4;  // at least; leaves 128 registers a thread
 constexpr int64_t kMaxGridY = 65535;
 
-// The output's elements, as bits.
-__device__ inline uint32_t encode(float value, const float*) { return float_bits(value); }
+// Rows that a thread makes of n columns: 128 bytes of output, or 64 bytes of each plane, to spread the cost of finding
+// a sample's windows over many pixels.
+template <typename Out, bool channels_last, int n>
+constexpr int kRows = (channels_last ? 128 : 64) / static_cast<int>(sizeof(Out)) / n;
 
-__device__ inline uint32_t encode(float value, const BFloat16*) { return to_bfloat16(value); }
-__device__ inline void put(float value, BFloat16* p) { p->bits = to_bfloat16(value); }
+// Columns that a thread makes where it could write n at a time, but they are resampled: eight take too many registers.
+template <int n>
+constexpr int kResampled = n < 4 ? n : 4;
 
-__device__ inline uint32_t encode(float value, const Float16*) { return to_float16(value); }
-__device__ inline void put(float value, Float16* p) { p->bits = to_float16(value); }
+// --- the output ---
 
-__device__ inline void put(float value, float* p) { *p = value; }
-
-// Consecutive elements that make 128 bits.
-template <typename Out>
-constexpr int kGroup = 16 / sizeof(Out);
-
-template <typename Out>
-__device__ inline uint32_t word(const float* values, int k) {
-  constexpr const Out* type = nullptr;
-  if constexpr (sizeof(Out) == 4) {
-    return encode(values[k], type);
-  } else {
-    return encode(values[2 * k], type) | encode(values[2 * k + 1], type) << 16;
-  }
+// Two elements as the bits of one word: one instruction, where the GPU has it.
+__device__ inline uint32_t pack(float low, float high, const BFloat16*) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
+#else
+  return to_bfloat16(low) | static_cast<uint32_t>(to_bfloat16(high)) << 16;
+#endif
 }
 
-// A group of which the first `room` elements exist. Every index is a constant once the loop is unrolled: an array that
-// is indexed at run time would lie in memory.
-template <bool whole_groups, typename Out>
-__device__ inline void store_group(const float (&values)[kGroup<Out>], int32_t room, Out* out) {
-  if constexpr (whole_groups) {
-    // Spelled as an intrinsic, because the compiler splits an assignment into four stores.
-    __stwb(reinterpret_cast<uint4*>(out),
-           make_uint4(word<Out>(values, 0), word<Out>(values, 1), word<Out>(values, 2), word<Out>(values, 3)));
-  } else {
-#pragma unroll
-    for (int k = 0; k < kGroup<Out>; ++k) {
-      if (k < room) put(values[k], out + k);
-    }
-  }
+__device__ inline uint32_t pack(float low, float high, const Float16*) {
+#if defined(__CUDA_ARCH__)
+  const __half2 pair = __floats2half2_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
+#else
+  return to_float16(low) | static_cast<uint32_t>(to_float16(high)) << 16;
+#endif
 }
+
+// 128 bits are spelled as an intrinsic, because the compiler splits an assignment into four stores.
+__device__ inline void store(const float (&v)[4], float* out) {
+  __stwb(reinterpret_cast<uint4*>(out),
+         make_uint4(float_bits(v[0]), float_bits(v[1]), float_bits(v[2]), float_bits(v[3])));
+}
+
+template <typename Half>
+__device__ inline void store(const float (&v)[4], Half* out) {
+  __stwb(reinterpret_cast<uint2*>(out), make_uint2(pack(v[0], v[1], out), pack(v[2], v[3], out)));
+}
+
+template <typename Half>
+__device__ inline void store(const float (&v)[8], Half* out) {
+  __stwb(reinterpret_cast<uint4*>(out),
+         make_uint4(pack(v[0], v[1], out), pack(v[2], v[3], out), pack(v[4], v[5], out), pack(v[6], v[7], out)));
+}
+
+__device__ inline void store(const float (&v)[1], float* out) { *out = v[0]; }
+
+template <typename Half>
+__device__ inline void store(const float (&v)[1], Half* out) {
+  out->bits = static_cast<uint16_t>(pack(v[0], v[0], out));
+}
+
+// --- one sample ---
 
 // The window of one sample in one pool.
 struct Window {
@@ -61,22 +80,7 @@ struct Window {
   int32_t height, width;
   bool flip;
 
-  __device__ float byte(int32_t y, int32_t x, int32_t c) const {
-    return static_cast<float>(first[y * row_bytes + 3 * x + c]);
-  }
-
-  // Of a crop: the byte at a place of the output.
-  __device__ float crop_value(int32_t y, int32_t x, int32_t c) const { return byte(y, flip ? width - 1 - x : x, c); }
-
-  // Of any window, brought to the output's size: vertically first.
-  __device__ float resampled_value(int32_t y, int32_t x, int32_t c, int32_t out_height, int32_t out_width) const {
-    const Between rows = between(y, out_height, height);
-    const Between columns = between(flip ? out_width - 1 - x : x, out_width, width);
-    const float left = byte(rows.before, columns.before, c), right = byte(rows.before, columns.after, c);
-    const float first_column = fmaf(rows.weight, byte(rows.after, columns.before, c) - left, left);
-    const float last_column = fmaf(rows.weight, byte(rows.after, columns.after, c) - right, right);
-    return fmaf(columns.weight, last_column - first_column, first_column);
-  }
+  __device__ const uint8_t* row(int32_t y) const { return first + y * row_bytes; }
 };
 
 __device__ inline Window open_window(const Side& side, int64_t b) {
@@ -89,21 +93,14 @@ __device__ inline Window open_window(const Side& side, int64_t b) {
           side.flip[b]};
 }
 
-__device__ inline float pick(int32_t c, float red, float green, float blue) {
-  return c == 0 ? red : c == 1 ? green : blue;
-}
-
 // Everything about one sample that its pixels share.
 struct Sample {
   Window target;
-  Window aux;
-  float lam;  // 1 where there is a box: each pixel is then one image's alone
+  Window aux;  // where lam is 1: the target's, whose weight is then 0, so that no auxiliary byte is read
+  float lam;   // 1 where there is a box: each pixel is then one image's alone
   int32_t box_top, box_left, box_bottom, box_right;
 
   __device__ bool has_box() const { return box_top < box_bottom && box_left < box_right; }
-  __device__ bool in_box(int32_t y, int32_t x) const {
-    return y >= box_top && y < box_bottom && x >= box_left && x < box_right;
-  }
 };
 
 __device__ inline Sample open_sample(const MixArgs& args, int64_t b) {
@@ -118,138 +115,213 @@ __device__ inline Sample open_sample(const MixArgs& args, int64_t b) {
     sample.box_right = box[1] + box[3];
     sample.lam = 1.0f;
   }
+  if (sample.lam == 1.0f && !sample.has_box()) sample.aux = sample.target;
   return sample;
 }
 
-__device__ inline ChannelWeights weights_of(const MixArgs& args, float lam, int32_t c) {
-  return channel_weights(lam, pick(c, args.scale[0], args.scale[1], args.scale[2]),
-                         pick(c, args.bias[0], args.bias[1], args.bias[2]));
-}
+// --- the columns of a thread, and what a window's rows have for them ---
 
-// --- crops, blended: the path that must be fast ---
+// n consecutive elements of an output row: of R G B R G B ..., or of one plane, where all three planes have the same.
+template <int n>
+struct Columns {
+  int32_t x[n];        // pixel
+  int32_t channel[n];  // 0 in planes
 
-__device__ inline float crop_value(const MixArgs& args, const Sample& sample, int32_t y, int32_t x, int32_t c) {
-  const ChannelWeights w = weights_of(args, sample.lam, c);
-  const float sum = sample.lam == 1.0f ? w.bias : fmaf(sample.aux.crop_value(y, x, c), w.aux, w.bias);
-  return fmaf(sample.target.crop_value(y, x, c), w.target, sum);
-}
-
-// A place in the output. Beyond the last pixel it stays there: what is computed then is not stored.
-struct Cursor {
-  int32_t y, x, height, width;
-
-  __device__ void next_pixel() {
-    if (++x == width) {
-      x = 0;
-      if (++y == height) y = height - 1;
+  __device__ Columns(int32_t first, bool channels_last) {
+#pragma unroll
+    for (int k = 0; k < n; ++k) {
+      x[k] = channels_last ? (first + k) / 3 : first + k;
+      channel[k] = channels_last ? first + k - 3 * x[k] : 0;
     }
   }
 };
 
-template <bool whole_groups, typename Out>
-__device__ inline void mix_crop_interleaved(const MixArgs& args, const Sample& sample, int32_t first, int32_t count,
-                                            Out* image) {
-  const int32_t row = 3 * args.width, y = first / row;
-  Cursor at{y, (first - y * row) / 3, args.height, args.width};
-  int32_t c = first % 3;
-  float values[kGroup<Out>];
+// The columns in a window that has the output's size, row by row.
+template <int n>
+class CropRows {
+ public:
+  static constexpr int kRowsAtOnce = n == 1 ? 8 : 16 / n,
+                       kPlanesAtOnce = 3;  // so many that enough loads are on their way
+
+  __device__ CropRows(const Window& window, const Columns<n>& columns, const MixArgs& args, int32_t y)
+      : row_(window.row(y)), row_bytes_(window.row_bytes) {
 #pragma unroll
-  for (int k = 0; k < kGroup<Out>; ++k) {
-    values[k] = crop_value(args, sample, at.y, at.x, c);
-    if (++c == 3) {
-      c = 0;
-      at.next_pixel();
+    for (int k = 0; k < n; ++k) {
+      byte_[k] = 3 * (window.flip ? args.width - 1 - columns.x[k] : columns.x[k]) + columns.channel[k];
     }
   }
-  store_group<whole_groups>(values, count - first, image + first);
-}
 
-template <bool whole_groups, typename Out>
-__device__ inline void mix_crop_planar(const MixArgs& args, const Sample& sample, int32_t first, int32_t count,
-                                       Out* image) {
-  const int32_t y = first / args.width;
-#pragma unroll 1
-  for (int32_t c = 0; c < 3; ++c) {
-    Cursor at{y, first - y * args.width, args.height, args.width};
-    float values[kGroup<Out>];
+  __device__ void next() { row_ += row_bytes_; }
+
+  __device__ float value(int k, int channel) const { return static_cast<float>(__ldg(row_ + byte_[k] + channel)); }
+
+ private:
+  const uint8_t* row_;
+  int64_t row_bytes_;
+  uint32_t byte_[n];
+};
+
+// The columns in any window, brought to the output's size: vertically first.
+template <int n>
+class ResampledRows {
+ public:
+  static constexpr int kRowsAtOnce = 1, kPlanesAtOnce = 1;  // four times the loads of a crop, and the registers
+
+  __device__ ResampledRows(const Window& window, const Columns<n>& columns, const MixArgs& args, int32_t y)
+      : window_(window), out_height_(args.height), y_(y), last_(3 * (window.width - 1)) {
 #pragma unroll
-    for (int k = 0; k < kGroup<Out>; ++k) {
-      values[k] = crop_value(args, sample, at.y, at.x, c);
-      at.next_pixel();
+    for (int k = 0; k < n; ++k) {
+      const int32_t x = window.flip ? args.width - 1 - columns.x[k] : columns.x[k];
+      const Between place = between(x, args.width, window.width);
+      before_[k] = 3 * place.before + columns.channel[k];
+      weight_[k] = place.weight;
     }
-    store_group<whole_groups>(values, count - first, image + static_cast<int64_t>(c) * count + first);
+    find_rows();
   }
+
+  __device__ void next() {
+    ++y_;
+    find_rows();
+  }
+
+  __device__ float value(int k, int channel) const {
+    const uint32_t after_k = before_[k] < last_ ? before_[k] + 3 : before_[k];
+    const float before = in_column(before_[k] + channel), after = in_column(after_k + channel);
+    return fmaf(weight_[k], after - before, before);
+  }
+
+ private:
+  __device__ void find_rows() {
+    const Between place = between(y_, out_height_, window_.height);
+    row_before_ = window_.row(place.before);
+    row_after_ = window_.row(place.after);
+    row_weight_ = place.weight;
+  }
+
+  __device__ float in_column(uint32_t byte) const {
+    const auto before = static_cast<float>(__ldg(row_before_ + byte));
+    return fmaf(row_weight_, static_cast<float>(__ldg(row_after_ + byte)) - before, before);
+  }
+
+  const Window& window_;
+  int32_t out_height_, y_;
+  uint32_t last_;       // first byte of the last column, which has none after it
+  uint32_t before_[n];  // of each element the byte in the column before it
+  float weight_[n];
+  const uint8_t *row_before_, *row_after_;
+  float row_weight_;
+};
+
+// --- rows ---
+
+template <typename T>
+__device__ inline T pick(int c, const T (&values)[3]) {
+  return c == 0 ? values[0] : c == 1 ? values[1] : values[2];
 }
 
-// --- resampled windows and boxes: an element a time ---
-
-__device__ inline float any_value(const MixArgs& args, const Sample& sample, int32_t y, int32_t x, int32_t c) {
-  const ChannelWeights w = weights_of(args, sample.lam, c);
-  const int32_t height = args.height, width = args.width;
-  if (sample.in_box(y, x)) return fmaf(sample.aux.resampled_value(y, x, c, height, width), w.target, w.bias);
-  float sum = w.bias;
-  if (sample.lam != 1.0f) sum = fmaf(sample.aux.resampled_value(y, x, c, height, width), w.aux, sum);
-  return fmaf(sample.target.resampled_value(y, x, c, height, width), w.target, sum);
-}
-
-// Elements [begin, end) of a channels_last image, or of each plane of a contiguous one, of `count` elements.
-template <bool channels_last, typename Out>
-__device__ inline void mix_elements(const MixArgs& args, const Sample& sample, int32_t begin, int32_t end,
-                                    int32_t count, Out* image) {
+// Group `at` of one sample: n columns of a few rows. Groups are counted along a row first.
+template <template <int> typename Rows, bool boxed, bool channels_last, int n, typename Out>
+__device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint32_t at, Out* out) {
+  constexpr int32_t rows = kRows<Out, channels_last, n>;
+  constexpr int kPlanes = channels_last ? 1 : 3;
   const int32_t row = channels_last ? 3 * args.width : args.width;
-#pragma unroll 1
-  for (int32_t i = begin + static_cast<int32_t>(threadIdx.x); i < end; i += kThreads) {
-    const int32_t y = i / row, in_row = i - y * row;
-    if constexpr (channels_last) {
-      put(any_value(args, sample, y, in_row / 3, in_row % 3), image + i);
-    } else {
-#pragma unroll 1
-      for (int32_t c = 0; c < 3; ++c) {
-        put(any_value(args, sample, y, in_row, c), image + static_cast<int64_t>(c) * count + i);
+  const uint32_t groups = static_cast<uint32_t>(row) / n, band = at / groups;
+  const auto first = static_cast<int32_t>(n * (at - band * groups));
+  int32_t y = static_cast<int32_t>(band) * rows;
+  const int32_t end = y + rows < args.height ? y + rows : args.height;
+  if (y >= end) return;
+  out += y * row + first;
+
+  const Columns<n> columns(first, channels_last);
+  ChannelWeights weights[3];  // of the planes, or of elements k = 0, 1, 2 and all with the same k % 3
+  uint32_t in_box = 0;        // bit k: whether column k is inside
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    const int32_t channel = channels_last ? (columns.channel[0] + c) % 3 : c;
+    weights[c] = channel_weights(sample.lam, pick(channel, args.scale), pick(channel, args.bias));
+  }
+#pragma unroll
+  for (int k = 0; boxed && k < n; ++k) {
+    in_box |= static_cast<uint32_t>(columns.x[k] >= sample.box_left && columns.x[k] < sample.box_right) << k;
+  }
+  Rows<n> target(sample.target, columns, args, y), aux(sample.aux, columns, args, y);
+#pragma unroll(channels_last ? Rows<n>::kRowsAtOnce : 1)
+  for (; y < end; ++y) {
+    const uint32_t show_aux = y >= sample.box_top && y < sample.box_bottom ? in_box : 0;
+#pragma unroll(Rows<n>::kPlanesAtOnce)
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const auto weight = [&](int k) { return channels_last ? weights[k % 3] : pick(plane, weights); };
+      float values[n];
+      if constexpr (boxed) {
+#pragma unroll
+        for (int k = 0; k < n; ++k) {
+          const float value = show_aux >> k & 1 ? aux.value(k, plane) : target.value(k, plane);
+          values[k] = fmaf(value, weight(k).target, weight(k).bias);
+        }
+      } else {
+#pragma unroll
+        for (int k = 0; k < n; ++k) values[k] = fmaf(aux.value(k, plane), weight(k).aux, weight(k).bias);
+#pragma unroll
+        for (int k = 0; k < n; ++k) values[k] = fmaf(target.value(k, plane), weight(k).target, values[k]);
       }
+      store(values, out + static_cast<int64_t>(plane) * args.height * args.width);
     }
+    out += row;
+    target.next();
+    aux.next();
   }
 }
 
-template <typename Out, bool channels_last, bool whole_groups>
+template <typename Out, bool channels_last, int n>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_kernel(const MixArgs args) {
-  const int32_t plane = args.height * args.width;
-  const int32_t count = channels_last ? 3 * plane : plane;
-  const int32_t first_group = static_cast<int32_t>(blockIdx.x) * kGroupsPerBlock;
-  for (int64_t b = blockIdx.y; b < args.batch; b += gridDim.y) {
-    const Sample sample = open_sample(args, b);
-    Out* image = static_cast<Out*>(args.out) + b * 3 * plane;
-    if (sample.has_box() || !is_crop(args.target, b, args) || (sample.lam != 1.0f && !is_crop(args.aux, b, args))) {
-      const int32_t begin = kGroup<Out> * first_group, room = count - begin;
-      const int32_t end = begin + (room < kGroup<Out> * kGroupsPerBlock ? room : kGroup<Out> * kGroupsPerBlock);
-      mix_elements<channels_last>(args, sample, begin, end, count, image);
-      continue;
-    }
-#pragma unroll 1
-    for (int k = 0; k < kGroupsPerThread; ++k) {
-      const int32_t first = kGroup<Out> * (first_group + k * kThreads + static_cast<int32_t>(threadIdx.x));
-      if (first >= count) break;
-      if constexpr (channels_last) {
-        mix_crop_interleaved<whole_groups>(args, sample, first, count, image);
-      } else {
-        mix_crop_planar<whole_groups>(args, sample, first, count, image);
-      }
-    }
+  const int64_t b = static_cast<int64_t>(blockIdx.z) * kMaxGridY + blockIdx.y;
+  if (b >= args.batch) return;
+  const Sample sample = open_sample(args, b);
+  Out* image = static_cast<Out*>(args.out) + b * 3 * args.height * args.width;
+  const uint32_t at = blockIdx.x * kThreads + threadIdx.x;
+  const bool crop = sample.target.height == args.height && sample.target.width == args.width &&
+                    sample.aux.height == args.height && sample.aux.width == args.width;
+  if (crop && !sample.has_box()) {
+    mix_group<CropRows, false, channels_last, n>(args, sample, at, image);
+  } else if (crop) {
+    mix_group<CropRows, true, channels_last, n>(args, sample, at, image);
+  } else if (!sample.has_box()) {
+    mix_group<ResampledRows, false, channels_last, kResampled<n>>(args, sample, at, image);
+  } else {
+    mix_group<ResampledRows, true, channels_last, kResampled<n>>(args, sample, at, image);
+  }
+}
+
+template <typename Out, bool channels_last, int n>
+void launch_groups(const MixArgs& args, int32_t device_index) {
+  constexpr int32_t columns = kResampled<n>, rows = kRows<Out, channels_last, columns>;  // a crop has no more groups
+  const int32_t row = channels_last ? 3 * args.width : args.width;
+  const int32_t groups = row / columns * ((args.height + rows - 1) / rows);
+  const dim3 grid((groups + kThreads - 1) / kThreads,
+                  static_cast<unsigned>(args.batch < kMaxGridY ? args.batch : kMaxGridY),
+                  static_cast<unsigned>((args.batch + kMaxGridY - 1) / kMaxGridY));
+  Launcher launch(device_index);
+  launch(mix_kernel<Out, channels_last, n>, grid, dim3(kThreads), args);
+}
+
+template <typename Out, bool channels_last>
+void launch_layout(const MixArgs& args, int32_t device_index) {
+  constexpr int kGroup = sizeof(uint4) / sizeof(Out);
+  const int32_t row = channels_last ? 3 * args.width : args.width;
+  if (row % kGroup == 0 && reinterpret_cast<uintptr_t>(args.out) % sizeof(uint4) == 0) {
+    launch_groups<Out, channels_last, kGroup>(args, device_index);
+  } else {
+    launch_groups<Out, channels_last, 1>(args, device_index);
   }
 }
 
 template <typename Out>
 void launch_mix(const MixArgs& args, int32_t device_index) {
-  const int32_t plane = args.height * args.width;
-  const int32_t count = args.channels_last ? 3 * plane : plane;
-  const int32_t groups = (count + kGroup<Out> - 1) / kGroup<Out>;
-  const dim3 grid((groups + kGroupsPerBlock - 1) / kGroupsPerBlock,
-                  static_cast<unsigned>(args.batch < kMaxGridY ? args.batch : kMaxGridY));
-  const bool whole = count % kGroup<Out> == 0 && reinterpret_cast<uintptr_t>(args.out) % sizeof(uint4) == 0;
-  const auto kernel = args.channels_last ? (whole ? mix_kernel<Out, true, true> : mix_kernel<Out, true, false>)
-                                         : (whole ? mix_kernel<Out, false, true> : mix_kernel<Out, false, false>);
-  Launcher launch(device_index);
-  launch(kernel, grid, dim3(kThreads), args);
+  if (args.channels_last) {
+    launch_layout<Out, true>(args, device_index);
+  } else {
+    launch_layout<Out, false>(args, device_index);
+  }
 }
 
 void run_mix(const MixArgs& args, int32_t device_index) {

@@ -25,13 +25,24 @@ struct dim3 {
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
 
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 
+inline void __stwb(uint2* p, uint2 value) { *p = value; }
 inline void __stwb(uint4* p, uint4 value) { *p = value; }
+
+template <typename T>
+T __ldg(const T* p) {
+  return *p;
+}
 
 inline thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
 
