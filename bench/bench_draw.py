@@ -1,6 +1,6 @@
 """`draw` for a batch of 64, against the same draws in eager PyTorch, and beside the `mix` that it is drawn for.
 
-python -m pytest bench/bench_draw.py --benchmark-only
+python -m pytest bench/bench_draw.py --benchmark-only -s
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import median_seconds_in_turn
-from samples import DrawInputs, MixInputs
+from conftest import evict_caches, median_seconds_in_turn
+from mix_sides import fused as fused_mix
+from mix_sides import make_inputs
+from samples import DrawInputs
 from torch import Tensor
 
 from xmixup_fast import Crops, ops, reference
 from xmixup_fast.ops import Draws
 from xmixup_fast.sampling import beta_quantiles
 
-BATCH, SIZE, ROUNDS = 64, (224, 224), 51
+BATCH, SIZE, ROUNDS, CALLS = 64, (224, 224), 51, 20
 CLASSES, MEMBERS = 102, 1300  # flowers, each with one class of ImageNet
 
 
@@ -53,13 +55,17 @@ def inputs() -> DrawInputs:
 @pytest.fixture(scope="module")
 def sides(inputs: DrawInputs) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
-    return {"fused": lambda: inputs.call(ops.draw), "eager": lambda: eager(inputs, generator)}
+    return {
+        "fused": lambda: inputs.call(ops.draw),
+        "reference": lambda: inputs.call(reference.draw),
+        "eager": lambda: eager(inputs, generator),
+    }
 
 
-def check(draws: Draws, inputs: DrawInputs, fused: bool) -> None:
+def check(draws: Draws, inputs: DrawInputs, side: str) -> None:
     """What is fused equals the reference; what is eager has other random numbers, but must obey the same limits."""
     expected = inputs.call(reference.draw)
-    if fused:
+    if side != "eager":
         pairs = zip((*draws[0], *draws[1], draws.lam), (*expected[0], *expected[1], expected.lam), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
     for crops, sizes in ((draws.target_crops, inputs.target_sizes), (draws.aux_crops, inputs.aux_sizes)):
@@ -70,19 +76,32 @@ def check(draws: Draws, inputs: DrawInputs, fused: bool) -> None:
 
 
 @pytest.mark.benchmark(group="draw")
-@pytest.mark.parametrize("side", ["fused", "eager"])
+@pytest.mark.parametrize("side", ["fused", "reference", "eager"])
 def test_draw(benchmark: Any, inputs: DrawInputs, sides: dict[str, Any], side: str) -> None:
-    check(sides[side](), inputs, side == "fused")
-    benchmark.pedantic(sides[side], rounds=ROUNDS, warmup_rounds=1)
+    check(sides[side](), inputs, side)
+    benchmark.pedantic(sides[side], rounds=ROUNDS, iterations=CALLS if side == "fused" else 1, warmup_rounds=1)
 
 
 @pytest.mark.benchmark(group="draw-in-turn")
 def test_draw_beside_mix(benchmark: Any, sides: dict[str, Any]) -> None:
-    mixing = MixInputs.make(BATCH, SIZE, [(256, 256)] * 128)
-    out = mixing.empty_out()
-    in_turn = {**sides, "mix": lambda: mixing.call(ops.mix, out=out)}
-    medians = benchmark.pedantic(median_seconds_in_turn, args=(in_turn, ROUNDS), rounds=1)
-    benchmark.extra_info["draw_over_mix"] = ratio = medians["fused"] / medians["mix"]
-    benchmark.extra_info["eager_over_fused"] = medians["eager"] / medians["fused"]
-    print(f"\ndraw / mix = {ratio:.4f}, eager / fused = {medians['eager'] / medians['fused']:.1f}")
+    """Repeated calls, and single calls after other work, when even the interpreter's code is out of the caches."""
+
+    def repeated() -> None:
+        for _ in range(CALLS):
+            sides["fused"]()
+
+    mix = fused_mix(make_inputs(BATCH))
+    warm = median_seconds_in_turn({**sides, "fused": repeated, "mix": mix}, ROUNDS)
+    warm["fused"] /= CALLS
+    cold = {"fused": sides["fused"], "mix": mix}
+    cold = benchmark.pedantic(median_seconds_in_turn, args=(cold, ROUNDS, evict_caches), rounds=1)
+    over_fused = {name: seconds / warm["fused"] for name, seconds in warm.items()}
+    ratio, cold_ratio = warm["fused"] / warm["mix"], cold["fused"] / cold["mix"]
+    benchmark.extra_info.update(
+        seconds=warm, over_fused=over_fused, over_mix=ratio, cold=cold, cold_over_mix=cold_ratio
+    )
+    print(
+        f"\ndraw: {1e6 * warm['fused']:.1f} us, {ratio:.4f} of mix; reference {over_fused['reference']:.1f}, ", end=""
+    )
+    print(f"eager {over_fused['eager']:.1f} times that; cold {1e6 * cold['fused']:.0f} us, {cold_ratio:.3f} of mix")
     assert ratio < 0.1  # far above what it is, so that only a build gone wrong can fail it, and no busy machine

@@ -1,56 +1,114 @@
-"""The training step of each method, taken in turn: what XMixup and co-training cost beside fine-tuning.
+"""A training step of each method and of mixup as users write it, taken in turn: what each costs beside fine-tuning.
 
-python -m pytest bench/bench_step.py --benchmark-only
-python -m pytest bench/bench_step.py --benchmark-only --step-model tf_efficientnet_lite0 --step-size 96 --step-batch 32
+The network is small, so that what surrounds it shows. `torchvision` and `timm` make mixup's batches out of the same
+decoded images, held in memory, with torchvision's transforms for each image and v2.MixUp or timm's Mixup for the batch;
+network, optimiser, batch and threads are those of the methods.
+
+python -m pytest bench/bench_step.py --benchmark-only -s
+python -m pytest bench/bench_step.py --benchmark-only -s --step-model tf_efficientnet_lite0 --step-size 96
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm.data
 import torch
+import torch.nn.functional as F
 from conftest import median_seconds_in_turn
 from samples import make_pool
+from torch import Tensor
+from torchvision.transforms import v2
 
 from xmixup_fast import Settings, models, ops, reference
 from xmixup_fast.methods import METHODS
+from xmixup_fast.models import Network
+from xmixup_fast.pool import ImagePool
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.sampling import Auxiliary, Sampler
 from xmixup_fast.trainer import Trainer
 
-TARGET_CLASSES, SOURCE_CLASSES, IMAGES = 10, 100, 200
-SIDES = ["finetune", "xmixup", "cotrain"]
+TARGET_CLASSES, SOURCE_CLASSES, IMAGES, STEPS = 10, 100, 200, 10**6
+METHOD_SIDES = ["finetune", "xmixup", "cotrain"]
+USER_SIDES = ["torchvision", "timm"]
+SIDES = METHOD_SIDES + USER_SIDES
+
+Batch = tuple[Tensor, Tensor]
+
+
+class UserMixup:
+    """Mixup as users write it, in the places of the trainer's sampler and of its method."""
+
+    steps = STEPS
+
+    def __init__(self, pool: ImagePool, network: Network, settings: Settings, mix: Callable[[Tensor, Tensor], Batch]):
+        self.images = [pool[i].permute(2, 0, 1).contiguous() for i in range(len(pool))]
+        self.labels = pool.labels
+        self.batch_size = settings.batch_size
+        self.mix = mix
+        self.transform = v2.Compose(
+            [
+                v2.RandomCrop(settings.image_size),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(network.mean, network.std, inplace=True),
+            ]
+        )
+
+    def draw(self, step: int) -> Tensor:
+        return torch.randint(0, len(self.images), (self.batch_size,))
+
+    def before_step(self, network: Network, step: int, steps: int) -> None:
+        return
+
+    def inputs(self, draw: Tensor, render: Any) -> Batch:
+        images = torch.stack([self.transform(self.images[i]) for i in draw.tolist()])
+        images, targets = self.mix(images, self.labels[draw])
+        return images.contiguous(memory_format=torch.channels_last), targets
+
+    def loss(self, network: Network, inputs: Batch, draw: Tensor) -> Tensor:
+        images, targets = inputs
+        return F.cross_entropy(network(images), targets)
 
 
 @pytest.fixture(scope="module")
 def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
-    """A trainer of each method on the same made images, with networks that start alike."""
+    """A trainer of each side on the same made images, with networks that start alike."""
     option = request.config.getoption
     made = {}
-    for method in SIDES:
+    for side in SIDES:
         settings = Settings(
             target="made",
             source="made",
             model=option("--step-model"),
             weights="none",
-            method=method,
+            method=side if side in METHOD_SIDES else "mixup",
             image_size=option("--step-size"),
             batch_size=option("--step-batch"),
-            steps=10**6,
+            steps=STEPS,
         )
         generator = torch.Generator().manual_seed(0)
         sizes = [(settings.short_side, settings.short_side * 4 // 3)] * IMAGES
         target, aux = make_pool(sizes, generator), make_pool(sizes, generator)
         target.labels.copy_(torch.arange(IMAGES) % TARGET_CLASSES)
         aux.labels.copy_(torch.arange(IMAGES) % SOURCE_CLASSES)
-        offsets = torch.arange(TARGET_CLASSES + 1) * (IMAGES // TARGET_CLASSES)
-        source = Auxiliary(aux.labels, aux.sizes, offsets, torch.arange(IMAGES))
         names = [[f"{what}{i}" for i in range(n)] for what, n in (("t", TARGET_CLASSES), ("s", SOURCE_CLASSES))]
         network = models.build(settings.model, "none", *names).to(memory_format=torch.channels_last)
         renderer = Renderer(target, aux, network.mean, network.std, settings.image_size)
-        sampler = Sampler(target.labels, target.sizes, source, settings)
-        made[method] = Trainer(network, METHODS[method](settings, network, lambda: []), sampler, renderer, settings)
+        if side in METHOD_SIDES:
+            offsets = torch.arange(TARGET_CLASSES + 1) * (IMAGES // TARGET_CLASSES)
+            source = Auxiliary(aux.labels, aux.sizes, offsets, torch.arange(IMAGES))
+            method: Any = METHODS[side](settings, network, lambda: [])
+            sampler: Any = Sampler(target.labels, target.sizes, source, settings)
+        else:
+            mix = {
+                "torchvision": v2.MixUp(alpha=settings.alpha, num_classes=TARGET_CLASSES),
+                "timm": timm.data.Mixup(settings.alpha, label_smoothing=0, num_classes=TARGET_CLASSES),
+            }
+            method = sampler = UserMixup(target, network, settings, mix[side])
+        made[side] = Trainer(network, method, sampler, renderer, settings)
     return made
 
 
@@ -66,20 +124,32 @@ def check_inputs(trainer: Trainer) -> None:
         torch.testing.assert_close(batch, wanted, rtol=0, atol=4e-6)
 
 
+def check_user_inputs(trainer: Trainer) -> None:
+    """Batches of the right shape and values, with soft targets."""
+    settings_size = trainer.renderer.size
+    images, targets = trainer.method.inputs(trainer.sampler.draw(0), trainer.renderer)
+    assert images.shape == (trainer.batch_size, 3, settings_size, settings_size) and images.dtype == torch.float32
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (trainer.network.mean, trainer.network.std))
+    levels = images * std + mean
+    assert levels.min() > -1e-4 and levels.max() < 1 + 1e-4 and 0.4 < levels.mean() < 0.6
+    torch.testing.assert_close(targets.sum(1), torch.ones(trainer.batch_size))
+
+
 @pytest.mark.benchmark(group="step")
 @pytest.mark.parametrize("side", SIDES)
 def test_step(benchmark: Any, trainers: dict[str, Trainer], side: str) -> None:
-    check_inputs(trainers[side])
+    (check_inputs if side in METHOD_SIDES else check_user_inputs)(trainers[side])
     benchmark.pedantic(trainers[side].step, rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.benchmark(group="step-in-turn")
-def test_steps_in_turn(benchmark: Any, trainers: dict[str, Trainer], request: pytest.FixtureRequest) -> None:
+def test_in_turn(benchmark: Any, trainers: dict[str, Trainer], request: pytest.FixtureRequest) -> None:
+    option = request.config.getoption
     sides = {name: trainer.step for name, trainer in trainers.items()}
-    rounds = request.config.getoption("--step-rounds")
-    medians = benchmark.pedantic(median_seconds_in_turn, args=(sides, rounds), rounds=1)
-    for name, seconds in medians.items():
-        benchmark.extra_info[f"{name}_over_finetune"] = seconds / medians["finetune"]
-        print(f"\n{name} / finetune = {seconds / medians['finetune']:.3f}", end="")
-    print()
+    medians = benchmark.pedantic(median_seconds_in_turn, args=(sides, option("--step-rounds")), rounds=1)
+    over_finetune = {name: seconds / medians["finetune"] for name, seconds in medians.items()}
+    workload = {name: option(f"--step-{name}") for name in ("model", "size", "batch")}
+    benchmark.extra_info.update(seconds=medians, over_finetune=over_finetune, **workload)
+    print(f"\nstep: finetune {1e3 * medians['finetune']:.2f} ms; in multiples of it:", end=" ")
+    print(", ".join(f"{name} {ratio:.3f}" for name, ratio in over_finetune.items() if name != "finetune"))
     assert all(torch.isfinite(trainer.step()) for trainer in trainers.values())
