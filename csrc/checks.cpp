@@ -23,6 +23,10 @@ std::string spell(const Device& device) {
   return device.is_cuda() ? "cuda:" + std::to_string(device.index()) : "another device";
 }
 
+void check_defined(const char* op, const std::string& name, const Tensor& tensor) {
+  if (!tensor.defined()) fail(op, name, ": expected a tensor, got None");
+}
+
 void check_device(const char* op, const std::string& name, const Tensor& tensor, const Leader& leader) {
   if (tensor.device() != leader.device) {
     fail(op, name, ": expected a tensor on ", spell(leader.device), ", as ", leader.name, ", got one on ",
@@ -32,6 +36,7 @@ void check_device(const char* op, const std::string& name, const Tensor& tensor,
 
 void check_tensor(const char* op, const std::string& name, const Tensor& tensor, ScalarType type,
                   const std::vector<int64_t>& sizes, const Leader& leader) {
+  check_defined(op, name, tensor);
   const auto actual = tensor.sizes();
   bool fits = tensor.scalar_type() == type && actual.size() == sizes.size();
   for (size_t d = 0; fits && d < sizes.size(); ++d) fits = sizes[d] == kAny || sizes[d] == actual[d];

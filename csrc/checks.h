@@ -41,6 +41,9 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
+// Torch hands over None as a tensor that is not defined.
+void check_defined(const char* op, const std::string& name, const Tensor& tensor);
+
 // The argument that tells where all of an operator's tensors must be.
 struct Leader {
   const char* name;

@@ -69,6 +69,7 @@ void check_sample(const DrawArgs& args, int64_t b) {
 }  // namespace
 
 DrawArgs check_draw(int64_t seed, const DrawTensors& tensors, const std::vector<int64_t>& size, bool flip) {
+  check_defined(kOp, "sample", tensors.sample);
   const Leader leader{"sample", tensors.sample.device()};
   check_tensor(kOp, "sample", tensors.sample, ScalarType::Long, {kAny}, leader);
   const int64_t batch = tensors.sample.size(0);

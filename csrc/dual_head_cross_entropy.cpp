@@ -42,6 +42,7 @@ DualHeadArgs check_dual_head(const Tensor& target_logits, const Tensor& source_l
                              const Tensor& source_labels, const Tensor& lam, double source_weight,
                              double label_smoothing) {
   DualHeadArgs args{};
+  check_defined(kOp, "target_logits", target_logits);
   args.logit_type = check_logit_type(target_logits);
   const ScalarType type = target_logits.scalar_type();
   if (target_logits.dim() != 2) {

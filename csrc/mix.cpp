@@ -50,7 +50,8 @@ void check_side_values(const char* side_name, const Side& side, int64_t batch) {
              " pixels at byte ", side.offsets[i]);
       case WindowFault::place:
         fail(kOp, name, "window[", b, "]: expected a window inside image ", i, " of ", side.sizes[2 * i], " x ",
-             side.sizes[2 * i + 1], ", got ", spell_rectangle(side.window + 4 * b));
+             side.sizes[2 * i + 1], ", of at most ", kMaxWindowSide, " pixels a side, got ",
+             spell_rectangle(side.window + 4 * b));
     }
   }
 }
@@ -61,6 +62,8 @@ std::vector<int64_t> out_sizes(const MixArgs& args) { return {args.batch, 3, arg
 
 MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tensor& lam, const MixSettings& settings) {
   MixArgs args{};
+  check_defined(kOp, "target_index", target.index);
+  check_defined(kOp, "target_pixels", target.pixels);
   if (target.index.dim() != 1) {
     fail(kOp, "target_index: expected int64[batch], got ", spell(target.index.scalar_type()),
          spell(target.index.sizes()));

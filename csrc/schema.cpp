@@ -13,7 +13,7 @@ XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
       "Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam, Tensor? box, float[] mean, float[] std, "
       "int[] size, bool channels_last, Tensor(a!) out) -> ()");
   m.def(
-      "draw(int seed, Tensor sample, Tensor epoch, Tensor label, Tensor target_index, Tensor target_sizes, "
+      "draw(SymInt seed, Tensor sample, Tensor epoch, Tensor label, Tensor target_index, Tensor target_sizes, "
       "Tensor offsets, Tensor members, Tensor aux_sizes, Tensor lam_quantiles, int[] size, bool flip) -> "
       "(Tensor target_window, Tensor target_flip, Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam)");
   m.def(

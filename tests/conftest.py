@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import emulation
 import pytest
 import torch
 from hypothesis import settings
 
 from xmixup_fast import ops
-
-ROOT = Path(__file__).resolve().parent.parent
 
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("default")
@@ -29,16 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def host_grid() -> Path:
     """The CUDA sources compiled for the CPU and registered as torch.ops.xmixup_fast_host_grid."""
-    build = ROOT / "build" / f"host_grid-{sys.implementation.cache_tag}"
-    configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "--fresh", f"-DPython_EXECUTABLE={sys.executable}"]
-    for command in (configure, ["cmake", "--build", build, "--target", "host_grid"]):
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "XMIXUP_CUDA": "OFF"})
-        assert done.returncode == 0, done.stdout + done.stderr
-    (library,) = build.glob("libhost_grid.*")
-    torch.ops.load_library(library)
-    loss = "xmixup_fast_host_grid::dual_head_cross_entropy"
-    torch.library.register_autograd(loss, ops._backward, setup_context=ops._setup_context)
-    return library
+    return emulation.load()
 
 
 @pytest.fixture(params=["cpu", "host_grid", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -10,7 +10,9 @@ import torch
 from xmixup_fast import Crops, ImagePool
 from xmixup_fast.ops import Draws
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+Numbers = tuple[float, float, float]
+
+IMAGENET: dict[str, Numbers] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def make_pool(sizes: list[tuple[int, int]], generator: torch.Generator) -> ImagePool:
@@ -18,6 +20,14 @@ def make_pool(sizes: list[tuple[int, int]], generator: torch.Generator) -> Image
     return ImagePool.from_images(
         [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8, generator=generator) for h, w in sizes]
     )
+
+
+def unchecked_pool(pixels: torch.Tensor, offsets: torch.Tensor, sizes: torch.Tensor) -> ImagePool:
+    """A pool of any tensors, without the checks of its own."""
+    pool = object.__new__(ImagePool)
+    for name, tensor in (("pixels", pixels), ("offsets", offsets), ("sizes", sizes)):
+        object.__setattr__(pool, name, tensor)
+    return pool
 
 
 def make_crops(pool: ImagePool, batch: int, size: tuple[int, int] | None, generator: torch.Generator) -> Crops:
@@ -99,6 +109,18 @@ class MixInputs:
         settings = {"size": self.size, "box": self.box, "dtype": self.dtype, "memory_format": self.memory_format}
         return mix(*images, **{**settings, **IMAGENET, **more})
 
+    def error(self, mean: Numbers = IMAGENET["mean"], std: Numbers = IMAGENET["std"]) -> torch.Tensor:
+        """How far the float32 result of `mix` may be from the exact one, as it documents: float64[batch, 3, 1, 1]."""
+        device = self.lam.device
+        size = torch.tensor(self.size, device=device)
+        levels = torch.zeros(len(self.lam), dtype=torch.float64, device=device)
+        for crops in (self.target_crops, self.aux_crops):
+            extent = crops.window[:, 2:]
+            side = torch.where((extent != size).any(1), (extent.double().sum(1) + 1) / 20000, 0)
+            levels = levels.maximum(side)
+        means, deviations = (torch.tensor(v, dtype=torch.float64, device=device) for v in (mean, std))
+        return ((levels[:, None] / 255 + 6 * 2**-24 * (1 + means.abs())) / deviations)[:, :, None, None]
+
     def raw(self) -> tuple[Any, ...]:
         """The arguments of torch.ops.xmixup_fast.mix."""
         return (
@@ -106,6 +128,12 @@ class MixInputs:
             *(self.aux.pixels, self.aux.offsets, self.aux.sizes, *self.aux_crops),
             *(self.lam, self.box, IMAGENET["mean"], IMAGENET["std"], self.size),
         )
+
+
+def is_within(mixed: torch.Tensor, expected: torch.Tensor, error: torch.Tensor) -> bool:
+    """Whether ``mixed``, of any dtype, rounds numbers that are off from ``expected`` by ``error`` at most."""
+    low, high = ((expected.double() + sign * error).to(mixed.dtype) for sign in (-1, 1))  # rounding keeps the order
+    return bool(((mixed >= low) & (mixed <= high)).all())
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""The CPU kernels of each instruction set: the operators' whole suites on each, and the same bits from them."""
+"""The CPU kernels of each instruction set: the operators' whole suites on each, and the same bits from them.
+
+`draw` is not here: all levels run one and the same code.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from xmixup_fast import _C, ops
 TESTS = Path(__file__).resolve().parent
 LEVELS = _C.supported_cpu_levels()
 
+CPU = torch.device("cpu")
+
 DTYPES = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 """Output types, and the integers that hold their bits."""
 
@@ -31,7 +36,7 @@ numpy.savez(file, **getattr(test_cpu_levels, function)())
 """
 
 
-def mix_many() -> dict[str, np.ndarray]:
+def mix_many(device: torch.device = CPU) -> dict[str, np.ndarray]:
     """The results of many calls, of every layout, dtype and size, as the integers that their bits spell."""
     results: dict[str, list[torch.Tensor]] = {}
     sizes = [(4, (6, 5)), (3, (9, 33)), (2, (4, 600)), (8, (224, 224)), (8, (201, 231))]
@@ -42,7 +47,7 @@ def mix_many() -> dict[str, np.ndarray]:
         made.lam[0] = 1
         boxed = replace(made, box=make_boxes(batch, size, torch.Generator().manual_seed(seed)))
         for inputs in (made, boxed):
-            bits = inputs.call(ops.mix).contiguous().flatten().view(DTYPES[dtype])
+            bits = inputs.to(device).call(ops.mix).cpu().contiguous().flatten().view(DTYPES[dtype])
             results.setdefault("resampled" if resampled else f"crop {dtype}", []).append(bits)
     return {name: torch.cat([bits.int() for bits in arrays]).numpy() for name, arrays in results.items()}
 

@@ -248,11 +248,28 @@ def test_compiles_to_one_graph_that_serves_every_step() -> None:
     def step(arguments: dict[str, Any]) -> Draws:
         return ops.draw(**arguments)
 
-    for epoch in range(3):
+    for number in range(3):
         inputs = DrawInputs.make()
-        inputs.epoch.fill_(epoch)
+        for tensor in (inputs.sample, inputs.epoch, inputs.label):
+            tensor.fill_(number)
         assert_same(step(vars(inputs)), inputs.call(ops.draw))
     assert counter.frame_count == 1
+    for seed in (8, -1, 2**63 - 1, -(2**63)):  # the second seed makes a graph for all
+        inputs = replace(DrawInputs.make(), seed=seed)
+        assert_same(step(vars(inputs)), inputs.call(ops.draw))
+    assert counter.frame_count == 2
+    for batch in (2, 5, 6):  # and so does the second batch size
+        inputs = DrawInputs.make().of(torch.arange(batch) % 3)
+        assert_same(step(vars(inputs)), inputs.call(ops.draw))
+    assert counter.frame_count == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_it_alone(device: torch.device, dtype: torch.dtype) -> None:
+    inputs = DrawInputs.make().to(device)
+    expected = inputs.call(ops.draw)
+    with torch.autocast(device.type, dtype):
+        assert_same(inputs.call(ops.draw), expected)
 
 
 def test_fake_cuda_tensors_give_fake_cuda_draws() -> None:
@@ -343,8 +360,11 @@ def test_a_seed_of_more_than_64_bits_is_refused() -> None:
         replace(DrawInputs.make(), seed=2**63).call(ops.draw)
 
 
+TENSORS = [name for name, value in vars(DrawInputs.make()).items() if isinstance(value, Tensor)]
+
+
 @pytest.mark.parametrize("fake", [False, True])
-@pytest.mark.parametrize("name", ["epoch", "target_sizes", "members", "lam_quantiles"])
+@pytest.mark.parametrize("name", TENSORS[1:])
 def test_tensors_on_another_device_are_named(name: str, fake: bool) -> None:
     inputs = DrawInputs.make()
     spoiled = replace(inputs, **{name: getattr(inputs, name).to("meta")})
@@ -353,3 +373,13 @@ def test_tensors_on_another_device_are_named(name: str, fake: bool) -> None:
         pytest.raises(RuntimeError, match=f"draw: {name}: expected a tensor on cpu, as sample, got one on meta"),
     ):
         spoiled.call(ops.draw)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_with_gaps_and_none_are_named(device: torch.device, name: str) -> None:
+    inputs = DrawInputs.make().to(device)
+    gaps = torch.stack([getattr(inputs, name)] * 2, -1)[..., 0]
+    with pytest.raises(RuntimeError, match=rf"xmixup_fast.draw: {name}: expected a contiguous .*, got strides \["):
+        replace(inputs, **{name: gaps}).call(ops.draw)
+    with pytest.raises(RuntimeError, match=f"xmixup_fast.draw: {name}: expected a tensor, got None"):
+        replace(inputs, **{name: None}).call(ops.draw)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
 import torch._dynamo.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import IMAGENET, MixInputs
+from samples import IMAGENET, MixInputs, Numbers, is_within, make_boxes, make_pool, unchecked_pool
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xmixup_fast import Crops, ImagePool, ops, reference
@@ -21,15 +25,6 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 # The reference rounds after every product and sum, of which no partial result is over 1 / std + mean / std < 7.
 TOLERANCE = {"rtol": 0, "atol": 4 * 7 * torch.finfo(torch.float32).eps}
-# Resampling adds the rounding of the place between two pixels, at most 2^-24 of the window's size (here under 700
-# pixels) times a step of at most 255 levels, twice; in units of the result a level is 1 / (255 std) < 1 / 57.
-RESAMPLED = {"rtol": 0, "atol": 1e-3}
-HALVES = {
-    torch.float32: {},
-    torch.bfloat16: {"rtol": 2**-7},
-    torch.float16: {"rtol": 2**-10},
-}
-"""What rounding to a type adds, where the float32 values differ a little: a unit in the last place."""
 
 
 @st.composite
@@ -56,20 +51,42 @@ def mix_inputs(draw: st.DrawFn) -> MixInputs:
     return inputs
 
 
-def all_crops(inputs: MixInputs) -> bool:
-    """Whether no window is resampled."""
-    size = torch.tensor(inputs.size, device=inputs.lam.device)
-    return all(bool((crops.window[:, 2:] == size).all()) for crops in (inputs.target_crops, inputs.aux_crops))
+def exact_mix(inputs: MixInputs, mean: Numbers = IMAGENET["mean"], std: Numbers = IMAGENET["std"]) -> Tensor:
+    """The definition in float64: float64[batch, 3, height, width]."""
+
+    def resample(image: Tensor, dim: int, extent: int) -> Tensor:
+        last = image.shape[dim] - 1
+        place = (torch.arange(extent, dtype=torch.float64) + 0.5) * (last + 1) / extent - 0.5
+        place = place.clamp(0, last).to(image.device)
+        before = place.long()
+        weight = (place - before).view(-1, *[1] * (2 - dim))
+        first, second = (image.index_select(dim, i).double() for i in (before, (before + 1).clamp(max=last)))
+        return first + weight * (second - first)
+
+    def cut(pool: ImagePool, crops: Crops) -> Tensor:
+        views = []
+        for index, (top, left, height, width), flip in zip(*(t.tolist() for t in crops), strict=True):
+            view = pool[index][top : top + height, left : left + width]
+            view = resample(resample(view, 0, inputs.size[0]), 1, inputs.size[1])
+            views.append((view.flip(1) if flip else view).permute(2, 0, 1))
+        return torch.stack(views) if views else torch.empty(0, 3, *inputs.size, device=pool.device)
+
+    target, aux = cut(inputs.target, inputs.target_crops), cut(inputs.aux, inputs.aux_crops)
+    lam = inputs.lam.double().view(-1, 1, 1, 1)
+    if inputs.box is not None:
+        lam = 1 - reference.inside(inputs.box, inputs.size).unsqueeze(1).double()
+    means, deviations = (torch.tensor(v, dtype=torch.float64, device=lam.device).view(3, 1, 1) for v in (mean, std))
+    return ((lam * target + (1 - lam) * aux) / 255 - means) / deviations
 
 
 @given(inputs=mix_inputs())
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_mix_equals_the_reference(device: torch.device, inputs: MixInputs) -> None:
     inputs = inputs.to(device)
-    expected = inputs.call(reference.mix)
     mixed = inputs.call(ops.mix)
-    bound = TOLERANCE if all_crops(inputs) else RESAMPLED
-    torch.testing.assert_close(mixed, expected, **{**bound, **HALVES[inputs.dtype]})
+    assert is_within(mixed, exact_mix(inputs), inputs.error())
+    # The reference's own error is no larger.
+    assert is_within(mixed, inputs.call(reference.mix, dtype=torch.float32), 2 * inputs.error())
     assert mixed.is_contiguous(memory_format=inputs.memory_format) and mixed.dtype == inputs.dtype
     out = inputs.empty_out()
     assert inputs.call(ops.mix, out=out) is out
@@ -155,8 +172,8 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 def test_halves_are_the_rounded_float32_result(
     device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format
 ) -> None:
-    for size in ((6, 97), (224, 224)):
-        inputs = MixInputs.make(6, size, memory_format=memory_format).to(device)
+    for size, resampled in product(((6, 97), (224, 224)), (False, True)):
+        inputs = MixInputs.make(6, size, None, memory_format, resampled=(resampled, resampled)).to(device)
         assert torch.equal(inputs.call(ops.mix, dtype=dtype), inputs.call(ops.mix).to(dtype))
         for std in (1e-6, 1e-3, 30.0, 1e5):  # infinities, and what is subnormal in float16
             constants = {"mean": (0.5, 0.5, 0.5), "std": (std,) * 3}
@@ -192,6 +209,30 @@ def test_resampling_is_torchvisions(device: torch.device, size: tuple[int, int])
         image = inputs.target[int(index)].permute(2, 0, 1).float()
         expected = resized_crop(image, *window.tolist(), size=list(size), antialias=False)
         torch.testing.assert_close(mixed[b], expected, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [
+        ((2, 70001), (3, 16384)),
+        ((70001, 2), (1500, 3)),
+        ((2, 16383), (2, 16384)),
+        ((5, 7), (700, 900)),
+        ((3, 3), (1, 1)),
+    ],
+)
+def test_resampling_is_as_exact_as_it_says(
+    device: torch.device, window: tuple[int, int], size: tuple[int, int]
+) -> None:
+    # Black and white pixels in turn: the steepest images there are, on which a wrong place shows most.
+    black = torch.arange(window[0])[:, None, None] + torch.arange(window[1])[:, None] & 1
+    pool = ImagePool.from_images([(black * 255).byte().expand(*window, 3)])
+    whole = torch.tensor([[0, 0, *window]], dtype=torch.int32)
+    crops = Crops(torch.zeros(1, dtype=torch.int64), whole, torch.tensor([False]))
+    inputs = MixInputs(pool, crops, pool, crops._replace(flip=~crops.flip), torch.tensor([0.75]), size).to(device)
+    levels = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
+    mixed, exact = inputs.call(ops.mix, **levels), exact_mix(inputs, **levels)
+    assert is_within(mixed, exact, inputs.error(**levels))
 
 
 def test_resampling_at_the_same_size_is_the_crop(device: torch.device) -> None:
@@ -239,29 +280,118 @@ def forbid(address: int, length: int) -> None:
     assert libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(length), 0) == 0, ctypes.get_errno()
 
 
+@pytest.mark.parametrize("resampled", [False, True])
 @pytest.mark.parametrize("at_end", [False, True])
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("width", [1, 5, 6, 16, 33, 128])
 def test_no_byte_outside_the_pool_is_read(
-    device: torch.device, width: int, memory_format: torch.memory_format, at_end: bool
+    device: torch.device, width: int, memory_format: torch.memory_format, at_end: bool, resampled: bool
 ) -> None:
     if device.type == "cuda":
         pytest.skip("guard pages are host memory")
     inputs = MixInputs.make(6, (3, width), [(3, width)], memory_format)
+    if resampled:
+        inputs.size = (4, width + 1)
     guarded = [replace(pool, pixels=between_guards(pool.pixels, at_end)) for pool in (inputs.target, inputs.aux)]
     assert torch.equal(replace(inputs, target=guarded[0], aux=guarded[1]).call(ops.mix), inputs.call(ops.mix))
 
 
-def test_lam_one_reads_no_auxiliary_byte(device: torch.device) -> None:
+@pytest.mark.parametrize("resampled", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("boxes", [False, True])
+def test_lam_one_reads_no_auxiliary_byte(device: torch.device, resampled: tuple[bool, bool], boxes: bool) -> None:
+    """Nor do empty boxes."""
     if device.type == "cuda":
         pytest.skip("guard pages are host memory")
-    inputs = MixInputs.make(6, (3, 40))
-    inputs.lam.fill_(1)
+    inputs = MixInputs.make(6, (3, 40), resampled=resampled)
+    if boxes:
+        inputs.box = make_boxes(6, (3, 40), torch.Generator().manual_seed(0)) * torch.tensor([1, 1, 0, 1]).int()
+    else:
+        inputs.lam.fill_(1)
     size = inputs.aux.pixels.numel()
     region = torch.frombuffer(mmap.mmap(-1, -(-size // PAGE) * PAGE), dtype=torch.uint8)
     forbid(region.data_ptr(), region.numel())
     forbidden = replace(inputs, aux=replace(inputs.aux, pixels=region[:size]))
     assert torch.equal(forbidden.call(ops.mix), inputs.call(ops.mix))
+
+
+# --- pools of more bytes than 32 bits count ---
+
+MAP_NORESERVE = 0x4000  # on Linux: pages take memory when they are first written
+
+
+def large_pixels(device: torch.device, size: int) -> Tensor:
+    """Zeros; on the CPU, only pages that are written to take memory."""
+    if device.type == "cuda":
+        if torch.cuda.mem_get_info()[0] < size + 2**30:
+            pytest.skip(f"needs {size / 2**30 + 1:.0f} GiB of free GPU memory")
+        return torch.zeros(size, dtype=torch.uint8, device=device)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    return torch.frombuffer(mmap.mmap(-1, size, flags=flags), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("resampled", [False, True])
+def test_images_beyond_4_gib(device: torch.device, resampled: bool, memory_format: torch.memory_format) -> None:
+    size = 2**32 + 2**26
+    inputs = MixInputs.make(12, (9, 41), [(20, 50)] * 5, memory_format, resampled=(resampled, resampled)).to(device)
+    inputs.target_crops.index.copy_(torch.arange(12) % 5)
+    image_bytes = 3 * 20 * 50
+    offsets = torch.tensor([0, 2**31 - 1500, 2**31 + 2**30, 2**32 - 1501, size - image_bytes])
+    pixels = large_pixels(device, size)
+    for i, offset in enumerate(offsets.tolist()):
+        pixels[offset : offset + image_bytes] = inputs.target[i].flatten()
+    pool = ImagePool(pixels, offsets.to(device), inputs.target.sizes, inputs.target.labels)
+    expected = inputs.call(ops.mix)
+    assert torch.equal(replace(inputs, target=pool).call(ops.mix), expected)
+    swapped = replace(inputs, aux=pool, aux_crops=inputs.target_crops, lam=torch.zeros_like(inputs.lam))
+    alone = replace(swapped, aux=inputs.target)
+    assert torch.equal(swapped.call(ops.mix), alone.call(ops.mix))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_an_image_of_more_than_2_gib(device: torch.device, memory_format: torch.memory_format) -> None:
+    side, begin = 30000, 1001
+    pixels = large_pixels(device, begin + 3 * side * side + 7)
+    generator = torch.Generator().manual_seed(0)
+    corner = make_pool([(40, 60)], generator)
+    image = pixels[begin:-7].view(side, side, 3)
+    image[-40:, -60:] = corner[0].to(device)
+    tables = torch.tensor([begin]), torch.tensor([[side, side]], dtype=torch.int32), torch.tensor([0])
+    large = ImagePool(pixels, *(table.to(device) for table in tables))
+
+    windows = torch.tensor([[0, 19, 9, 41], [31, 0, 9, 41], [31, 19, 9, 41], [0, 0, 40, 60]], dtype=torch.int32)
+    crops = Crops(torch.zeros(4, dtype=torch.int64), windows, torch.tensor([False, True, False, True]))
+    lam = torch.tensor([1.0, 0.5, 0.25, 0.0])
+    inputs = MixInputs(corner, crops, corner, crops, lam, (9, 41), memory_format).to(device)
+
+    def in_large(windows: Tensor) -> MixInputs:
+        crops = inputs.target_crops._replace(window=windows)
+        return replace(inputs, target=large, target_crops=crops, aux=large, aux_crops=crops)
+
+    shift = torch.tensor([side - 40, side - 60, 0, 0], dtype=torch.int32, device=device)
+    assert torch.equal(in_large(inputs.target_crops.window + shift).call(ops.mix), inputs.call(ops.mix))
+
+    # Almost the whole image, resampled; what is read of it gets some colour.
+    rows, columns = (
+        ((torch.arange(n) + 0.5) * extent / n - 0.5).long() + begin
+        for n, begin, extent in ((9, 1, side - 1), (41, 2, side - 2))
+    )
+    for y, x in product((0, 1), (0, 1)):
+        colours = torch.randint(0, 256, (9, 41, 3), dtype=torch.uint8, generator=generator)
+        image[(rows + y)[:, None].to(device), (columns + x).to(device)] = colours.to(device)
+    whole = in_large(torch.tensor([[1, 2, side - 1, side - 2]] * 4, dtype=torch.int32, device=device))
+    assert is_within(whole.call(ops.mix), exact_mix(whole), whole.error())
+
+
+def test_windows_of_more_than_2_to_the_24_pixels_are_refused() -> None:
+    width = 2**24 + 1
+    pixels = large_pixels(torch.device("cpu"), 3 * width)
+    for sizes in ([[1, width]], [[width, 1]]):
+        pool = ImagePool(pixels, torch.tensor([0]), torch.tensor(sizes).int(), torch.tensor([0]))
+        crops = Crops(torch.tensor([0]), torch.tensor([[0, 0, *sizes[0]]]).int(), torch.tensor([False]))
+        inputs = MixInputs(pool, crops, pool, crops, torch.ones(1), (2, 2))
+        with pytest.raises(RuntimeError, match=r"target_window\[0\]: .* at most 16777216 pixels a side, got \[0, 0, "):
+            inputs.call(ops.mix)
 
 
 # --- the operator inside torch ---
@@ -287,11 +417,20 @@ def test_compiles_to_one_graph_that_serves_every_step() -> None:
         fresh = ops.mix(*inputs, size=(5, 7), **IMAGENET)
         return ops.mix(*inputs, size=(5, 7), **IMAGENET, out=out) + fresh
 
-    for seed in range(3):
-        inputs = MixInputs.make(seed=seed)
+    for seed, batch in enumerate((3, 3, 3, 5, 6, 7)):
+        inputs = MixInputs.make(batch, seed=seed)
         arguments = (inputs.target, inputs.target_crops, inputs.aux, inputs.aux_crops, inputs.lam)
-        torch.testing.assert_close(step(arguments, inputs.empty_out()), 2 * inputs.call(ops.mix))
-    assert counter.frame_count == 1
+        assert torch.equal(step(arguments, inputs.empty_out()), 2 * inputs.call(ops.mix))
+        assert counter.frame_count == (1 if batch == 3 else 2)  # the second batch size makes a graph for all
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_it_alone(device: torch.device, dtype: torch.dtype) -> None:
+    inputs = MixInputs.make().to(device)
+    expected = inputs.call(ops.mix)
+    with torch.autocast(device.type, dtype):
+        mixed, out = inputs.call(ops.mix), inputs.call(ops.mix, out=inputs.empty_out())
+    assert mixed.dtype == torch.float32 and torch.equal(mixed, expected) and torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -346,7 +485,8 @@ def test_wrong_pool_or_crops_are_named(device: torch.device, side: str, fault: s
     if hasattr(crops, field):
         crops = crops._replace(**{field: spoil(getattr(crops, field))})
     else:
-        pool = replace_unchecked(pool, **{field: spoil(getattr(pool, field))})
+        tensors = {name: getattr(pool, name) for name in ("pixels", "offsets", "sizes")}
+        pool = unchecked_pool(**{**tensors, field: spoil(tensors[field])})
     spoiled = replace(inputs, **{side: pool, f"{side}_crops": crops}).to(device)
     out = inputs.to(device).empty_out()
     if by_value and ops._library is not torch.ops.xmixup_fast:
@@ -356,14 +496,6 @@ def test_wrong_pool_or_crops_are_named(device: torch.device, side: str, fault: s
     with pytest.raises(RuntimeError, match=f"xmixup_fast.mix: .*{side}_{field}.*{message}"):
         spoiled.call(ops.mix, out=out)
     assert out.isnan().all(), "nothing is written by a call that fails"
-
-
-def replace_unchecked(pool: ImagePool, **tensors: torch.Tensor) -> ImagePool:
-    """A pool whose own checks at construction are passed over."""
-    spoiled = object.__new__(ImagePool)
-    for name in ("pixels", "offsets", "sizes", "labels"):
-        object.__setattr__(spoiled, name, tensors.get(name, getattr(pool, name)))
-    return spoiled
 
 
 @pytest.mark.parametrize(
@@ -381,14 +513,41 @@ def test_wrong_lam_is_named(lam: torch.Tensor, message: str) -> None:
         replace(inputs, lam=lam).call(ops.mix, out=inputs.empty_out())
 
 
-@pytest.mark.parametrize("name", ["aux_pixels", "target_index", "aux_window", "lam"])
-def test_tensors_on_another_device_are_named(name: str) -> None:
-    schema = torch.ops.xmixup_fast.mix.default._schema
-    values = (*MixInputs.make(3).raw(), torch.float32, True)
-    arguments = dict(zip((a.name for a in schema.arguments), values, strict=True))
+def named_tensors(inputs: MixInputs) -> dict[str, Any]:
+    """The arguments of torch.ops.xmixup_fast.mix_out."""
+    schema = torch.ops.xmixup_fast.mix_out.default._schema
+    values = (*inputs.raw(), inputs.memory_format == torch.channels_last, inputs.empty_out())
+    return dict(zip((argument.name for argument in schema.arguments), values, strict=True))
+
+
+TENSORS = [name for name, value in named_tensors(MixInputs.make(boxes=True)).items() if isinstance(value, Tensor)]
+
+
+@pytest.mark.parametrize("fake", [False, True])
+@pytest.mark.parametrize("name", TENSORS[1:])
+def test_tensors_on_another_device_are_named(name: str, fake: bool) -> None:
+    arguments = named_tensors(MixInputs.make(3, boxes=True))
     arguments[name] = arguments[name].to("meta")
-    with pytest.raises(RuntimeError, match=f"{name}: expected a tensor on cpu, as target_pixels, got one on meta"):
-        torch.ops.xmixup_fast.mix(**arguments)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext(),
+        pytest.raises(RuntimeError, match=f"{name}: expected a tensor on cpu, as target_pixels, got one on meta"),
+    ):
+        torch.ops.xmixup_fast.mix_out(**arguments)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_with_gaps_are_named(device: torch.device, name: str) -> None:
+    arguments = named_tensors(MixInputs.make(3, boxes=True).to(device))
+    arguments[name] = torch.stack([arguments[name]] * 2, -1)[..., 0]
+    with pytest.raises(RuntimeError, match=rf"xmixup_fast.mix: {name}: expected .*, got strides \["):
+        ops._library.mix_out(**arguments)
+
+
+@pytest.mark.parametrize("name", [name for name in TENSORS if name not in ("box", "out")])
+def test_none_is_named(device: torch.device, name: str) -> None:
+    arguments = named_tensors(MixInputs.make(3).to(device))
+    with pytest.raises(RuntimeError, match=f"xmixup_fast.mix: {name}: expected a tensor, got None"):
+        ops._library.mix_out(**{**arguments, name: None})
 
 
 @pytest.mark.parametrize(

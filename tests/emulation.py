@@ -1,0 +1,29 @@
+"""The CUDA kernels on the CPU: their sources compiled with csrc/host_grid/shim.h."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from xmixup_fast import ops
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load() -> Path:
+    """Builds the emulation, registers it as torch.ops.xmixup_fast_host_grid, and returns its library."""
+    build = ROOT / "build" / f"host_grid-{sys.implementation.cache_tag}"
+    configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "--fresh", f"-DPython_EXECUTABLE={sys.executable}"]
+    for command in (configure, ["cmake", "--build", build, "--target", "host_grid"]):
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "XMIXUP_CUDA": "OFF"})
+        if done.returncode != 0:
+            raise RuntimeError(done.stdout + done.stderr)
+    (library,) = build.glob("libhost_grid.*")
+    torch.ops.load_library(library)
+    loss = "xmixup_fast_host_grid::dual_head_cross_entropy"
+    torch.library.register_autograd(loss, ops._backward, setup_context=ops._setup_context)
+    return library
