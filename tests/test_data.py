@@ -11,15 +11,19 @@ import torch
 from made import TARGET, write_folder
 from torchvision.io import write_jpeg, write_png
 
+from xmixup_fast.data.dataset import Dataset, FileImage, Sample, in_order, split
 from xmixup_fast.data.decode import decode
-from xmixup_fast.data.folder import Dataset, Sample, read_folder, split
+from xmixup_fast.data.folder import read_folder
 from xmixup_fast.methods import METHODS
 from xmixup_fast.settings import Settings, read_yaml
 
 
 def made_dataset(counts: dict[str, int], test: int = 0) -> Dataset:
-    train = [Sample(Path(name, f"{i:03d}"), label) for label, name in enumerate(counts) for i in range(counts[name])]
-    held = [Sample(Path("test", name, f"{i:03d}"), label) for label, name in enumerate(counts) for i in range(test)]
+    def samples(folder: str, name: str, label: int, count: int) -> list[Sample]:
+        return [Sample(FileImage(Path(folder, name, f"{i:03d}")), label) for i in range(count)]
+
+    train = [s for label, name in enumerate(counts) for s in samples("", name, label, counts[name])]
+    held = [s for label, name in enumerate(counts) for s in samples("test", name, label, test)]
     return Dataset(list(counts), train, [], held)
 
 
@@ -39,7 +43,7 @@ def test_only_images_count_at_any_depth(tmp_path: Path) -> None:
     (root / "red" / "._000.png").write_text("no image")
     (root / "red" / "deeper").mkdir()
     (root / "red" / "000.png").rename(root / "red" / "deeper" / "B.PNG")
-    assert [sample.path.name for sample in read_folder(root).train if sample.label == 2] == ["B.PNG"]
+    assert [Path(sample.image.name).name for sample in read_folder(root).train if sample.label == 2] == ["B.PNG"]
 
 
 def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -76,7 +80,7 @@ def test_splits_are_disjoint_stratified_and_repeatable(test: int) -> None:
     cut = split(dataset, val_fraction=0.2, test_fraction=0.3, shots=None, seed=4)
     assert cut == split(dataset, val_fraction=0.2, test_fraction=0.3, shots=None, seed=4)
     assert cut != split(dataset, val_fraction=0.2, test_fraction=0.3, shots=None, seed=5)
-    assert sorted(cut.train + cut.val + cut.test) == sorted(dataset.train + dataset.test)
+    assert in_order(cut.train + cut.val + cut.test) == in_order(dataset.train + dataset.test)
     assert Counter(sample.label for sample in cut.val) == ({0: 4, 1: 2, 2: 1} if test else {0: 3, 1: 1, 2: 1})
     assert Counter(sample.label for sample in cut.test) == ({0: 2, 1: 2, 2: 2} if test else {0: 6, 1: 3, 2: 1})
 
@@ -96,7 +100,7 @@ def test_decoding_keeps_pixels_where_the_size_fits_and_resizes_the_short_side(tm
     pixels = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
     write_png(pixels, str(tmp_path / "rgb.png"))
     write_png(pixels[:1], str(tmp_path / "grey.png"))
-    samples = [Sample(tmp_path / "rgb.png", 1), Sample(tmp_path / "grey.png", 0)]
+    samples = [Sample(FileImage(tmp_path / "rgb.png"), 1), Sample(FileImage(tmp_path / "grey.png"), 0)]
     pool = decode(samples, 20, "images")
     assert torch.equal(pool[0].permute(2, 0, 1), pixels)
     assert torch.equal(pool[1].permute(2, 0, 1), pixels[:1].expand(3, -1, -1))
@@ -110,7 +114,7 @@ def test_every_file_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:100])
-    samples = [Sample(path, 0) for path in sorted(tmp_path.iterdir())]
+    samples = [Sample(FileImage(path), 0) for path in sorted(tmp_path.iterdir())]
     with pytest.raises(ValueError, match="3 of 4 images cannot be decoded") as caught:
         decode(samples, 8, "images")
     assert all(name in str(caught.value) for name in ("empty.jpg", "text.png", "cut.jpg"))

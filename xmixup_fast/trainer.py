@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from . import __version__, models, selection
+from .data.dataset import Dataset, Sample, of_classes, split
 from .data.decode import decode
-from .data.folder import Dataset, Sample, of_classes, read_folder, split
+from .data.folder import read_folder
 from .methods import METHODS, Method
 from .methods.base import Batches
 from .models import Network

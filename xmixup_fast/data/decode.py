@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..pool import ImagePool
-from .folder import Sample
+from .dataset import Sample
 
 
 def decode(samples: Sequence[Sample], short_side: int, what: str) -> ImagePool:
@@ -38,14 +38,16 @@ def decode(samples: Sequence[Sample], short_side: int, what: str) -> ImagePool:
 
 
 def _decode_file(sample: Sample, short_side: int) -> Tensor | str:
-    """One image, uint8[H, W, 3], or the path and what is wrong with the file."""
+    """One image, uint8[H, W, 3], or its name and what is wrong with it."""
+    import numpy as np
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms.v2.functional import resize, to_dtype
 
     try:
-        image: Tensor = decode_image(str(sample.path), ImageReadMode.RGB, apply_exif_orientation=True)
+        encoded = torch.from_numpy(np.frombuffer(bytearray(sample.image.read()), dtype=np.uint8))
+        image: Tensor = decode_image(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
     except (RuntimeError, ValueError, OSError) as error:
-        return f"{sample.path}: {str(error).splitlines()[0]}"
+        return f"{sample.image.name}: {str(error).splitlines()[0]}"
     image = to_dtype(image, torch.uint8, scale=True)  # a 16-bit PNG comes as uint16
     image = resize(image, [short_side], antialias=True)
     return image.permute(1, 2, 0)

@@ -1,37 +1,17 @@
-"""Datasets that are folders of class folders of images, and how they are split."""
+"""Datasets that are folders of class folders of images."""
 
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+
+from .dataset import Dataset, FileImage, Sample, in_order
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}
 """What is taken for an image, in lower case; torchvision decodes these."""
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of split folders, and the split each holds."""
-
-
-class Sample(NamedTuple):
-    """One image file and the position of its class among the dataset's classes."""
-
-    path: Path
-    label: int
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Image files by split; a split that a folder does not have is empty."""
-
-    classes: list[str]
-    """Class names, sorted; a label is a position here."""
-    train: list[Sample]
-    val: list[Sample]
-    test: list[Sample]
 
 
 def read_folder(path: str | os.PathLike[str]) -> Dataset:
@@ -67,38 +47,6 @@ def read_folder(path: str | os.PathLike[str]) -> Dataset:
     return Dataset(classes, samples["train"], samples.get("val", []), samples.get("test", []))
 
 
-def split(dataset: Dataset, *, val_fraction: float, test_fraction: float, shots: int | None, seed: int) -> Dataset:
-    """Cuts the test and validation splits that a dataset lacks from train, then keeps ``shots`` images of each class.
-
-    Each cut takes its fraction of every class, at least one image and never all. The same seed gives the same splits,
-    and fewer shots are a subset of more.
-
-    Raises ValueError for a class with too few images to be cut or to keep ``shots`` of.
-    """
-    shuffle = random.Random(seed).shuffle
-    train, val, test = [], list(dataset.val), list(dataset.test)
-    for label, name in enumerate(dataset.classes):
-        images = [sample for sample in dataset.train if sample.label == label]
-        shuffle(images)
-        for missing, part, fraction in ((not dataset.test, test, test_fraction), (not dataset.val, val, val_fraction)):
-            if missing:
-                if len(images) < 2:
-                    raise ValueError(f"class {name}: has too few training images to cut validation and test from")
-                count = min(max(round(fraction * len(images)), 1), len(images) - 1)
-                part += images[:count]
-                del images[:count]
-        if shots is not None and len(images) < shots:
-            raise ValueError(f"shots: expected at most {len(images)}, the training images of class {name}, got {shots}")
-        train += images[:shots]
-    return replace(dataset, train=sorted(train), val=sorted(val), test=sorted(test))
-
-
-def of_classes(samples: Iterable[Sample], labels: Sequence[int]) -> list[Sample]:
-    """The samples of some classes, in their order."""
-    wanted = set(labels)
-    return [sample for sample in samples if sample.label in wanted]
-
-
 def _samples(folder: Path, classes: list[str], root: Path) -> list[Sample]:
     """All images below the class folders of one split."""
     labels = {name: label for label, name in enumerate(classes)}
@@ -110,8 +58,8 @@ def _samples(folder: Path, classes: list[str], root: Path) -> list[Sample]:
             folders[:] = [name for name in folders if not name.startswith(".")]
             for path in (Path(parent, name) for name in files if not name.startswith(".")):
                 if path.suffix.lower() in EXTENSIONS:
-                    samples.append(Sample(_inside(path, root), labels[class_folder.name]))
-    return sorted(samples)
+                    samples.append(Sample(FileImage(_inside(path, root)), labels[class_folder.name]))
+    return in_order(samples)
 
 
 def _folders(path: Path, root: Path) -> list[Path]:
