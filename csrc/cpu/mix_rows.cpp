@@ -31,11 +31,11 @@ struct ByteRow {
   }
 
 #if defined(__AVX2__)
-  // Pixels x to x + 15.
+  // Pixel x and those that follow.
   template <bool planar>
-  BytePixels pixels(int32_t x) const {
-    if (!flip) return BytePixels::load<planar, false>(first + 3 * static_cast<int64_t>(x));
-    return BytePixels::load<planar, true>(first + 3 * static_cast<int64_t>(width - x - kPixels));
+  BytePixels<planar> pixels(int32_t x) const {
+    if (!flip) return BytePixels<planar>::template load<false>(first + 3 * static_cast<int64_t>(x));
+    return BytePixels<planar>::template load<true>(first + 3 * static_cast<int64_t>(width - x - kPixels));
   }
 #endif
 };
@@ -55,7 +55,7 @@ struct FloatRow {
 
 // --- blending ---
 
-// The weights of one sample: of each channel, and as the vectors that go with sixteen pixels.
+// The weights of one sample: of each channel, and as the vectors that go with kPixels pixels.
 struct Weights {
   ChannelWeights channel[3];
   Vec target[3], aux[3], bias[3];
@@ -93,33 +93,29 @@ void mix_elements(const Row& target, const Row& aux, const Weights& w, int32_t b
 
 #if defined(__AVX2__)
 
-// Pixels x to x + 15 of a row.
+// kPixels pixels of a row, from x on.
 template <bool has_aux, bool planar, bool stream, typename Row, typename Out>
 inline void mix_pixels(const Row& target, const Row& aux, const Weights& w, int32_t x, Out* out, int64_t plane) {
-  constexpr int vecs_per_plane = kPixels / Vec::kLanes;
   const auto t = target.template pixels<planar>(x);
   const auto a = (has_aux ? aux : target).template pixels<planar>(x);
-#pragma GCC unroll 6
-  for (int m = 0; m < kPixelVecs; ++m) {
-    const int k = planar ? m / vecs_per_plane : m % 3;
-    const Vec value = blend<has_aux>(t.vec(m), w.target[k], has_aux ? a.vec(m) : w.bias[k], w.aux[k], w.bias[k]);
-    Out* p = planar ? out + k * plane + x + m % vecs_per_plane * Vec::kLanes
-                    : out + 3 * static_cast<int64_t>(x) + m * Vec::kLanes;
-    if constexpr (stream) {
-      value.stream(p);
-    } else {
-      value.store(p);
-    }
+  const auto mixed = [&](int m) {
+    const int k = planar ? m / 2 : m % 3;
+    return blend<has_aux>(t.vec(m), w.target[k], has_aux ? a.vec(m) : w.bias[k], w.aux[k], w.bias[k]);
+  };
+#pragma GCC unroll 3
+  for (int pair = 0; pair < kPixelVecs / 2; ++pair) {
+    Out* p = planar ? out + pair * plane + x : out + 3 * static_cast<int64_t>(x) + 2 * pair * Vec::kLanes;
+    store_pair<stream>(mixed(2 * pair), mixed(2 * pair + 1), p);
   }
 }
 
-// How many pixels come before the first, from x on, whose vectors may be streamed to; less than 16.
+// How many pixels come before the first, from x on, that may be streamed to; less than kPixels.
 template <bool planar, typename Out>
 int32_t unaligned_pixels(const Out* out, int32_t x) {
-  constexpr int bytes = Vec::kLanes * static_cast<int>(sizeof(Out)), step = planar ? 1 : 3;
+  constexpr int step = planar ? 1 : 3;
   auto address = reinterpret_cast<uintptr_t>(out + step * static_cast<int64_t>(x));
   int32_t pixels = 0;
-  for (; address % bytes != 0; address += step * sizeof(Out)) ++pixels;
+  for (; address % sizeof(Vec) != 0; address += step * sizeof(Out)) ++pixels;
   return pixels;
 }
 
@@ -132,7 +128,7 @@ void mix_row(const Row& target, const Row& aux, const Weights& w, int32_t begin,
   }
   // What is left at the ends of a row is mixed together with pixels that are mixed anyway.
   int32_t x = begin;
-  if (stream && (!planar || plane % Vec::kLanes == 0)) {
+  if (stream && (!planar || plane * sizeof(Out) % sizeof(Vec) == 0)) {
     const int32_t head = unaligned_pixels<planar>(out, begin);
     if (head > 0) mix_pixels<has_aux, planar, false>(target, aux, w, begin, out, plane);
     for (x += head; x + kPixels <= end; x += kPixels) {
@@ -158,8 +154,8 @@ void mix_row(const Row& target, const Row& aux, const Weights& w, int32_t begin,
 constexpr int32_t kRowsAhead = 2;
 
 inline void prefetch(const uint8_t* row, int32_t bytes) {
-  constexpr int kCacheLine = 64, kIntoSecondLevel = 2;
-  for (int32_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i, 0, kIntoSecondLevel);
+  constexpr int kCacheLine = 64;
+  for (int32_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i);
 }
 
 // --- rows of floats ---

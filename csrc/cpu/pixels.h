@@ -1,5 +1,5 @@
-// Sixteen RGB pixels at a time, as float vectors in the order of an output: interleaved (R G B R G B ...) or planar
-// (16 R, 16 G, 16 B), in a row's order or mirrored. For levels with byte shuffles.
+// Some RGB pixels at a time, as six float vectors in the order of an output: interleaved (R G B R G B ...) or planar
+// (all R, all G, all B), in a row's order or mirrored. For levels with byte shuffles.
 #pragma once
 
 #include "simd.h"
@@ -8,11 +8,12 @@
 
 namespace xmixup::XMIXUP_LEVEL {
 
-constexpr int kPixels = 16;
-constexpr int kPixelVecs = 3 * kPixels / Vec::kLanes;
+// So many that two vectors of 16-bit floats, side by side, fill what one vector of floats does.
+constexpr int kPixels = 2 * Vec::kLanes;
+constexpr int kPixelVecs = 6;
 
-// Which of 48 bytes goes to which place, as the masks of byte shuffles: 16 bytes of the result from each 16 of the
-// source; a negative entry gives a zero.
+// Which of the 48 bytes of sixteen pixels goes to which place, as the masks of byte shuffles: 16 bytes of the result
+// from each 16 of the source; a negative entry gives a zero.
 template <bool planar, bool mirrored>
 struct Shuffles {
   alignas(16) int8_t mask[3][3][16];
@@ -20,7 +21,7 @@ struct Shuffles {
   constexpr Shuffles() : mask{} {
     for (int to = 0; to < 48; ++to) {
       const int pixel = planar ? to % 16 : to / 3, channel = planar ? to / 16 : to % 3;
-      const int from = 3 * (mirrored ? kPixels - 1 - pixel : pixel) + channel;
+      const int from = 3 * (mirrored ? 15 - pixel : pixel) + channel;
       for (int part = 0; part < 3; ++part) {
         mask[to / 16][part][to % 16] = static_cast<int8_t>(from / 16 == part ? from % 16 : -1);
       }
@@ -28,30 +29,44 @@ struct Shuffles {
   }
 };
 
-struct BytePixels {
-  __m128i part[3];
-
-  // Element m * kLanes and those that follow.
-  Vec vec(int m) const {
-    if constexpr (Vec::kLanes == 16) return Vec::of_bytes(part[m]);
-    return Vec::of_bytes(m % 2 == 0 ? part[m / 2] : _mm_srli_si128(part[m / 2], 8));
-  }
-
-  template <bool planar, bool mirrored>
-  static BytePixels load(const uint8_t* pixels) {
-    static constexpr Shuffles<planar, mirrored> shuffles;
-    const auto* blocks = reinterpret_cast<const __m128i*>(pixels);
-    const __m128i source[3] = {_mm_loadu_si128(blocks), _mm_loadu_si128(blocks + 1), _mm_loadu_si128(blocks + 2)};
-    if constexpr (!planar && !mirrored) return {{source[0], source[1], source[2]}};
-    BytePixels result;
+template <bool planar, bool mirrored>
+inline void load_sixteen(const uint8_t* pixels, __m128i (&parts)[3]) {
+  static constexpr Shuffles<planar, mirrored> shuffles;
+  const auto* blocks = reinterpret_cast<const __m128i*>(pixels);
+  const __m128i source[3] = {_mm_loadu_si128(blocks), _mm_loadu_si128(blocks + 1), _mm_loadu_si128(blocks + 2)};
 #pragma GCC unroll 3
-    for (int to = 0; to < 3; ++to) {
-      result.part[to] = _mm_setzero_si128();
+  for (int to = 0; to < 3; ++to) {
+    parts[to] = source[to];
+    if constexpr (planar || mirrored) {
+      parts[to] = _mm_setzero_si128();
 #pragma GCC unroll 3
       for (int from = 0; from < 3; ++from) {
         const __m128i mask = _mm_load_si128(reinterpret_cast<const __m128i*>(shuffles.mask[to][from]));
-        result.part[to] = _mm_or_si128(result.part[to], _mm_shuffle_epi8(source[from], mask));
+        parts[to] = _mm_or_si128(parts[to], _mm_shuffle_epi8(source[from], mask));
       }
+    }
+  }
+}
+
+template <bool planar>
+struct BytePixels {
+  static constexpr int kSixteens = kPixels / 16;
+  __m128i parts[kSixteens][3];
+
+  Vec vec(int m) const {
+    if constexpr (kSixteens == 1) {
+      return Vec::of_bytes(m % 2 == 0 ? parts[0][m / 2] : _mm_srli_si128(parts[0][m / 2], 8));
+    } else {
+      return Vec::of_bytes(planar ? parts[m % 2][m / 2] : parts[m / 3][m % 3]);
+    }
+  }
+
+  template <bool mirrored>
+  static BytePixels load(const uint8_t* pixels) {
+    BytePixels result;
+#pragma GCC unroll 2
+    for (int i = 0; i < kSixteens; ++i) {
+      load_sixteen<planar, mirrored>(pixels + 48 * (mirrored ? kSixteens - 1 - i : i), result.parts[i]);
     }
     return result;
   }
@@ -64,8 +79,7 @@ struct FloatPixels {
 
   Vec vec(int m) const {
     if constexpr (!planar) return Vec::load(first + m * Vec::kLanes);
-    constexpr int vecs_per_plane = kPixels / Vec::kLanes;
-    return Vec::load_every_third(first + 3 * Vec::kLanes * (m % vecs_per_plane) + m / vecs_per_plane);
+    return Vec::load_every_third(first + 3 * Vec::kLanes * (m % 2) + m / 2);
   }
 };
 

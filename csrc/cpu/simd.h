@@ -29,6 +29,7 @@ inline float multiply_add(float a, float b, float c) {
 
 // All levels have the same functions. gather: the floats p[at]. pick: the same, of places below 2 * kLanes,
 // but it may load all 2 * kLanes floats. load_every_third: floats 0, 3, 6 ...; it may load two beyond 3 * kLanes.
+// store_pair, which scalar code does not need: two vectors one after the other, streamed past the caches if aligned.
 #if defined(__AVX512F__)
 
 struct Places {
@@ -57,24 +58,48 @@ struct Vec {
     return {_mm512_permutex2var_ps(first, all, _mm512_loadu_ps(p + 2 * kLanes))};
   }
   void store(float* p) const { _mm512_storeu_ps(p, value); }
-  void store(BFloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bfloat16()); }
-  void store(Float16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), float16()); }
-  void stream(float* p) const { _mm512_stream_ps(p, value); }
-  void stream(BFloat16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), bfloat16()); }
-  void stream(Float16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), float16()); }
-
- private:
-  __m256i float16() const { return _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  __m256i bfloat16() const {  // no NaN comes here; otherwise as to_bfloat16
-    const __m512i bits = _mm512_castps_si512(value);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
-  }
 };
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {_mm512_sub_ps(a.value, b.value)}; }
+
+template <bool stream>
+inline void store_bits(__m512i bits, void* p) {
+  if constexpr (stream) {
+    _mm512_stream_si512(static_cast<__m512i*>(p), bits);
+  } else {
+    _mm512_storeu_si512(p, bits);
+  }
+}
+
+// Rounded to the upper 16 bits of each lane. No NaN comes here; otherwise as to_bfloat16.
+inline __m512i round_to_bfloat16(Vec a) {
+  const __m512i bits = _mm512_castps_si512(a.value);
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  return _mm512_mask_sub_epi32(rounded, odd, rounded, _mm512_set1_epi32(-1));
+}
+
+template <bool stream>
+inline void store_pair(Vec a, Vec b, float* p) {
+  store_bits<stream>(_mm512_castps_si512(a.value), p);
+  store_bits<stream>(_mm512_castps_si512(b.value), p + Vec::kLanes);
+}
+
+template <bool stream>
+inline void store_pair(Vec a, Vec b, BFloat16* p) {
+  alignas(64) static constexpr uint16_t kUpper[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                      33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  store_bits<stream>(_mm512_permutex2var_epi16(round_to_bfloat16(a), _mm512_load_si512(kUpper), round_to_bfloat16(b)),
+                     p);
+}
+
+template <bool stream>
+inline void store_pair(Vec a, Vec b, Float16* p) {
+  constexpr int kRound = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m512i low = _mm512_castsi256_si512(_mm512_cvtps_ph(a.value, kRound));
+  store_bits<stream>(_mm512_inserti64x4(low, _mm512_cvtps_ph(b.value, kRound), 1), p);
+}
 
 #elif defined(__AVX2__)
 
@@ -103,25 +128,44 @@ struct Vec {
     return {_mm256_i32gather_ps(p, _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21), sizeof(float))};
   }
   void store(float* p) const { _mm256_storeu_ps(p, value); }
-  void store(BFloat16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bfloat16()); }
-  void store(Float16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), float16()); }
-  void stream(float* p) const { _mm256_stream_ps(p, value); }
-  void stream(BFloat16* p) const { _mm_stream_si128(reinterpret_cast<__m128i*>(p), bfloat16()); }
-  void stream(Float16* p) const { _mm_stream_si128(reinterpret_cast<__m128i*>(p), float16()); }
-
- private:
-  __m128i float16() const { return _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  __m128i bfloat16() const {  // no NaN comes here; otherwise as to_bfloat16
-    const __m256i bits = _mm256_castps_si256(value);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-    const __m256i high = _mm256_srli_epi32(rounded, 16);
-    return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
-  }
 };
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
+
+template <bool stream>
+inline void store_bits(__m256i bits, void* p) {
+  if constexpr (stream) {
+    _mm256_stream_si256(static_cast<__m256i*>(p), bits);
+  } else {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), bits);
+  }
+}
+
+// Rounded, as integers of 32 bits. No NaN comes here; otherwise as to_bfloat16.
+inline __m256i round_to_bfloat16(Vec a) {
+  const __m256i bits = _mm256_castps_si256(a.value);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+}
+
+template <bool stream>
+inline void store_pair(Vec a, Vec b, float* p) {
+  store_bits<stream>(_mm256_castps_si256(a.value), p);
+  store_bits<stream>(_mm256_castps_si256(b.value), p + Vec::kLanes);
+}
+
+template <bool stream>
+inline void store_pair(Vec a, Vec b, BFloat16* p) {
+  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(a), round_to_bfloat16(b));  // halves alternate
+  store_bits<stream>(_mm256_permute4x64_epi64(packed, 0b11011000), p);
+}
+
+template <bool stream>
+inline void store_pair(Vec a, Vec b, Float16* p) {
+  constexpr int kRound = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  store_bits<stream>(_mm256_set_m128i(_mm256_cvtps_ph(b.value, kRound), _mm256_cvtps_ph(a.value, kRound)), p);
+}
 
 #else
 
@@ -141,14 +185,7 @@ struct Vec {
   static Vec load(const uint8_t* p) { return {static_cast<float>(*p)}; }
   static Vec gather(const float* p, Places at) { return {p[at.value]}; }
   static Vec pick(const float* p, Places at) { return gather(p, at); }
-  template <typename Out>
-  void store(Out* p) const {
-    put(value, p);
-  }
-  template <typename Out>
-  void stream(Out* p) const {
-    put(value, p);
-  }
+  void store(float* p) const { *p = value; }
 };
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {multiply_add(a.value, b.value, c.value)}; }
