@@ -12,6 +12,7 @@ constexpr int kBatch = 4, kSize = 224, kHeight = 256, kWidth = 320, kWidest = 25
 
 struct Case {
   const char* name;
+  float lam;
   bool flip;
   int32_t window;  // height and width
   xmixup::OutType out_type;
@@ -19,12 +20,13 @@ struct Case {
 };
 
 constexpr Case kCases[] = {
-    {"crop", false, kSize, xmixup::OutType::float32, true},
-    {"crop-flipped", true, kSize, xmixup::OutType::float32, true},
-    {"crop-bf16", false, kSize, xmixup::OutType::bfloat16, true},
-    {"crop-planar", false, kSize, xmixup::OutType::float32, false},
-    {"enlarged", true, 180, xmixup::OutType::float32, true},
-    {"reduced", true, kWidest, xmixup::OutType::float32, true},
+    {"crop", 0.75f, false, kSize, xmixup::OutType::float32, true},
+    {"crop-unmixed", 1.0f, false, kSize, xmixup::OutType::float32, true},
+    {"crop-flipped", 0.75f, true, kSize, xmixup::OutType::float32, true},
+    {"crop-bf16", 0.75f, false, kSize, xmixup::OutType::bfloat16, true},
+    {"crop-planar", 0.75f, false, kSize, xmixup::OutType::float32, false},
+    {"enlarged", 0.75f, true, 180, xmixup::OutType::float32, true},
+    {"reduced", 0.75f, true, kWidest, xmixup::OutType::float32, true},
 };
 
 xmixup::MixRows* find_kernel(const char* level) {
@@ -63,7 +65,7 @@ int main(int argc, char** argv) {
   float lam[kBatch];
   for (int b = 0; b < kBatch; ++b) {
     flip[b] = chosen->flip;
-    lam[b] = 0.75f;
+    lam[b] = chosen->lam;
     const int32_t place[4] = {b, b, chosen->window, chosen->window};
     std::memcpy(window[b], place, sizeof place);
   }
