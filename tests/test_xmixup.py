@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torchvision
 from samples import IMAGENET, make_pool
 from torch import Tensor
@@ -90,6 +91,18 @@ def test_dtype_layout_and_out_are_those_asked_for(device: torch.device) -> None:
     out = torch.empty_like(plain)
     written, _ = made_xmixup(device)(*batch, 0, out=out)
     assert written is out and torch.equal(out, plain)
+
+
+def test_compiles_to_one_graph_that_serves_every_epoch() -> None:
+    cpu = torch.device("cpu")
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    xmixup, (images, labels, sample) = made_xmixup(cpu), made_batch(cpu)
+    compiled = torch.compile(xmixup, backend=counter, fullgraph=True)
+    for epoch in range(3):
+        epochs = torch.full_like(sample, epoch)
+        expected, actual = (call(images, labels, sample, epochs) for call in (xmixup, compiled))
+        assert torch.equal(actual[0], expected[0]) and torch.equal(actual[1].lam, expected[1].lam)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize(
