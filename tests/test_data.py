@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -54,24 +56,101 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         read_folder(tmp_path / "empty")
     root = write_folder(tmp_path / "root" / "train", TARGET, 1).parent
     (root / "train" / "grey").mkdir()
-    with pytest.raises(ValueError, match=r"grey: no image"):
-        read_folder(root)
-    (root / "train" / "grey").rmdir()
     write_folder(root / "test", {"pink": (255, 150, 200)}, 1)
-    with pytest.raises(ValueError, match="pink: a class that train does not have"):
+    with pytest.raises(ValueError) as caught:
         read_folder(root)
+    assert all(f"class {name} has no training image" in str(caught.value) for name in ("grey", "pink"))
+    write_folder(tmp_path / "lone" / "test", TARGET, 1)
     with pytest.raises(ValueError, match="has test but no train folder"):
-        write_folder(tmp_path / "lone" / "test", TARGET, 1)
         read_folder(tmp_path / "lone")
+    for name in ("train", "val", "valid"):
+        write_folder(tmp_path / "twice" / name, TARGET, 1)
+    with pytest.raises(ValueError, match="val and valid are both a val split"):
+        read_folder(tmp_path / "twice")
 
 
-def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
-    root, other = write_folder(tmp_path / "a", TARGET, 1), write_folder(tmp_path / "b", TARGET, 1)
+def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "a", TARGET, 2)
     (root / "red" / "link.png").symlink_to(root / "red" / "000.png")
-    assert len(read_folder(root).train) == 4
+    (root / "red" / "more").symlink_to(root / "blue")
+    assert Counter(sample.label for sample in read_folder(root).train) == {0: 2, 1: 2, 2: 5}
+    # A link to a folder that holds it would be followed for ever.
+    (root / "green" / "up").symlink_to(root)
+    dataset = read_folder(root)
+    assert {Path(file.name).name for file in dataset.bad} == {"green"} and len(dataset.train) > 9
+    assert all("links to" in file.reason and "which holds it" in file.reason for file in dataset.bad)
+
+
+def test_bad_files_are_all_listed_and_leave_the_others(tmp_path: Path) -> None:
+    root, other = write_folder(tmp_path / "a", TARGET, 2), write_folder(tmp_path / "b", TARGET, 1)
+    red = root / "red"
     (root / "far").symlink_to(other / "red")
-    with pytest.raises(ValueError, match="far: links to"):
+    (root / "train").symlink_to(other)
+    (red / "far").symlink_to(other / "red")
+    (red / "far.png").symlink_to(other / "red" / "000.png")
+    (red / "gone.png").symlink_to(red / "absent.png")
+    (red / "round.png").symlink_to(red / "round.png")
+    (red / "folder.jpg").mkdir()
+    os.mkfifo(red / "pipe.png")
+    (red / os.fsdecode(b"latin\xe9.png")).write_bytes(b"")
+    dataset = read_folder(root)
+    assert len(dataset.train) == 6 and dataset.classes == sorted(TARGET)
+    reasons = {Path(file.name).relative_to(root).as_posix(): file.reason for file in dataset.bad}
+    assert len(reasons) == len(dataset.bad)
+    assert reasons == {
+        "far": f"leads to {other / 'red'}, outside of {root}",
+        "train": f"leads to {other}, outside of {root}",
+        "red/far": f"leads to {other / 'red'}, outside of {root}",
+        "red/far.png": f"leads to {other / 'red' / '000.png'}, outside of {root}",
+        "red/gone.png": "no such file",
+        "red/round.png": os.strerror(errno.ELOOP),
+        "red/folder.jpg": "a folder, not a file",
+        "red/pipe.png": "not a regular file",
+        "red/latin\\udce9.png": "the name is not valid Unicode",
+    }
+
+
+def test_folders_that_cannot_be_read_are_bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_folder(tmp_path / "a", TARGET, 1)
+    locked = root / "red" / "locked"
+    locked.mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:  # as file permissions do, but to the superuser as well
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    dataset = read_folder(root)
+    assert len(dataset.train) == 3 and dataset.bad == [(str(locked), "cannot be read: Permission denied")]
+    locked = root
+    with pytest.raises(PermissionError):
         read_folder(root)
+
+
+def test_what_else_is_wrong_is_told_with_the_bad_files(tmp_path: Path) -> None:
+    root, other = write_folder(tmp_path / "a", TARGET, 1), write_folder(tmp_path / "b", TARGET, 1)
+    (root / "red" / "000.png").unlink()
+    (root / "red" / "000.png").symlink_to(other / "red" / "000.png")
+    with pytest.raises(ValueError, match="class red has no training image") as caught:
+        read_folder(root)
+    assert f"{root / 'red' / '000.png'}: leads to {other}" in str(caught.value)
+    for name in ("train", "test"):
+        write_folder(tmp_path / name, TARGET, 1)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "train").symlink_to(tmp_path / "train")
+    (tmp_path / "test").rename(tmp_path / "c" / "test")
+    with pytest.raises(ValueError, match=r"has test but no train folder\n.*train: leads to"):
+        read_folder(tmp_path / "c")
+
+
+def test_names_need_not_be_ascii(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "Größe 大", {"çay": (1, 2, 3), "猫": (4, 5, 6)}, 1)
+    (root / "猫" / "000.png").rename(root / "猫" / "é ü.png")
+    dataset = read_folder(root)
+    assert dataset.classes == ["çay", "猫"] and not dataset.bad
+    assert [Path(sample.image.name).name for sample in dataset.train] == ["000.png", "é ü.png"]
 
 
 @pytest.mark.parametrize("test", [0, 2])
@@ -138,6 +217,8 @@ def test_settings_list_all_methods() -> None:
         ("momentum", 1, "momentum: expected a number from 0 to less than 1, got 1"),
         ("resize", 100, "resize: expected at least image_size, 224, got 100"),
         ("fold", 1, "fold: expected bool, got 1"),
+        ("source", [], r"source: expected str, got \[\]"),
+        ("source", ["a", 1], "source: expected str, got 1"),
     ],
 )
 def test_settings_name_what_is_wrong(name: str, value: object, expected: str) -> None:
@@ -146,7 +227,7 @@ def test_settings_name_what_is_wrong(name: str, value: object, expected: str) ->
 
 
 def test_settings_survive_yaml_and_overrides_come_on_top(tmp_path: Path) -> None:
-    settings = Settings(target="t", model="m", alpha=0.5, flip=False, shots=3)
+    settings = Settings(target="t", source=["a", "b"], model="m", alpha=0.5, flip=False, shots=3)
     path = tmp_path / "config.yaml"
     path.write_text(settings.to_yaml())
     assert Settings.from_yaml(path) == settings

@@ -22,9 +22,11 @@ class Settings:
     """
 
     target: str
-    """Folder of the images to learn: class folders, directly or under train/, val/ and test/."""
-    source: str | None = None
-    """Folder of auxiliary images, class folders likewise; xmixup and cotrain need it."""
+    """Images to learn: a folder of class folders, directly or under train/, val/ and test/; a table (.csv, .tsv,
+    .parquet) with the columns path, label and perhaps split; WebDataset shards (a-{000..012}.tar, a/*.tar);
+    torchvision:NAME[:ROOT]; or hf:NAME[:CONFIG]."""
+    source: str | list[str] | None = None
+    """Auxiliary images, likewise, or several such datasets; xmixup and cotrain need them."""
     model: str
     """Network, by its timm name."""
     weights: str = "timm"
@@ -153,6 +155,10 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
+        # A list is meant where one is given; an empty one falls through to the error.
+        lists = [option for option in typing.get_args(hint) if typing.get_origin(option) is list]
+        if lists and isinstance(value, list | tuple) and value:
+            return [_typed(name, item, typing.get_args(lists[0])[0]) for item in value]
         hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
     if typing.get_origin(hint) is Literal:
         options = typing.get_args(hint)

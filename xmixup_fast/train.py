@@ -1,10 +1,13 @@
-"""Fine-tune a pretrained network on a folder of class folders of images.
+"""Fine-tune a pretrained network on labelled images.
 
 python -m xmixup_fast.train
     the embedded default: fine-tuning and XMixup side by side, in two minutes, with nothing to download
 
 python -m xmixup_fast.train --target photos/ --source imagenet/train/ --model resnet50
     XMixup with ImageNet as its source, class folders named by WordNet ids
+
+python -m xmixup_fast.train --target torchvision:Flowers102:data --source 'shards/train-{000..012}.tar' more/ ...
+    target and source as tables, tar shards, published or Hugging Face datasets; several sources at once
 
 python -m xmixup_fast.train --config runs/NAME/config.yaml --seed 1 --output runs/again
     a run again, with another seed

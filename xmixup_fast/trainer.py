@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from . import __version__, models, selection
-from .data.dataset import Dataset, Sample, of_classes, split
+from .data.dataset import BadFile, Dataset, Sample, of_classes, split
 from .data.decode import decode
-from .data.folder import read_folder
+from .data.sources import read_dataset
 from .methods import METHODS, Method
 from .methods.base import Batches
 from .models import Network
@@ -114,15 +115,17 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
 def _run(settings: Settings) -> Result:
     """A run with resolved settings."""
     recorder = Recorder(Path(str(settings.output)))
+    method_class = METHODS[settings.method]
+    listed = read_dataset(settings.target)
+    source = read_dataset(settings.source) if method_class.uses_source and settings.source else None
+    _refuse_bad_files([*listed.bad, *(source.bad if source else [])])
     target = split(
-        read_folder(settings.target),
+        listed,
         val_fraction=settings.val_fraction,
         test_fraction=settings.test_fraction,
         shots=settings.shots,
         seed=settings.seed,
     )
-    method_class = METHODS[settings.method]
-    source = read_folder(str(settings.source)) if method_class.uses_source else None
     source_classes = source.classes if source else None
     network = models.build(settings.model, settings.weights, target.classes, source_classes, settings.seed)
     network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -248,6 +251,13 @@ def _choose(
     return _Chosen(pool, index, report, seconds)
 
 
+def _refuse_bad_files(bad: Sequence[BadFile]) -> None:
+    """Raises ValueError, which lists all of them, where there are any."""
+    if bad:
+        lines = "".join(f"\n  {name}: {reason}" for name, reason in bad)
+        raise ValueError(f"{len(bad)} bad file{'s' * (len(bad) > 1)}:{lines}")
+
+
 def _decode(settings: Settings, samples: Sequence[Sample], what: str) -> ImagePool:
     return decode(samples, settings.short_side, what).to(settings.device)
 
@@ -256,7 +266,8 @@ def _resolved(settings: Settings) -> Settings:
     """The settings with every default that depends on others, on the machine or on the time filled in."""
     if METHODS[settings.method].uses_source and settings.source is None:
         raise ValueError(f"source: {settings.method} needs a folder of auxiliary images, got none")
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.method}-{Path(settings.target).resolve().name}-s{settings.seed}"
+    target = re.sub(r"[^\w.-]+", "-", Path(settings.target).resolve().name)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.method}-{target}-s{settings.seed}"
     return replace(
         settings,
         resize=settings.short_side,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,13 @@ class FileImage(Image):
         return f"{status.st_size} {status.st_mtime_ns}"
 
 
+class BadFile(NamedTuple):
+    """A file of a dataset that cannot be used."""
+
+    name: str
+    reason: str
+
+
 class Sample(NamedTuple):
     """An image and the position of its class among the dataset's classes."""
 
@@ -61,6 +68,8 @@ class Dataset:
     train: list[Sample]
     val: list[Sample]
     test: list[Sample]
+    bad: list[BadFile] = field(default_factory=list)
+    """What a reader found that cannot be used, in the order found; it is in no split."""
 
 
 def in_order(samples: Iterable[Sample]) -> list[Sample]:

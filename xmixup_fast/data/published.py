@@ -1,0 +1,172 @@
+"""Published classification datasets, in the folders that torchvision keeps them in, with their official splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .dataset import BadFile, Dataset, Image
+from .folder import read_folder
+from .listing import Entry, Root, collect
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_Listed = tuple[Path, str, str]
+"""An image file, its class and its split."""
+
+_FOLDERS = {
+    "Flowers102": "flowers-102",
+    "Food101": "food-101",
+    "FGVCAircraft": "fgvc-aircraft-2013b",
+    "StanfordCars": "stanford_cars",
+    "OxfordIIITPet": "oxford-iiit-pet",
+    "DTD": "dtd",
+    "CIFAR10": "cifar-10-batches-py",
+    "CIFAR100": "cifar-100-python",
+    "Imagenette": "imagenette2",
+    "CUB200": "CUB_200_2011",
+    "MITIndoor67": "",
+}
+"""The folder of each dataset in the root; MIT Indoor-67 is published without one."""
+
+_SPLITS = {
+    "Flowers102": ("train", "val", "test"),
+    "Food101": ("train", "test"),
+    "FGVCAircraft": ("train", "val", "test"),
+    "StanfordCars": ("train", "test"),
+    "DTD": ("train", "val", "test"),
+}
+"""The splits of those whose files torchvision's class lists."""
+
+_FROM = {
+    "StanfordCars": "unpack cars_train, cars_test, devkit and cars_test_annos_withlabels.mat there",
+    "CUB200": "unpack CUB_200_2011.tgz there, from https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    "MITIndoor67": "put Images, TrainImages.txt and TestImages.txt there, from https://web.mit.edu/torralba/www/indoor.html",
+}
+"""Where to get what torchvision does not download."""
+
+
+@dataclass(frozen=True)
+class ArrayImage(Image):
+    """An image of an array in memory, handed out as PNG."""
+
+    where: str
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] = field(compare=False, repr=False)
+    """uint8[H, W, 3]"""
+
+    @property
+    def name(self) -> str:
+        return self.where
+
+    def read(self) -> bytes:
+        import torch
+        from torchvision.io import encode_png
+
+        encoded = encode_png(torch.from_numpy(self.pixels).permute(2, 0, 1), compression_level=1)
+        return bytes(encoded.numpy().tobytes())
+
+    def stamp(self) -> str:
+        return hashlib.blake2b(self.pixels.tobytes(), digest_size=16).hexdigest()
+
+
+def read_published(name: str) -> Dataset:
+    """Reads ``NAME[:ROOT]``, one of torchvision's datasets, CUB200 or MITIndoor67, under ROOT (``data`` if not given).
+
+    Nothing is downloaded. torchvision's classes list the files where they have them, and check what they check.
+    Imagenette's classes are its folders, WordNet ids; of its sizes the largest is read. Bad files: listed ones that are
+    missing or outside of the dataset's folder.
+
+    Raises FileNotFoundError, which says how to get it, where the dataset is not there, and ValueError for an unknown
+    name, lists that do not fit together, a class without a training image, or an image that is listed twice.
+    """
+    name, _, root = name.partition(":")
+    root = root or "data"
+    if name not in _FOLDERS:
+        raise ValueError(f"torchvision:{name}: expected one of {', '.join(_FOLDERS)}")
+    folder = Path(root, _FOLDERS[name])
+    if name == "Imagenette":
+        folder = next(
+            (size for size in (folder, *map(Path, (f"{folder}-320", f"{folder}-160"))) if size.is_dir()), folder
+        )
+    try:
+        if name == "Imagenette":
+            return read_folder(folder)
+        if name in ("CIFAR10", "CIFAR100"):
+            return collect(str(folder), _cifar(name, root, folder))
+        if name in _SPLITS:
+            files = list(_torchvision(name, root))
+        else:
+            files = list({"OxfordIIITPet": _pets, "CUB200": _cub200, "MITIndoor67": _mit_indoor67}[name](folder))
+    except (OSError, RuntimeError, LookupError) as error:  # torchvision raises RuntimeError
+        how = _FROM.get(name, f"torchvision.datasets.{name}({root!r}, download=True) gets it")
+        raise FileNotFoundError(f"torchvision:{name}: not found, or not whole, in {folder} ({error}); {how}") from error
+    entries, bad = [], []
+    inside = Root(folder)
+    for path, class_name, split in files:
+        found = inside.file(path)
+        if isinstance(found, BadFile):
+            bad.append(found)
+        else:
+            entries.append(Entry(found, class_name, split))
+    return collect(f"torchvision:{name}", entries, bad)
+
+
+def _torchvision(name: str, root: str) -> Iterator[_Listed]:
+    """The files of a dataset whose torchvision class takes a loader: one that hands back the path lists them."""
+    import torchvision.datasets
+
+    for split in _SPLITS[name]:
+        files = getattr(torchvision.datasets, name)(root, split=split, loader=Path)
+        for i in range(len(files)):
+            path, label = files[i]
+            yield path, files.classes[label], split
+
+
+def _cifar(name: str, root: str, folder: Path) -> Iterator[Entry]:
+    import torchvision.datasets
+
+    for split in ("train", "test"):
+        images = getattr(torchvision.datasets, name)(root, train=split == "train")
+        for i, (pixels, label) in enumerate(zip(images.data, images.targets, strict=True)):
+            yield Entry(ArrayImage(f"{folder}/{split}/{i:05d}", pixels), images.classes[label], split)
+
+
+def _pets(folder: Path) -> Iterator[_Listed]:
+    for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
+        for line in _lines(folder / "annotations" / file):
+            stem = line.split()[0]
+            breed = stem.rpartition("_")[0].replace("_", " ").title()
+            yield folder / "images" / f"{stem}.jpg", breed, split
+
+
+def _cub200(folder: Path) -> Iterator[_Listed]:
+    images, labels, in_train, classes = (
+        _table(folder / file)
+        for file in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+    )
+    for key, image in images.items():
+        yield folder / "images" / image, classes[labels[key]], "train" if in_train[key] == "1" else "test"
+
+
+def _mit_indoor67(folder: Path) -> Iterator[_Listed]:
+    for split, file in (("train", "TrainImages.txt"), ("test", "TestImages.txt")):
+        for line in _lines(folder / file):
+            yield folder / "Images" / line, line.partition("/")[0], split
+
+
+def _table(path: Path) -> dict[str, str]:
+    """The second column of a text file by its first."""
+    rows = {}
+    for line in _lines(path):
+        key, _, value = line.partition(" ")
+        rows[key] = value
+    return rows
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
