@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--step-size", type=int, default=64, help="height and width of its images")
     group.addoption("--step-batch", type=int, default=32, help="images per step")
     group.addoption("--step-rounds", type=int, default=15, help="steps of each method, taken in turn")
+    parser.addoption("--select-model", default="resnet18", help="network of bench_select.py, by its timm name")
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:

@@ -47,8 +47,14 @@ class Auxiliary(NamedTuple):
                 raise ValueError(
                     f"source_classes[{target}]: no auxiliary image has a label among {list(map(int, chosen))}"
                 )
+        return cls.of_images(pool, images)
+
+    @classmethod
+    def of_images(cls, pool: ImagePool, images: Sequence[Sequence[int] | Tensor]) -> Auxiliary:
+        """Target class j may be mixed with the images at the positions ``images[j]`` of a labelled pool."""
         lengths = torch.tensor([0, *map(len, images)], device=pool.device)
-        members = torch.cat(images) if images else lengths[:0]
+        rows = [torch.as_tensor(row, dtype=torch.int64, device=pool.device) for row in images]
+        members = torch.cat(rows) if rows else lengths[:0]
         return cls(pool.labels, pool.sizes, lengths.cumsum(0), members)
 
 

@@ -1,70 +1,147 @@
-"""Selection: which source classes help which target class, decided once, before training."""
+"""Selection: which source classes, or source images, help which target class; decided once, before training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .models import Network
+from .data.dataset import Dataset, Sample, of_classes
+from .models import describe
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Selection:
-    """The source classes of each target class, best first."""
+    """What each target class is mixed with, best first."""
 
-    classes: Tensor
-    """int64[K_t, k]: positions among the source classes, distinct in a row."""
-    scores: Tensor | None
-    """float64[K_t, k]: the mean predicted probability of each; None where nothing was predicted."""
+    kind: Literal["class", "image"]
+    """What is chosen: source classes, or single training images of the source."""
+    chosen: list[list[int]]
+    """For each target class: positions in the source's ``classes`` or in its ``train``, distinct."""
+    scores: list[list[float]] | None
+    """Their scores: mean predicted probability or cosine similarity; None where there are none."""
 
-    def to_json(self, target_classes: Sequence[str], source_classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-        """By target class's name, the list of its source classes: name and, where there is one, score."""
+    def samples(self, source: Dataset) -> list[Sample]:
+        """All chosen images of the source, each once, in the source's order."""
+        if self.kind == "image":
+            return [source.train[position] for position in self._positions()]
+        return of_classes(source.train, self._positions())
+
+    def places(self) -> list[list[int]]:
+        """For ``kind`` "image": where the images of each target class are among the :meth:`samples`."""
+        place = {position: i for i, position in enumerate(self._positions())}
+        return [[place[position] for position in row] for row in self.chosen]
+
+    def to_json(self, target_classes: Sequence[str], source: Dataset) -> dict[str, list[dict[str, Any]]]:
+        """By target class's name, the list of what it is mixed with: class, image for ``kind`` "image", and score."""
         rows: dict[str, list[dict[str, Any]]] = {}
-        for row, target in enumerate(target_classes):
-            rows[target] = [{"class": source_classes[i]} for i in self.classes[row].tolist()]
+        for target, row in enumerate(self.chosen):
+            entries: list[dict[str, Any]]
+            if self.kind == "image":
+                images = [source.train[position] for position in row]
+                entries = [{"class": source.classes[label], "image": image.name} for image, label in images]
+            else:
+                entries = [{"class": source.classes[position]} for position in row]
             if self.scores is not None:
-                for entry, score in zip(rows[target], self.scores[row].tolist(), strict=True):
+                for entry, score in zip(entries, self.scores[target], strict=True):
                     entry["score"] = round(score, 6)
+            rows[target_classes[target]] = entries
         return rows
 
+    def lines(self, target_classes: Sequence[str], source: Dataset) -> list[str]:
+        """A line for each target class: what it is mixed with and the scores; images are counted by class."""
+        width = max(map(len, target_classes))
+        return [f"  {name:{width}s} <- {self._spell(target, source)}" for target, name in enumerate(target_classes)]
 
-def by_prediction(
-    network: Network, images: Iterable[tuple[Tensor, Tensor]], num_target_classes: int, top_k: int
-) -> Selection:
-    """The source classes that the pretrained classifier sees in the images of each target class.
+    def _positions(self) -> list[int]:
+        return sorted({position for row in self.chosen for position in row})
 
-    P[j, i] is the mean over images of target class j of softmax(source head)_i, among the source classes whose row
-    comes from the pretrained classifier; each target class takes its ``top_k`` largest. The sums are streamed, so the
-    memory is O(classes). ``images`` gives normalised batches with labels, float[B, 3, H, W] and int64[B].
+    def _spell(self, target: int, source: Dataset) -> str:
+        row, scores = self.chosen[target], self.scores[target] if self.scores else []
+        if self.kind == "image":
+            counts = Counter(source.train[position].label for position in row).most_common(5)
+            listed = ", ".join(f"{describe(source.classes[label])} {count}" for label, count in counts)
+            rest = len(row) - sum(count for _, count in counts)
+            between = f", {scores[0]:.3f} to {scores[-1]:.3f}" if scores else ""
+            return f"{len(row)} images{between}: {listed}" + (f", others {rest}" if rest else "")
+        values = [f" {score:.3f}" for score in scores] or [""] * len(row)
+        return ", ".join(describe(source.classes[i]) + value for i, value in zip(row, values, strict=True))
 
-    Raises ValueError where fewer than ``top_k`` source classes are outputs of the pretrained classifier.
+
+def read_selection(path: str, target_classes: Sequence[str], source: Dataset) -> Selection:
+    """The selection that a selection.json holds.
+
+    Raises FileNotFoundError, and ValueError where the file is of another form, lacks a target class, or names a class
+    or image that the source does not have.
     """
-    matched = network.source_matched
-    found = 0 if matched is None else int(matched.sum())
-    if matched is None or found < top_k:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"selection_file: {path}: no such file")
+    try:
+        rows: dict[str, list[dict[str, Any]]] = json.loads(Path(path).read_text(encoding="utf-8"))["classes"]
+        kinds = {"image" if "image" in entry else "class" for entries in rows.values() for entry in entries}
+        (kind,) = kinds
+        names = {target: [str(entry[kind]) for entry in entries] for target, entries in rows.items()}
+        scored = all("score" in entry for entries in rows.values() for entry in entries)
+        values = {target: [float(entry["score"]) for entry in entries] for target, entries in rows.items() if scored}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"selection: prediction needs at least top_k = {top_k} source classes that are outputs of the pretrained "
-            f"classifier, and {found} are; name their folders as the classifier does, or use --selection random"
+            f"selection_file: {path}: expected the selection.json of a run or of python -m xmixup_fast.select"
+        ) from error
+    known = [sample.image.name for sample in source.train] if kind == "image" else source.classes
+    position = {name: i for i, name in enumerate(known)}
+    for target in target_classes:
+        if not names.get(target):
+            raise ValueError(f"selection_file: {path}: has nothing for the target class {target}")
+        for name in names[target]:
+            if name not in position:
+                raise ValueError(f"selection_file: {path}: the source has no training {kind} {name}")
+    chosen = [[position[name] for name in names[target]] for target in target_classes]
+    return Selection(
+        "image" if kind == "image" else "class",
+        chosen,
+        [values[target] for target in target_classes] if scored else None,
+    )
+
+
+def cosine(target: Tensor, source: Tensor) -> Tensor:
+    """The cosine similarity of each two mean features: float64[K_t, K_s] for float64[K_t, D] and float64[K_s, D]."""
+    return F.normalize(target, dim=1) @ F.normalize(source, dim=1).T
+
+
+def most_similar(similarity: Tensor, top_k: int) -> Selection:
+    """The ``top_k`` most similar source classes of each target class: float64[K_t, K_s], -inf for what must not be.
+
+    Of equal ones the first. Raises ValueError where there are fewer source classes than ``top_k``.
+    """
+    _check_top_k(top_k, similarity.shape[1])
+    scores, classes = similarity.sort(dim=1, descending=True, stable=True)
+    return Selection("class", classes[:, :top_k].tolist(), scores[:, :top_k].tolist())
+
+
+def one_to_one(similarity: Tensor) -> Selection:
+    """One source class for each target class, none of them twice, so that the similarities' sum is the largest.
+
+    Kuhn's Hungarian method (1955), for float64[K_t, K_s]; -inf for what must not be. Raises ValueError where there are
+    fewer source classes than target classes.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    usable = similarity.isfinite().all(0).nonzero().flatten()
+    if len(usable) < len(similarity):
+        raise ValueError(
+            f"selection: assignment needs at least as many source classes as target classes, {len(similarity)}, "
+            f"and {len(usable)} can be used"
         )
-    sums = torch.zeros(num_target_classes, matched.numel(), dtype=torch.float64)
-    counts = torch.zeros(num_target_classes, dtype=torch.float64)
-    training = network.training
-    network.eval()
-    with torch.no_grad():
-        for batch, labels in images:
-            logits = network.source_logits(network.features(batch)).double().cpu()
-            probabilities = logits.masked_fill(~matched, -torch.inf).softmax(1)
-            sums.index_add_(0, labels.cpu(), probabilities)
-            counts += labels.cpu().bincount(minlength=num_target_classes)
-    network.train(training)
-    means = sums / counts.clamp(min=1).unsqueeze(1)
-    # Unmatched classes come last, even where all probabilities underflow to zero; ties go to the first class.
-    scores, classes = means.masked_fill(~matched, -1).sort(dim=1, descending=True, stable=True)
-    return Selection(classes[:, :top_k].contiguous(), scores[:, :top_k].contiguous())
+    _, columns = linear_sum_assignment(similarity[:, usable].numpy(), maximize=True)
+    classes = usable[torch.from_numpy(columns)].unsqueeze(1)
+    return Selection("class", classes.tolist(), similarity.gather(1, classes).tolist())
 
 
 def at_random(num_target_classes: int, num_source_classes: int, top_k: int, seed: int) -> Selection:
@@ -72,8 +149,12 @@ def at_random(num_target_classes: int, num_source_classes: int, top_k: int, seed
 
     Raises ValueError where there are fewer source classes than ``top_k``.
     """
-    if num_source_classes < top_k:
-        raise ValueError(f"top_k: expected at most {num_source_classes}, the number of source classes, got {top_k}")
+    _check_top_k(top_k, num_source_classes)
     generator = torch.Generator().manual_seed(seed)
     rows = [torch.randperm(num_source_classes, generator=generator)[:top_k] for _ in range(num_target_classes)]
-    return Selection(torch.stack(rows), None)
+    return Selection("class", [row.tolist() for row in rows], None)
+
+
+def _check_top_k(top_k: int, num_source_classes: int) -> None:
+    if num_source_classes < top_k:
+        raise ValueError(f"top_k: expected at most {num_source_classes}, the number of source classes, got {top_k}")

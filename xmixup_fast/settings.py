@@ -63,10 +63,18 @@ class Settings:
     """Weight of the loss on source classes."""
     label_smoothing: float = 0.0
     """Label smoothing of every cross entropy."""
-    selection: Literal["prediction", "random"] = "prediction"
-    """How each target class gets its source classes: by the pretrained classifier's predictions, or at random."""
+    selection: Literal["prediction", "feature", "assignment", "sample", "random"] = "prediction"
+    """How each target class gets its auxiliary images: from the source classes that the pretrained classifier predicts
+    for it, from those with the most similar features, from one of its own (assignment, see similarity), the single
+    images with the most similar features (sample), or from random classes."""
+    similarity: Literal["prediction", "feature"] = "prediction"
+    """What assignment of one source class to each target class makes as large as it can be."""
     top_k: int = 1
-    """Source classes per target class."""
+    """Source classes per target class, for selection prediction, feature and random."""
+    top_images: int = 50
+    """Source images per target class, for selection sample."""
+    selection_file: str | None = None
+    """selection.json of another run or of python -m xmixup_fast.select, to use instead of selecting."""
     image_size: int = 224
     """Height and width of the crops that the network sees, in pixels."""
     resize: int | None = None
@@ -89,7 +97,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
-        for name in ("epochs", "steps", "shots", "batch_size", "top_k", "image_size", "resize", "threads"):
+        counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "resize", "threads")
+        for name in counts:
             self._check(name, "a positive number", lambda value: value >= 1)
         for name in ("lr", "head_lr_multiplier", "alpha"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
@@ -101,6 +110,8 @@ class Settings:
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
         self._check("mix_probability", "a number from 0 to 1", lambda value: 0 <= value <= 1)
         self._check("seed", "a number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
+        if self.selection == "assignment":
+            self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
         self._check("resize", f"at least image_size, {self.image_size}", lambda value: value >= self.image_size)
 
     def _check(self, name: str, expected: str, holds: typing.Callable[[Any], bool]) -> None:

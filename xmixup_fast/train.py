@@ -36,8 +36,8 @@ class _Command(Settings):
         return
 
 
-def parse(arguments: Sequence[str]) -> Settings:
-    """The settings that a command line gives.
+def parse(arguments: Sequence[str], prog: str, description: str | None) -> Settings:
+    """The settings that the command line of a program gives.
 
     Raises ValueError and FileNotFoundError as Settings and read_yaml do; exits for --help and for unknown flags.
     """
@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     default = None
     if known.config is not None:
         default = _Command(**{"target": tyro.MISSING, "model": tyro.MISSING, **read_yaml(known.config)})
-    command = tyro.cli(_Command, prog="python -m xmixup_fast.train", description=__doc__, args=flags, default=default)
+    command = tyro.cli(_Command, prog=prog, description=description, args=flags, default=default)
     return Settings(**{field.name: getattr(command, field.name) for field in fields(Settings)})
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         demo()
         return 0
     try:
-        settings = parse(arguments)
+        settings = parse(arguments, "python -m xmixup_fast.train", __doc__)
 
         from .trainer import fit  # late, so that --help need not wait for timm
 

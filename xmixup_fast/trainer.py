@@ -18,8 +18,8 @@ import timm
 import torch
 from torch import Tensor
 
-from . import __version__, models, selection
-from .data.dataset import BadFile, Dataset, Sample, of_classes, split
+from . import __version__, models, selector
+from .data.dataset import Dataset, Sample, split
 from .data.decode import decode
 from .data.sources import read_dataset
 from .methods import METHODS, Method
@@ -108,7 +108,7 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite.
     """
     settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
-    with _reproducible(settings):
+    with reproducible(settings):
         return _run(_resolved(settings))
 
 
@@ -116,16 +116,7 @@ def _run(settings: Settings) -> Result:
     """A run with resolved settings."""
     recorder = Recorder(Path(str(settings.output)))
     method_class = METHODS[settings.method]
-    listed = read_dataset(settings.target)
-    source = read_dataset(settings.source) if method_class.uses_source and settings.source else None
-    _refuse_bad_files([*listed.bad, *(source.bad if source else [])])
-    target = split(
-        listed,
-        val_fraction=settings.val_fraction,
-        test_fraction=settings.test_fraction,
-        shots=settings.shots,
-        seed=settings.seed,
-    )
+    target, source = read_datasets(settings, uses_source=method_class.uses_source)
     source_classes = source.classes if source else None
     network = models.build(settings.model, settings.weights, target.classes, source_classes, settings.seed)
     network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -162,7 +153,7 @@ def _run(settings: Settings) -> Result:
         "model": settings.model,
         "weights": settings.weights,
         "seed": settings.seed,
-        "selection": settings.selection if source else None,
+        "selection": chosen.report["how"] if chosen else None,
         "steps": sampler.steps,
         "images_seen": sampler.steps * settings.batch_size,
         "num_train": len(target.train),
@@ -183,6 +174,27 @@ def _run(settings: Settings) -> Result:
     recorder.summary(summary)
     recorder.say(f"test {test_accuracy:.2f} %  {sum(seconds):.1f} s of training  {recorder.folder}")
     return Result(recorder.folder, network, summary, chosen.report if chosen else None)
+
+
+def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Dataset | None]:
+    """Lists the images of target, split as the settings say, and source; none is decoded.
+
+    Raises what :func:`~xmixup_fast.data.sources.read_dataset` does, and ValueError, which lists all bad files of both.
+    """
+    listed = read_dataset(settings.target)
+    source = read_dataset(settings.source) if uses_source and settings.source else None
+    bad = [*listed.bad, *(source.bad if source else [])]
+    if bad:
+        lines = "".join(f"\n  {name}: {reason}" for name, reason in bad)
+        raise ValueError(f"{len(bad)} bad file{'s' * (len(bad) > 1)}:{lines}")
+    target = split(
+        listed,
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        shots=settings.shots,
+        seed=settings.seed,
+    )
+    return target, source
 
 
 def _train(trainer: Trainer, val: ImagePool, recorder: Recorder) -> tuple[list[float], float]:
@@ -235,27 +247,18 @@ class _Chosen:
 def _choose(
     settings: Settings, network: Network, batches: Batches, target: Dataset, source: Dataset, recorder: Recorder
 ) -> _Chosen:
-    """Selects source classes, and decodes their images alone."""
+    """Selects source classes or images, and decodes what is chosen alone."""
     started = time.perf_counter()
-    if settings.selection == "prediction":
-        chosen = selection.by_prediction(network, batches(), len(target.classes), settings.top_k)
-    else:
-        chosen = selection.at_random(len(target.classes), len(source.classes), settings.top_k, settings.seed)
+    selection = selector.select(settings, network, batches(), target, source)
     seconds = time.perf_counter() - started
-    names = chosen.to_json(target.classes, source.classes)
-    for name, entries in names.items():
-        recorder.say(f"  {name} <- " + ", ".join(models.describe(entry["class"]) for entry in entries))
-    pool = _decode(settings, of_classes(source.train, torch.unique(chosen.classes).tolist()), "auxiliary images")
-    index = Auxiliary.of(pool, chosen.classes)
-    report = {"how": settings.selection, "top_k": settings.top_k, "classes": names}
-    return _Chosen(pool, index, report, seconds)
-
-
-def _refuse_bad_files(bad: Sequence[BadFile]) -> None:
-    """Raises ValueError, which lists all of them, where there are any."""
-    if bad:
-        lines = "".join(f"\n  {name}: {reason}" for name, reason in bad)
-        raise ValueError(f"{len(bad)} bad file{'s' * (len(bad) > 1)}:{lines}")
+    for line in selection.lines(target.classes, source):
+        recorder.say(line)
+    pool = _decode(settings, selection.samples(source), "auxiliary images")
+    if selection.kind == "image":
+        index = Auxiliary.of_images(pool, selection.places())
+    else:
+        index = Auxiliary.of(pool, selection.chosen)
+    return _Chosen(pool, index, selector.report(settings, selection, target, source), seconds)
 
 
 def _decode(settings: Settings, samples: Sequence[Sample], what: str) -> ImagePool:
@@ -266,18 +269,23 @@ def _resolved(settings: Settings) -> Settings:
     """The settings with every default that depends on others, on the machine or on the time filled in."""
     if METHODS[settings.method].uses_source and settings.source is None:
         raise ValueError(f"source: {settings.method} needs a folder of auxiliary images, got none")
-    target = re.sub(r"[^\w.-]+", "-", Path(settings.target).resolve().name)
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.method}-{target}-s{settings.seed}"
+    name = run_name(settings.method, settings)
     return replace(
         settings,
         resize=settings.short_side,
-        device=_device(settings.device),
+        device=usable_device(settings.device),
         threads=torch.get_num_threads(),
         output=settings.output or str(Path("runs", name)),
     )
 
 
-def _device(name: str) -> str:
+def run_name(what: str, settings: Settings) -> str:
+    """A name for a run folder: time, what is run, target, seed."""
+    target = re.sub(r"[^\w.-]+", "-", Path(settings.target).resolve().name)
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{what}-{target}-s{settings.seed}"
+
+
+def usable_device(name: str) -> str:
     """The name of a usable device."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -293,7 +301,7 @@ def _device(name: str) -> str:
 
 
 @contextmanager
-def _reproducible(settings: Settings) -> Iterator[None]:
+def reproducible(settings: Settings) -> Iterator[None]:
     """Seeds PyTorch and sets its threads for one run, and has cuDNN choose the same kernels each time."""
     threads = torch.get_num_threads()
     devices = range(torch.cuda.device_count())

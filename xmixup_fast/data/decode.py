@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from ..pool import ImagePool
 from .dataset import Sample
+
+AHEAD = 64
+"""Images that are decoded before they are asked for, so that decoding goes on while the network works."""
 
 
 def decode(samples: Sequence[Sample], short_side: int, what: str) -> ImagePool:
@@ -24,17 +28,31 @@ def decode(samples: Sequence[Sample], short_side: int, what: str) -> ImagePool:
 
     images: list[Tensor] = []
     bad: list[str] = []
-    with ThreadPoolExecutor(torch.get_num_threads()) as workers:
-        results = workers.map(lambda sample: _decode_file(sample, short_side), samples)
-        # disable=None: no bar where stderr is not a terminal.
-        for result in tqdm(results, f"decoding {what}", len(samples), unit=" images", leave=False, disable=None):
-            if isinstance(result, Tensor):
-                images.append(result)
-            else:
-                bad.append(result)
+    results = decoded(samples, short_side)
+    # disable=None: no bar where stderr is not a terminal.
+    for result in tqdm(results, f"decoding {what}", len(samples), unit=" images", leave=False, disable=None):
+        if isinstance(result, Tensor):
+            images.append(result)
+        else:
+            bad.append(result)
     if bad:
         raise ValueError(f"{len(bad)} of {len(samples)} {what} cannot be decoded:\n  " + "\n  ".join(bad))
     return ImagePool.from_images(images, [sample.label for sample in samples])
+
+
+def decoded(samples: Iterable[Sample], short_side: int) -> Iterator[Tensor | str]:
+    """Images in order, each uint8[H, W, 3], or its name and what is wrong with it; a bounded number is decoded ahead.
+
+    They are made as :func:`decode` makes them.
+    """
+    ahead: deque[Future[Tensor | str]] = deque()
+    with ThreadPoolExecutor(torch.get_num_threads()) as workers:
+        for sample in samples:
+            ahead.append(workers.submit(_decode_file, sample, short_side))
+            if len(ahead) > AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _decode_file(sample: Sample, short_side: int) -> Tensor | str:

@@ -1,0 +1,110 @@
+"""Show what selection chooses for each target class, without training.
+
+python -m xmixup_fast.select --target photos/ --source imagenet/train/ --model resnet50 --selection prediction --top-k 3
+    prints the table; writes selection.json, and contact-sheet-1.png ...: target images beside their auxiliary ones
+
+python -m xmixup_fast.select --config runs/NAME/config.yaml --selection feature --output runs/chosen
+    for the target, source, network and splits of a run, another strategy
+
+torchrun --nproc-per-node 4 -m xmixup_fast.select --target photos/ ...
+    several processes share the images
+
+python -m xmixup_fast.train --selection-file runs/chosen/selection.json ...
+    trains with what was chosen
+
+All settings of training are understood, so that a run's config.yaml can be given; those of the training alone change
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import write_text
+from .settings import Settings
+from .train import parse
+
+if TYPE_CHECKING:
+    from .selection import Selection
+
+
+def run(settings: Settings) -> Selection:
+    """Selects as the settings say; prints the table, and writes selection.json and the contact sheet.
+
+    Raises as :func:`xmixup_fast.fit` does.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from . import models, selector
+    from .contact_sheet import contact_sheets
+    from .trainer import read_datasets, reproducible, run_name, usable_device
+
+    if settings.source is None:
+        raise ValueError("source: expected a folder of images to choose from, got none")
+    folder = Path(settings.output or Path("runs", run_name("select", settings)))
+    if (folder / "selection.json").exists():
+        raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
+    device = usable_device(settings.device)
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = usable_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    settings = replace(settings, device=device)
+
+    target, source = read_datasets(settings, uses_source=True)
+    assert source is not None
+    with reproducible(settings):
+        network = models.build(settings.model, settings.weights, target.classes, source.classes, settings.seed)
+        network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = selector.stream(settings, network, target.train, "target images")
+        selection = selector.select(settings, network, images, target, source)
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return selection
+
+    report = selector.report(settings, selection, target, source)
+    print(f"{report['how']}: {len(target.classes)} target classes, {len(source.classes)} source classes")
+    print("\n".join(selection.lines(target.classes, source)))
+    sheets = contact_sheets(selection, target, source)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, sheet in enumerate(sheets, start=1):
+        sheet.save(folder / f"contact-sheet-{number}.png")
+    write_text(folder / "selection.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    print(f"selection.json and {len(sheets)} contact sheet{'s' if len(sheets) > 1 else ''} in {folder}")
+    return selection
+
+
+@contextmanager
+def _processes() -> Iterator[None]:
+    """Joins the processes that torchrun has started, where it has."""
+    import torch.distributed as dist
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 2 for what the user can mend."""
+    try:
+        settings = parse(sys.argv[1:] if arguments is None else arguments, "python -m xmixup_fast.select", __doc__)
+        with _processes():
+            run(settings)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
