@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
-import torch
 from made import TARGET, write_folder
-from torchvision.io import write_jpeg, write_png
 
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample, in_order, split
-from xmixup_fast.data.decode import decode
 from xmixup_fast.data.folder import read_folder
 from xmixup_fast.methods import METHODS
 from xmixup_fast.settings import Settings, read_yaml
@@ -175,31 +172,6 @@ def test_shots_keep_as_many_of_each_class_and_nest() -> None:
         split(made_dataset({"a": 2}), val_fraction=0.2, test_fraction=0.2, shots=None, seed=0)
 
 
-def test_decoding_keeps_pixels_where_the_size_fits_and_resizes_the_short_side(tmp_path: Path) -> None:
-    pixels = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
-    write_png(pixels, str(tmp_path / "rgb.png"))
-    write_png(pixels[:1], str(tmp_path / "grey.png"))
-    samples = [Sample(FileImage(tmp_path / "rgb.png"), 1), Sample(FileImage(tmp_path / "grey.png"), 0)]
-    pool = decode(samples, 20, "images")
-    assert torch.equal(pool[0].permute(2, 0, 1), pixels)
-    assert torch.equal(pool[1].permute(2, 0, 1), pixels[:1].expand(3, -1, -1))
-    assert pool.labels.tolist() == [1, 0]
-    assert decode(samples, 10, "images").sizes.tolist() == [[10, 15]] * 2
-    assert decode(samples, 40, "images").sizes.tolist() == [[40, 60]] * 2
-
-
-def test_every_file_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
-    write_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8), str(tmp_path / "good.jpg"))
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.png").write_text("not an image")
-    (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:100])
-    samples = [Sample(FileImage(path), 0) for path in sorted(tmp_path.iterdir())]
-    with pytest.raises(ValueError, match="3 of 4 images cannot be decoded") as caught:
-        decode(samples, 8, "images")
-    assert all(name in str(caught.value) for name in ("empty.jpg", "text.png", "cut.jpg"))
-    assert "good.jpg" not in str(caught.value)
-
-
 def test_settings_list_all_methods() -> None:
     assert list(get_args(get_type_hints(Settings)["method"])) == list(METHODS)
 
@@ -219,6 +191,8 @@ def test_settings_list_all_methods() -> None:
         ("fold", 1, "fold: expected bool, got 1"),
         ("source", [], r"source: expected str, got \[\]"),
         ("source", ["a", 1], "source: expected str, got 1"),
+        ("storage", "stream", "storage: expected one of auto, resident, got 'stream'"),
+        ("memory_budget", "lots", "memory_budget: expected an amount such as 4GiB or 500MB, got 'lots'"),
     ],
 )
 def test_settings_name_what_is_wrong(name: str, value: object, expected: str) -> None:

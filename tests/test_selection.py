@@ -415,7 +415,7 @@ def test_assignment_needs_enough_source_classes_by_feature_too(data: tuple[Datas
 
 
 def test_auxiliary_images_can_be_single_ones(data: tuple[Dataset, Dataset]) -> None:
-    from xmixup_fast.data.decode import decode
+    from xmixup_fast.data.pools import decode
 
     selection = choose(settings_for("sample"), data)
     samples = selection.samples(data[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from made import SOURCE, TARGET, write_folder
 from safetensors.torch import load_file
 
 import xmixup_fast
+from xmixup_fast import trainer
+from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models import build, save
 from xmixup_fast.settings import Settings
@@ -138,21 +140,123 @@ def test_only_the_files_of_chosen_classes_are_read(data: Path, tmp_path: Path) -
             path.write_text("broken")
     again = run(data, tmp_path / "again", source=str(tmp_path / "source"))
     assert again.selection == chosen and len(names) < len(SOURCE)
-    broken = tmp_path / "source" / min(names) / "000.png"
-    broken.write_text("broken")
-    with pytest.raises(ValueError, match=r"1 of \d+ auxiliary images cannot be decoded"):
-        run(data, tmp_path / "fails", source=str(tmp_path / "source"))
-    assert not (tmp_path / "fails").exists()
 
 
-def test_the_test_images_are_read_after_training(data: Path, tmp_path: Path) -> None:
-    for name in ("train", "test"):
-        write_folder(tmp_path / "target" / name, TARGET, 4)
-    (tmp_path / "target" / "test" / "red" / "000.png").write_text("broken")
-    with pytest.raises(ValueError, match="1 of 12 test images cannot be decoded"):
-        run(data, tmp_path / "run", "finetune", target=str(tmp_path / "target"))
-    assert (tmp_path / "run" / "model.safetensors").exists()
-    assert not (tmp_path / "run" / "summary.json").exists()
+def broken_target(folder: Path) -> Path:
+    """A target folder with one bad image of each split, each in another way."""
+    for name in ("train", "val", "test"):
+        write_folder(folder / name, TARGET, 4)
+    (folder / "train" / "blue" / "000.png").write_text("broken")
+    (folder / "val" / "green" / "001.png").write_bytes(b"")
+    path = folder / "test" / "red" / "002.png"
+    path.write_bytes(path.read_bytes()[:500])
+    return folder
+
+
+def test_all_bad_files_are_listed_before_training(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = broken_target(tmp_path / "target")
+    source = write_folder(tmp_path / "source", SOURCE, 4)
+    for name in SOURCE:
+        (source / name / "000.png").write_text("broken")
+    settings = {"target": str(target), "source": str(source), "top_k": 4}  # all source classes are chosen
+    assert main(flags(arguments(data, tmp_path / "run", **settings))) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[0] == "error: 7 bad files; --bad-files skip trains without them:"
+    expected = {
+        "train/blue/000.png: not a JPEG, PNG or WebP image",
+        "val/green/001.png: empty",
+        "test/red/002.png: image file is truncated",
+    }
+    assert all(any(f"  {target}/{item}" in line for line in error[1:]) for item in expected)
+    assert all(f"  {source}/{name}/000.png: not a JPEG, PNG or WebP image" in error for name in SOURCE)
+    assert len(error) == 8 and not (tmp_path / "run").exists()
+
+
+def test_bad_files_can_be_skipped(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = broken_target(tmp_path / "target")
+    result = run(data, tmp_path / "run", target=str(target), bad_files="skip")
+    bad = json.loads((tmp_path / "run" / "summary.json").read_text())["bad_files"]
+    assert bad["count"] == 3
+    assert [Path(file["name"]).relative_to(target).parts[0] for file in bad["files"]] == ["train", "val", "test"]
+    assert all(file["reason"] for file in bad["files"])
+    summary = result.summary
+    assert (summary["num_train"], summary["num_val"], summary["num_test"]) == (11, 11, 11)
+    assert "3 bad files skipped" in capsys.readouterr().out
+    for path in (target / "train" / "red").iterdir():
+        path.write_text("broken")
+    for policy, message in (("skip", "class red: none of its train images can be decoded"), ("error", "7 bad files; ")):
+        with pytest.raises(ValueError, match=message):
+            run(data, tmp_path / policy, target=str(target), bad_files=policy)
+
+
+@pytest.mark.parametrize("strategy", [{"selection": "feature", "top_k": 4}, {"selection": "sample", "top_images": 5}])
+def test_selection_leaves_bad_images_out(data: Path, tmp_path: Path, strategy: dict[str, Any]) -> None:
+    source = write_folder(tmp_path / "source", SOURCE, 4)
+    (source / "sky" / "001.png").write_text("broken")
+    settings = {"source": str(source), **strategy}
+    with pytest.raises(ValueError, match=r"1 of 16 source images cannot be decoded:\n  .*sky/001.png: not a JPEG"):
+        run(data, tmp_path / "error", **settings)
+    with pytest.warns(UserWarning, match="1 of 16 source images cannot be decoded"):
+        result = run(data, tmp_path / "skip", bad_files="skip", **settings)
+    assert result.selection is not None and "sky/001.png" not in json.dumps(result.selection)
+
+
+def test_chosen_images_that_are_bad_are_left_out(data: Path, tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", SOURCE, 4)
+    settings = {"source": str(source), "bad_files": "skip"}
+    first = run(data, tmp_path / "first", selection="sample", top_images=2, **settings)
+    assert first.selection is not None
+    chosen = {entry["image"] for entries in first.selection["classes"].values() for entry in entries[:1]}
+    for name in chosen:
+        Path(name).write_text("broken")
+    again = run(data, tmp_path / "again", selection_file=str(first.folder / "selection.json"), **settings)
+    assert {file["name"] for file in again.summary["bad_files"]["files"]} == chosen
+    for entries in first.selection["classes"].values():
+        Path(entries[1]["image"]).write_text("broken")
+    with pytest.raises(ValueError, match="class blue: none of its auxiliary images can be decoded"):
+        run(data, tmp_path / "none", selection_file=str(first.folder / "selection.json"), **settings)
+
+
+def test_what_a_reader_found_bad_counts_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = BadFile("../escape.jpg", "leads out of the archive")
+    read = trainer.read_dataset
+    monkeypatch.setattr(trainer, "read_dataset", lambda path: replace(read(path), bad=[found]))
+    with pytest.raises(ValueError, match=r"1 bad file; .*\n  \.\./escape\.jpg: leads out of the archive"):
+        run(data, tmp_path / "error", "finetune")
+    summary = run(data, tmp_path / "skip", "finetune", bad_files="skip").summary
+    assert summary["bad_files"] == {"count": 1, "files": [found._asdict()]}
+
+
+@pytest.mark.parametrize("decoder", ["auto", "torchvision"])
+def test_a_second_run_decodes_nothing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], decoder: str
+) -> None:
+    settings = {"cache": str(tmp_path / "cache"), "decoder": decoder}
+    first = run(data, tmp_path / "first", **settings)
+    said = capsys.readouterr().out
+    assert said.count(" decoded in ") == 4 and "from the cache" not in said
+    assert re.search(r"storage: resident, .* of a memory budget of ", said)
+    again = run(data, tmp_path / "again", **settings)
+    said = capsys.readouterr().out
+    assert said.count(f" from the cache, {tmp_path / 'cache'}/pools/") == 4 and " decoded in " not in said
+    assert without_times(again.summary) == without_times(first.summary)
+    assert (
+        run(data, tmp_path / "none", cache="none", decoder=decoder).summary["test_accuracy"]
+        == first.summary["test_accuracy"]
+    )
+    assert " decoded in " in capsys.readouterr().out
+
+
+def test_images_that_exceed_the_memory_budget_are_refused_in_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"memory_budget": "10KB", "cache": "none"}
+    assert main(flags(arguments(data, tmp_path / "run", **limits))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: memory_budget: train images need ") and error.count("\n") == 1
+    assert main(flags(arguments(data, tmp_path / "run", storage="resident", **limits))) == 0
 
 
 def test_colours_are_learned(data: Path, tmp_path: Path) -> None:

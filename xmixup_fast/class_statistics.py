@@ -9,10 +9,8 @@ on the CPU: the process group needs a backend for it, such as gloo.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +22,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from .data.dataset import Sample
-from .files import replacing
+from .files import default_cache, replacing
 from .models import Network
 
 Images = Iterable[tuple[Tensor, Tensor]]
@@ -113,13 +111,13 @@ def _frozen(network: Network) -> Iterator[None]:
 
 
 def cached(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What ``compute`` gives, or what it gave for the same key before: kept as $XMIXUP_CACHE/selection/KEY.safetensors.
+    """What ``compute`` gives, or what it gave for the same key before: kept as selection/KEY.safetensors in the cache.
 
-    Without XMIXUP_CACHE, ~/.cache/xmixup_fast stands for it. Several processes that work together all compute, or none.
+    Several processes that work together all compute, or none.
 
     Raises ValueError for a file there that cannot be read, and OSError where it cannot be written.
     """
-    folder = Path(os.environ.get("XMIXUP_CACHE") or Path.home() / ".cache" / "xmixup_fast", "selection")
+    folder = default_cache() / "selection"
     path = folder / f"{key}.safetensors"
     found = torch.tensor(int(path.exists()))
     if dist.is_initialized():

@@ -8,7 +8,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from .data.dataset import Dataset, Sample
-from .data.decode import decode
+from .data.pools import decode
 from .models import describe
 from .selection import Selection
 

@@ -1,8 +1,9 @@
-"""Writing files that are whole or absent, whenever the process dies."""
+"""Writing files that are whole or absent, whenever the process dies; and where caches are kept."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path to write to, in the same folder, which takes the name ``path`` once it is written and on disk."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield aside
         with aside.open("rb+") as file:
@@ -25,3 +26,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file in one piece."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def default_cache() -> Path:
+    """$XMIXUP_CACHE, or else ~/.cache/xmixup_fast."""
+    return Path(os.environ.get("XMIXUP_CACHE") or Path.home() / ".cache" / "xmixup_fast")

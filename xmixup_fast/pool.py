@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,11 @@ from torch import Tensor
 from .files import replacing
 
 Image = np.ndarray[Any, Any] | Tensor
+
+FLUSH_BYTES = 2**24
+"""What :meth:`ImagePool.write` brings to the disk at a time, while the next images are made."""
+PIXELS_BEGIN = 4096
+"""Where the pixels begin in a file that :meth:`ImagePool.write` wrote; before them is safetensors' header."""
 
 
 class Crops(NamedTuple):
@@ -91,6 +98,62 @@ class ImagePool:
         return cls(batch.view(-1), offsets, sizes, _as_labels(labels, count, batch.device))
 
     @classmethod
+    def collect(cls, images: Iterable[tuple[Tensor, int]], size: int) -> ImagePool:
+        """Copies images, uint8[H, W, 3] with labels, as they come, into a buffer on the CPU.
+
+        ``size`` is what they need in all, in bytes; where it is too small, the buffer is made larger.
+        """
+        pixels = torch.empty(size, dtype=torch.uint8)
+        offsets: list[int] = [0]
+        sizes: list[Sequence[int]] = []
+        labels: list[int] = []
+        for image, label in images:
+            begin, end = offsets[-1], offsets[-1] + image.numel()
+            if end > pixels.numel():
+                pixels.resize_(end + end // 8)
+            pixels[begin:end].view(image.shape).copy_(image)
+            offsets.append(end)
+            sizes.append(image.shape[:2])
+            labels.append(label)
+        return cls(pixels[: offsets[-1]], *_tables(offsets[:-1], sizes, labels))
+
+    @staticmethod
+    def write(path: str | os.PathLike[str], images: Iterable[tuple[Tensor, int]]) -> None:
+        """Writes images, uint8[H, W, 3] with labels, as they come, to a file for :meth:`load`.
+
+        Only the image at hand is in memory. The file appears under its name only when it is whole.
+        """
+        offsets: list[int] = [0]
+        sizes: list[Sequence[int]] = []
+        labels: list[int] = []
+        flushes: list[Future[None]] = []
+        with replacing(Path(path)) as aside, aside.open("wb") as file, ThreadPoolExecutor(1) as disk:
+            file.seek(PIXELS_BEGIN)
+            for image, label in images:
+                file.write(image.contiguous().numpy().data)
+                offsets.append(offsets[-1] + image.numel())
+                if offsets[-1] // FLUSH_BYTES > len(flushes):
+                    flushes.append(disk.submit(os.fsync, file.fileno()))
+                sizes.append(image.shape[:2])
+                labels.append(label)
+            padding = -offsets[-1] % 8  # so that the tables are aligned
+            file.write(bytes(padding))
+            end = offsets[-1] + padding
+            header: dict[str, Any] = {"pixels": {"dtype": "U8", "shape": [end], "data_offsets": [0, end]}}
+            tables = zip(
+                ("offsets", "sizes", "labels"), ("I64", "I32", "I64"), _tables(offsets[:-1], sizes, labels), strict=True
+            )
+            for name, dtype, table in tables:
+                begin, end = end, end + table.nbytes
+                header[name] = {"dtype": dtype, "shape": list(table.shape), "data_offsets": [begin, end]}
+                file.write(table.numpy().data)
+            for flush in flushes:
+                flush.result()
+            file.seek(0)
+            file.write((PIXELS_BEGIN - 8).to_bytes(8, "little"))
+            file.write(json.dumps(header).encode().ljust(PIXELS_BEGIN - 8))
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImagePool:
         """Maps a pool written by :meth:`save` into memory; pages are read when they are first used.
 
@@ -138,6 +201,17 @@ class ImagePool:
 
     def __repr__(self) -> str:
         return f"ImagePool({len(self)} images, {self.pixels.numel() / 2**20:.1f} MiB, {self.device})"
+
+
+def _tables(
+    offsets: Sequence[int], sizes: Sequence[Sequence[int]], labels: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The tensors of these names."""
+    return (
+        torch.tensor(offsets, dtype=torch.int64),
+        torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2),
+        torch.tensor(labels, dtype=torch.int64),
+    )
 
 
 def _umask() -> int:

@@ -45,7 +45,7 @@ def run(settings: Settings) -> Selection:
 
     from . import models, selector
     from .contact_sheet import contact_sheets
-    from .trainer import read_datasets, reproducible, run_name, usable_device
+    from .trainer import list_bad, read_datasets, reproducible, run_name, usable_device
 
     if settings.source is None:
         raise ValueError("source: expected a folder of images to choose from, got none")
@@ -59,6 +59,8 @@ def run(settings: Settings) -> Selection:
 
     target, source = read_datasets(settings, uses_source=True)
     assert source is not None
+    if settings.bad_files == "error" and (bad := target.bad + source.bad):
+        raise ValueError(list_bad(bad))
     with reproducible(settings):
         network = models.build(settings.model, settings.weights, target.classes, source.classes, settings.seed)
         network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Any
@@ -11,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .class_statistics import Images, cache_key, cached, class_means, nearest_images
-from .data.dataset import Dataset, Sample
-from .data.decode import decoded
+from .data.dataset import BadFile, Dataset, Sample
+from .data.decode import make_decoder
 from .models import Network
 from .pool import ImagePool
 from .rendering import Renderer
@@ -126,7 +127,8 @@ def stream(settings: Settings, network: Network, samples: Sequence[Sample], what
     """One pass over encoded images: normalised centre crops with their labels, decoded as they are needed.
 
     Where torch.distributed is initialised, this process gets every n-th batch. ``what`` names the images in the
-    progress bar. Raises ValueError, after the last batch, which lists every image that cannot be decoded.
+    progress bar. Raises ValueError, after the last batch, which lists every image that cannot be decoded; where the
+    settings say to skip them, it is a warning.
     """
     from tqdm import tqdm
 
@@ -134,13 +136,15 @@ def stream(settings: Settings, network: Network, samples: Sequence[Sample], what
     size = settings.batch_size
     batches = [samples[begin : begin + size] for begin in range(rank * size, len(samples), processes * size)]
     renderer = Renderer(ImagePool.from_images([]), None, network.mean, network.std, settings.image_size)
-    bad: list[str] = []
-    images = decoded(chain.from_iterable(batches), settings.short_side)
+    bad: list[BadFile] = []
+    device = torch.device(settings.device)
+    decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), lambda line: None)
+    images = decoder.decode(sample.image for sample in chain.from_iterable(batches))
     # disable=None: no bar where stderr is not a terminal.
     with tqdm(total=sum(map(len, batches)), desc=what, unit=" images", leave=False, disable=rank > 0 or None) as bar:
         for batch in batches:
             results = list(zip(islice(images, len(batch)), batch, strict=True))
-            bad += [image for image, _ in results if isinstance(image, str)]
+            bad += [image for image, _ in results if isinstance(image, BadFile)]
             good = [(image, sample.label) for image, sample in results if isinstance(image, Tensor)]
             if good:
                 pool = ImagePool.from_images([image for image, _ in good], [label for _, label in good])
@@ -151,4 +155,9 @@ def stream(settings: Settings, network: Network, samples: Sequence[Sample], what
         dist.all_gather_object(lists, bad)
         bad = list(chain.from_iterable(lists))
     if bad:
-        raise ValueError(f"{len(bad)} of {len(samples)} {what} cannot be decoded:\n  " + "\n  ".join(bad))
+        text = f"{len(bad)} of {len(samples)} {what} cannot be decoded:"
+        text += "".join(f"\n  {item.name}: {item.reason}" for item in bad)
+        if settings.bad_files == "error":
+            raise ValueError(text)
+        if rank == 0:
+            warnings.warn(text, stacklevel=2)

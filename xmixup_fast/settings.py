@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
+from .memory import parse_bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -79,6 +81,16 @@ class Settings:
     """Height and width of the crops that the network sees, in pixels."""
     resize: int | None = None
     """Short side at which images are kept, in pixels; 8/7 of the image size if not given."""
+    decoder: Literal["auto", "dali", "torchvision"] = "auto"
+    """What decodes JPEG files; auto takes DALI where it is installed."""
+    bad_files: Literal["error", "skip"] = "error"
+    """What to do where images cannot be decoded: stop before training and list them, or train without them."""
+    storage: Literal["auto", "resident"] = "auto"
+    """Where images are kept: in memory where they fit the memory budget (auto), or regardless of it (resident)."""
+    memory_budget: str | None = None
+    """Memory for images, such as 4GiB; 80 % of what is free on the device if not given."""
+    cache: str | None = None
+    """Folder that keeps decoded images for later runs, or none; $XMIXUP_CACHE or ~/.cache/xmixup_fast if not given."""
     flip: bool = True
     """Mirror training images left to right, half of the time."""
     val_fraction: float = 0.2
@@ -112,6 +124,11 @@ class Settings:
         self._check("seed", "a number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
         if self.selection == "assignment":
             self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
+        if self.memory_budget is not None:
+            try:
+                parse_bytes(self.memory_budget)
+            except ValueError as error:
+                raise ValueError(f"memory_budget: {error}") from None
         self._check("resize", f"at least image_size, {self.image_size}", lambda value: value >= self.image_size)
 
     def _check(self, name: str, expected: str, holds: typing.Callable[[Any], bool]) -> None:

@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 
 from . import __version__, models, selector
-from .data.dataset import Dataset, Sample, split
-from .data.decode import decode
+from .data.dataset import BadFile, Dataset, Sample, split
+from .data.decode import make_decoder
+from .data.pools import PoolBuilder
 from .data.sources import read_dataset
+from .files import default_cache
+from .memory import format_bytes, free_memory, parse_bytes
 from .methods import METHODS, Method
 from .methods.base import Batches
 from .models import Network
@@ -120,15 +123,35 @@ def _run(settings: Settings) -> Result:
     source_classes = source.classes if source else None
     network = models.build(settings.model, settings.weights, target.classes, source_classes, settings.seed)
     network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train, val = (_decode(settings, getattr(target, name), f"{name} images") for name in ("train", "val"))
+    bad = target.bad + (source.bad if source else [])
+    builder = _pool_builder(settings, recorder)
+    train, val, test = (builder.build(getattr(target, name), f"{name} images") for name in ("train", "val", "test"))
+    for pool, name in ((train, "train"), (val, "val"), (test, "test")):
+        samples = getattr(target, name)
+        _check_images(pool, samples, target.classes, f"{name} images", settings, bad + builder.bad)
+    train, val = train.to(settings.device), val.to(settings.device)
     recorder.say(
-        f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(target.train)} training, "
-        f"{len(target.val)} validation and {len(target.test)} test images"
+        f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(train)} training, "
+        f"{len(val)} validation and {len(test)} test images"
     )
 
     renderer = Renderer(train, None, network.mean, network.std, settings.image_size)
     batches = partial(renderer.batches, train, settings.batch_size)
-    chosen = _choose(settings, network, batches, target, source, recorder) if source else None
+    try:
+        chosen = _choose(settings, network, batches, target, source, builder, recorder) if source else None
+    except ValueError as error:
+        if settings.bad_files == "skip" or not bad + builder.bad or list_bad(bad + builder.bad) == str(error):
+            raise
+        raise ValueError(f"{list_bad(bad + builder.bad)}\n{error}") from error
+    bad += builder.bad
+    if bad and settings.bad_files == "error":
+        raise ValueError(list_bad(bad))
+    if bad:
+        recorder.say(f"{len(bad)} bad file{'s' * (len(bad) > 1)} skipped; summary.json lists them")
+    if builder.budget is not None:
+        recorder.say(
+            f"storage: resident, {format_bytes(builder.bytes)} of a memory budget of {format_bytes(builder.budget)}"
+        )
     if chosen:
         renderer.aux_pool = chosen.pool
     sampler = Sampler(train.labels, train.sizes, chosen.index if chosen else None, settings)
@@ -144,8 +167,8 @@ def _run(settings: Settings) -> Result:
     seconds, val_accuracy = _train(trainer, val, recorder)
     models.save(network, recorder.folder / "model.safetensors", settings.image_size)
 
-    # The test images are not even read before all is decided.
-    test_accuracy = trainer.evaluate(_decode(settings, target.test, "test images"))
+    # The test images are not looked at before all is decided.
+    test_accuracy = trainer.evaluate(test.to(settings.device))
     summary = {
         "method": settings.method,
         "target": settings.target,
@@ -156,9 +179,10 @@ def _run(settings: Settings) -> Result:
         "selection": chosen.report["how"] if chosen else None,
         "steps": sampler.steps,
         "images_seen": sampler.steps * settings.batch_size,
-        "num_train": len(target.train),
-        "num_val": len(target.val),
-        "num_test": len(target.test),
+        "num_train": len(train),
+        "num_val": len(val),
+        "num_test": len(test),
+        "bad_files": {"count": len(bad), "files": [item._asdict() for item in bad]},
         "val_accuracy": round(val_accuracy, 4),
         "test_accuracy": round(test_accuracy, 4),
         "train_seconds": round(sum(seconds), 3),
@@ -179,14 +203,10 @@ def _run(settings: Settings) -> Result:
 def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Dataset | None]:
     """Lists the images of target, split as the settings say, and source; none is decoded.
 
-    Raises what :func:`~xmixup_fast.data.sources.read_dataset` does, and ValueError, which lists all bad files of both.
+    Raises what :func:`~xmixup_fast.data.sources.read_dataset` and :func:`~xmixup_fast.data.dataset.split` do.
     """
     listed = read_dataset(settings.target)
     source = read_dataset(settings.source) if uses_source and settings.source else None
-    bad = [*listed.bad, *(source.bad if source else [])]
-    if bad:
-        lines = "".join(f"\n  {name}: {reason}" for name, reason in bad)
-        raise ValueError(f"{len(bad)} bad file{'s' * (len(bad) > 1)}:{lines}")
     target = split(
         listed,
         val_fraction=settings.val_fraction,
@@ -245,7 +265,13 @@ class _Chosen:
 
 
 def _choose(
-    settings: Settings, network: Network, batches: Batches, target: Dataset, source: Dataset, recorder: Recorder
+    settings: Settings,
+    network: Network,
+    batches: Batches,
+    target: Dataset,
+    source: Dataset,
+    builder: PoolBuilder,
+    recorder: Recorder,
 ) -> _Chosen:
     """Selects source classes or images, and decodes what is chosen alone."""
     started = time.perf_counter()
@@ -253,16 +279,65 @@ def _choose(
     seconds = time.perf_counter() - started
     for line in selection.lines(target.classes, source):
         recorder.say(line)
-    pool = _decode(settings, selection.samples(source), "auxiliary images")
+    samples = selection.samples(source)
+    pool = builder.build(samples, "auxiliary images")
+    bad = target.bad + source.bad + builder.bad
     if selection.kind == "image":
-        index = Auxiliary.of_images(pool, selection.places())
+        places = _places_of_good(selection.places(), samples, bad, target.classes)
+        pool = pool.to(settings.device)
+        index = Auxiliary.of_images(pool, places)
     else:
+        _check_images(pool, samples, source.classes, "auxiliary images", settings, bad)
+        pool = pool.to(settings.device)
         index = Auxiliary.of(pool, selection.chosen)
     return _Chosen(pool, index, selector.report(settings, selection, target, source), seconds)
 
 
-def _decode(settings: Settings, samples: Sequence[Sample], what: str) -> ImagePool:
-    return decode(samples, settings.short_side, what).to(settings.device)
+def _places_of_good(
+    places: Sequence[Sequence[int]], samples: Sequence[Sample], bad: Sequence[BadFile], classes: Sequence[str]
+) -> list[list[int]]:
+    """Positions among the samples as positions among those that are not bad. ValueError where a class has none."""
+    names = {item.name for item in bad}
+    good = [i for i, sample in enumerate(samples) if sample.image.name not in names]
+    place = {i: position for position, i in enumerate(good)}
+    kept = [[place[i] for i in row if i in place] for row in places]
+    for name, row in zip(classes, kept, strict=True):
+        if not row:
+            raise ValueError(f"class {name}: none of its auxiliary images can be decoded\n{list_bad(bad)}")
+    return kept
+
+
+def _pool_builder(settings: Settings, recorder: Recorder) -> PoolBuilder:
+    """What decodes the run's images, by resolved settings."""
+    device = torch.device(settings.device)
+    decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), recorder.say)
+    cache = None if settings.cache in (None, "none") else Path(str(settings.cache))
+    budget = None
+    if settings.storage == "auto":
+        budget = parse_bytes(settings.memory_budget) if settings.memory_budget else int(0.8 * free_memory(device))
+    return PoolBuilder(decoder, cache, budget, recorder.say)
+
+
+def _check_images(
+    pool: ImagePool,
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    what: str,
+    settings: Settings,
+    bad: list[BadFile],
+) -> None:
+    """Raises ValueError where a class has no image left, so that training cannot go on even to find other bad files."""
+    lost = sorted({sample.label for sample in samples} - set(pool.labels.tolist()))
+    if lost and settings.bad_files == "error":
+        raise ValueError(list_bad(bad))
+    if lost:
+        raise ValueError(f"class {classes[lost[0]]}: none of its {what} can be decoded\n{list_bad(bad)}")
+
+
+def list_bad(bad: Sequence[BadFile]) -> str:
+    """A message that names all bad files."""
+    lines = [f"{len(bad)} bad file{'s' * (len(bad) > 1)}; --bad-files skip trains without them:"]
+    return "\n  ".join([*lines, *(f"{item.name}: {item.reason}" for item in bad)])
 
 
 def _resolved(settings: Settings) -> Settings:
@@ -275,6 +350,7 @@ def _resolved(settings: Settings) -> Settings:
         resize=settings.short_side,
         device=usable_device(settings.device),
         threads=torch.get_num_threads(),
+        cache=settings.cache or str(default_cache()),
         output=settings.output or str(Path("runs", name)),
     )
 

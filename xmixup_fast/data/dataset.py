@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 
 class Image(ABC):
@@ -21,6 +22,10 @@ class Image(ABC):
     @abstractmethod
     def read(self) -> bytes:
         """Its encoded bytes. Raises OSError where they cannot be read."""
+
+    def open(self) -> BinaryIO:
+        """Its encoded bytes as a stream, for those who need the first of them alone. Raises OSError."""
+        return io.BytesIO(self.read())
 
     @abstractmethod
     def stamp(self) -> str:
@@ -39,6 +44,9 @@ class FileImage(Image):
 
     def read(self) -> bytes:
         return self.path.read_bytes()
+
+    def open(self) -> BinaryIO:
+        return self.path.open("rb")
 
     def stamp(self) -> str:
         status = self.path.stat()

@@ -1,71 +1,186 @@
-"""Decoding image files into an ImagePool, with torchvision."""
+"""Decoding: encoded images become uint8 RGB tensors with a resized short side, by DALI or by torchvision.
+
+JPEG files are decoded by the chosen library, all others by Pillow: torchvision 0.29 crashes on some damaged PNG files.
+"""
 
 from __future__ import annotations
 
+import io
+import re
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2.functional import resize
 
-from ..pool import ImagePool
-from .dataset import Sample
+from .dataset import BadFile, Image
 
-AHEAD = 64
-"""Images that are decoded before they are asked for, so that decoding goes on while the network works."""
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""What is decoded, by Pillow's names; the bytes decide, not the file's name."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def decode(samples: Sequence[Sample], short_side: int, what: str) -> ImagePool:
-    """Decodes image files into a pool on the CPU with their labels, in order, with progress on a terminal.
+class Header(NamedTuple):
+    """What an image's first bytes tell."""
 
-    Images become RGB, are turned upright as their EXIF data say, and are resized (bilinear, antialiased) so that their
-    short side has ``short_side`` pixels. ``what`` names them in the progress bar.
+    is_jpeg: bool
+    height: int
+    width: int
 
-    Raises ValueError, which lists every file that cannot be decoded.
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An image's bytes, and what their header tells."""
+
+    name: str
+    data: NDArray[np.uint8]
+    header: Header
+
+
+class Decoder(ABC):
+    """Decodes images to RGB, turned upright as their EXIF data say, with their short side resized with antialiasing.
+
+    Transparency is dropped, of an animation the first picture is taken, and of 16-bit samples the upper byte.
     """
-    from tqdm import tqdm
 
-    images: list[Tensor] = []
-    bad: list[str] = []
-    results = decoded(samples, short_side)
-    # disable=None: no bar where stderr is not a terminal.
-    for result in tqdm(results, f"decoding {what}", len(samples), unit=" images", leave=False, disable=None):
-        if isinstance(result, Tensor):
-            images.append(result)
-        else:
-            bad.append(result)
-    if bad:
-        raise ValueError(f"{len(bad)} of {len(samples)} {what} cannot be decoded:\n  " + "\n  ".join(bad))
-    return ImagePool.from_images(images, [sample.label for sample in samples])
+    name: str
+    """Decoders of one name give the same pixels."""
+
+    def __init__(self, short_side: int, threads: int) -> None:
+        self.short_side = short_side
+        self.threads = threads
+
+    @abstractmethod
+    def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
+        """Each image in turn: a contiguous uint8[H, W, 3] on the CPU, or its name and what is wrong with it."""
 
 
-def decoded(samples: Iterable[Sample], short_side: int) -> Iterator[Tensor | str]:
-    """Images in order, each uint8[H, W, 3], or its name and what is wrong with it; a bounded number is decoded ahead.
+class TorchvisionDecoder(Decoder):
+    """Decodes in threads, with torchvision."""
 
-    They are made as :func:`decode` makes them.
+    name = "torchvision"
+
+    def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
+        with ThreadPoolExecutor(self.threads) as workers:
+            yield from in_order(workers, lambda image: finish(read(image), self.short_side), images, 4 * self.threads)
+
+
+def make_decoder(
+    name: str, short_side: int, device: torch.device, threads: int, say: Callable[[str], object]
+) -> Decoder:
+    """The decoder named ``dali`` or ``torchvision``; for ``auto`` DALI where it is installed, which ``say`` is told of.
+
+    Raises ValueError where DALI is asked for and not installed.
     """
-    ahead: deque[Future[Tensor | str]] = deque()
-    with ThreadPoolExecutor(torch.get_num_threads()) as workers:
-        for sample in samples:
-            ahead.append(workers.submit(_decode_file, sample, short_side))
-            if len(ahead) > AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    if name != "torchvision" and _has_dali():
+        from .dali import DaliDecoder
+
+        return DaliDecoder(short_side, threads, device)
+    how = "pip install nvidia-dali-cuda130 (Linux only)"
+    if name == "dali":
+        raise ValueError(f"decoder: DALI is not installed; {how}, or use torchvision")
+    if name == "auto":
+        say(f"decoder: torchvision, since DALI is not installed; {how}")
+    return TorchvisionDecoder(short_side, threads)
 
 
-def _decode_file(sample: Sample, short_side: int) -> Tensor | str:
-    """One image, uint8[H, W, 3], or its name and what is wrong with it."""
-    import numpy as np
-    from torchvision.io import ImageReadMode, decode_image
-    from torchvision.transforms.v2.functional import resize, to_dtype
-
+def _has_dali() -> bool:
     try:
-        encoded = torch.from_numpy(np.frombuffer(bytearray(sample.image.read()), dtype=np.uint8))
-        image: Tensor = decode_image(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
-    except (RuntimeError, ValueError, OSError) as error:
-        return f"{sample.image.name}: {str(error).splitlines()[0]}"
-    image = to_dtype(image, torch.uint8, scale=True)  # a 16-bit PNG comes as uint16
-    image = resize(image, [short_side], antialias=True)
-    return image.permute(1, 2, 0)
+        return find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def read(image: Image) -> Encoded | BadFile:
+    """An image's bytes, if they are of a known format and not too large."""
+    try:
+        data = bytearray(image.read())
+        return Encoded(image.name, np.frombuffer(data, dtype=np.uint8), read_header(io.BytesIO(data)))
+    except Exception as error:  # on damaged bytes parsers raise almost anything
+        return BadFile(image.name, _reason(error))
+
+
+def read_header(stream: BinaryIO) -> Header:
+    """What an image's header tells. The pixels are not decoded.
+
+    Raises OSError, ValueError for what is no JPEG, PNG or WebP image, and Pillow's DecompressionBombError for more
+    pixels than it opens.
+    """
+    try:
+        image = PIL.Image.open(stream, formats=FORMATS)
+    except PIL.UnidentifiedImageError:
+        raise ValueError("not a JPEG, PNG or WebP image" if stream.seek(0, 2) else "empty") from None
+    return Header(image.format in ("JPEG", "MPO"), image.height, image.width)
+
+
+def decode_pixels(encoded: Encoded) -> Tensor | BadFile:
+    """A read image in its full size, uint8[H, W, 3], upright, decoded by torchvision or Pillow."""
+    try:
+        if encoded.header.is_jpeg:
+            pixels: Tensor = decode_jpeg(torch.from_numpy(encoded.data), ImageReadMode.RGB, apply_exif_orientation=True)
+            return pixels.permute(1, 2, 0)
+        return torch.from_numpy(_decode_with_pillow(encoded.data))
+    except Exception as error:  # on damaged bytes parsers raise almost anything
+        return BadFile(encoded.name, _reason(error))
+
+
+def _decode_with_pillow(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    with PIL.Image.open(io.BytesIO(data.data), formats=FORMATS) as opened:
+        image: Any = PIL.ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):  # 16-bit grey, which convert would clip
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def finish(image: Tensor | Encoded | BadFile, short_side: int) -> Tensor | BadFile:
+    """Decodes what is not decoded yet, resizes, and brings to the CPU."""
+    if isinstance(image, Encoded):
+        image = decode_pixels(image)
+    if isinstance(image, BadFile):
+        return image
+    resized: Tensor = resize(image.permute(2, 0, 1), [short_side], antialias=True)
+    return resized.permute(1, 2, 0).contiguous().cpu()
+
+
+def resized_bytes(header: Header, short_side: int) -> int:
+    """Bytes of an image once its short side is resized."""
+    short, long = sorted((header.height, header.width))
+    return 3 * short_side * int(short_side * long / short)
+
+
+def in_order(workers: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """The function of each item, in order; the workers are at most ``ahead`` items ahead of the caller."""
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(workers.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _reason(error: Exception) -> str:
+    """An error's first line, without the place in torchvision's source that it begins with."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).splitlines() or [type(error).__name__]
+    return re.sub(r"^\w+, \S+:\d+, ", "", lines[0])

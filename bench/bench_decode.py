@@ -1,0 +1,126 @@
+"""Decoding JPEG files of about 500 x 375 to a short side of 256: DALI, torchvision and Pillow; and making a pool.
+
+`build` is all that a first start does: reading headers, decoding, and writing the cached pool to disk; `decode_only`
+decodes the same files with the same decoder and drops the images.
+
+python -m pytest bench/bench_decode.py --benchmark-only -s
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+import torch
+from conftest import CORES, THREADS, median_seconds_in_turn
+from torch import Tensor
+
+from xmixup_fast.data.dataset import FileImage, Sample
+from xmixup_fast.data.decode import make_decoder
+from xmixup_fast.data.pools import PoolBuilder
+
+SIZES = ((375, 500), (333, 500), (500, 375))
+SHORT_SIDE = 256
+FILES, REPEATS, ROUNDS = 64, 4, 5
+IMAGES = FILES * REPEATS
+"""Every file is decoded several times."""
+
+
+def natural(height: int, width: int, random: np.random.Generator) -> PIL.Image.Image:
+    """Smooth noise at eight scales, the finer the weaker: 2.8 bits per pixel as JPEG, as photographs have."""
+    pixels = np.zeros((height, width, 3), np.float32)
+    for scale in 2 ** np.arange(1, 9):
+        for channel in range(3):
+            noise = PIL.Image.fromarray(random.normal(size=(scale, scale)).astype(np.float32))
+            pixels[..., channel] += np.asarray(noise.resize((width, height), PIL.Image.Resampling.BICUBIC)) / scale**0.3
+    return PIL.Image.fromarray((120 + 55 * pixels / pixels.std()).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for i in range(FILES):
+        natural(*SIZES[i % len(SIZES)], random).save(folder / f"{i:03d}.jpg", quality=90)
+    return [Sample(FileImage(path), 0) for path in sorted(folder.iterdir())] * REPEATS
+
+
+@pytest.fixture(autouse=True)
+def all_cores() -> Iterator[None]:
+    """Lets the decoders' threads, which inherit this, run on every core; OMP_PROC_BIND binds the main thread to one."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def with_library(name: str, samples: list[Sample]) -> Callable[[], list[Tensor]]:
+    decoder = make_decoder(name, SHORT_SIDE, torch.device("cpu"), THREADS, print)
+
+    def run() -> list[Any]:
+        return list(decoder.decode(sample.image for sample in samples))
+
+    return run
+
+
+def with_pil(samples: list[Sample]) -> Callable[[], list[Tensor]]:
+    def one(sample: Sample) -> Tensor:
+        with PIL.Image.open(sample.image.name) as opened:
+            image = PIL.ImageOps.exif_transpose(opened).convert("RGB")
+        short, long = sorted(image.size)
+        other = int(SHORT_SIDE * long / short)
+        size = (other, SHORT_SIDE) if image.width >= image.height else (SHORT_SIDE, other)
+        return torch.from_numpy(np.array(image.resize(size, PIL.Image.Resampling.BILINEAR)))
+
+    def run() -> list[Tensor]:
+        with ThreadPoolExecutor(THREADS) as workers:
+            return list(workers.map(one, samples))
+
+    return run
+
+
+@pytest.mark.benchmark(group="decode")
+def test_decode(benchmark: Any, samples: list[Sample]) -> None:
+    sides = {name: with_library(name, samples) for name in ("dali", "torchvision")}
+    sides["pil"] = with_pil(samples)
+    results = {name: run() for name, run in sides.items()}
+    for i, expected in enumerate(results["torchvision"]):
+        assert torch.equal(results["dali"][i], expected)
+        assert (results["pil"][i].int() - expected).abs().max() <= 1
+    medians = benchmark.pedantic(median_seconds_in_turn, args=(sides, ROUNDS), rounds=1)
+    rates = {name: IMAGES / seconds for name, seconds in medians.items()}
+    benchmark.extra_info.update(seconds=medians, images_per_second=rates)
+    print("\ndecode, images/s: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()))
+
+
+@pytest.mark.benchmark(group="pool")
+@pytest.mark.parametrize("name", ["dali", "torchvision"])
+def test_pool(benchmark: Any, samples: list[Sample], name: str, tmp_path: Path) -> None:
+    decoder = make_decoder(name, SHORT_SIDE, torch.device("cpu"), THREADS, print)
+
+    def build() -> int:
+        return len(PoolBuilder(decoder, tmp_path / "cache", 2**40, lambda line: None).build(samples, "photos"))
+
+    def decode_only() -> int:
+        return sum(1 for image in decoder.decode(sample.image for sample in samples) if isinstance(image, Tensor))
+
+    def clear() -> None:
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+    assert build() == decode_only() == IMAGES
+    sides: dict[str, Callable[[], object]] = {"build": build, "decode_only": decode_only}
+    medians = benchmark.pedantic(median_seconds_in_turn, args=(sides, ROUNDS, clear), rounds=1)
+    rates = {side: IMAGES / seconds for side, seconds in medians.items()}
+    ratio = rates["build"] / rates["decode_only"]
+    benchmark.extra_info.update(seconds=medians, images_per_second=rates, build_over_decode_only=ratio, decoder=name)
+    print(
+        f"\npool with {name}, images/s: build {rates['build']:.0f}, decode_only {rates['decode_only']:.0f}; {ratio:.3f}"
+    )

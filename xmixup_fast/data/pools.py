@@ -1,0 +1,189 @@
+"""Making ImagePools of datasets: decoding within a memory budget, and the cache of what was decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..files import write_text
+from ..memory import format_bytes
+from ..pool import ImagePool
+from .dataset import BadFile, Sample
+from .decode import Decoder, TorchvisionDecoder, in_order, read_header, resized_bytes
+
+FORMAT = 1
+"""To be raised whenever cached pools are no longer what a decoder would give."""
+STALE_SECONDS = 3600
+"""Unfinished files that nobody has written to for so long are removed."""
+
+
+class PoolBuilder:
+    """Makes the pools of a run, one after the other.
+
+    ``cache`` is a folder of pools, each named by a hash of its images' names, stamps and labels and of the decoder's
+    settings; with None, pools are made in memory. ``budget`` is the number of bytes that all pools may have together;
+    with None, it is not checked. ``say`` gets a line about each pool.
+    """
+
+    def __init__(self, decoder: Decoder, cache: Path | None, budget: int | None, say: Callable[[str], object]) -> None:
+        self.decoder = decoder
+        self.cache = cache / "pools" if cache else None
+        self.budget = budget
+        self.say = say
+        self.bytes = 0
+        """Of all pools so far."""
+        self.bad: list[BadFile] = []
+        """The images that could not be decoded so far."""
+
+    def build(self, samples: Sequence[Sample], what: str) -> ImagePool:
+        """A pool of those images that can be decoded, in order, with their labels, on the CPU; cached ones are mapped.
+
+        ``what`` names the images in messages. Shows progress on a terminal.
+
+        Raises ValueError where the pool does not fit the budget, and OSError where the cache cannot be written.
+        """
+        if self.cache is None:
+            pool, bad = self._decoded(samples, what)
+        else:
+            pool, bad = self._cached(samples, what, self.cache)
+        self.bytes += pool.pixels.numel()
+        self.bad += bad
+        return pool
+
+    def _decoded(self, samples: Sequence[Sample], what: str) -> tuple[ImagePool, list[BadFile]]:
+        """The pool, made in memory."""
+        bad: list[BadFile] = []
+        size = self._check_size(samples, what)
+        return ImagePool.collect(self._decode(samples, what, bad), size), bad
+
+    def _cached(self, samples: Sequence[Sample], what: str, cache: Path) -> tuple[ImagePool, list[BadFile]]:
+        """The pool, out of the cache if it is there."""
+        path = cache / f"{self._key(samples)}.safetensors"
+        found = self._find(path, samples)
+        if found:
+            self._check(found[0].pixels.numel(), what)
+            self.say(f"{what}: {len(found[0])} from the cache, {path}")
+            return found
+        self._check_size(samples, what)
+        bad: list[BadFile] = []
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _remove_stale(cache)
+            ImagePool.write(path, self._decode(samples, what, bad))
+            # Written last: a pool without its list is not taken for whole.
+            write_text(_list_of_bad(path), json.dumps(bad))
+        except OSError as error:
+            raise OSError(f"cache: {cache}: {error.strerror or error}; name another folder, or none") from error
+        return ImagePool.load(path), bad
+
+    def _key(self, samples: Sequence[Sample]) -> str:
+        digest = hashlib.sha256(json.dumps([FORMAT, self.decoder.name, self.decoder.short_side]).encode())
+        for image, label in samples:
+            try:
+                stamp = image.stamp()
+            except OSError as error:
+                stamp = f"{error.strerror}"
+            digest.update(json.dumps([image.name, stamp, label]).encode() + b"\n")
+        return digest.hexdigest()[:40]
+
+    def _find(self, path: Path, samples: Sequence[Sample]) -> tuple[ImagePool, list[BadFile]] | None:
+        """A cached pool; None where there is none, or where an image that was bad no longer is."""
+        try:
+            pool = ImagePool.load(path)
+            bad = [BadFile(*item) for item in json.loads(_list_of_bad(path).read_text())]
+        except (OSError, ValueError):
+            return None
+        if bad:
+            names = {item.name for item in bad}
+            again = self.decoder.decode(sample.image for sample in samples if sample.image.name in names)
+            if any(isinstance(result, Tensor) for result in again):
+                return None
+        return pool, bad
+
+    def _decode(self, samples: Sequence[Sample], what: str, bad: list[BadFile]) -> Iterator[tuple[Tensor, int]]:
+        """The images that can be decoded, with their labels; the others are added to ``bad``."""
+        from tqdm import tqdm
+
+        started = time.perf_counter()
+        results = self.decoder.decode(sample.image for sample in samples)
+        # disable=None: no bar where stderr is not a terminal.
+        for sample, result in tqdm(
+            zip(samples, results, strict=True),
+            f"decoding {what}",
+            len(samples),
+            unit=" images",
+            leave=False,
+            disable=None,
+        ):
+            if isinstance(result, BadFile):
+                bad.append(result)
+            else:
+                yield result, sample.label
+        seconds = time.perf_counter() - started
+        self.say(f"{what}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s")
+
+    def _check_size(self, samples: Sequence[Sample], what: str) -> int:
+        """Bytes of the images, as their headers tell, once they are found to fit the budget."""
+        with ThreadPoolExecutor(self.decoder.threads) as workers:
+            size = sum(in_order(workers, self._size, _lists(samples, 64), 8))
+        self._check(size, what)
+        return size
+
+    def _size(self, samples: Sequence[Sample]) -> int:
+        total = 0
+        for sample in samples:
+            try:
+                with sample.image.open() as stream:
+                    total += resized_bytes(read_header(stream), self.decoder.short_side)
+            except Exception:  # bad files are named when they are decoded
+                continue
+        return total
+
+    def _check(self, size: int, what: str) -> None:
+        if self.budget is not None and self.bytes + size > self.budget:
+            others = f", with those before them {format_bytes(self.bytes + size)}" if self.bytes else ""
+            raise ValueError(
+                f"memory_budget: {what} need {format_bytes(size)}{others}, and the budget is "
+                f"{format_bytes(self.budget)}; use fewer or smaller images (--shots, --top-k, --resize), a larger "
+                "--memory-budget, or --storage resident, which keeps them in memory regardless"
+            )
+
+
+def _list_of_bad(pool: Path) -> Path:
+    """The file that lists the images which a cached pool lacks."""
+    return pool.with_suffix(".bad.json")
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes what killed builds left. Builds under way are younger, as they write all the time."""
+    for path in folder.glob(".*.part"):
+        try:
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
+        except FileNotFoundError:  # it was finished, or removed by another process
+            continue
+
+
+def _lists(samples: Sequence[Sample], length: int) -> Iterator[list[Sample]]:
+    """The samples in lists."""
+    rest = iter(samples)
+    while part := list(islice(rest, length)):
+        yield part
+
+
+def decode(samples: Sequence[Sample], short_side: int, what: str) -> ImagePool:
+    """A pool of a few images, made in memory with torchvision. Raises ValueError, which lists those that are bad."""
+    builder = PoolBuilder(TorchvisionDecoder(short_side, torch.get_num_threads()), None, None, lambda line: None)
+    pool = builder.build(samples, what)
+    if builder.bad:
+        lines = "".join(f"\n  {item.name}: {item.reason}" for item in builder.bad)
+        raise ValueError(f"{len(builder.bad)} of {len(samples)} {what} cannot be decoded:{lines}")
+    return pool
