@@ -727,8 +727,8 @@ def test_a_run_takes_several_sources(folders: Path, tmp_path: Path) -> None:
         assert {entry["class"] for entry in entries} == {*SOURCE, "mud"}
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["source"] == sources
     assert Settings.from_yaml(tmp_path / "run" / "config.yaml").source == sources
-    assert parse(["--config", str(tmp_path / "run" / "config.yaml"), "--epochs", "2"], "train", None).source == sources
-    assert parse(["--target", "t", "--model", "m", "--source", "a"], "train", None).source == "a"
+    assert parse(["--config", str(tmp_path / "run" / "config.yaml"), "--epochs", "2"]).source == sources
+    assert parse(["--target", "t", "--model", "m", "--source", "a"]).source == "a"
 
 
 def test_a_run_lists_the_bad_files_of_target_and_source(

@@ -36,8 +36,10 @@ class _Command(Settings):
         return
 
 
-def parse(arguments: Sequence[str], prog: str, description: str | None) -> Settings:
-    """The settings that the command line of a program gives.
+def parse(
+    arguments: Sequence[str], prog: str = "python -m xmixup_fast.train", description: str | None = __doc__
+) -> Settings:
+    """The settings that the command line of a program gives, by default this one's.
 
     Raises ValueError and FileNotFoundError as Settings and read_yaml do; exits for --help and for unknown flags.
     """
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         demo()
         return 0
     try:
-        settings = parse(arguments, "python -m xmixup_fast.train", __doc__)
+        settings = parse(arguments)
 
         from .trainer import fit  # late, so that --help need not wait for timm
 

@@ -81,7 +81,8 @@ class TorchvisionDecoder(Decoder):
 def make_decoder(
     name: str, short_side: int, device: torch.device, threads: int, say: Callable[[str], object]
 ) -> Decoder:
-    """The decoder named ``dali`` or ``torchvision``; for ``auto`` DALI where it is installed, which ``say`` is told of.
+    """The decoder named ``dali`` or ``torchvision``; for ``auto`` DALI, or torchvision where DALI is not installed,
+    which ``say`` is told of.
 
     Raises ValueError where DALI is asked for and not installed.
     """
