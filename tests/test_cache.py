@@ -220,7 +220,7 @@ def test_what_exceeds_the_budget_is_refused_before_decoding(
     if cached:
         Start(samples, cache)
     monkeypatch.setattr(Counted, "decode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(ValueError, match=r"memory_budget: images need 0\.0 MiB, and the budget is") as caught:
+    with pytest.raises(ValueError, match=r"memory_budget: images need 1\.0 KiB, and the budget is") as caught:
         Start(samples, cache, budget=size - 1)
     assert "\n" not in str(caught.value)
 

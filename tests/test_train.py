@@ -15,7 +15,7 @@ from made import SOURCE, TARGET, write_folder
 from safetensors.torch import load_file
 
 import xmixup_fast
-from xmixup_fast import trainer
+from xmixup_fast import preparation
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models import build, save
@@ -221,8 +221,8 @@ def test_chosen_images_that_are_bad_are_left_out(data: Path, tmp_path: Path) -> 
 
 def test_what_a_reader_found_bad_counts_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = BadFile("../escape.jpg", "leads out of the archive")
-    read = trainer.read_dataset
-    monkeypatch.setattr(trainer, "read_dataset", lambda path: replace(read(path), bad=[found]))
+    read = preparation.read_dataset
+    monkeypatch.setattr(preparation, "read_dataset", lambda path: replace(read(path), bad=[found]))
     with pytest.raises(ValueError, match=r"1 bad file; .*\n  \.\./escape\.jpg: leads out of the archive"):
         run(data, tmp_path / "error", "finetune")
     summary = run(data, tmp_path / "skip", "finetune", bad_files="skip").summary
@@ -237,7 +237,7 @@ def test_a_second_run_decodes_nothing(
     first = run(data, tmp_path / "first", **settings)
     said = capsys.readouterr().out
     assert said.count(" decoded in ") == 4 and "from the cache" not in said
-    assert re.search(r"storage: resident, .* of a memory budget of ", said)
+    assert re.search(r"storage: [\d.]+ KiB of a memory budget of .* GiB resident", said)
     again = run(data, tmp_path / "again", **settings)
     said = capsys.readouterr().out
     assert said.count(f" from the cache, {tmp_path / 'cache'}/pools/") == 4 and " decoded in " not in said
@@ -249,13 +249,13 @@ def test_a_second_run_decodes_nothing(
     assert " decoded in " in capsys.readouterr().out
 
 
-def test_images_that_exceed_the_memory_budget_are_refused_in_one_line(
+def test_auxiliary_images_that_exceed_the_memory_budget_are_refused_in_one_line(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits = {"memory_budget": "10KB", "cache": "none"}
     assert main(flags(arguments(data, tmp_path / "run", **limits))) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: memory_budget: train images need ") and error.count("\n") == 1
+    assert error.startswith("error: memory_budget: auxiliary images need ") and error.count("\n") == 1
     assert main(flags(arguments(data, tmp_path / "run", storage="resident", **limits))) == 0
 
 

@@ -10,6 +10,8 @@ import torch
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
+_NAMES = {10: "KiB", 20: "MiB", 30: "GiB"}
+
 
 def parse_bytes(text: str) -> int:
     """Bytes of an amount such as 4GiB, 500MB or 1.5G. Raises ValueError for other texts."""
@@ -20,8 +22,9 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(count: int) -> str:
-    """An amount in MiB, or in GiB from one on."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+    """An amount in KiB, in MiB from one on, or in GiB from one on."""
+    unit = next((unit for unit in (30, 20) if count >= 2**unit), 10)
+    return f"{count / 2**unit:.1f} {_NAMES[unit]}"
 
 
 def free_memory(device: torch.device) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,23 @@ class Crops(NamedTuple):
     """int32[B, 4]: top, left, height and width in pixels, inside the image."""
     flip: Tensor
     """bool[B]: mirror the window left to right."""
+
+
+class Images(Protocol):
+    """Labelled images, wherever they are: in an :class:`ImagePool`, or decoded as they are needed."""
+
+    @property
+    def sizes(self) -> Tensor:
+        """int32[n, 2]: height and width of each image, in pixels."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64[n]: the class of each image."""
+
+    def __len__(self) -> int: ...
+
+    def feed(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
+        """For each batch of crops of these images a pool, and crops of that pool which show the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +201,10 @@ class ImagePool:
         if self.device == torch.device(device):
             return self
         return ImagePool(*(tensor.to(device) for tensor in (self.pixels, self.offsets, self.sizes, self.labels)))
+
+    def feed(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
+        """The pool, again and again, with each of ``crops`` (see :class:`Images`)."""
+        return ((self, batch) for batch in crops)
 
     @property
     def device(self) -> torch.device:

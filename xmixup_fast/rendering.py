@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import tee
 
 import torch
 from torch import Tensor
 
 from . import ops
-from .pool import Crops, ImagePool
+from .pool import Crops, ImagePool, Images
 from .sampling import Draw, center_crops
 
 
@@ -26,14 +28,25 @@ class Renderer:
     """
 
     def __init__(
-        self, target: ImagePool, aux: ImagePool | None, mean: Sequence[float], std: Sequence[float], size: int
+        self, target: Images, aux: ImagePool | None, mean: Sequence[float], std: Sequence[float], size: int
     ) -> None:
-        self.target_pool = target
+        self.images = target
+        self.target_pool = target if isinstance(target, ImagePool) else ImagePool.from_images([])
+        """What target crops are of; of a stream, the images of the step at hand."""
         self.aux_pool = aux
         self.mean = mean
         self.std = std
         self.size = size
         self._buffers: dict[str, Tensor] = {}
+
+    def feed(self, draws: Iterable[Draw]) -> Iterator[Draw]:
+        """The draws of one step after the other; each can be rendered until the next is asked for."""
+        draws, again = tee(draws)
+        # Streamed images are asked for ahead of their step.
+        batches = self.images.feed(later.crops for later in again)
+        for draw, (pool, crops) in zip(draws, batches, strict=True):
+            self.target_pool = pool
+            yield replace(draw, crops=crops)
 
     def target(self, crops: Crops) -> Tensor:
         """Target images alone."""
@@ -59,10 +72,12 @@ class Renderer:
         lam = torch.ones(len(crops.index), device=pool.device)
         return self._mix(pool, crops, pool, crops, lam, buffer)
 
-    def batches(self, pool: ImagePool, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over any pool in its order: unmixed centre crops, float32[B, 3, H, W], and labels int64[B]."""
-        for index in torch.split(torch.arange(len(pool), device=pool.device), batch_size):
-            yield self.plain(pool, center_crops(pool.sizes, self.size, index)), pool.labels[index]
+    def batches(self, images: Images, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over any images in their order: unmixed centre crops, float32[B, 3, H, W], and labels int64[B]."""
+        indices = torch.split(torch.arange(len(images), device=images.labels.device), batch_size)
+        feed = images.feed(center_crops(images.sizes, self.size, index) for index in indices)
+        for index, (pool, crops) in zip(indices, feed, strict=True):
+            yield self.plain(pool, crops), images.labels[index]
 
     def _auxiliary(self, crops: Crops | None) -> tuple[ImagePool, Crops]:
         if self.aux_pool is None or crops is None:

@@ -98,16 +98,30 @@ class Sampler:
         pool_sizes: int32[n, 2], their heights and widths.
         aux: the auxiliary images, for methods that use them.
         settings: batch size, length, seed, crop and mixing.
+        rank, world_size: which of how many processes this is. Together they draw what one process would: each takes
+            its part of every batch, and partners of its own images alone.
 
-    Raises ValueError for an image that is smaller than a crop.
+    Raises ValueError for an image that is smaller than a crop, and for fewer samples in a batch than processes.
     """
 
-    def __init__(self, pool_labels: Tensor, pool_sizes: Tensor, aux: Auxiliary | None, settings: Settings) -> None:
+    def __init__(
+        self,
+        pool_labels: Tensor,
+        pool_sizes: Tensor,
+        aux: Auxiliary | None,
+        settings: Settings,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.device = pool_labels.device
         self.labels, self.sizes = pool_labels, pool_sizes
         self.has_aux = aux is not None
         self.aux = Auxiliary(*(tensor.to(self.device) for tensor in aux or NO_AUXILIARY))
         self.settings = settings
+        if settings.batch_size < world_size:
+            raise ValueError(f"batch_size: expected at least {world_size}, the processes, got {settings.batch_size}")
+        self.share = slice(*(settings.batch_size * part // world_size for part in (rank, rank + 1)))
+        """This process's part of a batch."""
         for sizes in (self.sizes, self.aux.sizes):
             if (sizes < settings.image_size).any():
                 smallest = "x".join(map(str, sizes[sizes.amin(1).argmin()].tolist()))
@@ -141,12 +155,13 @@ class Sampler:
             flip=settings.flip,
         )
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, _STEP, step))
-        partner = torch.randperm(len(index), generator=generator).to(self.device)
-        lam = self._lam(drawn.lam, position, generator)
+        partner = torch.randperm(self.share.stop - self.share.start, generator=generator).to(self.device)
+        lam = self._lam(drawn.lam, position, generator)[self.share]
+        crops = Crops(*(tensor[self.share] for tensor in drawn.target_crops))
         if not self.has_aux:
-            return Draw(label, drawn.target_crops, lam, partner)
-        aux_label = self.aux.labels[drawn.aux_crops.index]
-        return Draw(label, drawn.target_crops, lam, partner, aux_label, drawn.aux_crops)
+            return Draw(label[self.share], crops, lam, partner)
+        aux_crops = Crops(*(tensor[self.share] for tensor in drawn.aux_crops))
+        return Draw(label[self.share], crops, lam, partner, self.aux.labels[aux_crops.index], aux_crops)
 
     def epoch_ends(self) -> dict[int, int]:
         """The steps after which an epoch is complete, counted from 1, with its number; the last step is always one."""

@@ -45,7 +45,8 @@ def run(settings: Settings) -> Selection:
 
     from . import models, selector
     from .contact_sheet import contact_sheets
-    from .trainer import list_bad, read_datasets, reproducible, run_name, usable_device
+    from .preparation import list_bad, read_datasets
+    from .trainer import reproducible, run_name, usable_device
 
     if settings.source is None:
         raise ValueError("source: expected a folder of images to choose from, got none")

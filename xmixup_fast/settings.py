@@ -79,14 +79,16 @@ class Settings:
     """selection.json of another run or of python -m xmixup_fast.select, to use instead of selecting."""
     image_size: int = 224
     """Height and width of the crops that the network sees, in pixels."""
-    resize: int | None = None
-    """Short side at which images are kept, in pixels; 8/7 of the image size if not given."""
+    resize: int | Literal["full"] | None = None
+    """Short side at which images are kept, in pixels, or full for their own size; 8/7 of the image size if not
+    given."""
     decoder: Literal["auto", "dali", "torchvision"] = "auto"
     """What decodes JPEG files; auto takes DALI where it is installed."""
     bad_files: Literal["error", "skip"] = "error"
     """What to do where images cannot be decoded: stop before training and list them, or train without them."""
-    storage: Literal["auto", "resident"] = "auto"
-    """Where images are kept: in memory where they fit the memory budget (auto), or regardless of it (resident)."""
+    storage: Literal["auto", "resident", "stream"] = "auto"
+    """Where the target's images are: in memory (resident), decoded anew for each step (stream), or in memory as far as
+    they fit the memory budget (auto). Auxiliary images are always in memory."""
     memory_budget: str | None = None
     """Memory for images, such as 4GiB; 80 % of what is free on the device if not given."""
     cache: str | None = None
@@ -109,7 +111,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
-        counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "resize", "threads")
+        counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
         for name in counts:
             self._check(name, "a positive number", lambda value: value >= 1)
         for name in ("lr", "head_lr_multiplier", "alpha"):
@@ -129,7 +131,8 @@ class Settings:
                 parse_bytes(self.memory_budget)
             except ValueError as error:
                 raise ValueError(f"memory_budget: {error}") from None
-        self._check("resize", f"at least image_size, {self.image_size}", lambda value: value >= self.image_size)
+        expected = f"full, or at least image_size, {self.image_size}"
+        self._check("resize", expected, lambda value: value == "full" or value >= self.image_size)
 
     def _check(self, name: str, expected: str, holds: typing.Callable[[Any], bool]) -> None:
         value = getattr(self, name)
@@ -137,9 +140,9 @@ class Settings:
             raise ValueError(f"{name}: expected {expected}, got {value}")
 
     @property
-    def short_side(self) -> int:
-        """Short side at which images are kept, in pixels."""
-        return self.resize or round(self.image_size * 8 / 7)
+    def short_side(self) -> int | None:
+        """Short side at which images are kept, in pixels; None for their own size."""
+        return None if self.resize == "full" else self.resize or round(self.image_size * 8 / 7)
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], **overrides: Any) -> Settings:
@@ -180,13 +183,16 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """The value as its setting's type; ValueError where it is of another."""
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None:
             return None
         # A list is meant where one is given; an empty one falls through to the error.
         lists = [option for option in typing.get_args(hint) if typing.get_origin(option) is list]
         if lists and isinstance(value, list | tuple) and value:
             return [_typed(name, item, typing.get_args(lists[0])[0]) for item in value]
+        words = [option for option in typing.get_args(hint) if typing.get_origin(option) is Literal]
+        if words and isinstance(value, str):
+            return _typed(name, value, words[0])
         hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
     if typing.get_origin(hint) is Literal:
         options = typing.get_args(hint)

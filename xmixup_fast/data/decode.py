@@ -1,4 +1,4 @@
-"""Decoding: encoded images become uint8 RGB tensors with a resized short side, by DALI or by torchvision.
+"""Decoding: encoded images become uint8 RGB tensors, whole or windows of them, by DALI or by torchvision.
 
 JPEG files are decoded by the chosen library, all others by Pillow: torchvision 0.29 crashes on some damaged PNG files.
 """
@@ -9,7 +9,7 @@ import io
 import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,6 +28,9 @@ from .dataset import BadFile, Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """What is decoded, by Pillow's names; the bytes decide, not the file's name."""
+
+Windows = Sequence[Sequence[int]]
+"""Top, left, height and width of one window of each image."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -59,13 +62,23 @@ class Decoder(ABC):
     name: str
     """Decoders of one name give the same pixels."""
 
-    def __init__(self, short_side: int, threads: int) -> None:
+    def __init__(self, short_side: int | None, threads: int) -> None:
         self.short_side = short_side
+        """In pixels; None to leave images as they are."""
         self.threads = threads
 
     @abstractmethod
     def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
         """Each image in turn: a contiguous uint8[H, W, 3] on the CPU, or its name and what is wrong with it."""
+
+    @abstractmethod
+    def cropper(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
+        """A function that gives one window of each image, uint8[B, height, width, 3], with pixels as of :meth:`decode`.
+
+        Windows lie inside their images and are all of one size. ``workers`` decode; they have as many threads as the
+        decoder. The function is called by one thread at a time, and raises ValueError, which names them, where images
+        cannot be decoded.
+        """
 
 
 class TorchvisionDecoder(Decoder):
@@ -75,11 +88,14 @@ class TorchvisionDecoder(Decoder):
 
     def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
         with ThreadPoolExecutor(self.threads) as workers:
-            yield from in_order(workers, lambda image: finish(read(image), self.short_side), images, 4 * self.threads)
+            yield from in_order(workers, lambda image: finish(image, self.short_side), images, 4 * self.threads)
+
+    def cropper(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
+        return lambda images, windows: crop_each(workers, images, windows, self.short_side)
 
 
 def make_decoder(
-    name: str, short_side: int, device: torch.device, threads: int, say: Callable[[str], object]
+    name: str, short_side: int | None, device: torch.device, threads: int, say: Callable[[str], object]
 ) -> Decoder:
     """The decoder named ``dali`` or ``torchvision``; for ``auto`` DALI, or torchvision where DALI is not installed,
     which ``say`` is told of.
@@ -148,19 +164,54 @@ def _decode_with_pillow(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def finish(image: Tensor | Encoded | BadFile, short_side: int) -> Tensor | BadFile:
-    """Decodes what is not decoded yet, resizes, and brings to the CPU."""
+def finish(image: Tensor | Encoded | Image | BadFile, short_side: int | None) -> Tensor | BadFile:
+    """Reads and decodes an image as far as that is not done yet, resizes it, and brings it to the CPU."""
+    resized = _resized(image, short_side)
+    return resized if isinstance(resized, BadFile) else resized.contiguous().cpu()
+
+
+def crop_each(
+    workers: Executor,
+    images: Sequence[Tensor | Encoded | Image | BadFile],
+    windows: Windows,
+    short_side: int | None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """One window of each image as :meth:`Decoder.cropper` says, on a device; images may be read or decoded already."""
+    out = torch.empty(len(windows), *windows[0][2:], 3, dtype=torch.uint8, device=device)
+
+    def one(image: Tensor | Encoded | Image | BadFile, window: Sequence[int], place: Tensor) -> BadFile | None:
+        resized = _resized(image, short_side)
+        if isinstance(resized, BadFile):
+            return resized
+        top, left, height, width = window
+        place.copy_(resized[top : top + height, left : left + width])
+        return None
+
+    bad = [result for result in workers.map(one, images, windows, out) if result]
+    if bad:
+        lines = "".join(f"\n  {item.name}: {item.reason}" for item in bad)
+        raise ValueError(f"images that could be decoded before no longer can:{lines}")
+    return out
+
+
+def _resized(image: Tensor | Encoded | Image | BadFile, short_side: int | None) -> Tensor | BadFile:
+    """Reads and decodes an image as far as that is not done yet, and resizes it: uint8[H, W, 3]."""
+    if isinstance(image, Image):
+        image = read(image)
     if isinstance(image, Encoded):
         image = decode_pixels(image)
-    if isinstance(image, BadFile):
+    if isinstance(image, BadFile) or short_side is None:
         return image
     resized: Tensor = resize(image.permute(2, 0, 1), [short_side], antialias=True)
-    return resized.permute(1, 2, 0).contiguous().cpu()
+    return resized.permute(1, 2, 0)
 
 
-def resized_bytes(header: Header, short_side: int) -> int:
+def resized_bytes(header: Header, short_side: int | None) -> int:
     """Bytes of an image once its short side is resized."""
     short, long = sorted((header.height, header.width))
+    if short_side is None:
+        return 3 * short * long
     return 3 * short_side * int(short_side * long / short)
 
 

@@ -1,4 +1,4 @@
-"""Making ImagePools of datasets: decoding within a memory budget, and the cache of what was decoded."""
+"""Making ImagePools and Streams of datasets: decoding, the memory budget, and the cache of what was decoded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ..memory import format_bytes
 from ..pool import ImagePool
 from .dataset import BadFile, Sample
 from .decode import Decoder, TorchvisionDecoder, in_order, read_header, resized_bytes
+from .streams import Stream
 
 FORMAT = 1
 """To be raised whenever cached pools are no longer what a decoder would give."""
@@ -25,8 +27,12 @@ STALE_SECONDS = 3600
 """Unfinished files that nobody has written to for so long are removed."""
 
 
+class OverBudget(ValueError):
+    """A pool does not fit the memory budget."""
+
+
 class PoolBuilder:
-    """Makes the pools of a run, one after the other.
+    """Makes the pools and streams of a run, one after the other.
 
     ``cache`` is a folder of pools, each named by a hash of its images' names, stamps and labels and of the decoder's
     settings; with None, pools are made in memory. ``budget`` is the number of bytes that all pools may have together;
@@ -40,15 +46,42 @@ class PoolBuilder:
         self.say = say
         self.bytes = 0
         """Of all pools so far."""
+        self.streamed: list[str] = []
+        """What is not in pools."""
         self.bad: list[BadFile] = []
         """The images that could not be decoded so far."""
+
+    def images(self, samples: Sequence[Sample], what: str, storage: str) -> ImagePool | Stream:
+        """A pool of the images, or for ``storage`` "stream" a stream, or for "auto" a pool if it fits the budget."""
+        if storage != "stream":
+            try:
+                return self.build(samples, what)
+            except OverBudget:
+                if storage != "auto":
+                    raise
+        return self.stream(samples, what)
+
+    def release(self, pool: ImagePool, samples: Sequence[Sample], what: str) -> Stream:
+        """A stream instead of a pool that was built of these samples, which no longer counts."""
+        self.bytes -= pool.pixels.numel()
+        self.streamed.append(what)
+        return Stream(self._good(samples), pool.sizes.cpu(), self.decoder)
+
+    def storage(self) -> str:
+        """A line that tells where the images are."""
+        names = ", ".join(what.removesuffix(" images") for what in self.streamed)
+        parts = [f"{names} images streamed"] if self.streamed else []
+        if self.bytes:
+            of = f" of a memory budget of {format_bytes(self.budget)}" if self.budget is not None else ""
+            parts.append(f"{format_bytes(self.bytes)}{of} resident")
+        return "storage: " + ", ".join(parts)
 
     def build(self, samples: Sequence[Sample], what: str) -> ImagePool:
         """A pool of those images that can be decoded, in order, with their labels, on the CPU; cached ones are mapped.
 
         ``what`` names the images in messages. Shows progress on a terminal.
 
-        Raises ValueError where the pool does not fit the budget, and OSError where the cache cannot be written.
+        Raises OverBudget where the pool does not fit the budget, and OSError where the cache cannot be written.
         """
         if self.cache is None:
             pool, bad = self._decoded(samples, what)
@@ -57,6 +90,32 @@ class PoolBuilder:
         self.bytes += pool.pixels.numel()
         self.bad += bad
         return pool
+
+    def stream(self, samples: Sequence[Sample], what: str) -> Stream:
+        """A stream of those images that can be decoded, in order, on the CPU.
+
+        All are decoded once, which finds the bad ones and the sizes; the cache keeps what was found.
+
+        Raises OSError where the cache cannot be written.
+        """
+        path = self.cache and self.cache / f"{self._key(samples)}.sizes.json"
+        found = self._find_sizes(path, samples) if path else None
+        if found is None:
+            bad: list[BadFile] = []
+            sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, what, bad)]
+            if path:
+                with _writing_to(path.parent):
+                    write_text(path, json.dumps({"sizes": sizes, "bad": bad}))
+        else:
+            sizes, bad = found
+            self.say(f"{what}: {len(sizes)} known from the cache, {path}")
+        self.bad += bad
+        self.streamed.append(what)
+        return Stream(self._good(samples), torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2), self.decoder)
+
+    def _good(self, samples: Sequence[Sample]) -> list[Sample]:
+        names = {item.name for item in self.bad}
+        return [sample for sample in samples if sample.image.name not in names]
 
     def _decoded(self, samples: Sequence[Sample], what: str) -> tuple[ImagePool, list[BadFile]]:
         """The pool, made in memory."""
@@ -74,14 +133,11 @@ class PoolBuilder:
             return found
         self._check_size(samples, what)
         bad: list[BadFile] = []
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
+        with _writing_to(cache):
             _remove_stale(cache)
             ImagePool.write(path, self._decode(samples, what, bad))
             # Written last: a pool without its list is not taken for whole.
             write_text(_list_of_bad(path), json.dumps(bad))
-        except OSError as error:
-            raise OSError(f"cache: {cache}: {error.strerror or error}; name another folder, or none") from error
         return ImagePool.load(path), bad
 
     def _key(self, samples: Sequence[Sample]) -> str:
@@ -101,12 +157,21 @@ class PoolBuilder:
             bad = [BadFile(*item) for item in json.loads(_list_of_bad(path).read_text())]
         except (OSError, ValueError):
             return None
-        if bad:
-            names = {item.name for item in bad}
-            again = self.decoder.decode(sample.image for sample in samples if sample.image.name in names)
-            if any(isinstance(result, Tensor) for result in again):
-                return None
-        return pool, bad
+        return (pool, bad) if self._still_bad(bad, samples) else None
+
+    def _find_sizes(self, path: Path, samples: Sequence[Sample]) -> tuple[list[list[int]], list[BadFile]] | None:
+        """What the cache knows for a stream; None where that is nothing, or an image that was bad no longer is."""
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return None
+        bad = [BadFile(*item) for item in found["bad"]]
+        return (found["sizes"], bad) if self._still_bad(bad, samples) else None
+
+    def _still_bad(self, bad: Sequence[BadFile], samples: Sequence[Sample]) -> bool:
+        names = {item.name for item in bad}
+        again = [sample.image for sample in samples if sample.image.name in names]
+        return not again or not any(isinstance(result, Tensor) for result in self.decoder.decode(again))
 
     def _decode(self, samples: Sequence[Sample], what: str, bad: list[BadFile]) -> Iterator[tuple[Tensor, int]]:
         """The images that can be decoded, with their labels; the others are added to ``bad``."""
@@ -150,11 +215,22 @@ class PoolBuilder:
     def _check(self, size: int, what: str) -> None:
         if self.budget is not None and self.bytes + size > self.budget:
             others = f", with those before them {format_bytes(self.bytes + size)}" if self.bytes else ""
-            raise ValueError(
+            raise OverBudget(
                 f"memory_budget: {what} need {format_bytes(size)}{others}, and the budget is "
                 f"{format_bytes(self.budget)}; use fewer or smaller images (--shots, --top-k, --resize), a larger "
-                "--memory-budget, or --storage resident, which keeps them in memory regardless"
+                "--memory-budget, --storage stream, which keeps auxiliary images alone in memory, or --storage "
+                "resident, which keeps all there regardless"
             )
+
+
+@contextmanager
+def _writing_to(cache: Path) -> Iterator[None]:
+    """Makes the folder; an OSError says that it is the cache that cannot be written."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(f"cache: {cache}: {error.strerror or error}; name another folder, or none") from error
 
 
 def _list_of_bad(pool: Path) -> Path:

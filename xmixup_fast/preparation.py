@@ -1,0 +1,247 @@
+"""All that comes before the first step of a run: datasets, network, selection, and images in pools or streams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import models, selector
+from .data.dataset import BadFile, Dataset, Sample, split
+from .data.decode import make_decoder
+from .data.pools import OverBudget, PoolBuilder
+from .data.sources import read_dataset
+from .data.streams import Stream
+from .memory import free_memory, parse_bytes
+from .methods import METHODS, Method
+from .methods.base import Batches
+from .models import Network
+from .pool import ImagePool
+from .rendering import Renderer
+from .sampling import Auxiliary, Sampler
+from .selection import Selection
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step. Test images are on the CPU, all others on the run's device."""
+
+    network: Network
+    method: Method
+    sampler: Sampler
+    renderer: Renderer
+    train: ImagePool | Stream
+    val: ImagePool | Stream
+    test: ImagePool | Stream
+    source_classes: list[str]
+    """Empty for a method without a source."""
+    report: dict[str, Any] | None
+    """What selection.json holds; None for a method without a source."""
+    selection_seconds: float
+    """What the selection took, without decoding what it chose."""
+    bad: list[BadFile]
+    """Images that are left out as they cannot be used."""
+
+    def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
+        """The batches that the first step looks at, each float32[B, 3, H, W], and the titles of their images."""
+        draw = next(self.renderer.feed([self.sampler.draw(0)]))
+        titles = self.method.titles(draw, self.network.classes, list(map(models.describe, self.source_classes)))
+        return self.method.inputs(draw, self.renderer), titles
+
+
+def prepare(settings: Settings, say: Callable[[str], object]) -> Prepared:
+    """Makes a run ready, by resolved settings; ``say`` gets lines for the user.
+
+    Raises ValueError, FileNotFoundError and OSError as :func:`xmixup_fast.fit` does.
+    """
+    method_class = METHODS[settings.method]
+    target, source = read_datasets(settings, uses_source=method_class.uses_source)
+    source_classes = source.classes if source else None
+    network = models.build(settings.model, settings.weights, target.classes, source_classes, settings.seed)
+    network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = _Images(settings, target, source, say)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        train = images.of["train"]
+        return Renderer(train, None, network.mean, network.std, settings.image_size).batches(train, settings.batch_size)
+
+    chosen = _choose(settings, network, batches, target, source, images, say) if source else None
+    images.check()
+    say(images.builder.storage())
+    train, val, test = images.of.values()
+    say(
+        f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(train)} training, "
+        f"{len(val)} validation and {len(test)} test images"
+    )
+    return Prepared(
+        network,
+        method_class(settings, network, batches),
+        Sampler(train.labels, train.sizes, chosen.index if chosen else None, settings),
+        Renderer(train, chosen.pool if chosen else None, network.mean, network.std, settings.image_size),
+        *(train, val, test),
+        source_classes or [],
+        chosen.report if chosen else None,
+        chosen.seconds if chosen else 0.0,
+        images.bad,
+    )
+
+
+def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Dataset | None]:
+    """Lists the images of target, split as the settings say, and source; none is decoded.
+
+    Raises what :func:`~xmixup_fast.data.sources.read_dataset` and :func:`~xmixup_fast.data.dataset.split` do.
+    """
+    listed = read_dataset(settings.target)
+    source = read_dataset(settings.source) if uses_source and settings.source else None
+    target = split(
+        listed,
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        shots=settings.shots,
+        seed=settings.seed,
+    )
+    return target, source
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The auxiliary images of a run."""
+
+    pool: ImagePool
+    index: Auxiliary
+    report: dict[str, Any]
+    seconds: float
+
+
+def _choose(
+    settings: Settings,
+    network: Network,
+    batches: Batches,
+    target: Dataset,
+    source: Dataset,
+    images: _Images,
+    say: Callable[[str], object],
+) -> _Chosen:
+    """Selects source classes or images, and decodes what is chosen alone."""
+    try:
+        started = time.perf_counter()
+        selection = selector.select(settings, network, batches(), target, source)
+        seconds = time.perf_counter() - started
+        for line in selection.lines(target.classes, source):
+            say(line)
+        pool = images.auxiliary(selection, source)
+    except ValueError as error:
+        if settings.bad_files == "skip" or not images.bad or list_bad(images.bad) == str(error):
+            raise
+        raise ValueError(f"{list_bad(images.bad)}\n{error}") from error
+    if selection.kind == "image":
+        samples = selection.samples(source)
+        places = _places_of_good(selection.places(), samples, images.bad, target.classes)
+        index = Auxiliary.of_images(pool, places)
+    else:
+        index = Auxiliary.of(pool, selection.chosen)
+    return _Chosen(pool, index, selector.report(settings, selection, target, source), seconds)
+
+
+class _Images:
+    """The target's images in pools or streams, then the auxiliary ones in a pool; and those of all that are bad."""
+
+    def __init__(
+        self, settings: Settings, target: Dataset, source: Dataset | None, say: Callable[[str], object]
+    ) -> None:
+        self.settings = settings
+        self.target = target
+        self.say = say
+        self.listed = target.bad + (source.bad if source else [])
+        device = torch.device(settings.device)
+        decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), say)
+        cache = None if settings.cache in (None, "none") else Path(str(settings.cache))
+        budget = None
+        if settings.storage != "resident":
+            budget = parse_bytes(settings.memory_budget) if settings.memory_budget else int(0.8 * free_memory(device))
+        self.builder = PoolBuilder(decoder, cache, budget, say)
+        self.of: dict[str, ImagePool | Stream] = {
+            name: self.builder.images(self._samples(name), f"{name} images", settings.storage)
+            for name in ("train", "val", "test")
+        }
+        """By split."""
+        for name, images in self.of.items():
+            self._check_classes(images, self._samples(name), target.classes, f"{name} images")
+        for name in ("train", "val"):
+            self.of[name] = self.of[name].to(settings.device)
+
+    @property
+    def bad(self) -> list[BadFile]:
+        """All that are bad so far."""
+        return self.listed + self.builder.bad
+
+    def auxiliary(self, selection: Selection, source: Dataset) -> ImagePool:
+        """The images that a selection chose. Where they do not fit the budget, others are streamed to make room."""
+        samples = selection.samples(source)
+        while True:
+            try:
+                pool = self.builder.build(samples, "auxiliary images")
+                break
+            except OverBudget:
+                if not self._make_room():
+                    raise
+        if selection.kind == "class":
+            self._check_classes(pool, samples, source.classes, "auxiliary images")
+        return pool.to(self.settings.device)
+
+    def check(self) -> None:
+        """Says how many images are skipped. Raises ValueError, which names them, where the settings forbid that."""
+        if self.bad and self.settings.bad_files == "error":
+            raise ValueError(list_bad(self.bad))
+        if self.bad:
+            self.say(f"{len(self.bad)} bad file{'s' * (len(self.bad) > 1)} skipped; summary.json lists them")
+
+    def _samples(self, name: str) -> list[Sample]:
+        samples: list[Sample] = getattr(self.target, name)
+        return samples
+
+    def _make_room(self) -> bool:
+        """Streams one split more, training images last. False where nothing is left to do."""
+        if self.settings.storage == "auto":
+            for name, images in reversed(self.of.items()):
+                if isinstance(images, ImagePool):
+                    stream = self.builder.release(images, self._samples(name), f"{name} images")
+                    self.of[name] = stream.to(images.device)
+                    return True
+        return False
+
+    def _check_classes(
+        self, images: ImagePool | Stream, samples: Sequence[Sample], classes: Sequence[str], what: str
+    ) -> None:
+        """Raises ValueError where a class has no image left, so that training cannot go on to find other bad files."""
+        lost = sorted({sample.label for sample in samples} - set(images.labels.tolist()))
+        if lost and self.settings.bad_files == "error":
+            raise ValueError(list_bad(self.bad))
+        if lost:
+            raise ValueError(f"class {classes[lost[0]]}: none of its {what} can be decoded\n{list_bad(self.bad)}")
+
+
+def _places_of_good(
+    places: Sequence[Sequence[int]], samples: Sequence[Sample], bad: Sequence[BadFile], classes: Sequence[str]
+) -> list[list[int]]:
+    """Positions among the samples as positions among those that are not bad. ValueError where a class has none."""
+    names = {item.name for item in bad}
+    good = [i for i, sample in enumerate(samples) if sample.image.name not in names]
+    place = {i: position for position, i in enumerate(good)}
+    kept = [[place[i] for i in row if i in place] for row in places]
+    for name, row in zip(classes, kept, strict=True):
+        if not row:
+            raise ValueError(f"class {name}: none of its auxiliary images can be decoded\n{list_bad(bad)}")
+    return kept
+
+
+def list_bad(bad: Sequence[BadFile]) -> str:
+    """A message that names all bad files."""
+    lines = [f"{len(bad)} bad file{'s' * (len(bad) > 1)}; --bad-files skip trains without them:"]
+    return "\n  ".join([*lines, *(f"{item.name}: {item.reason}" for item in bad)])
