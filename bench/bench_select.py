@@ -1,6 +1,6 @@
 """Selection's pass over decoded images against the network's bare forward pass over ready batches, taken in turn.
 
-`selection` crops and normalises the images, and sums features and predicted probabilities by class.
+`selection` crops and normalises the images, and sums features and predicted probabilities of 1000 outputs by class.
 
 python -m pytest bench/bench_select.py --benchmark-only -s
 python -m pytest bench/bench_select.py --benchmark-only -s --select-model tf_efficientnet_lite0
@@ -29,7 +29,7 @@ def bare(network: Network, batches: list[Tensor]) -> list[tuple[Tensor, Tensor]]
     """Features and logits of the pretrained classifier."""
     with torch.no_grad():
         features = [network.features(images) for images in batches]
-        return [(rows, network.source_logits(rows)) for rows in features]
+        return [(rows, network.classifier_logits(rows)) for rows in features]
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,13 @@ def sides(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
     names = [str(i) for i in range(CLASSES)]
     network = models.build(request.config.getoption("--select-model"), "none", ["a", "b"], names).eval()
     network.to(memory_format=torch.channels_last)
-    network.source_matched = torch.ones(CLASSES, dtype=torch.bool)  # as if pretrained
+    head = network.source_head
+    network.classifier_weight, network.classifier_bias = head.weight.detach(), head.bias.detach()  # as if pretrained
     renderer = Renderer(pool, None, network.mean, network.std, SIZE)
     batches = [images.clone() for images, _ in renderer.batches(pool, BATCH)]
 
     def selection() -> Any:
-        return class_means(network, renderer.batches(pool, BATCH), CLASSES, predictions=True)
+        return class_means(network, renderer.batches(pool, BATCH), CLASSES, network.classifier_logits)
 
     features, logits = (torch.cat(parts).double() for parts in zip(*bare(network, batches), strict=True))
     means = selection()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -22,6 +24,8 @@ from torch import Tensor
 from xmixup_fast.data import decode as decode_module
 from xmixup_fast.data.dataset import BadFile, FileImage, Image
 from xmixup_fast.data.decode import Decoder, Encoded, Header, in_order, make_decoder
+
+ROOT = Path(__file__).resolve().parent.parent
 
 try:
     HAS_DALI = bool(version("nvidia-dali-cuda130"))
@@ -235,6 +239,19 @@ def test_every_bad_file_is_named_and_no_other(decoder: str, tmp_path: Path) -> N
             assert ".cpp" not in result.reason
         else:
             assert np.array_equal(result, PIL.Image.open(io.BytesIO(good)))
+
+
+def test_large_images_below_pillows_limit_are_read_without_a_warning() -> None:
+    header = struct.pack(">IIBBBBB", 10000, 9000, 1, 0, 0, 0, 0)
+    large = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+    with pytest.warns(PIL.Image.DecompressionBombWarning):
+        PIL.Image.open(io.BytesIO(large))
+    program = (
+        "import io, sys; from xmixup_fast.data.decode import read_header; "
+        "print(read_header(io.BytesIO(sys.stdin.buffer.read())))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=large, capture_output=True, cwd=ROOT)
+    assert done.stdout.decode().startswith("Header(is_jpeg=False, height=9000, width=10000") and not done.stderr
 
 
 @pytest.mark.skipif(not HAS_DALI, reason="needs DALI")

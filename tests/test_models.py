@@ -46,6 +46,20 @@ def test_source_classes_take_their_rows_of_the_classifier_by_name(tmp_path: Path
     assert torch.equal(second.body.conv1[0].weight, first.body.conv1[0].weight)
 
 
+def test_the_pretrained_classifier_is_kept_for_the_selection(tmp_path: Path) -> None:
+    first = build(NETWORK, "none", ["cat", "dog", "fox"])
+    save(first, tmp_path / "first.safetensors", image_size=32)
+    second = build(NETWORK, str(tmp_path / "first.safetensors"), ["p", "q"], ["fox", "newt"])
+    features = torch.randn(4, first.body.get_classifier().in_features)
+    assert torch.equal(second.classifier_logits(features), first.target_logits(features))
+    assert second.known_source_logits(features)[:, 0].isfinite().all()
+    assert second.known_source_logits(features)[:, 1].tolist() == [-float("inf")] * 4
+    # Neither trained nor saved.
+    assert not {"classifier_weight", "classifier_bias"} & {*second.state_dict(), *dict(second.named_parameters())}
+    with pytest.raises(ValueError, match="network: has no pretrained classifier"):
+        build(NETWORK, "none", ["p"], ["fox"]).classifier_logits(features)
+
+
 def test_random_weights_match_no_source_class() -> None:
     network = build(NETWORK, "none", ["a"], ["n01440764"])
     assert network.source_matched is not None and not network.source_matched.any()

@@ -15,6 +15,8 @@ from made import SOURCE, TARGET, write_folder
 from PIL import Image
 
 from xmixup_fast.contact_sheet import GAP, ROWS, TARGET_IMAGES, TEXT, THUMBNAIL, contact_sheets
+from xmixup_fast.data import decode
+from xmixup_fast.data.dataset import BadFile, Dataset, split
 from xmixup_fast.data.folder import read_folder
 from xmixup_fast.models import build, save
 from xmixup_fast.select import main
@@ -53,11 +55,16 @@ def flags(data: Path, output: Path, **settings: Any) -> list[str]:
 
 
 def train(data: Path, output: Path, **settings: Any) -> Result:
-    return fit(
+    values = {
         **{"target": str(data / "target"), "source": str(data / "source"), "model": "test_resnet", "batch_size": 4},
         **{"weights": str(data / "weights.safetensors"), "image_size": 32, "device": "cpu", "output": str(output)},
         **{"steps": 2, **settings},
-    )
+    }
+    return fit(**values)
+
+
+def split_as_settings_say(target: Path) -> Dataset:
+    return split(read_folder(target), val_fraction=0.2, test_fraction=0.2, shots=None, seed=0)
 
 
 def chosen(folder: Path) -> dict[str, Any]:
@@ -136,22 +143,23 @@ def test_torchrun_gives_what_one_process_gives(
     assert len(list((tmp_path / "cache" / "selection").iterdir())) == 1
 
 
+def colour(sheets: list[Image.Image], row: int, column: int, auxiliary: bool) -> list[float]:
+    """The mean colour of a picture."""
+    cell = THUMBNAIL + GAP
+    left = GAP + column * cell + auxiliary * (TARGET_IMAGES * cell + 2 * GAP)
+    top = row % ROWS * (TEXT + THUMBNAIL + 2 * GAP) + TEXT
+    shown = np.asarray(sheets[row // ROWS])[top : top + THUMBNAIL, left : left + THUMBNAIL]
+    return shown.mean((0, 1)).tolist()
+
+
 def test_contact_sheets_show_what_was_chosen(tmp_path: Path) -> None:
     colours = {f"{i:02d} ünïcödé {'long ' * (i % 9)}": (30 + 8 * i, 220 - 8 * i, 100) for i in range(ROWS + 3)}
     target = read_folder(write_folder(tmp_path / "target", colours, 5, size=(30, 50)))
     source = read_folder(write_folder(tmp_path / "source", SOURCE, 10))
     rows = [[i % 4, (i + 1) % 4] for i in range(len(colours))]
-    sheets = contact_sheets(Selection("class", rows, [[0.75, 0.25]] * len(rows)), target, source)
+    sheets = contact_sheets(Selection("class", rows, [[0.75, 0.25]] * len(rows)), target, source, [])
     nearest = [[i, 39 - i, i + 1] for i in range(len(colours))]
-    more = contact_sheets(Selection("image", nearest, None), target, source)
-    cell = THUMBNAIL + GAP
-
-    def colour(sheets: list[Image.Image], row: int, column: int, auxiliary: bool) -> list[float]:
-        left = GAP + column * cell + auxiliary * (TARGET_IMAGES * cell + 2 * GAP)
-        top = row % ROWS * (TEXT + THUMBNAIL + 2 * GAP) + TEXT
-        shown = np.asarray(sheets[row // ROWS])[top : top + THUMBNAIL, left : left + THUMBNAIL]
-        return shown.mean((0, 1)).tolist()
-
+    more = contact_sheets(Selection("image", nearest, None), target, source, [])
     assert len(sheets) == len(more) == 2 and all(max(sheet.size) < 2600 for sheet in sheets + more)
     for row in range(len(rows)):
         for column in range(TARGET_IMAGES):
@@ -163,6 +171,94 @@ def test_contact_sheets_show_what_was_chosen(tmp_path: Path) -> None:
             expected = SOURCE[source.classes[source.train[position].label]]
             assert colour(more, row, column, True) == pytest.approx(expected, abs=8)
         assert colour(more, row, 3, True) == [255, 255, 255]
+
+
+def test_contact_sheets_take_the_next_image_for_a_bad_one(tmp_path: Path) -> None:
+    white = [255, 255, 255]
+    target = read_folder(write_folder(tmp_path / "target", TARGET, 5))
+    source = read_folder(write_folder(tmp_path / "source", SOURCE, 9))
+    broken = [target.train[0], target.train[6], source.train[3], *source.train[9:18]]  # of roses none is left
+    for sample in broken:
+        Path(sample.image.name).write_text("no image")
+    bad: list[BadFile] = []
+    sheets = contact_sheets(Selection("class", [[0], [0], [1]], None), target, source, bad)
+    assert {item.name for item in bad} == {sample.image.name for sample in broken}
+    for row, name in enumerate(target.classes):
+        for column in range(TARGET_IMAGES):
+            assert colour(sheets, row, column, False) == pytest.approx(TARGET[name], abs=8)
+        for column in range(8):
+            assert colour(sheets, row, column, True) == pytest.approx(SOURCE["grass"] if row < 2 else white, abs=8)
+    chosen = [[27, 10, 18], [10, 11], [*range(2, 12), 19]]
+    sheets = contact_sheets(Selection("image", chosen, [[0.5] * len(row) for row in chosen]), target, source, bad)
+    shown = [["snow", "sky"], [], [*["grass"] * 6, "sky"]]
+    for row, names in enumerate(shown):
+        for column in range(8):
+            expected = SOURCE[names[column]] if column < len(names) else white
+            assert colour(sheets, row, column, True) == pytest.approx(expected, abs=8)
+
+
+@pytest.fixture
+def other_network(tmp_path: Path) -> Path:
+    """A weights file whose outputs are none of the source's classes, and of unknown names."""
+    network = build("test_resnet", "none", [str(i) for i in range(6)])
+    save(network, tmp_path / "other.safetensors", image_size=32)
+    return tmp_path / "other.safetensors"
+
+
+def test_prediction_takes_sources_that_the_classifier_does_not_know(
+    data: Path, tmp_path: Path, other_network: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"weights": other_network, "top_k": 2}
+    assert main(flags(data, tmp_path / "out", **settings)) == 0
+    line = "selection: prediction needs a pass over the source's images, since 0 of its 4 classes are outputs of"
+    assert capsys.readouterr().out.startswith(line)
+    trained = train(data, tmp_path / "run", weights=str(other_network), top_k=2).selection
+    assert line in capsys.readouterr().out and trained is not None
+    names = [
+        [[entry["class"] for entry in entries] for entries in selection["classes"].values()]
+        for selection in (chosen(tmp_path / "out"), trained)
+    ]
+    assert names[0] == names[1]
+    assert main(flags(data, tmp_path / "none", weights="none")) == 2
+    assert "needs a network with a pretrained classifier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strategy", [{}, {"selection": "feature", "top_k": 2}, {"selection": "sample"}])
+def test_bad_files_are_all_listed_or_all_skipped(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: dict[str, Any], other_network: Path
+) -> None:
+    target = write_folder(tmp_path / "target", TARGET, 6)
+    source = write_folder(tmp_path / "source", SOURCE, 5)
+    train_images = [sample.image.name for sample in split_as_settings_say(target).train]
+    broken = [train_images[0], train_images[-1], *(str(source / name / "001.png") for name in SOURCE)]
+    for name in broken:
+        Path(name).write_text("no image")
+    changes = {"target": target, "source": source, "weights": other_network, "top_images": 16, **strategy}
+    for _ in range(2):  # also out of the cache
+        assert main(flags(data, tmp_path / "out", **changes)) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert error[0] == "error: 6 bad files; --bad-files skip trains without them:"
+        assert sorted(error[1:]) == sorted(f"  {name}: not a JPEG, PNG or WebP image" for name in broken)
+        assert not (tmp_path / "out").exists()
+    assert main(flags(data, tmp_path / "out", bad_files="skip", **changes)) == 0
+    assert "6 bad files skipped; selection.json lists them" in capsys.readouterr().out
+    bad = chosen(tmp_path / "out")["bad_files"]
+    assert bad["count"] == 6 and {file["name"] for file in bad["files"]} == set(broken)
+    for name in train_images[:4]:
+        Path(name).write_text("no image")
+    assert main(flags(data, tmp_path / "lost", bad_files="skip", **changes)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: class blue: none of its training images can be decoded\n5 bad files; ")
+
+
+def test_the_command_says_which_decoder_stands_in(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "find_spec", lambda name: None)
+    assert main(flags(data, tmp_path / "out")) == 0
+    assert capsys.readouterr().out.count("decoder: torchvision, since DALI is not installed") == 1
+    train(data, tmp_path / "run", selection="feature")
+    assert capsys.readouterr().out.count("decoder: torchvision, since DALI is not installed") == 1
 
 
 @pytest.mark.parametrize(

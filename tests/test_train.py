@@ -195,12 +195,17 @@ def test_bad_files_can_be_skipped(data: Path, tmp_path: Path, capsys: pytest.Cap
 def test_selection_leaves_bad_images_out(data: Path, tmp_path: Path, strategy: dict[str, Any]) -> None:
     source = write_folder(tmp_path / "source", SOURCE, 4)
     (source / "sky" / "001.png").write_text("broken")
-    settings = {"source": str(source), **strategy}
-    with pytest.raises(ValueError, match=r"1 of 16 source images cannot be decoded:\n  .*sky/001.png: not a JPEG"):
-        run(data, tmp_path / "error", **settings)
-    with pytest.warns(UserWarning, match="1 of 16 source images cannot be decoded"):
-        result = run(data, tmp_path / "skip", bad_files="skip", **settings)
-    assert result.selection is not None and "sky/001.png" not in json.dumps(result.selection)
+    target = broken_target(tmp_path / "target")
+    settings = {"source": str(source), "target": str(target), **strategy}
+    for name in ("first", "out of the cache"):
+        with pytest.raises(ValueError, match=r"^4 bad files; (.|\n)*sky/001.png: not a JPEG") as caught:
+            run(data, tmp_path / "error", **settings)
+        assert str(caught.value).count("\n") == 4
+        result = run(data, tmp_path / name, bad_files="skip", **settings)
+        assert result.selection is not None and "sky/001.png" not in json.dumps(result.selection)
+        bad = result.summary["bad_files"]
+        assert bad["count"] == len(bad["files"]) == 4
+        assert bad["files"][3] == {"name": str(source / "sky" / "001.png"), "reason": "not a JPEG, PNG or WebP image"}
 
 
 def test_chosen_images_that_are_bad_are_left_out(data: Path, tmp_path: Path) -> None:

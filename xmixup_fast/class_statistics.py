@@ -9,21 +9,27 @@ on the CPU: the process group needs a backend for it, such as gloo.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from .data.dataset import Sample
-from .files import default_cache, replacing
+from .data.dataset import BadFile, Sample
+from .files import replacing
 from .models import Network
+
+FORMAT = 1
+"""To be raised whenever cached statistics are no longer what a pass would find."""
 
 Images = Iterable[tuple[Tensor, Tensor]]
 """Normalised batches with one integer for each image, float[B, 3, H, W] and int64[B]."""
@@ -35,38 +41,38 @@ class ClassMeans(NamedTuple):
     features: Tensor
     """float64[K, D]: what the classifier sees."""
     probabilities: Tensor | None
-    """float64[K, K_s]: softmax of the source head over the classes that the pretrained classifier has, else 0."""
+    """float64[K, N]: of the N outputs that were asked for."""
+    counts: Tensor
+    """int64[K]: the images of each class."""
 
 
-def class_means(network: Network, images: Images, num_classes: int, *, predictions: bool) -> ClassMeans:
-    """Means of the features, and of the predicted probabilities if asked for. The memory is O(classes).
+def class_means(
+    network: Network, images: Images, num_classes: int, logits: Callable[[Tensor], Tensor] | None = None
+) -> ClassMeans:
+    """Means of the features, and of the softmax of what ``logits`` makes of them, in memory of O(classes).
 
-    The integers of ``images`` are labels. With predictions, the network needs a source head of which at least one row
-    comes from the pretrained classifier.
+    The integers of ``images`` are labels. ``logits`` is, for instance, ``network.classifier_logits``.
     """
-    widths = [network.body.get_classifier().in_features]
-    matched = network.source_matched
-    if predictions:
-        assert matched is not None and matched.any()
-        widths.append(len(matched))
-    sums = [torch.zeros(num_classes, width, dtype=torch.float64) for width in widths]
-    counts = torch.zeros(num_classes, dtype=torch.float64)
+
+    def outputs(batch: Tensor) -> list[Tensor]:
+        features = network.features(batch)
+        return [features.double()] + ([logits(features).double().softmax(1)] if logits else [])
+
+    counts = torch.zeros(num_classes, dtype=torch.int64)
     with _frozen(network):
+        nothing = next(network.parameters()).new_zeros(0, network.body.get_classifier().in_features)
+        widths = [nothing.shape[1]] + ([logits(nothing).shape[1]] if logits else [])
+        sums = [torch.zeros(num_classes, width, dtype=torch.float64) for width in widths]
         for batch, labels in images:
-            features = network.features(batch)
-            outputs = [features.double()]
-            if matched is not None and predictions:
-                logits = network.source_logits(features).double()
-                outputs.append(logits.masked_fill(~matched.to(logits.device), -torch.inf).softmax(1))
             labels = labels.cpu()
-            for total, rows in zip(sums, outputs, strict=True):
+            for total, rows in zip(sums, outputs(batch), strict=True):
                 total.index_add_(0, labels, rows.cpu())
             counts += labels.bincount(minlength=num_classes)
     if dist.is_initialized():
         for total in (*sums, counts):
             dist.all_reduce(total)
     means = [total / counts.clamp(min=1).unsqueeze(1) for total in sums]
-    return ClassMeans(means[0], means[1] if predictions else None)
+    return ClassMeans(means[0], means[1] if logits else None, counts)
 
 
 def nearest_images(network: Network, images: Images, class_features: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -110,52 +116,78 @@ def _frozen(network: Network) -> Iterator[None]:
         network.train(training)
 
 
-def cached(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+class Found(NamedTuple):
+    """What a pass over images finds."""
+
+    tensors: dict[str, Tensor]
+    bad: list[BadFile]
+    """The images that could not be decoded."""
+
+
+def cached(
+    cache: Path, key: str, compute: Callable[[], Found], still_bad: Callable[[Sequence[BadFile]], bool]
+) -> Found:
     """What ``compute`` gives, or what it gave for the same key before: kept as selection/KEY.safetensors in the cache.
 
-    Several processes that work together all compute, or none.
+    It is computed anew where the file cannot be read, or where ``still_bad`` says that an image which was bad no longer
+    is. Several processes that work together all compute, or none.
 
-    Raises ValueError for a file there that cannot be read, and OSError where it cannot be written.
+    Raises OSError where the cache cannot be written.
     """
-    folder = default_cache() / "selection"
-    path = folder / f"{key}.safetensors"
-    found = torch.tensor(int(path.exists()))
+    path = cache / "selection" / f"{key}.safetensors"
+    found = _load(path)
+    usable = torch.tensor(int(found is not None and still_bad(found.bad)))
     if dist.is_initialized():
-        dist.all_reduce(found, dist.ReduceOp.MIN)
-    if found:
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: cannot be read ({error}); remove it") from error
-    tensors = compute()
+        dist.all_reduce(usable, dist.ReduceOp.MIN)
+    if found is not None and usable:
+        return found
+    found = compute()
     if not dist.is_initialized() or dist.get_rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as aside:
-            aside.write_bytes(serialize(tensors))  # save_file would let the owner alone read it
-    return tensors
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as aside:  # save_file would let the owner alone read it
+                aside.write_bytes(serialize(found.tensors, {"bad": json.dumps(found.bad)}))
+        except OSError as error:
+            raise OSError(f"cache: {path.parent}: {error.strerror or error}; name another folder, or none") from error
+    return found
+
+
+def _load(path: Path) -> Found | None:
+    """What a file of the cache holds; None where there is no whole one."""
+    try:
+        with safe_open(path, "pt") as file:
+            bad = [BadFile(*item) for item in json.loads(file.metadata()["bad"])]
+        return Found(load_file(path), bad)
+    except (OSError, SafetensorError):
+        return None
 
 
 def cache_key(network: Network, samples: Iterable[Iterable[Sample]], parameters: Iterable[object]) -> str:
-    """A hash of the backbone's weights, of names, stamps and labels of lists of images, and of what else matters.
+    """A hash of the weights, of names, stamps and labels of lists of images, and of what else matters.
 
-    Raises OSError where an image's stamp cannot be had.
+    The weights are the backbone's and the pretrained classifier's; neither head is part of a pass over the source.
     """
     digest = hashlib.blake2b(digest_size=16)
 
     def add(text: object) -> None:
         digest.update(f"{text}\0".encode())
 
-    classifier = {id(tensor) for tensor in network.body.get_classifier().state_dict(keep_vars=True).values()}
-    for name, tensor in network.body.state_dict(keep_vars=True).items():
-        if id(tensor) not in classifier:
+    head = {id(tensor) for tensor in network.body.get_classifier().state_dict(keep_vars=True).values()}
+    body = network.body.state_dict(keep_vars=True).items()
+    for name, tensor in chain(body, network.named_buffers(recurse=False)):
+        if id(tensor) not in head:
             add((name, tensor.dtype, tuple(tensor.shape)))
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     for images in samples:
         add("images")
         for image, label in images:
+            try:
+                stamp = image.stamp()
+            except OSError as error:  # a bad file, which the pass finds
+                stamp = f"{error.strerror}"
             add(image.name)
-            add(image.stamp())
+            add(stamp)
             add(label)
-    for parameter in (network.model_name, *parameters):
+    for parameter in (FORMAT, network.model_name, *parameters):
         add(parameter)
     return digest.hexdigest()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import matplotlib
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .data.dataset import Dataset, Sample
-from .data.pools import decode
+from .data.dataset import BadFile, Dataset, Sample
+from .data.decode import TorchvisionDecoder
 from .models import describe
 from .selection import Selection
 
@@ -19,43 +22,75 @@ TARGET_IMAGES, AUXILIARY_IMAGES = 4, 8
 THUMBNAIL, GAP, TEXT = 96, 6, 18
 """Side of an image, space between images, and height of a line of text, in pixels."""
 
-Group = tuple[str, list[Sample]]
-"""Images that stand side by side, and what is written above them."""
+Group = tuple[str, list[Image.Image]]
+"""Pictures that stand side by side, and what is written above them."""
+Pictures = Callable[[Iterable[Sample], int], list[Image.Image]]
+"""Gives so many pictures of the first images that can be decoded."""
 
 
-def contact_sheets(selection: Selection, target: Dataset, source: Dataset) -> list[Image.Image]:
+def contact_sheets(selection: Selection, target: Dataset, source: Dataset, bad: list[BadFile]) -> list[Image.Image]:
     """A row for each target class: training images of it, then those of what it is mixed with, best first.
 
-    No other image is read. Raises ValueError, which lists the images that cannot be decoded.
+    In place of an image that cannot be decoded, which is added to ``bad``, comes the next one. No other image is read.
     """
-    rows = [
-        [(target.classes[label], _images(target, label, TARGET_IMAGES)), *_auxiliary(selection, label, source)]
-        for label in range(len(target.classes))
-    ]
-    return [_sheet(rows[begin : begin + ROWS]) for begin in range(0, len(rows), ROWS)]
+    decoder = TorchvisionDecoder(THUMBNAIL, torch.get_num_threads())
+
+    def pictures(samples: Iterable[Sample], count: int) -> list[Image.Image]:
+        rest = iter(samples)
+        shown: list[Image.Image] = []
+        while batch := [sample.image for sample in islice(rest, count - len(shown))]:
+            for result in decoder.decode(batch):
+                if isinstance(result, BadFile):
+                    bad.append(result)
+                else:
+                    shown.append(_square(Image.fromarray(result.numpy())))
+        return shown
+
+    targets, sources = _by_class(target), _by_class(source)
+    rows = (
+        [(name, pictures(targets[label], TARGET_IMAGES)), *_auxiliary(selection, label, source, sources, pictures)]
+        for label, name in enumerate(target.classes)
+    )
+    sheets = []
+    while part := list(islice(rows, ROWS)):
+        sheets.append(_sheet(part))
+    return sheets
 
 
-def _auxiliary(selection: Selection, label: int, source: Dataset) -> list[Group]:
+def _auxiliary(
+    selection: Selection, label: int, source: Dataset, by_class: Sequence[Sequence[Sample]], pictures: Pictures
+) -> list[Group]:
     """What a target class is mixed with: groups of images of its first source classes, or its first images."""
-    chosen = selection.chosen[label][:AUXILIARY_IMAGES]
-    scores = selection.scores[label] if selection.scores else []
-    values = [f"{score:.2f} " for score in scores[: len(chosen)]] or [""] * len(chosen)
-    if selection.kind == "image":
-        samples = [source.train[position] for position in chosen]
-        classes, images = [sample.label for sample in samples], [[sample] for sample in samples]
-    else:
-        classes, images = chosen, [_images(source, i, AUXILIARY_IMAGES // len(chosen)) for i in chosen]
-    names = [value + describe(source.classes[i]) for value, i in zip(values, classes, strict=True)]
-    return list(zip(names, images, strict=True))
+    chosen = selection.chosen[label]
+    scores = [f"{score:.2f} " for score in selection.scores[label]] if selection.scores else [""] * len(chosen)
+    groups: list[Group] = []
+    if selection.kind == "class":
+        for i, score in list(zip(chosen, scores, strict=True))[:AUXILIARY_IMAGES]:
+            count = AUXILIARY_IMAGES // min(len(chosen), AUXILIARY_IMAGES)
+            groups.append((score + describe(source.classes[i]), pictures(by_class[i], count)))
+        return groups
+    for position, score in zip(chosen, scores, strict=True):
+        sample = source.train[position]
+        if len(groups) < AUXILIARY_IMAGES and (shown := pictures([sample], 1)):
+            groups.append((score + describe(source.classes[sample.label]), shown))
+    return groups
 
 
-def _images(dataset: Dataset, label: int, count: int) -> list[Sample]:
-    return [sample for sample in dataset.train if sample.label == label][:count]
+def _by_class(dataset: Dataset) -> list[list[Sample]]:
+    """The training images of each class."""
+    images: list[list[Sample]] = [[] for _ in dataset.classes]
+    for sample in dataset.train:
+        images[sample.label].append(sample)
+    return images
+
+
+def _square(picture: Image.Image) -> Image.Image:
+    """The centre of a picture."""
+    x, y = ((side - THUMBNAIL) // 2 for side in picture.size)
+    return picture.crop((x, y, x + THUMBNAIL, y + THUMBNAIL))
 
 
 def _sheet(rows: list[list[Group]]) -> Image.Image:
-    pool = decode([image for row in rows for _, group in row for image in group], THUMBNAIL, "images to show")
-    pictures = (Image.fromarray(pool[i].numpy()) for i in range(len(pool)))
     cell, height = THUMBNAIL + GAP, TEXT + THUMBNAIL + 2 * GAP
     sheet = Image.new("RGB", (2 * GAP + (TARGET_IMAGES + AUXILIARY_IMAGES) * cell + GAP, len(rows) * height), "white")
     pen = ImageDraw.Draw(sheet)
@@ -63,12 +98,11 @@ def _sheet(rows: list[list[Group]]) -> Image.Image:
     for number, row in enumerate(rows):
         left, top = GAP, number * height
         for place, (text, group) in enumerate(row):
-            while pen.textlength(text, font) > len(group) * cell - GAP:
+            width = max(1, len(group)) * cell
+            while pen.textlength(text, font) > width - GAP:
                 text = text.removesuffix("…")[:-1] + "…"
             pen.text((left, top + GAP // 2), text, fill="black", font=font)
-            for offset in range(len(group)):
-                picture = next(pictures)
-                x, y = ((side - THUMBNAIL) // 2 for side in picture.size)
-                sheet.paste(picture.crop((x, y, x + THUMBNAIL, y + THUMBNAIL)), (left + offset * cell, top + TEXT))
-            left += (TARGET_IMAGES * cell + 2 * GAP) if place == 0 else len(group) * cell
+            for offset, picture in enumerate(group):
+                sheet.paste(picture, (left + offset * cell, top + TEXT))
+            left += (TARGET_IMAGES * cell + 2 * GAP) if place == 0 else width
     return sheet

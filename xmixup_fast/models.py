@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
@@ -39,6 +40,7 @@ class Network(nn.Module):
         classes: Sequence[str],
         mean: Sequence[float],
         std: Sequence[float],
+        classifier: nn.Linear | None = None,
     ) -> None:
         super().__init__()
         self.body: Any = body
@@ -46,6 +48,12 @@ class Network(nn.Module):
         self.source_head = source_head
         self.source_matched = source_matched
         """bool[K_s]: the source classes whose row of the source head comes from the pretrained classifier."""
+        self.classifier_weight: Tensor | None
+        self.classifier_bias: Tensor | None
+        # The pretrained classifier, for the selection; None where there is none. Neither trained nor saved.
+        for name in ("weight", "bias"):
+            parameter = getattr(classifier, name, None)
+            self.register_buffer(f"classifier_{name}", None if parameter is None else parameter.detach(), False)
         self.model_name = model_name
         self.classes = list(classes)
         self.mean = tuple(mean)
@@ -67,6 +75,21 @@ class Network(nn.Module):
             raise ValueError("network: has no source head; build it with source_classes")
         logits: Tensor = self.source_head(features)
         return logits
+
+    def known_source_logits(self, features: Tensor) -> Tensor:
+        """As :meth:`source_logits`, with -inf for classes that are no outputs of the pretrained classifier."""
+        logits = self.source_logits(features)
+        assert self.source_matched is not None
+        return logits.masked_fill(~self.source_matched.to(logits.device), -torch.inf)
+
+    def classifier_logits(self, features: Tensor) -> Tensor:
+        """Logits of all outputs of the pretrained classifier, float[B, K], for float[B, D].
+
+        Raises ValueError where there is no such classifier.
+        """
+        if self.classifier_weight is None:
+            raise ValueError("network: has no pretrained classifier; build it with source_classes and other weights")
+        return F.linear(features, self.classifier_weight, self.classifier_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.target_logits(self.features(x))
@@ -131,6 +154,7 @@ def build(
         classes=target_classes,
         mean=pretrained.mean,
         std=pretrained.std,
+        classifier=None if source_classes is None or weights == "none" else classifier,
     )
 
 

@@ -131,7 +131,8 @@ def _choose(
     """Selects source classes or images, and decodes what is chosen alone."""
     try:
         started = time.perf_counter()
-        selection = selector.select(settings, network, batches(), target, source)
+        chooser = selector.Selector(settings, network, images.builder.decoder, say, images.builder.bad)
+        selection = chooser.select(batches(), target, source)
         seconds = time.perf_counter() - started
         for line in selection.lines(target.classes, source):
             say(line)
@@ -179,7 +180,7 @@ class _Images:
     @property
     def bad(self) -> list[BadFile]:
         """All that are bad so far."""
-        return self.listed + self.builder.bad
+        return list(dict.fromkeys(self.listed + self.builder.bad))
 
     def auxiliary(self, selection: Selection, source: Dataset) -> ImagePool:
         """The images that a selection chose. Where they do not fit the budget, others are streamed to make room."""

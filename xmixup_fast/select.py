@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from .files import write_text
 from .settings import Settings
-from .train import parse
+from .train import command
 
 if TYPE_CHECKING:
     from .selection import Selection
@@ -45,6 +45,7 @@ def run(settings: Settings) -> Selection:
 
     from . import models, selector
     from .contact_sheet import contact_sheets
+    from .data.decode import make_decoder
     from .preparation import list_bad, read_datasets
     from .trainer import reproducible, run_name, usable_device
 
@@ -58,22 +59,40 @@ def run(settings: Settings) -> Selection:
         device = usable_device(f"cuda:{os.environ['LOCAL_RANK']}")
     settings = replace(settings, device=device)
 
+    rank = dist.get_rank() if dist.is_initialized() else 0
+
+    def say(text: str) -> None:
+        if rank == 0:
+            print(text, flush=True)
+
     target, source = read_datasets(settings, uses_source=True)
     assert source is not None
-    if settings.bad_files == "error" and (bad := target.bad + source.bad):
-        raise ValueError(list_bad(bad))
+    bad = target.bad + source.bad
     with reproducible(settings):
         network = models.build(settings.model, settings.weights, target.classes, source.classes, settings.seed)
         network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = selector.stream(settings, network, target.train, "target images")
-        selection = selector.select(settings, network, images, target, source)
-    if dist.is_initialized() and dist.get_rank() > 0:
+        threads = torch.get_num_threads()
+        decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, say)
+        chooser = selector.Selector(settings, network, decoder, say, bad)
+        try:
+            selection = chooser.select(chooser.stream(target.train, "target images", bad), target, source)
+        except ValueError as error:
+            if not bad:
+                raise
+            raise ValueError(f"{error}\n{list_bad(bad)}") from error
+    if rank > 0:
         return selection
 
+    sheets = contact_sheets(selection, target, source, bad)
+    bad = list(dict.fromkeys(bad))
+    if bad and settings.bad_files == "error":
+        raise ValueError(list_bad(bad))
     report = selector.report(settings, selection, target, source)
+    report["bad_files"] = {"count": len(bad), "files": [item._asdict() for item in bad]}
     print(f"{report['how']}: {len(target.classes)} target classes, {len(source.classes)} source classes")
     print("\n".join(selection.lines(target.classes, source)))
-    sheets = contact_sheets(selection, target, source)
+    if bad:
+        print(f"{len(bad)} bad file{'s' * (len(bad) > 1)} skipped; selection.json lists them")
     folder.mkdir(parents=True, exist_ok=True)
     for number, sheet in enumerate(sheets, start=1):
         sheet.save(folder / f"contact-sheet-{number}.png")
@@ -99,14 +118,8 @@ def _processes() -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
-    try:
-        settings = parse(sys.argv[1:] if arguments is None else arguments, "python -m xmixup_fast.select", __doc__)
-        with _processes():
-            run(settings)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    with _processes():
+        return command(run, sys.argv[1:] if arguments is None else arguments, "python -m xmixup_fast.select", __doc__)
 
 
 if __name__ == "__main__":

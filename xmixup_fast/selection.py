@@ -118,9 +118,9 @@ def cosine(target: Tensor, source: Tensor) -> Tensor:
 def most_similar(similarity: Tensor, top_k: int) -> Selection:
     """The ``top_k`` most similar source classes of each target class: float64[K_t, K_s], -inf for what must not be.
 
-    Of equal ones the first. Raises ValueError where there are fewer source classes than ``top_k``.
+    Of equal ones the first. Raises ValueError where there are fewer source classes that may be than ``top_k``.
     """
-    _check_top_k(top_k, similarity.shape[1])
+    _check_top_k(top_k, int(similarity.isfinite().sum(1).min()))
     scores, classes = similarity.sort(dim=1, descending=True, stable=True)
     return Selection("class", classes[:, :top_k].tolist(), scores[:, :top_k].tolist())
 
@@ -155,6 +155,6 @@ def at_random(num_target_classes: int, num_source_classes: int, top_k: int, seed
     return Selection("class", [row.tolist() for row in rows], None)
 
 
-def _check_top_k(top_k: int, num_source_classes: int) -> None:
-    if num_source_classes < top_k:
-        raise ValueError(f"top_k: expected at most {num_source_classes}, the number of source classes, got {top_k}")
+def _check_top_k(top_k: int, usable: int) -> None:
+    if usable < top_k:
+        raise ValueError(f"top_k: expected at most {usable}, the number of usable source classes, got {top_k}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .class_statistics import Images, cache_key, cached, class_means, nearest_images
+from .class_statistics import ClassMeans, Found, Images, cache_key, cached, class_means, nearest_images
 from .data.dataset import BadFile, Dataset, Sample
-from .data.decode import make_decoder
+from .data.decode import Decoder
+from .files import default_cache
 from .models import Network
 from .pool import ImagePool
 from .rendering import Renderer
@@ -21,94 +23,200 @@ from .selection import Selection, at_random, cosine, most_similar, one_to_one, r
 from .settings import Settings
 
 
-def select(settings: Settings, network: Network, target_images: Images, target: Dataset, source: Dataset) -> Selection:
+class Selector:
     """Chooses source classes or images for each target class, as the settings say.
 
-    ``target_images`` gives the training images of ``target``, normalised, with their labels. `prediction` and `random`
-    read no image of the source; `feature` and `sample` pass over all its training images once, and keep what they find
-    in the cache. Where torch.distributed is initialised, the processes share the source's images.
-
-    Raises ValueError where the source has too few classes or images, or an image cannot be decoded, and what
-    :func:`~xmixup_fast.selection.read_selection` and the cache raise.
+    ``say`` gets lines for the user; ``bad`` gets the images of the source that cannot be decoded, which are left out.
+    What passes over the source find is kept in the cache. Where torch.distributed is initialised, the processes share
+    the images.
     """
-    if settings.selection_file is not None:
-        return read_selection(settings.selection_file, target.classes, source)
-    classes = len(target.classes)
-    if settings.selection == "random":
-        return at_random(classes, len(source.classes), settings.top_k, settings.seed)
-    assign = settings.selection == "assignment"
-    similarity = settings.similarity if assign else settings.selection
-    _check(settings, network, similarity, target, source)
 
-    means = class_means(network, target_images, classes, predictions=similarity == "prediction")
-    if similarity == "sample":
-        images, cosines = _nearest_images(settings, network, means.features, target, source)
-        return Selection("image", images.tolist(), cosines.tolist())
-    if similarity == "feature":
-        values = cosine(means.features, _source_features(settings, network, source))
-    else:
-        assert means.probabilities is not None and network.source_matched is not None
-        values = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
-    return one_to_one(values) if assign else most_similar(values, settings.top_k)
+    def __init__(
+        self,
+        settings: Settings,
+        network: Network,
+        decoder: Decoder,
+        say: Callable[[str], object],
+        bad: list[BadFile],
+    ) -> None:
+        self.settings = settings
+        self.network = network
+        self.decoder = decoder
+        self.say = say
+        self.bad = bad
+        self.cache = None if settings.cache == "none" else Path(settings.cache or default_cache())
 
+    def select(self, target_images: Images, target: Dataset, source: Dataset) -> Selection:
+        """Selects for the classes of ``target``, of which ``target_images`` gives the training images, normalised.
 
-def _check(settings: Settings, network: Network, similarity: str, target: Dataset, source: Dataset) -> None:
-    """Finds out before the first pass whether the source has enough to choose from."""
-    if similarity == "sample":
-        if len(source.train) < settings.top_images:
+        `random`, and `prediction` where enough source classes are outputs of the pretrained classifier, read no image
+        of the source; all others pass over its training images once.
+
+        Raises ValueError where the source has too few classes or images, or a target class no image, and what
+        :func:`~xmixup_fast.selection.read_selection` and the cache raise.
+        """
+        settings, network = self.settings, self.network
+        if settings.selection_file is not None:
+            return read_selection(settings.selection_file, target.classes, source)
+        if settings.selection == "random":
+            return at_random(len(target.classes), len(source.classes), settings.top_k, settings.seed)
+        assign = settings.selection == "assignment"
+        similarity = settings.similarity if assign else settings.selection
+        logits = self._logits(similarity, target, source)
+
+        means = class_means(network, target_images, len(target.classes), logits)
+        if not means.counts.all():
+            name = target.classes[int(means.counts.argmin())]
+            raise ValueError(f"class {name}: none of its training images can be decoded")
+        if similarity == "sample":
+            return self._nearest(means, target, source)
+        if logits == network.known_source_logits:
+            assert means.probabilities is not None and network.source_matched is not None
+            values = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
+        else:
+            values = _similarities(means, self._source_means(source))
+        return one_to_one(values) if assign else most_similar(values, settings.top_k)
+
+    def stream(self, samples: Sequence[Sample], what: str, bad: list[BadFile]) -> Images:
+        """One pass over encoded images: normalised centre crops with their labels, decoded as they are needed.
+
+        Where torch.distributed is initialised, this process gets every n-th batch. ``what`` names the images in the
+        progress bar. Images that cannot be decoded are left out, and added to ``bad`` after the last batch: those of
+        all processes.
+        """
+        from tqdm import tqdm
+
+        settings, network = self.settings, self.network
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        size = settings.batch_size
+        batches = [samples[begin : begin + size] for begin in range(rank * size, len(samples), processes * size)]
+        renderer = Renderer(ImagePool.from_images([]), None, network.mean, network.std, settings.image_size)
+        found: list[BadFile] = []
+        images = self.decoder.decode(sample.image for sample in chain.from_iterable(batches))
+        total, hide = sum(map(len, batches)), rank > 0 or None  # None: no bar where stderr is not a terminal
+        with tqdm(total=total, desc=what, unit=" images", leave=False, disable=hide) as bar:
+            for batch in batches:
+                results = list(zip(islice(images, len(batch)), batch, strict=True))
+                found += [image for image, _ in results if isinstance(image, BadFile)]
+                good = [(image, sample.label) for image, sample in results if isinstance(image, Tensor)]
+                if good:
+                    pool = ImagePool.from_images([image for image, _ in good], [label for _, label in good])
+                    yield from renderer.batches(pool.to(settings.device), size)
+                bar.update(len(batch))
+        if dist.is_initialized():
+            lists: list[Any] = [None] * processes
+            dist.all_gather_object(lists, found)
+            found = sorted(chain.from_iterable(lists))
+        bad += found
+
+    def _logits(self, similarity: str, target: Dataset, source: Dataset) -> Callable[[Tensor], Tensor] | None:
+        """What is to be predicted for the target's images, if anything.
+
+        Raises ValueError where the source has too little to choose from.
+        """
+        settings, network = self.settings, self.network
+        if similarity == "sample":
+            if len(source.train) < settings.top_images:
+                raise ValueError(
+                    f"top_images: expected at most {len(source.train)}, the source's training images, "
+                    f"got {settings.top_images}"
+                )
+            return None
+        needed, text = settings.top_k, f"top_k = {settings.top_k}"
+        if settings.selection == "assignment":
+            needed, text = len(target.classes), f"{len(target.classes)}, the number of target classes,"
+        if len(source.classes) < needed:
             raise ValueError(
-                f"top_images: expected at most {len(source.train)}, the source's training images, "
-                f"got {settings.top_images}"
+                f"selection: {settings.selection} needs at least {text} source classes, and there are "
+                f"{len(source.classes)}"
             )
-        return
-    needed, text = settings.top_k, f"top_k = {settings.top_k}"
-    if settings.selection == "assignment":
-        needed, text = len(target.classes), f"{len(target.classes)}, the number of target classes,"
-    if similarity == "prediction":
+        if similarity == "feature":
+            return None
         known = 0 if network.source_matched is None else int(network.source_matched.sum())
-        if known == 0 or known < needed:
+        if known >= needed:
+            return network.known_source_logits
+        if network.classifier_weight is None:
             raise ValueError(
-                f"selection: prediction needs at least {text} source classes that are outputs of the pretrained "
-                f"classifier, and {known} are; name their folders as the classifier does, or use --selection random"
+                "selection: prediction needs a network with a pretrained classifier, and this one has none; name its "
+                "--weights, or use --selection random"
             )
-    elif len(source.classes) < needed:
-        raise ValueError(
-            f"selection: {settings.selection} needs at least {text} source classes, and there are {len(source.classes)}"
+        self.say(
+            f"selection: prediction needs a pass over the source's images, since {known} of its {len(source.classes)} "
+            "classes are outputs of the pretrained classifier"
         )
+        return network.classifier_logits
 
+    def _source_means(self, source: Dataset) -> ClassMeans:
+        """Of each source class; predictions are of all outputs of the pretrained classifier, where there is one."""
+        network = self.network
+        logits = None if network.classifier_weight is None else network.classifier_logits
 
-def _source_features(settings: Settings, network: Network, source: Dataset) -> Tensor:
-    """The mean features of each source class, float64[K_s, D]."""
+        def compute(images: Images) -> dict[str, Tensor]:
+            means = class_means(network, images, len(source.classes), logits)
+            return {name: tensor for name, tensor in means._asdict().items() if tensor is not None}
 
-    def compute() -> dict[str, Tensor]:
-        images = stream(settings, network, source.train, "source images")
-        return {"features": class_means(network, images, len(source.classes), predictions=False).features}
+        found = self._over_source(source.train, compute, [source.train], ["class means"])
+        return ClassMeans(found["features"], found.get("probabilities"), found["counts"])
 
-    return cached(cache_key(network, [source.train], ["class means", *_preprocessing(settings, network)]), compute)[
-        "features"
-    ]
+    def _nearest(self, means: ClassMeans, target: Dataset, source: Dataset) -> Selection:
+        """The source's images that are nearest to each target class."""
+        count = self.settings.top_images
 
+        def compute(images: Images) -> dict[str, Tensor]:
+            nearest, cosines = nearest_images(self.network, images, means.features, count)
+            return {"images": nearest, "cosines": cosines}
 
-def _nearest_images(
-    settings: Settings, network: Network, class_features: Tensor, target: Dataset, source: Dataset
-) -> tuple[Tensor, Tensor]:
-    """Positions and cosines of the source's images that are nearest to each target class."""
-
-    def compute() -> dict[str, Tensor]:
         numbered = [Sample(sample.image, position) for position, sample in enumerate(source.train)]
-        images = stream(settings, network, numbered, "source images")
-        nearest, cosines = nearest_images(network, images, class_features, settings.top_images)
-        return {"images": nearest, "cosines": cosines}
+        # The counts: a target image that was bad may no longer be.
+        parameters = ["nearest images", count, means.counts.tolist()]
+        found = self._over_source(numbered, compute, [target.train, source.train], parameters)
+        return Selection("image", found["images"].tolist(), found["cosines"].tolist())
 
-    parameters = ["nearest images", settings.top_images, *_preprocessing(settings, network)]
-    found = cached(cache_key(network, [target.train, source.train], parameters), compute)
-    return found["images"], found["cosines"]
+    def _over_source(
+        self,
+        samples: Sequence[Sample],
+        compute: Callable[[Images], dict[str, Tensor]],
+        key_samples: Sequence[Sequence[Sample]],
+        key_parameters: Sequence[object],
+    ) -> dict[str, Tensor]:
+        """What ``compute`` finds in a pass over the source, or what the cache has."""
+
+        def run() -> Found:
+            bad: list[BadFile] = []
+            return Found(compute(self.stream(samples, "source images", bad)), bad)
+
+        if self.cache is None:
+            found = run()
+        else:
+            settings, network = self.settings, self.network
+            # What makes an image's features, besides the image and the network's weights.
+            preprocessing = [network.mean, network.std, settings.image_size, settings.short_side, self.decoder.name]
+            device = torch.device(settings.device).type
+            key = cache_key(network, key_samples, [*key_parameters, *preprocessing, device])
+            found = cached(self.cache, key, run, partial(self._still_bad, samples))
+        self.bad += found.bad
+        return found.tensors
+
+    def _still_bad(self, samples: Sequence[Sample], bad: Sequence[BadFile]) -> bool:
+        """Whether none of the images that were bad can be decoded now."""
+        names = {item.name for item in bad}
+        again = [sample.image for sample in samples if sample.image.name in names]
+        return not again or not any(isinstance(result, Tensor) for result in self.decoder.decode(again))
 
 
-def _preprocessing(settings: Settings, network: Network) -> list[object]:
-    """What makes an image's features, besides the image and the network's weights."""
-    device = torch.device(settings.device).type
-    return [network.mean, network.std, settings.image_size, settings.short_side, device]
+def _similarities(target: ClassMeans, source: ClassMeans) -> Tensor:
+    """Of each target class to each source class, float64[K_t, K_s]; -inf for a source class without images.
+
+    Cosines, of the mean predictions where the target has them, else of the mean features. For a source class that is
+    output i, and always predicted as such, the cosine with mean prediction P[j] is P[j, i] / |P[j]|: the order is that
+    of P[j], as where source classes are known outputs. An inner product would also give P[j, i]; but it prefers source
+    classes of which the classifier is certain, whatever they are: few of them, for many target classes.
+    """
+    if target.probabilities is not None and source.probabilities is not None:
+        values = cosine(target.probabilities, source.probabilities)
+    else:
+        values = cosine(target.features, source.features)
+    return values.masked_fill(source.counts == 0, -torch.inf)
 
 
 def report(settings: Settings, selection: Selection, target: Dataset, source: Dataset) -> dict[str, Any]:
@@ -121,43 +229,3 @@ def report(settings: Settings, selection: Selection, target: Dataset, source: Da
     elif settings.selection == "sample":
         how = {"how": "sample", "top_images": settings.top_images}
     return {**how, "classes": selection.to_json(target.classes, source)}
-
-
-def stream(settings: Settings, network: Network, samples: Sequence[Sample], what: str) -> Images:
-    """One pass over encoded images: normalised centre crops with their labels, decoded as they are needed.
-
-    Where torch.distributed is initialised, this process gets every n-th batch. ``what`` names the images in the
-    progress bar. Raises ValueError, after the last batch, which lists every image that cannot be decoded; where the
-    settings say to skip them, it is a warning.
-    """
-    from tqdm import tqdm
-
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    size = settings.batch_size
-    batches = [samples[begin : begin + size] for begin in range(rank * size, len(samples), processes * size)]
-    renderer = Renderer(ImagePool.from_images([]), None, network.mean, network.std, settings.image_size)
-    bad: list[BadFile] = []
-    device = torch.device(settings.device)
-    decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), lambda line: None)
-    images = decoder.decode(sample.image for sample in chain.from_iterable(batches))
-    # disable=None: no bar where stderr is not a terminal.
-    with tqdm(total=sum(map(len, batches)), desc=what, unit=" images", leave=False, disable=rank > 0 or None) as bar:
-        for batch in batches:
-            results = list(zip(islice(images, len(batch)), batch, strict=True))
-            bad += [image for image, _ in results if isinstance(image, BadFile)]
-            good = [(image, sample.label) for image, sample in results if isinstance(image, Tensor)]
-            if good:
-                pool = ImagePool.from_images([image for image, _ in good], [label for _, label in good])
-                yield from renderer.batches(pool.to(settings.device), size)
-            bar.update(len(batch))
-    if dist.is_initialized():
-        lists: list[Any] = [None] * processes
-        dist.all_gather_object(lists, bad)
-        bad = list(chain.from_iterable(lists))
-    if bad:
-        text = f"{len(bad)} of {len(samples)} {what} cannot be decoded:"
-        text += "".join(f"\n  {item.name}: {item.reason}" for item in bad)
-        if settings.bad_files == "error":
-            raise ValueError(text)
-        if rank == 0:
-            warnings.warn(text, stacklevel=2)

@@ -67,8 +67,9 @@ class Settings:
     """Label smoothing of every cross entropy."""
     selection: Literal["prediction", "feature", "assignment", "sample", "random"] = "prediction"
     """How each target class gets its auxiliary images: from the source classes that the pretrained classifier predicts
-    for it, from those with the most similar features, from one of its own (assignment, see similarity), the single
-    images with the most similar features (sample), or from random classes."""
+    for it (or, where it does not know the source's, those with the most similar predictions), from those with the most
+    similar features, from one of its own (assignment, see similarity), the single images with the most similar features
+    (sample), or from random classes."""
     similarity: Literal["prediction", "feature"] = "prediction"
     """What assignment of one source class to each target class makes as large as it can be."""
     top_k: int = 1
@@ -92,7 +93,8 @@ class Settings:
     memory_budget: str | None = None
     """Memory for images, such as 4GiB; 80 % of what is free on the device if not given."""
     cache: str | None = None
-    """Folder that keeps decoded images for later runs, or none; $XMIXUP_CACHE or ~/.cache/xmixup_fast if not given."""
+    """Folder that keeps decoded images and what selections saw for later runs, or none; $XMIXUP_CACHE or
+    ~/.cache/xmixup_fast if not given."""
     flip: bool = True
     """Mirror training images left to right, half of the time."""
     val_fraction: float = 0.2

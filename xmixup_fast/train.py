@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import tyro
@@ -53,6 +53,16 @@ def parse(
     return Settings(**{field.name: getattr(command, field.name) for field in fields(Settings)})
 
 
+def command(what: Callable[[Settings], object], arguments: Sequence[str], prog: str, description: str | None) -> int:
+    """Does something with the settings that the command line gives; returns 0, or 2 for what the user can mend."""
+    try:
+        what(parse(arguments, prog, description))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -61,16 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         demo()
         return 0
-    try:
-        settings = parse(arguments)
+    return command(_fit, arguments, "python -m xmixup_fast.train", __doc__)
 
-        from .trainer import fit  # late, so that --help need not wait for timm
 
-        fit(settings)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def _fit(settings: Settings) -> None:
+    from .trainer import fit  # late, so that --help need not wait for timm
+
+    fit(settings)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,9 @@ from .dataset import BadFile, Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """What is decoded, by Pillow's names; the bytes decide, not the file's name."""
+
+# Pillow warns of images above half of its limit, which are read. Such a filter cannot be set for one thread alone.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
 Windows = Sequence[Sequence[int]]
 """Top, left, height and width of one window of each image."""
