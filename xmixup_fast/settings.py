@@ -6,6 +6,7 @@ import difflib
 import os
 import types
 import typing
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +102,8 @@ class Settings:
     """Part of the training images to validate on, where the target folder has no validation split."""
     test_fraction: float = 0.2
     """Part of the images to test on, where the target folder has no test split."""
+    test: bool = True
+    """Test at the end; without, nothing but validation tells, as it has to be while settings are chosen."""
     seed: int = 0
     """Seed of everything random: splits, order, crops, mixing, new heads."""
     device: str = "auto"
@@ -165,6 +168,14 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises FileNotFoundError, and ValueError where the file is no YAML mapping, has a name that is no setting, or a
     value of the wrong type.
     """
+    values = load_yaml(path)
+    check_names(str(path), values, [field.name for field in fields(Settings)])
+    hints = typing.get_type_hints(Settings)
+    return {name: _typed(name, value, hints[name]) for name, value in values.items()}
+
+
+def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a YAML file says by name, with underscores for dashes; FileNotFoundError, ValueError for other content."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"config: {path}: no such file")
     try:
@@ -173,14 +184,15 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected lines of 'name: value', got {type(values).__name__}")
-    values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    known = [field.name for field in fields(Settings)]
-    for name in values:
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def check_names(where: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raises ValueError, with the nearest known name, for a name that is no setting."""
+    for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f"{path}: {name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
-    hints = typing.get_type_hints(Settings)
-    return {name: _typed(name, value, hints[name]) for name, value in values.items()}
+            raise ValueError(f"{where}: {name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:

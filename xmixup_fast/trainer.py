@@ -110,7 +110,7 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
     """
     settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
     with reproducible(settings):
-        return _run(_resolved(settings))
+        return _run(resolved(settings))
 
 
 def _run(settings: Settings) -> Result:
@@ -126,7 +126,7 @@ def _run(settings: Settings) -> Result:
     models.save(run.network, recorder.folder / "model.safetensors", settings.image_size)
 
     # The test images are not looked at before all is decided.
-    test_accuracy = trainer.evaluate(run.test.to(settings.device))
+    test_accuracy = trainer.evaluate(run.test.to(settings.device)) if settings.test else None
     steps = run.sampler.steps
     summary = {
         "method": settings.method,
@@ -143,7 +143,7 @@ def _run(settings: Settings) -> Result:
         "num_test": len(run.test),
         "bad_files": {"count": len(run.bad), "files": [item._asdict() for item in run.bad]},
         "val_accuracy": round(val_accuracy, 4),
-        "test_accuracy": round(test_accuracy, 4),
+        "test_accuracy": None if test_accuracy is None else round(test_accuracy, 4),
         "train_seconds": round(sum(seconds), 3),
         "seconds_per_step": round(statistics.median(seconds), 6),
         "selection_seconds": round(run.selection_seconds, 3),
@@ -155,7 +155,8 @@ def _run(settings: Settings) -> Result:
         },
     }
     recorder.summary(summary)
-    recorder.say(f"test {test_accuracy:.2f} %  {sum(seconds):.1f} s of training  {recorder.folder}")
+    tested = "not tested" if test_accuracy is None else f"test {test_accuracy:.2f} %"
+    recorder.say(f"{tested}  {sum(seconds):.1f} s of training  {recorder.folder}")
     return Result(recorder.folder, run.network, summary, run.report)
 
 
@@ -194,7 +195,7 @@ def _train(trainer: Trainer, val: Images, recorder: Recorder) -> tuple[list[floa
     return seconds, val_accuracy
 
 
-def _resolved(settings: Settings) -> Settings:
+def resolved(settings: Settings) -> Settings:
     """The settings with every default that depends on others, on the machine or on the time filled in."""
     if METHODS[settings.method].uses_source and settings.source is None:
         raise ValueError(f"source: {settings.method} needs a folder of auxiliary images, got none")

@@ -1,0 +1,1 @@
+"""The parts of ``python -m xmixup_fast.compare``: what is run, where results are kept, and what is made of them."""

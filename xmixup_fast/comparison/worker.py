@@ -1,0 +1,103 @@
+"""A process for one run of a comparison, so that a crash ends that run alone and its peak memory is its own.
+
+Reads one JSON line from stdin: the settings of a run, or of two whose steps are to be timed in turn. Writes
+result.json. Ends when stdin does, which is when the process that started it has died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files import write_text
+from ..preparation import prepare
+from ..settings import Settings
+from ..trainer import Trainer, fit, reproducible, resolved, usable_device
+
+WARM_UP, ROUNDS = 2, 20
+"""Steps of each side that are timed in turn: not counted, and counted."""
+KEPT = ("images_seen", "seconds_per_step", "train_seconds", "selection_seconds", "val_accuracy", "test_accuracy")
+"""What is kept of a run's summary."""
+
+
+def train(settings: Settings) -> dict[str, Any]:
+    """Makes a run; returns what the comparison keeps of it."""
+    summary = fit(settings).summary
+    return {name: summary[name] for name in KEPT} | {
+        "peak_memory_mib": peak_memory() >> 20,
+        **_machine(settings),
+        "versions": summary["versions"],
+    }
+
+
+def time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
+    """Median seconds of a step of each, taken in turn, so that a slow spell of the machine hits both alike."""
+    with reproducible(baseline):
+        sides = [_trainer(resolved(settings)) for settings in (baseline, other)]
+        rounds = min([WARM_UP + ROUNDS, *(side.sampler.steps for side in sides)])
+        seconds: list[list[float]] = [[], []]
+        for turn in range(rounds):
+            for side, trainer in enumerate(sides):
+                started = time.perf_counter()
+                float(trainer.step())  # waits for the device
+                if turn >= min(WARM_UP, rounds - 1):
+                    seconds[side].append(time.perf_counter() - started)
+    medians = [statistics.median(values) for values in seconds]
+    return {
+        "relative_seconds": round(medians[1] / medians[0], 4),
+        "seconds_per_step": round(medians[1], 6),
+        "baseline_seconds_per_step": round(medians[0], 6),
+        "rounds": len(seconds[0]),
+        **_machine(baseline),
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _trainer(settings: Settings) -> Trainer:
+    run = prepare(settings, print)
+    return Trainer(run.network, run.method, run.sampler, run.renderer, settings)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _machine(settings: Settings) -> dict[str, Any]:
+    return {"device": usable_device(settings.device), "threads": settings.threads or torch.get_num_threads()}
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main() -> int:
+    asked = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(asked["folder"])
+    runs = [Settings(**values, output=str(folder / f"run{number}")) for number, values in enumerate(asked["settings"])]
+    try:
+        done = train(*runs) if len(runs) == 1 else time_in_turn(*runs)
+    except Exception as error:
+        traceback.print_exc()
+        lines = str(error).splitlines() or [""]
+        done = {"error": lines[0] if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {lines[0]}"}
+    write_text(folder / "result.json", json.dumps(done))
+    return "error" in done
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Makes the runs that are missing, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from ..settings import Settings
+from .plan import WHERE, Run, filled, pair_key
+from .results import Results
+
+COMMAND = [sys.executable, "-m", "xmixup_fast.comparison.worker"]
+"""Starts a worker."""
+
+
+class Workers:
+    """Makes runs, one after the other, each in a process of its own, and adds their lines to the results."""
+
+    def __init__(self, results: Results, data: str | None) -> None:
+        self.results = results
+        self.data = data
+
+    def train(self, runs: Sequence[Run], split: str) -> int:
+        """Makes the runs whose accuracy on the split is missing. Returns how many of them failed."""
+        jobs = {run.key: (str(run), [replace(run.settings, test=split == "test")], _names(run)) for run in runs}
+        return self._work(jobs, f"{split}_accuracy")
+
+    def time(self, pairs: Sequence[tuple[Run, Run]]) -> int:
+        """Makes the timings of pairs of runs that are missing. Returns how many of them failed."""
+        jobs = {
+            pair_key((base, run)): (f"steps of {run.method} on {run.task}", [base.settings, run.settings], _names(run))
+            for base, run in pairs
+        }
+        return self._work(jobs, "relative_seconds")
+
+    def _work(self, jobs: Mapping[str, tuple[str, list[Settings], dict[str, Any]]], figure: str) -> int:
+        """Does the jobs that have no line with the figure; what fails is tried again by the next call."""
+        before = len(self.results.lines())
+        failures, elsewhere = 0, 0
+        for _, settings, _ in jobs.values():
+            for one in settings:
+                filled(one, self.data)  # finds a missing data folder before the first run
+        for number, (key, (title, settings, names)) in enumerate(jobs.items(), start=1):
+            with self.results.claim(key) as mine:
+                if not mine:
+                    elsewhere += 1
+                    continue
+                lines = self.results.lines()
+                failed = any(line["key"] == key and "error" in line for line in lines[before:])
+                if failed or any(line["key"] == key and line.get(figure) is not None for line in lines):
+                    continue
+                line = self._process(key, [filled(one, self.data) for one in settings])
+                self.results.append({**names, "key": key, **line, "settings": _changed(settings[-1])})
+            shown = f"failed: {line['error']}" if "error" in line else f"{figure} {line[figure]:.4g}"
+            print(f"[{number}/{len(jobs)}] {title}: {shown}", flush=True)
+            if "error" in line:
+                failures += 1
+                print(f"    {self.results.work / key}.log tells more", flush=True)
+        if elsewhere:
+            print(f"{elsewhere} of {len(jobs)} are being done by other processes")
+        return failures
+
+    def _process(self, key: str, settings: list[Settings]) -> dict[str, Any]:
+        """What a worker gives for a run, or an error."""
+        folder, log = self.results.work / key, self.results.work / f"{key}.log"
+        shutil.rmtree(folder, ignore_errors=True)  # a killed run's
+        folder.mkdir(parents=True)
+        asked = {"folder": str(folder), "settings": [_without_output(one) for one in settings]}
+        with log.open("w") as file:
+            worker = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, text=True)
+            try:
+                assert worker.stdin is not None
+                with worker.stdin:  # open while the worker runs: its end tells the worker that this process has died
+                    worker.stdin.write(json.dumps(asked) + "\n")
+                    worker.stdin.flush()
+                    status = worker.wait()
+            except BrokenPipeError:
+                status = worker.wait()
+            finally:
+                worker.kill()
+                worker.wait()
+        result = folder / "result.json"
+        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or [""]
+        ended = f"killed by signal {-status}" if status < 0 else f"exit status {status}: {said[-1]}"
+        line = json.loads(result.read_text()) if result.exists() else {"error": ended}
+        shutil.rmtree(folder)
+        if "error" in line:
+            line["error"] = without_folders(line["error"])
+        else:
+            log.unlink()
+        return dict(line)
+
+
+def _names(run: Run) -> dict[str, Any]:
+    return {"method": run.method, "target": run.task.target, "shots": run.task.shots, "seed": run.settings.seed}
+
+
+def _without_output(settings: Settings) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name != "output"}
+
+
+def _changed(settings: Settings) -> dict[str, Any]:
+    """The settings that matter and are not the defaults, for the reader of a line; folders are left out."""
+    defaults = {item.name: item.default for item in fields(Settings)}
+    values = {name: value for name, value in asdict(settings).items() if value != defaults[name] and name not in WHERE}
+    return {name: json.loads(without_folders(json.dumps(value))) for name, value in values.items()}
+
+
+def without_folders(text: str) -> str:
+    """The text with the last parts alone of the absolute paths in it."""
+    return re.sub(r"(?<![\w.{}~/-])/(?:[^\s/:\"']+/)*(?=[^\s/:\"'])", "", text)
