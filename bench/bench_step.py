@@ -6,6 +6,7 @@ network, optimiser, batch and threads are those of the methods.
 
 python -m pytest bench/bench_step.py --benchmark-only -s
 python -m pytest bench/bench_step.py --benchmark-only -s --step-model tf_efficientnet_lite0 --step-size 96
+python -m pytest bench/bench_step.py --benchmark-only -s --step-methods all -k in_turn
 """
 
 from __future__ import annotations
@@ -31,9 +32,7 @@ from xmixup_fast.sampling import Auxiliary, Sampler
 from xmixup_fast.trainer import Trainer
 
 TARGET_CLASSES, SOURCE_CLASSES, IMAGES, STEPS = 10, 100, 200, 10**6
-METHOD_SIDES = ["finetune", "xmixup", "cotrain"]
 USER_SIDES = ["torchvision", "timm"]
-SIDES = METHOD_SIDES + USER_SIDES
 
 Batch = tuple[Tensor, Tensor]
 
@@ -42,6 +41,7 @@ class UserMixup:
     """Mixup as users write it, in the places of the trainer's sampler and of its method."""
 
     steps = STEPS
+    weight_decay = Settings.weight_decay
 
     def __init__(self, pool: ImagePool, network: Network, settings: Settings, mix: Callable[[Tensor, Tensor], Batch]):
         self.images = [pool[i].permute(2, 0, 1).contiguous() for i in range(len(pool))]
@@ -57,10 +57,13 @@ class UserMixup:
             ]
         )
 
-    def draw(self, step: int) -> Tensor:
+    def first_steps(self, steps: int) -> int:
+        return 0
+
+    def draw(self, sampler: UserMixup, step: int) -> Tensor:
         return torch.randint(0, len(self.images), (self.batch_size,))
 
-    def before_step(self, network: Network, step: int, steps: int) -> None:
+    def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
         return
 
     def inputs(self, draw: Tensor, render: Any) -> Batch:
@@ -73,18 +76,28 @@ class UserMixup:
         return F.cross_entropy(network(images), targets)
 
 
+def sides(config: pytest.Config) -> list[str]:
+    chosen = config.getoption("--step-methods")
+    return [*(METHODS if chosen == "all" else chosen.split(",")), *USER_SIDES]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "side" in metafunc.fixturenames:
+        metafunc.parametrize("side", sides(metafunc.config))
+
+
 @pytest.fixture(scope="module")
 def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
     """A trainer of each side on the same made images, with networks that start alike."""
     option = request.config.getoption
     made = {}
-    for side in SIDES:
+    for side in sides(request.config):
         settings = Settings(
             target="made",
             source="made",
             model=option("--step-model"),
             weights="none",
-            method=side if side in METHOD_SIDES else "mixup",
+            method=side if side in METHODS else "mixup",
             image_size=option("--step-size"),
             batch_size=option("--step-batch"),
             steps=STEPS,
@@ -97,10 +110,11 @@ def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
         names = [[f"{what}{i}" for i in range(n)] for what, n in (("t", TARGET_CLASSES), ("s", SOURCE_CLASSES))]
         network = models.build(settings.model, "none", *names).to(memory_format=torch.channels_last)
         renderer = Renderer(target, aux, network.mean, network.std, settings.image_size)
-        if side in METHOD_SIDES:
+        if side in METHODS:
+            network.source_matched = torch.ones(SOURCE_CLASSES, dtype=torch.bool)  # as if it were pretrained
             offsets = torch.arange(TARGET_CLASSES + 1) * (IMAGES // TARGET_CLASSES)
             source = Auxiliary(aux.labels, aux.sizes, offsets, torch.arange(IMAGES))
-            method: Any = METHODS[side](settings, network, lambda: [])
+            method: Any = METHODS[side](settings, network)
             sampler: Any = Sampler(target.labels, target.sizes, source, settings)
         else:
             mix = {
@@ -114,7 +128,7 @@ def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
 
 def check_inputs(trainer: Trainer) -> None:
     """The batches of the first step are those that the reference operator gives."""
-    draw = trainer.sampler.draw(0)
+    draw = trainer.method.draw(trainer.sampler, 0)
     fused = trainer.method.inputs(draw, trainer.renderer)
     expected = []
     with pytest.MonkeyPatch.context() as patch:
@@ -127,7 +141,7 @@ def check_inputs(trainer: Trainer) -> None:
 def check_user_inputs(trainer: Trainer) -> None:
     """Batches of the right shape and values, with soft targets."""
     settings_size = trainer.renderer.size
-    images, targets = trainer.method.inputs(trainer.sampler.draw(0), trainer.renderer)
+    images, targets = trainer.method.inputs(trainer.method.draw(trainer.sampler, 0), trainer.renderer)
     assert images.shape == (trainer.batch_size, 3, settings_size, settings_size) and images.dtype == torch.float32
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (trainer.network.mean, trainer.network.std))
     levels = images * std + mean
@@ -136,17 +150,16 @@ def check_user_inputs(trainer: Trainer) -> None:
 
 
 @pytest.mark.benchmark(group="step")
-@pytest.mark.parametrize("side", SIDES)
 def test_step(benchmark: Any, trainers: dict[str, Trainer], side: str) -> None:
-    (check_inputs if side in METHOD_SIDES else check_user_inputs)(trainers[side])
+    (check_inputs if side in METHODS else check_user_inputs)(trainers[side])
     benchmark.pedantic(trainers[side].step, rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.benchmark(group="step-in-turn")
 def test_in_turn(benchmark: Any, trainers: dict[str, Trainer], request: pytest.FixtureRequest) -> None:
     option = request.config.getoption
-    sides = {name: trainer.step for name, trainer in trainers.items()}
-    medians = benchmark.pedantic(median_seconds_in_turn, args=(sides, option("--step-rounds")), rounds=1)
+    steps = {name: trainer.step for name, trainer in trainers.items()}
+    medians = benchmark.pedantic(median_seconds_in_turn, args=(steps, option("--step-rounds")), rounds=1)
     over_finetune = {name: seconds / medians["finetune"] for name, seconds in medians.items()}
     workload = {name: option(f"--step-{name}") for name in ("model", "size", "batch")}
     benchmark.extra_info.update(seconds=medians, over_finetune=over_finetune, **workload)

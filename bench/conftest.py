@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--step-model", default="test_resnet", help="network, by its timm name")
     group.addoption("--step-size", type=int, default=64, help="height and width of its images")
     group.addoption("--step-batch", type=int, default=32, help="images per step")
+    group.addoption("--step-methods", default="finetune,xmixup,cotrain", help="finetune and others, or all")
     group.addoption("--step-rounds", type=int, default=15, help="steps of each method, taken in turn")
     parser.addoption("--select-model", default="resnet18", help="network of bench_select.py, by its timm name")
 

@@ -28,7 +28,6 @@ from xmixup_fast.comparison.plan import Comparison, Task, read
 from xmixup_fast.comparison.report import Difference
 from xmixup_fast.comparison.results import Results
 from xmixup_fast.comparison.workers import without_folders
-from xmixup_fast.methods import METHODS
 from xmixup_fast.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,7 +175,6 @@ def test_seeds_of_tuning_are_not_the_comparisons(tmp_path: Path, plan: dict[str,
         planned(tmp_path, plan)
 
 
-@pytest.mark.skipif("rifle" not in METHODS, reason="needs the methods that docs/comparison.yaml names")
 def test_the_documented_comparison_can_be_read() -> None:
     comparison = read(str(ROOT / "docs" / "comparison.yaml"), settings={})
     assert len(comparison.tasks) == 3 and {"mixup", "xmixup-random"} < set(comparison.methods) and comparison.grid

@@ -1,55 +1,30 @@
-"""Properties of the methods: what each looks at, and its loss."""
+"""Properties that all methods share: what a step looks at, resuming, titles; and the losses of those that mix."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from transfer import Case
 
-from xmixup_fast.methods import METHODS, Method
-from xmixup_fast.models import Network, build
-from xmixup_fast.pool import ImagePool
+from xmixup_fast.methods import METHODS
+from xmixup_fast.models import Network
 from xmixup_fast.rendering import Renderer
-from xmixup_fast.sampling import Auxiliary, Draw, Sampler
-from xmixup_fast.settings import Settings
 from xmixup_fast.trainer import Trainer
 
-
-class Case:
-    """Twelve target images in 3 classes and eight auxiliary images in 4, random, and a small random network."""
-
-    def __init__(self, **settings: Any) -> None:
-        generator = torch.Generator().manual_seed(0)
-        target, aux = (torch.randint(0, 256, (n, 36, 40, 3), generator=generator, dtype=torch.uint8) for n in (12, 8))
-        self.target = ImagePool.from_dense(target, torch.arange(12) % 3)
-        self.aux = ImagePool.from_dense(aux, torch.arange(8) % 4)
-        self.settings = Settings(
-            **{"target": "t", "model": "test_resnet", "image_size": 32, "batch_size": 6, "steps": 12, **settings}
-        )
-        offsets, members = torch.tensor([0, 2, 4, 6]), torch.tensor([0, 4, 1, 5, 3, 7])
-        index = Auxiliary(self.aux.labels, self.aux.sizes, offsets, members)
-        self.sampler = Sampler(self.target.labels, self.target.sizes, index, self.settings)
-        self.renderer = Renderer(self.target, self.aux, (0.5,) * 3, (0.5,) * 3, size=32)
-        self.network: Network = build("test_resnet", "none", list("abc"), list("wxyz"))
-
-    def method(self, name: str) -> Method:
-        return METHODS[name](self.settings, self.network, lambda: self.renderer.batches(self.target, 6))
-
-    def loss(self, name: str, draw: Draw) -> torch.Tensor:
-        self.network.train()
-        method = self.method(name)
-        return method.loss(self.network, method.inputs(draw, self.renderer), draw)
+NETWORKS = {"test_resnet": 32, "test_vit": 160, "test_convnext": 32, "tf_efficientnet_lite0": 32}
+"""With the size of their images."""
 
 
-def test_unmixed_xmixup_and_mixup_are_finetuning() -> None:
+def test_unmixed_images_are_those_of_finetuning() -> None:
     case = Case(label_smoothing=0.1)
     draw = case.sampler.draw(0)
     unmixed = replace(draw, lam=torch.ones_like(draw.lam))
     expected = case.loss("finetune", unmixed)
-    for name in ("xmixup", "mixup"):
+    for name in ("xmixup", "mixup", "cutmix", "xcutmix"):
         torch.testing.assert_close(case.loss(name, unmixed), expected)
         assert not torch.isclose(case.loss(name, draw), expected)
 
@@ -108,16 +83,16 @@ def test_a_pass_over_a_pool_gives_each_image_once_with_its_label() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns_its_training_images(name: str) -> None:
-    case = Case(lr=0.02, head_lr_multiplier=1.0, steps=30, mix_probability=0.5, flip=False)
-    trainer = Trainer(case.network, case.method(name), case.sampler, case.renderer, case.settings)
-    losses = [float(trainer.step()) for _ in range(30)]
-    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    case = Case(lr=0.02, head_lr_multiplier=1.0, steps=30, mix_probability=0.5, flip=False, cotuning_weight=0.5)
+    trainer = case.trainer(name)
+    losses = [float(trainer.step()) for _ in range(trainer.steps)]
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
 def test_heads_have_their_own_learning_rate_and_it_falls_as_a_cosine() -> None:
     case = Case(lr=0.02, head_lr_multiplier=5.0, steps=12)
-    trainer = Trainer(case.network, case.method("finetune"), case.sampler, case.renderer, case.settings)
+    trainer = case.trainer("finetune")
     rates = []
     for _ in range(12):
         rates.append([group["lr"] for group in trainer.optimizer.param_groups])
@@ -130,11 +105,11 @@ def test_before_step_comes_before_each_step() -> None:
     calls = []
 
     class Counting(METHODS["finetune"]):  # type: ignore[misc]
-        def before_step(self, network: Network, step: int, steps: int) -> None:
+        def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
             calls.append((step, steps))
 
     case = Case(steps=2)
-    method = Counting(case.settings, case.network, lambda: [])
+    method = Counting(case.settings, case.network)
     trainer = Trainer(case.network, method, case.sampler, case.renderer, case.settings)
     trainer.step()
     trainer.step()
@@ -144,11 +119,72 @@ def test_before_step_comes_before_each_step() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_titles_match_the_images(name: str) -> None:
     case = Case()
-    draw = case.sampler.draw(0)
     method = case.method(name)
+    draw = method.draw(case.sampler, 0)
     titles = method.titles(draw, list("abc"), list("wxyz"))
     assert [len(batch) for batch in titles] == [len(images) for images in method.inputs(draw, case.renderer)]
-    assert all("abc"[label] in title for label, title in zip(draw.label.tolist(), titles[0], strict=True))
+    names, labels = ("wxyz", draw.aux_label) if name == "seqtrain" else ("abc", draw.label)
+    assert labels is not None
+    assert all(names[label] in title for label, title in zip(labels.tolist(), titles[0], strict=True))
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_every_kind_of_network(name: str, model: str) -> None:
+    case = Case(model, NETWORKS[model], batch_size=3, steps=2, seqtrain_share=0.5)
+    before = {name: tensor.clone() for name, tensor in case.network.named_parameters()}
+    trainer = case.trainer(name)
+    losses = [trainer.step() for _ in range(trainer.steps)]
+    assert torch.stack(losses).isfinite().all()
+    unused = {name for name, tensor in case.network.named_parameters() if torch.equal(tensor, before[name])}
+    source = {"source_head.weight", "source_head.bias"}
+    uses_head = METHODS[name].uses_source or METHODS[name].uses_classifier
+    # A layer whose channels are all cut off by ReLU may have no gradient; the heads and the first layer always have.
+    assert source.isdisjoint(unused) if uses_head else source <= unused
+    assert len(unused - source) < 0.1 * len(before)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_method_goes_on_to_the_same_bits(name: str) -> None:
+    whole = Case(steps=6).trainer(name)
+    for _ in range(2):
+        whole.step()
+    saved = [part.state_dict() for part in (whole.network, whole.optimizer, whole.schedule, whole.method)]
+    saved = [torch_copy(state) for state in saved]
+    losses = [float(whole.step()) for _ in range(2, whole.steps)]
+
+    case = Case(steps=6)
+    case.disturb()  # a method takes nothing from the network that it is made with, but from the state
+    method = METHODS[name](case.settings, case.network)
+    resumed = Trainer(case.network, method, case.sampler, case.renderer, case.settings)
+    for part, state in zip((case.network, resumed.optimizer, resumed.schedule, method), saved, strict=True):
+        part.load_state_dict(state)
+    resumed.steps_done = 2
+    assert [float(resumed.step()) for _ in range(2, resumed.steps)] == losses
+    for key, tensor in whole.network.state_dict().items():
+        assert torch.equal(case.network.state_dict()[key], tensor), key
+
+
+def torch_copy(state: dict) -> dict:
+    """Through a file, as a checkpoint goes."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("name", ["l2sp", "delta", "cotuning"])
+def test_a_state_of_another_network_or_method_is_refused(name: str) -> None:
+    case = Case()
+    method = case.method(name)
+    state = method.state_dict()
+    first, tensor = next(iter(state.items()))
+    with pytest.raises(ValueError, match=rf"state: {first}: expected \[.*\], got \[1, "):
+        method.load_state_dict({**state, first: tensor.unsqueeze(0)})
+    with pytest.raises(ValueError, match=r"state: expected \d+ tensors, got 0; not in both: "):
+        method.load_state_dict({})
+    with pytest.raises(ValueError, match="state: expected 0 tensors, got"):
+        case.method("finetune").load_state_dict(state)
 
 
 def test_a_method_without_auxiliary_images_says_so() -> None:

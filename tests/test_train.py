@@ -67,16 +67,18 @@ def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> 
     assert summary == result.summary
     assert summary["method"] == method and summary["model"] == "test_resnet" and summary["seed"] == 0
     assert summary["source"] == (str(data / "source") if uses_source else None)
-    assert (summary["steps"], summary["images_seen"]) == (5, 40)
+    first = 2 if method == "seqtrain" else 0  # half as many, on auxiliary images
+    assert (summary["steps"], summary["images_seen"]) == (first + 5, 8 * (first + 5))
     # Ten images of each of three classes: 2 for the test, 2 of the other 8 for validation.
     assert (summary["num_train"], summary["num_val"], summary["num_test"]) == (18, 6, 6)
     assert summary["test_accuracy"] in [round(100 * k / 6, 4) for k in range(7)]
     assert summary["train_seconds"] > summary["seconds_per_step"] > 0
 
     lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 5)]
+    assert [(line["epoch"], line["step"]) for line in lines[:-2]] == ([(0, 2)] if first else [])
+    assert [(line["epoch"], line["step"]) for line in lines[-2:]] == [(1, first + 3), (2, first + 5)]
     assert lines[-1]["val_accuracy"] == summary["val_accuracy"]
-    assert lines[0]["images_per_second"] > 0 and lines[0]["lr"] > lines[1]["lr"] > 0
+    assert lines[0]["images_per_second"] > 0 and lines[-2]["lr"] > lines[-1]["lr"] > 0
 
     config = Settings.from_yaml(result.folder / "config.yaml")
     assert (config.resize, config.device, config.threads) == (37, "cpu", torch.get_num_threads())
@@ -90,6 +92,48 @@ def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> 
         selection = json.loads((result.folder / "selection.json").read_text())
         assert selection == result.selection and selection["how"] == "prediction"
         assert list(selection["classes"]) == sorted(TARGET)
+
+
+def test_cotuning_takes_the_classifiers_own_classes_or_those_of_a_source(data: Path, tmp_path: Path) -> None:
+    own = run(data, tmp_path / "own", "cotuning", source=None)
+    assert own.network.source_head is not None and own.network.source_head.out_features == len(SOURCE)
+    few = dict(list(SOURCE.items())[:2])
+    write_folder(tmp_path / "few", few, 3)
+    for path in (tmp_path / "few").rglob("*.png"):
+        path.write_text("broken")  # the classes' names are all that is looked at
+    result = run(data, tmp_path / "run", "cotuning", source=str(tmp_path / "few"))
+    assert result.network.source_head is not None and result.network.source_head.out_features == 2
+    assert result.summary["images_seen"] == 40 and result.selection is None
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("cotuning", {"weights": "none", "source": None}, "weights: cotuning needs a pretrained classifier"),
+        ("bss", {"bss_k": 9}, "bss_k: expected at most 8"),
+    ],
+)
+def test_what_a_network_lacks_is_said_before_an_image_is_read(
+    data: Path, tmp_path: Path, method: str, settings: dict[str, Any], message: str
+) -> None:
+    target = tmp_path / "target"
+    write_folder(target, TARGET, 10)
+    for path in target.rglob("*.png"):
+        path.write_text("broken")
+    with pytest.raises(ValueError, match=message):
+        run(data, tmp_path / "run", method, target=str(target), **settings)
+
+
+def test_validation_takes_place_as_often_as_asked_for(data: Path, tmp_path: Path) -> None:
+    often = run(data, tmp_path / "often", "finetune", steps=12)
+    rarely = run(data, tmp_path / "rarely", "finetune", steps=12, val_interval=2)
+    lines = [
+        [json.loads(line)["val_accuracy"] for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+        for result in (often, rarely)
+    ]
+    assert len(lines[0]) == 5 and None not in lines[0]
+    assert lines[1] == [None, lines[0][1], None, lines[0][3], lines[0][4]]
+    assert without_times(often.summary) == without_times(rarely.summary)
 
 
 def test_the_same_seed_gives_the_same_run(data: Path, tmp_path: Path) -> None:

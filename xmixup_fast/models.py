@@ -123,7 +123,12 @@ class _Pretrained:
 
 
 def build(
-    model: str, weights: str, target_classes: Sequence[str], source_classes: Sequence[str] | None = None, seed: int = 0
+    model: str,
+    weights: str,
+    target_classes: Sequence[str],
+    source_classes: Sequence[str] | None = None,
+    seed: int = 0,
+    keep_classifier: bool = False,
 ) -> Network:
     """A network with a new target head and, if source classes are named, a source head.
 
@@ -131,7 +136,8 @@ def build(
     model with a classifier of any size: .safetensors, or .pth / .pt with a state dict. A source class that is also an
     output of the pretrained classifier takes its row of the source head from there. The outputs are known by the
     file's metadata (see :func:`save`), or else by the WordNet ids of the ImageNet variant with as many classes.
-    New weights are drawn from ``seed``.
+    New weights are drawn from ``seed``. Where ``keep_classifier`` is set and no source classes are named, the source
+    head is the pretrained classifier itself.
 
     Raises ValueError for a model unknown to timm or without a linear classifier, and for weights that do not fit it;
     FileNotFoundError where there is no such file.
@@ -146,6 +152,9 @@ def build(
         source_head = source_matched = None
         if source_classes is not None:
             source_head, source_matched = _source_head(classifier, pretrained.classes, source_classes)
+        elif keep_classifier:
+            source_head = classifier
+            source_matched = torch.full((classifier.out_features,), weights != "none")
     return Network(
         pretrained.body,
         source_head,

@@ -50,7 +50,7 @@ class Prepared:
 
     def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
         """The batches that the first step looks at, each float32[B, 3, H, W], and the titles of their images."""
-        draw = next(self.renderer.feed([self.sampler.draw(0)]))
+        draw = next(self.renderer.feed([self.method.draw(self.sampler, 0)]))
         titles = self.method.titles(draw, self.network.classes, list(map(models.describe, self.source_classes)))
         return self.method.inputs(draw, self.renderer), titles
 
@@ -63,8 +63,14 @@ def prepare(settings: Settings, say: Callable[[str], object]) -> Prepared:
     method_class = METHODS[settings.method]
     target, source = read_datasets(settings, uses_source=method_class.uses_source)
     source_classes = source.classes if source else None
-    network = models.build(settings.model, settings.weights, target.classes, source_classes, settings.seed)
+    if method_class.uses_classifier and settings.source:
+        source_classes = read_dataset(settings.source).classes
+    network = models.build(
+        *(settings.model, settings.weights, target.classes, source_classes, settings.seed),
+        keep_classifier=method_class.uses_classifier,
+    )
     network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = method_class(settings, network)
     images = _Images(settings, target, source, say)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -74,6 +80,7 @@ def prepare(settings: Settings, say: Callable[[str], object]) -> Prepared:
     chosen = _choose(settings, network, batches, target, source, images, say) if source else None
     images.check()
     say(images.builder.storage())
+    method.prepare(network, batches)
     train, val, test = images.of.values()
     say(
         f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(train)} training, "
@@ -81,7 +88,7 @@ def prepare(settings: Settings, say: Callable[[str], object]) -> Prepared:
     )
     return Prepared(
         network,
-        method_class(settings, network, batches),
+        method,
         Sampler(train.labels, train.sizes, chosen.index if chosen else None, settings),
         Renderer(train, chosen.pool if chosen else None, network.mean, network.std, settings.image_size),
         *(train, val, test),

@@ -87,9 +87,10 @@ class Recorder:
         """Adds a line to metrics.jsonl and says it."""
         self._metrics.append(json.dumps(metrics) + "\n")
         write_text(self.folder / "metrics.jsonl", "".join(self._metrics))
+        validation = "" if metrics["val_accuracy"] is None else f"validation {metrics['val_accuracy']:.2f} %  "
         self.say(
             f"epoch {metrics['epoch']:3d}  step {metrics['step']:5d}  loss {metrics['train_loss']:.3f}  "
-            f"validation {metrics['val_accuracy']:.2f} %  {metrics['images_per_second']:.1f} images/s"
+            f"{validation}{metrics['images_per_second']:.1f} images/s"
         )
 
     def summary(self, summary: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import ops
 from .pool import Crops, ImagePool, Images
-from .sampling import Draw, center_crops
+from .sampling import Draw, center_crops, rectangles
 
 
 class Renderer:
@@ -64,8 +64,18 @@ class Renderer:
 
     def mixup(self, draw: Draw) -> Tensor:
         """Each target image with its partner in the batch, as cropped and mirrored there."""
-        partners = Crops(*(tensor[draw.partner] for tensor in draw.crops))
-        return self._mix(self.target_pool, draw.crops, self.target_pool, partners, draw.lam, "mixup")
+        return self._mix(self.target_pool, draw.crops, self.target_pool, _partners(draw), draw.lam, "mixup")
+
+    def cutmix(self, draw: Draw) -> Tensor:
+        """Each target image with a rectangle of its partner in the batch."""
+        box, lam = rectangles(draw, self.size)
+        return self._mix(self.target_pool, draw.crops, self.target_pool, _partners(draw), lam, "cutmix", box)
+
+    def xcutmix(self, draw: Draw) -> Tensor:
+        """Each target image with a rectangle of its auxiliary image. Raises ValueError where there are none."""
+        pool, crops = self._auxiliary(draw.aux_crops)
+        box, lam = rectangles(draw, self.size)
+        return self._mix(self.target_pool, draw.crops, pool, crops, lam, "xcutmix", box)
 
     def plain(self, pool: ImagePool, crops: Crops, buffer: str = "plain") -> Tensor:
         """Images of any pool, unmixed."""
@@ -85,7 +95,14 @@ class Renderer:
         return self.aux_pool, crops
 
     def _mix(
-        self, target: ImagePool, target_crops: Crops, aux: ImagePool, aux_crops: Crops, lam: Tensor, buffer: str
+        self,
+        target: ImagePool,
+        target_crops: Crops,
+        aux: ImagePool,
+        aux_crops: Crops,
+        lam: Tensor,
+        buffer: str,
+        box: Tensor | None = None,
     ) -> Tensor:
         batch = len(lam)
         out = self._buffers.get(buffer)
@@ -98,6 +115,12 @@ class Renderer:
             mean=self.mean,
             std=self.std,
             size=(self.size, self.size),
+            box=box,
             memory_format=torch.channels_last,
             out=out[:batch],
         )
+
+
+def _partners(draw: Draw) -> Crops:
+    """The crops of each sample's partner."""
+    return Crops(*(tensor[draw.partner] for tensor in draw.crops))

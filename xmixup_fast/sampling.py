@@ -79,6 +79,8 @@ class Draw:
     """float32[B] in 0..1: weight of the target image; 1 where a sample is not mixed."""
     partner: Tensor
     """int64[B]: a permutation of the batch, for mixing within it."""
+    center: Tensor
+    """float32[B, 2] in 0..1: the middle of CutMix's rectangle, from the top and from the left."""
     aux_label: Tensor | None = None
     """int64[B]: source classes; None without auxiliary images."""
     aux_crops: Crops | None = None
@@ -131,37 +133,48 @@ class Sampler:
         self.mixed_samples = self.steps * settings.batch_size - settings.unmixed_epochs * images
         """How many samples come before the unmixed epochs at the end."""
         self.quantiles = beta_quantiles(settings.alpha, settings.fold).to(self.device)
+        members = self.aux.members.unique()
+        offsets = torch.tensor([0, len(members)], device=self.device)
+        self.union = self.aux._replace(offsets=offsets, members=members)
+        """The auxiliary images as those of a single class."""
         self.permutation = lru_cache(maxsize=2)(self._permutation)
 
-    def draw(self, step: int) -> Draw:
-        """What is random in a step, counted from 0."""
+    def draw(self, step: int, *, aux_of_any_class: bool = False) -> Draw:
+        """What is random in a step, counted from 0.
+
+        Auxiliary images are those of a sample's class or, of any class, one of all images that some class has, all
+        equally likely.
+        """
         settings = self.settings
         begin, end = step * settings.batch_size, (step + 1) * settings.batch_size
         position = torch.arange(begin, end, device=self.device)
         index = self._order(begin, end)
         label = self.labels[index]
+        aux = self.union if aux_of_any_class else self.aux
         drawn = ops.draw(
             settings.seed,
             sample=index,
             epoch=position // len(self.labels),
-            label=label,
+            label=torch.zeros_like(label) if aux_of_any_class else label,
             target_index=index,
             target_sizes=self.sizes,
-            offsets=self.aux.offsets,
-            members=self.aux.members,
+            offsets=aux.offsets,
+            members=aux.members,
             aux_sizes=self.aux.sizes,
             lam_quantiles=self.quantiles,
             size=(settings.image_size, settings.image_size),
             flip=settings.flip,
         )
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, _STEP, step))
-        partner = torch.randperm(self.share.stop - self.share.start, generator=generator).to(self.device)
+        # The order of its part of a permutation of the batch, which one process has whole.
+        partner = torch.randperm(len(index), generator=generator)[self.share].argsort().argsort().to(self.device)
         lam = self._lam(drawn.lam, position, generator)[self.share]
+        center = torch.rand(len(index), 2, generator=generator)[self.share].to(self.device)
         crops = Crops(*(tensor[self.share] for tensor in drawn.target_crops))
         if not self.has_aux:
-            return Draw(label[self.share], crops, lam, partner)
+            return Draw(label[self.share], crops, lam, partner, center)
         aux_crops = Crops(*(tensor[self.share] for tensor in drawn.aux_crops))
-        return Draw(label[self.share], crops, lam, partner, self.aux.labels[aux_crops.index], aux_crops)
+        return Draw(label[self.share], crops, lam, partner, center, self.aux.labels[aux_crops.index], aux_crops)
 
     def epoch_ends(self) -> dict[int, int]:
         """The steps after which an epoch is complete, counted from 1, with its number; the last step is always one."""
@@ -187,6 +200,20 @@ class Sampler:
             drawn, chance = drawn[:1].expand_as(drawn), chance[:1].expand_as(chance)
         mixed = (chance < self.settings.mix_probability) & (position < self.mixed_samples)
         return drawn.where(mixed, 1.0)
+
+
+def rectangles(draw: Draw, size: int) -> tuple[Tensor, Tensor]:
+    """CutMix's rectangles in images of size x size pixels: int32[B, 4] as ops.mix takes them, and float32[B].
+
+    The second tensor is the weight of the image that they lie in, exactly the area that they leave of it. A rectangle's
+    sides are sqrt(1 - lam) of the image's, rounded, about ``draw.center``; what would lie outside is cut off.
+    """
+    side = ((1 - draw.lam).sqrt() * size).round().int().unsqueeze(1)
+    begin = (draw.center * size).int() - side // 2
+    end = (begin + side).clamp(max=size)
+    begin = begin.clamp(min=0)
+    extent = end - begin
+    return torch.cat([begin, extent], dim=1), 1 - extent.prod(1) / size**2
 
 
 def center_crops(sizes: Tensor, size: int, index: Tensor) -> Crops:

@@ -29,12 +29,26 @@ class Settings:
     .parquet) with the columns path, label and perhaps split; WebDataset shards (a-{000..012}.tar, a/*.tar);
     torchvision:NAME[:ROOT]; or hf:NAME[:CONFIG]."""
     source: str | list[str] | None = None
-    """Auxiliary images, likewise, or several such datasets; xmixup and cotrain need them."""
+    """Auxiliary images, likewise, or several such datasets; xmixup, xcutmix, cotrain and seqtrain need them. To
+    cotuning their classes tell which ones of the pretrained classifier it uses; all of them without a source."""
     model: str
     """Network, by its timm name."""
     weights: str = "timm"
     """Where the network starts: timm (download), pip (a package of ImageNet weights), none (random), or a FILE."""
-    method: Literal["finetune", "mixup", "xmixup", "cotrain"] = "xmixup"
+    method: Literal[
+        "finetune",
+        "l2sp",
+        "delta",
+        "bss",
+        "rifle",
+        "mixup",
+        "cutmix",
+        "cotuning",
+        "cotrain",
+        "seqtrain",
+        "xmixup",
+        "xcutmix",
+    ] = "xmixup"
     """How to train."""
     epochs: int = 30
     """Passes over the training images."""
@@ -51,7 +65,7 @@ class Settings:
     momentum: float = 0.9
     """Nesterov momentum."""
     weight_decay: float = 1e-4
-    """L2 penalty of every weight."""
+    """L2 penalty of every weight; l2sp has its own instead."""
     alpha: float = 0.2
     """Mixing weights are drawn from Beta(alpha, alpha)."""
     fold: bool = True
@@ -65,7 +79,23 @@ class Settings:
     source_weight: float = 1.0
     """Weight of the loss on source classes."""
     label_smoothing: float = 0.0
-    """Label smoothing of every cross entropy."""
+    """Label smoothing of every cross entropy with a class as its label."""
+    l2sp_alpha: float = 0.01
+    """l2sp: penalty of the pretrained weights' way from where they started (0.01 in the code of DELTA's authors)."""
+    l2sp_beta: float = 0.01
+    """l2sp: penalty of the head's weights (0.01 in the paper)."""
+    delta_alpha: float = 1.0
+    """delta: weight of the difference of feature maps, relative to their size."""
+    bss_eta: float = 1e-3
+    """bss: weight of the smallest squared singular values (0.001 in the paper)."""
+    bss_k: int = 1
+    """bss: how many singular values (1 in the paper)."""
+    rifle_periods: int = 2
+    """rifle: equal parts of a run, of which all but the first begin with a new head (2 in the authors' script)."""
+    cotuning_weight: float = 2.3
+    """cotuning: weight of the loss on source classes (2.3 in the authors' code)."""
+    seqtrain_share: float = 0.5
+    """seqtrain: steps on auxiliary images before fine-tuning, in multiples of its steps."""
     selection: Literal["prediction", "feature", "assignment", "sample", "random"] = "prediction"
     """How each target class gets its auxiliary images: from the source classes that the pretrained classifier predicts
     for it (or, where it does not know the source's, those with the most similar predictions), from those with the most
@@ -102,6 +132,8 @@ class Settings:
     """Part of the training images to validate on, where the target folder has no validation split."""
     test_fraction: float = 0.2
     """Part of the images to test on, where the target folder has no test split."""
+    val_interval: int = 1
+    """Epochs from one validation to the next; the last step is always followed by one."""
     test: bool = True
     """Test at the end; without, nothing but validation tells, as it has to be while settings are chosen."""
     seed: int = 0
@@ -117,11 +149,12 @@ class Settings:
         for name, hint in typing.get_type_hints(type(self)).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
-        for name in counts:
+        for name in (*counts, "val_interval", "bss_k", "rifle_periods"):
             self._check(name, "a positive number", lambda value: value >= 1)
-        for name in ("lr", "head_lr_multiplier", "alpha"):
+        for name in ("lr", "head_lr_multiplier", "alpha", "seqtrain_share"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
-        for name in ("unmixed_epochs", "weight_decay", "source_weight"):
+        penalties = ("weight_decay", "l2sp_alpha", "l2sp_beta", "delta_alpha", "bss_eta")
+        for name in ("unmixed_epochs", "source_weight", "cotuning_weight", *penalties):
             self._check(name, "zero or a positive number", lambda value: 0 <= value < float("inf"))
         for name in ("momentum", "label_smoothing"):
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)

@@ -30,7 +30,7 @@ from .settings import Settings
 
 
 class Trainer:
-    """Trains a network with a method: SGD with Nesterov momentum and a cosine to zero over the sampler's steps."""
+    """Trains a network with a method: SGD with Nesterov momentum and a cosine to zero over each phase's steps."""
 
     def __init__(
         self, network: Network, method: Method, sampler: Sampler, renderer: Renderer, settings: Settings
@@ -41,6 +41,9 @@ class Trainer:
         self.renderer = renderer
         self.batch_size = settings.batch_size
         self.steps_done = 0
+        self.first_steps = method.first_steps(sampler.steps)
+        self.steps = self.first_steps + sampler.steps
+        """Of the whole run."""
         self._draws = self._draws_from_here()
         pretrained, new = network.parameter_groups()
         groups: list[dict[str, Any]] = [
@@ -51,17 +54,15 @@ class Trainer:
             groups,
             lr=settings.lr,
             momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
+            weight_decay=method.weight_decay,
             nesterov=settings.momentum > 0,
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: (1 + math.cos(math.pi * step / sampler.steps)) / 2
-        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
     def step(self) -> Tensor:
         """Draws, mixes, and updates the network once. Returns the loss, a detached scalar on the network's device."""
         draw = next(self._draws)
-        self.method.before_step(self.network, self.steps_done, self.sampler.steps)
+        self.method.before_step(self.network, self.optimizer, self.steps_done, self.sampler.steps)
         loss = self.method.loss(self.network, self.method.inputs(draw, self.renderer), draw)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -71,7 +72,13 @@ class Trainer:
         return loss.detach()
 
     def _draws_from_here(self) -> Iterator[Draw]:
-        yield from self.renderer.feed(map(self.sampler.draw, range(self.steps_done, self.sampler.steps)))
+        steps = range(self.steps_done, self.steps)
+        yield from self.renderer.feed(self.method.draw(self.sampler, step) for step in steps)
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step, as a part of the first one's."""
+        done = step / self.first_steps if step < self.first_steps else (step - self.first_steps) / self.sampler.steps
+        return (1 + math.cos(math.pi * done)) / 2
 
     @torch.no_grad()
     def evaluate(self, images: Images) -> float:
@@ -122,12 +129,11 @@ def _run(settings: Settings) -> Result:
         recorder.selection(run.report)
     recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
     trainer = Trainer(run.network, run.method, run.sampler, run.renderer, settings)
-    seconds, val_accuracy = _train(trainer, run.val, recorder)
+    seconds, val_accuracy = _train(trainer, run.val, settings.val_interval, recorder)
     models.save(run.network, recorder.folder / "model.safetensors", settings.image_size)
 
     # The test images are not looked at before all is decided.
     test_accuracy = trainer.evaluate(run.test.to(settings.device)) if settings.test else None
-    steps = run.sampler.steps
     summary = {
         "method": settings.method,
         "target": settings.target,
@@ -136,8 +142,8 @@ def _run(settings: Settings) -> Result:
         "weights": settings.weights,
         "seed": settings.seed,
         "selection": run.report["how"] if run.report else None,
-        "steps": steps,
-        "images_seen": steps * settings.batch_size,
+        "steps": trainer.steps,
+        "images_seen": trainer.steps * settings.batch_size,
         "num_train": len(run.train),
         "num_val": len(run.val),
         "num_test": len(run.test),
@@ -160,15 +166,18 @@ def _run(settings: Settings) -> Result:
     return Result(recorder.folder, run.network, summary, run.report)
 
 
-def _train(trainer: Trainer, val: Images, recorder: Recorder) -> tuple[list[float], float]:
-    """All steps, with a validation after each epoch. Returns the seconds of each step, and the last accuracy."""
-    sampler, batch_size = trainer.sampler, trainer.batch_size
-    ends = sampler.epoch_ends()
+def _train(trainer: Trainer, val: Images, val_interval: int, recorder: Recorder) -> tuple[list[float], float]:
+    """All steps, with a validation after every ``val_interval`` epochs, a first phase being epoch 0, and at the end.
+
+    Returns the seconds of each step, and the last accuracy.
+    """
+    batch_size, first = trainer.batch_size, trainer.first_steps
+    ends = {first: 0} | {first + step: epoch for step, epoch in trainer.sampler.epoch_ends().items()}
     seconds: list[float] = []
     losses: list[float] = []
     val_accuracy = 0.0
-    with recorder.progress(sampler.steps * batch_size):
-        for step in range(1, sampler.steps + 1):
+    with recorder.progress(trainer.steps * batch_size):
+        for step in range(1, trainer.steps + 1):
             lr = trainer.optimizer.param_groups[0]["lr"]
             started = time.perf_counter()
             loss = float(trainer.step())  # waits for the device, so that the time is the step's
@@ -178,7 +187,9 @@ def _train(trainer: Trainer, val: Images, recorder: Recorder) -> tuple[list[floa
                 raise ValueError(f"lr: the loss became {loss} in step {step}; try a smaller learning rate")
             recorder.step(batch_size, loss)
             if step in ends:
-                val_accuracy = trainer.evaluate(val)
+                validated = ends[step] % val_interval == 0 or step == trainer.steps
+                if validated:
+                    val_accuracy = trainer.evaluate(val)
                 spent = sum(seconds[-len(losses) :])
                 recorder.epoch(
                     {
@@ -186,7 +197,7 @@ def _train(trainer: Trainer, val: Images, recorder: Recorder) -> tuple[list[floa
                         "step": step,
                         "lr": lr,
                         "train_loss": statistics.fmean(losses),
-                        "val_accuracy": round(val_accuracy, 4),
+                        "val_accuracy": round(val_accuracy, 4) if validated else None,
                         "images_per_second": round(len(losses) * batch_size / spent, 2),
                         "seconds": round(spent, 3),
                     }

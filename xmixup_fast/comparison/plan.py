@@ -18,7 +18,7 @@ BASELINE = "finetune"
 DATA = "{data}"
 """Stands for the data folder in the settings that name files."""
 NAMING_FILES = ("target", "source", "weights", "selection_file")
-WHERE = ("device", "threads", "cache", "storage", "memory_budget", "output", "test")
+WHERE = ("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test")
 """Settings that say where and how something is computed, not what."""
 OWN = ("seed", "method", "output", "test")
 """Settings that the comparison gives each run."""

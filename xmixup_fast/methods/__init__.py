@@ -1,12 +1,33 @@
 """Transfer methods, one file each, by the name that settings give them."""
 
 from .base import Method
+from .bss import BSS
 from .cotrain import Cotrain
+from .cotuning import Cotuning
+from .cutmix import Cutmix
+from .delta import Delta
 from .finetune import Finetune
+from .l2sp import L2SP
 from .mixup import Mixup
+from .rifle import Rifle
+from .seqtrain import Seqtrain
+from .xcutmix import XCutmix
 from .xmixup import XMixup
 
-METHODS: dict[str, type[Method]] = {"finetune": Finetune, "mixup": Mixup, "xmixup": XMixup, "cotrain": Cotrain}
+METHODS: dict[str, type[Method]] = {
+    "finetune": Finetune,
+    "l2sp": L2SP,
+    "delta": Delta,
+    "bss": BSS,
+    "rifle": Rifle,
+    "mixup": Mixup,
+    "cutmix": Cutmix,
+    "cotuning": Cotuning,
+    "cotrain": Cotrain,
+    "seqtrain": Seqtrain,
+    "xmixup": XMixup,
+    "xcutmix": XCutmix,
+}
 """By name; :class:`xmixup_fast.settings.Settings` lists the same names."""
 
 __all__ = ["METHODS", "Method"]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..models import Network
 from ..rendering import Renderer
-from ..sampling import Draw
+from ..sampling import Draw, Sampler
 from ..settings import Settings
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
@@ -19,23 +20,42 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 
 class Method(ABC):
-    """One way to train. A step calls :meth:`before_step`, :meth:`inputs` and :meth:`loss`, in this order.
+    """One way to train.
 
-    What a method needs once, it makes when it is constructed, with the network as it starts and the training images:
-    the starting weights (L2-SP), a frozen copy and its channel weights (DELTA), the class relationship (Co-Tuning).
-    What is said of features is part of the loss (BSS). What changes as training goes on belongs to
-    :meth:`before_step`: a head that is drawn anew (RIFLE), or a first phase on auxiliary images alone, which
-    :meth:`inputs` and :meth:`loss` then follow (sequential training).
+    A new run makes the method with the network as it starts, and calls :meth:`prepare`; a resumed run calls
+    :meth:`load_state_dict` instead. Each step then calls :meth:`draw`, :meth:`before_step`, :meth:`inputs` and
+    :meth:`loss`, in this order. ``step`` counts all steps of the run from 0; ``steps`` are those of fine-tuning, to
+    which :meth:`first_steps` come on top.
+
+    Raises ValueError where the network lacks what the method needs.
     """
 
     uses_source: ClassVar[bool] = False
-    """Whether it needs a source folder: auxiliary images, and a source head."""
+    """Whether it needs auxiliary images, and a source head."""
+    uses_classifier: ClassVar[bool] = False
+    """Whether it needs a source head that starts as the pretrained classifier; auxiliary images it may do without."""
 
-    def __init__(self, settings: Settings, network: Network, batches: Batches) -> None:
+    def __init__(self, settings: Settings, network: Network) -> None:
         self.settings = settings
+        self.weight_decay = settings.weight_decay
+        """What the optimiser decays all weights by."""
+        self.state: dict[str, Tensor] = {}
+        """What a resumed run needs, on the network's device: filled in here, changed in place by :meth:`prepare`."""
 
-    def before_step(self, network: Network, step: int, steps: int) -> None:
-        """Called before each step, counted from 0, of ``steps``. Does nothing unless a method says otherwise."""
+    def prepare(self, network: Network, batches: Batches) -> None:
+        """Measures what the method needs to know of the training images. Here: nothing."""
+        return
+
+    def first_steps(self, steps: int) -> int:
+        """How many steps come before ``steps`` of fine-tuning, as a phase with a learning rate schedule of its own."""
+        return 0
+
+    def draw(self, sampler: Sampler, step: int) -> Draw:
+        """What is random in a step."""
+        return sampler.draw(step)
+
+    def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
+        """What changes as training goes on. Here: nothing."""
         return
 
     @abstractmethod
@@ -49,6 +69,23 @@ class Method(ABC):
     def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
         """What to write above the images of each batch of :meth:`inputs`, for batch.png. Here: the target class."""
         return [[target_classes[label] for label in draw.label.tolist()]]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a run that is resumed needs, besides network, optimiser and step. The tensors are the method's own."""
+        return dict(self.state)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over what :meth:`state_dict` gave.
+
+        Raises ValueError for tensors of other names or shapes, as of another method or network.
+        """
+        if state.keys() != self.state.keys():
+            odd = sorted(state.keys() ^ self.state.keys())
+            raise ValueError(f"state: expected {len(self.state)} tensors, got {len(state)}; not in both: {odd[:3]}")
+        for name, tensor in self.state.items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(f"state: {name}: expected {list(tensor.shape)}, got {list(state[name].shape)}")
+            tensor.copy_(state[name])
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The cross entropy of each sample, float[B], smoothed as the settings say."""

@@ -1,0 +1,77 @@
+"""A small transfer task with random images and a random network, for the tests of methods; and arithmetic in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xmixup_fast.methods import METHODS, Method
+from xmixup_fast.models import Network, build
+from xmixup_fast.pool import ImagePool
+from xmixup_fast.rendering import Renderer
+from xmixup_fast.sampling import Auxiliary, Draw, Sampler
+from xmixup_fast.settings import Settings
+from xmixup_fast.trainer import Trainer
+
+Array = NDArray[np.float64]
+
+
+class Case:
+    """Twelve target images in 3 classes and eight auxiliary images in 4, all of which the pretrained classifier knows.
+
+    Auxiliary images 2 and 6 are of no target class.
+    """
+
+    def __init__(self, model: str = "test_resnet", size: int = 32, **settings: Any) -> None:
+        generator = torch.Generator().manual_seed(0)
+        target, aux = (
+            torch.randint(0, 256, (n, size + 4, size + 8, 3), generator=generator, dtype=torch.uint8) for n in (12, 8)
+        )
+        self.target = ImagePool.from_dense(target, torch.arange(12) % 3)
+        self.aux = ImagePool.from_dense(aux, torch.arange(8) % 4)
+        self.settings = Settings(
+            **{"target": "t", "model": model, "image_size": size, "batch_size": 6, "steps": 12, **settings}
+        )
+        offsets, members = torch.tensor([0, 2, 4, 6]), torch.tensor([0, 4, 1, 5, 3, 7])
+        index = Auxiliary(self.aux.labels, self.aux.sizes, offsets, members)
+        self.sampler = Sampler(self.target.labels, self.target.sizes, index, self.settings)
+        self.renderer = Renderer(self.target, self.aux, (0.5,) * 3, (0.5,) * 3, size=size)
+        self.network: Network = build(model, "none", list("abc"), list("wxyz"))
+        self.network.source_matched = torch.ones(4, dtype=torch.bool)
+
+    def method(self, name: str) -> Method:
+        method = METHODS[name](self.settings, self.network)
+        method.prepare(self.network, lambda: self.renderer.batches(self.target, 5))
+        return method
+
+    def trainer(self, name: str) -> Trainer:
+        return Trainer(self.network, self.method(name), self.sampler, self.renderer, self.settings)
+
+    def loss(self, name: str, draw: Draw) -> Tensor:
+        self.network.train()
+        method = self.method(name)
+        return method.loss(self.network, method.inputs(draw, self.renderer), draw)
+
+    def disturb(self) -> None:
+        """Moves all weights, as training does."""
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in self.network.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+def array(tensor: Tensor) -> Array:
+    return tensor.detach().double().numpy()
+
+
+def log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def cross_entropy(logits: Array, labels: Tensor) -> Array:
+    return -log_softmax(logits)[np.arange(len(labels)), labels.numpy()]

@@ -1,0 +1,54 @@
+"""Co-Tuning (You, Kou, Long, Wang 2020, NeurIPS 33): the pretrained classifier goes on learning, with soft labels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..class_statistics import class_means
+from ..models import Network
+from ..sampling import Draw
+from ..settings import Settings
+from .base import Batches
+from .finetune import Finetune
+
+
+class Cotuning(Finetune):
+    """CE(target logits, y_t) + cotuning_weight CE(source logits, P[y_t]).
+
+    P[j] is the mean over the training images of class j of what the pretrained network predicts, a distribution over
+    the classes of its classifier: the paper's direct way. Its other way, the inverse of a mapping learnt from source to
+    target, and the calibration of predictions need held-out source images, and are left out. The source classes are
+    those that the pretrained classifier knows: all of its own or, where a source is given, that source's.
+    """
+
+    uses_classifier = True
+
+    def __init__(self, settings: Settings, network: Network) -> None:
+        super().__init__(settings, network)
+        if network.source_matched is None or not network.source_matched.any():
+            raise ValueError(
+                "weights: cotuning needs a pretrained classifier that knows the source's classes, and it knows none of "
+                "them; leave source out, so that its own classes are taken, and give weights with a classifier"
+            )
+        device = next(network.parameters()).device
+        self.known = network.source_matched.nonzero().flatten().to(device)
+        """int64: the source classes that the pretrained classifier has."""
+        classes = network.body.get_classifier().out_features
+        self.relationship = torch.zeros(classes, len(self.known), device=device)
+        """float32[K_t, known]: P."""
+        self.state = {"relationship": self.relationship}
+
+    def prepare(self, network: Network, batches: Batches) -> None:
+        means = class_means(network, batches(), len(self.relationship), network.known_source_logits).probabilities
+        assert means is not None
+        self.relationship.copy_(means[:, self.known.cpu()])
+
+    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
+        (images,) = inputs
+        features = network.features(images)
+        source_logits = network.source_logits(features)[:, self.known]
+        target = self.cross_entropy(network.target_logits(features), draw.label).mean()
+        source = F.cross_entropy(source_logits, self.relationship[draw.label])
+        return target + self.settings.cotuning_weight * source

@@ -1,0 +1,39 @@
+"""L2-SP (Li, Grandvalet, Davoine 2018, arXiv 1802.01483): weights are drawn to where they started, not to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..models import Network
+from ..sampling import Draw
+from ..settings import Settings
+from .finetune import Finetune
+
+
+class L2SP(Finetune):
+    """CE(target logits, y_t) + l2sp_alpha / 2 |w - w0|^2 + l2sp_beta / 2 |w_head|^2.
+
+    w are all pretrained parameters, those of normalisation layers among them, and w0 what they were at the start. These
+    terms take the place of weight decay, which the optimiser is given as zero.
+    """
+
+    def __init__(self, settings: Settings, network: Network) -> None:
+        super().__init__(settings, network)
+        self.weight_decay = 0.0
+        self.start = flat(network.parameter_groups()[0]).detach()
+        """float32[n]: w0, of all parameters one after the other."""
+        self.state = {"start": self.start}
+
+    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
+        pretrained, head = map(flat, network.parameter_groups())
+        way = pretrained - self.start
+        penalty = (self.settings.l2sp_alpha * way.dot(way) + self.settings.l2sp_beta * head.dot(head)) / 2
+        return super().loss(network, inputs, draw) + penalty
+
+
+def flat(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """All parameters in one vector, which makes one operation of many."""
+    return torch.cat([parameter.flatten() for parameter in parameters])

@@ -1,0 +1,32 @@
+"""RIFLE (Li, Xiong, An, Xu, Dou 2020, arXiv 2007.03349): the head is re-initialised several times while training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..models import Network
+from ..sampling import hash_integers
+from .finetune import Finetune
+
+_HEAD = 2  # what the seed is for, beside sampling's uses
+
+
+class Rifle(Finetune):
+    """CE(target logits, y_t); the run has rifle_periods equal parts, and all but the first begin with a new head.
+
+    A new head gets random weights as the first did, from the seed and the step alone, and no momentum. Its learning
+    rate is that of all methods; the authors' code can also restart it in each part.
+    """
+
+    def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
+        periods = self.settings.rifle_periods
+        if step not in [steps * period // periods for period in range(1, periods)]:
+            return
+        head = network.body.get_classifier()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(hash_integers(self.settings.seed, _HEAD, step))
+            new = nn.Linear(head.in_features, head.out_features, head.bias is not None)
+        head.load_state_dict(new.state_dict())
+        for parameter in head.parameters():
+            optimizer.state.pop(parameter, None)
