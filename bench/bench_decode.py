@@ -1,5 +1,8 @@
 """Decoding JPEG files of about 500 x 375 to a short side of 256: DALI, torchvision and Pillow; and making a pool.
 
+`windows` are 224 x 224 pixels of images that are not resized, in batches as a stream decodes them: DALI decodes no more
+than them, torchvision whole images.
+
 `build` is all that a first start does: reading headers, decoding, and writing the cached pool to disk; `decode_only`
 decodes the same files with the same decoder and drops the images.
 
@@ -8,10 +11,10 @@ python -m pytest bench/bench_decode.py --benchmark-only -s
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +23,30 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 import torch
-from conftest import CORES, THREADS, median_seconds_in_turn
+from conftest import THREADS, median_seconds_in_turn
+from photos import all_cores, write_photos
 from torch import Tensor
 
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decode import make_decoder
 from xmixup_fast.data.pools import PoolBuilder
 
-SIZES = ((375, 500), (333, 500), (500, 375))
 SHORT_SIDE = 256
 FILES, REPEATS, ROUNDS = 64, 4, 5
 IMAGES = FILES * REPEATS
 """Every file is decoded several times."""
-
-
-def natural(height: int, width: int, random: np.random.Generator) -> PIL.Image.Image:
-    """Smooth noise at eight scales, the finer the weaker: 2.8 bits per pixel as JPEG, as photographs have."""
-    pixels = np.zeros((height, width, 3), np.float32)
-    for scale in 2 ** np.arange(1, 9):
-        for channel in range(3):
-            noise = PIL.Image.fromarray(random.normal(size=(scale, scale)).astype(np.float32))
-            pixels[..., channel] += np.asarray(noise.resize((width, height), PIL.Image.Resampling.BICUBIC)) / scale**0.3
-    return PIL.Image.fromarray((120 + 55 * pixels / pixels.std()).clip(0, 255).astype(np.uint8))
+WINDOW, BATCH = 224, 32
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(0)
-    for i in range(FILES):
-        natural(*SIZES[i % len(SIZES)], random).save(folder / f"{i:03d}.jpg", quality=90)
-    return [Sample(FileImage(path), 0) for path in sorted(folder.iterdir())] * REPEATS
+    return [Sample(FileImage(path), 0) for path in write_photos(tmp_path_factory.mktemp("photos"), FILES)] * REPEATS
 
 
 @pytest.fixture(autouse=True)
-def all_cores() -> Iterator[None]:
-    """Lets the decoders' threads, which inherit this, run on every core; OMP_PROC_BIND binds the main thread to one."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, CORES)
-    yield
-    os.sched_setaffinity(0, before)
+def decode_on_all_cores() -> Iterator[None]:
+    with all_cores():
+        yield
 
 
 def with_library(name: str, samples: list[Sample]) -> Callable[[], list[Tensor]]:
@@ -99,6 +86,35 @@ def test_decode(benchmark: Any, samples: list[Sample]) -> None:
     rates = {name: IMAGES / seconds for name, seconds in medians.items()}
     benchmark.extra_info.update(seconds=medians, images_per_second=rates)
     print("\ndecode, images/s: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()))
+
+
+@pytest.mark.benchmark(group="windows")
+def test_windows(benchmark: Any, samples: list[Sample]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = [sample.image for sample in samples]
+    decoders = {name: make_decoder(name, None, torch.device("cpu"), THREADS, print) for name in ("dali", "torchvision")}
+    sizes = [image.shape[:2] for image in decoders["torchvision"].decode(images) if isinstance(image, Tensor)]
+    windows = [
+        [*(int(torch.randint(extent - WINDOW + 1, (), generator=generator)) for extent in size), WINDOW, WINDOW]
+        for size in sizes
+    ]
+    with ThreadPoolExecutor(THREADS) as workers:
+        crops = {name: decoder.cropper(workers) for name, decoder in decoders.items()}
+
+        def batches(name: str) -> Iterator[Tensor]:
+            for begin in range(0, IMAGES, BATCH):
+                yield crops[name](images[begin : begin + BATCH], windows[begin : begin + BATCH])
+
+        def run(name: str) -> int:
+            return sum(map(len, batches(name)))
+
+        for got, expected in zip(batches("dali"), batches("torchvision"), strict=True):
+            assert torch.equal(got, expected)
+        sides = {name: partial(run, name) for name in crops}
+        medians = benchmark.pedantic(median_seconds_in_turn, args=(sides, ROUNDS), rounds=1)
+    ratio = medians["torchvision"] / medians["dali"]
+    benchmark.extra_info.update(seconds=medians, whole_over_windows=ratio)
+    print(f"\nwindows: whole images take {ratio:.2f} times as long")
 
 
 @pytest.mark.benchmark(group="pool")

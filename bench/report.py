@@ -32,7 +32,14 @@ def main() -> None:
     results: Results = {}
     for benchmark in run["benchmarks"]:
         results.setdefault(benchmark["group"], []).append(benchmark["extra_info"])
-    sections = [machine(run), goals(results), mix_table(results), others(results), alloc_table(results)]
+    sections = [
+        machine(run),
+        goals(results),
+        mix_table(results),
+        others(results),
+        data_table(results),
+        alloc_table(results),
+    ]
     write_between_markers(DOCS / "performance.md", "\n\n".join(sections))
     plot_growth(results, DOCS / "performance.png")
 
@@ -71,6 +78,14 @@ def goals(results: Results) -> str:
     add("loss: eager / fused", "at least 2", loss, loss >= 2)
     step = only(results, "step-in-turn")["over_finetune"]["xmixup"]
     add("step: xmixup / finetune", "at most 1.05", step, step <= 1.05)
+    for decoder, pool in pools(results).items():
+        ratio = pool["build_over_decode_only"]
+        add(f"pool: rate of building / of decoding alone ({decoder})", "at least 0.9", ratio, ratio >= 0.9)
+    over = only(results, "epoch")["over_resident"]
+    add("epoch: dataloader / resident", "at least 20", over["dataloader"], over["dataloader"] >= 20)
+    add("epoch: timm / resident", "at least 10", over["timm"], over["timm"] >= 10)
+    select = 1 / only(results, "select-in-turn")["over_forward"]
+    add("select: rate of selection / of the bare network", "at least 0.9", select, select >= 0.9)
     return table(("ratio of medians", "goal", "measured", ""), rows)
 
 
@@ -105,6 +120,39 @@ def others(results: Results) -> str:
         ),
     ]
     return table(("", "time (multiples of the first)"), rows)
+
+
+def data_table(results: Results) -> str:
+    """Decoders, pools, epochs and selection; ratios alone, as rates are the machine's."""
+    rates, over = only(results, "decode")["images_per_second"], only(results, "epoch")["over_resident"]
+    over_pil = {name: rate / rates["pil"] for name, rate in rates.items()}
+    select, windows = only(results, "select-in-turn"), only(results, "windows")["whole_over_windows"]
+
+    def ratios(values: dict[str, float]) -> str:
+        return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+
+    rows = [
+        (
+            "decoding: rate, in multiples of Pillow's",
+            ratios(over_pil),
+        ),
+        (
+            "building a pool: rate, in multiples of decoding alone",
+            ratios({decoder: pool["build_over_decode_only"] for decoder, pool in pools(results).items()}),
+        ),
+        ("windows alone (DALI): rate, in multiples of whole images' (torchvision)", f"{windows:.3g}"),
+        ("epoch: time, in multiples of resident's", ratios(over)),
+        (f"selection, {select['model']}: time, in multiples of the bare network's", f"{select['over_forward']:.3g}"),
+    ]
+    return table(("images", "ratios"), rows)
+
+
+def pools(results: Results) -> dict[str, dict[str, Any]]:
+    """What was measured of building pools, by decoder."""
+    measured = {pool["decoder"]: pool for pool in results.get("pool", [])}
+    if measured.keys() != {"dali", "torchvision"}:
+        raise SystemExit(f"expected the group pool with dali and torchvision, got {sorted(measured)}: run all of bench")
+    return measured
 
 
 def alloc_table(results: Results) -> str:

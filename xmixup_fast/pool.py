@@ -120,19 +120,20 @@ class ImagePool:
 
         ``size`` is what they need in all, in bytes; where it is too small, the buffer is made larger.
         """
-        pixels = torch.empty(size, dtype=torch.uint8)
+        pixels = np.empty(size, dtype=np.uint8)
         offsets: list[int] = [0]
         sizes: list[Sequence[int]] = []
         labels: list[int] = []
         for image, label in images:
             begin, end = offsets[-1], offsets[-1] + image.numel()
-            if end > pixels.numel():
-                pixels.resize_(end + end // 8)
-            pixels[begin:end].view(image.shape).copy_(image)
+            if end > pixels.size:
+                pixels.resize(end + end // 8, refcheck=False)
+            # NumPy copies in this thread; torch's threads would spin, and decoding be kept from the cores.
+            pixels[begin:end] = image.numpy().ravel()
             offsets.append(end)
             sizes.append(image.shape[:2])
             labels.append(label)
-        return cls(pixels[: offsets[-1]], *_tables(offsets[:-1], sizes, labels))
+        return cls(torch.from_numpy(pixels)[: offsets[-1]], *_tables(offsets[:-1], sizes, labels))
 
     @staticmethod
     def write(path: str | os.PathLike[str], images: Iterable[tuple[Tensor, int]]) -> None:

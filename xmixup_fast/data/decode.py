@@ -57,6 +57,24 @@ class Encoded:
     header: Header
 
 
+@dataclass(frozen=True, eq=False)
+class Opened(Image):
+    """An image whose header has been read."""
+
+    image: Image
+    header: Header
+
+    @property
+    def name(self) -> str:
+        return self.image.name
+
+    def read(self) -> bytes:
+        return self.image.read()
+
+    def stamp(self) -> str:
+        return self.image.stamp()
+
+
 class Decoder(ABC):
     """Decodes images to RGB, turned upright as their EXIF data say, with their short side resized with antialiasing.
 
@@ -129,7 +147,8 @@ def read(image: Image) -> Encoded | BadFile:
     """An image's bytes, if they are of a known format and not too large."""
     try:
         data = bytearray(image.read())
-        return Encoded(image.name, np.frombuffer(data, dtype=np.uint8), read_header(io.BytesIO(data)))
+        header = image.header if isinstance(image, Opened) else read_header(io.BytesIO(data))
+        return Encoded(image.name, np.frombuffer(data, dtype=np.uint8), header)
     except Exception as error:  # on damaged bytes parsers raise almost anything
         return BadFile(image.name, _reason(error))
 

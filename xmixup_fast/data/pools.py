@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 from ..files import write_text
 from ..memory import format_bytes
 from ..pool import ImagePool
-from .dataset import BadFile, Sample
-from .decode import Decoder, TorchvisionDecoder, in_order, read_header, resized_bytes
+from .dataset import BadFile, Image, Sample
+from .decode import Decoder, Header, Opened, TorchvisionDecoder, in_order, read_header, resized_bytes
 from .streams import Stream
 
 FORMAT = 1
@@ -120,8 +120,9 @@ class PoolBuilder:
     def _decoded(self, samples: Sequence[Sample], what: str) -> tuple[ImagePool, list[BadFile]]:
         """The pool, made in memory."""
         bad: list[BadFile] = []
-        size = self._check_size(samples, what)
-        return ImagePool.collect(self._decode(samples, what, bad), size), bad
+        headers = self._headers(samples)
+        size = self._check_size(headers, what)
+        return ImagePool.collect(self._decode(samples, what, bad, headers), size), bad
 
     def _cached(self, samples: Sequence[Sample], what: str, cache: Path) -> tuple[ImagePool, list[BadFile]]:
         """The pool, out of the cache if it is there."""
@@ -131,11 +132,12 @@ class PoolBuilder:
             self._check(found[0].pixels.numel(), what)
             self.say(f"{what}: {len(found[0])} from the cache, {path}")
             return found
-        self._check_size(samples, what)
+        headers = self._headers(samples)
+        self._check_size(headers, what)
         bad: list[BadFile] = []
         with _writing_to(cache):
             _remove_stale(cache)
-            ImagePool.write(path, self._decode(samples, what, bad))
+            ImagePool.write(path, self._decode(samples, what, bad, headers))
             # Written last: a pool without its list is not taken for whole.
             write_text(_list_of_bad(path), json.dumps(bad))
         return ImagePool.load(path), bad
@@ -173,12 +175,21 @@ class PoolBuilder:
         again = [sample.image for sample in samples if sample.image.name in names]
         return not again or not any(isinstance(result, Tensor) for result in self.decoder.decode(again))
 
-    def _decode(self, samples: Sequence[Sample], what: str, bad: list[BadFile]) -> Iterator[tuple[Tensor, int]]:
+    def _decode(
+        self,
+        samples: Sequence[Sample],
+        what: str,
+        bad: list[BadFile],
+        headers: Iterable[Header | None] = repeat(None),
+    ) -> Iterator[tuple[Tensor, int]]:
         """The images that can be decoded, with their labels; the others are added to ``bad``."""
         from tqdm import tqdm
 
         started = time.perf_counter()
-        results = self.decoder.decode(sample.image for sample in samples)
+        results = self.decoder.decode(
+            Opened(sample.image, header) if header else sample.image
+            for sample, header in zip(samples, headers, strict=False)
+        )
         # disable=None: no bar where stderr is not a terminal.
         for sample, result in tqdm(
             zip(samples, results, strict=True),
@@ -195,22 +206,16 @@ class PoolBuilder:
         seconds = time.perf_counter() - started
         self.say(f"{what}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s")
 
-    def _check_size(self, samples: Sequence[Sample], what: str) -> int:
-        """Bytes of the images, as their headers tell, once they are found to fit the budget."""
+    def _headers(self, samples: Sequence[Sample]) -> list[Header | None]:
+        """The images' headers; None for those that cannot be read: bad files are named when they are decoded."""
         with ThreadPoolExecutor(self.decoder.threads) as workers:
-            size = sum(in_order(workers, self._size, _lists(samples, 64), 8))
+            return list(chain.from_iterable(in_order(workers, _headers_of, _lists(samples, 64), 8)))
+
+    def _check_size(self, headers: Sequence[Header | None], what: str) -> int:
+        """Bytes of the images, as their headers tell, once they are found to fit the budget."""
+        size = sum(resized_bytes(header, self.decoder.short_side) for header in headers if header)
         self._check(size, what)
         return size
-
-    def _size(self, samples: Sequence[Sample]) -> int:
-        total = 0
-        for sample in samples:
-            try:
-                with sample.image.open() as stream:
-                    total += resized_bytes(read_header(stream), self.decoder.short_side)
-            except Exception:  # bad files are named when they are decoded
-                continue
-        return total
 
     def _check(self, size: int, what: str) -> None:
         if self.budget is not None and self.bytes + size > self.budget:
@@ -231,6 +236,18 @@ def _writing_to(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(f"cache: {cache}: {error.strerror or error}; name another folder, or none") from error
+
+
+def _headers_of(samples: Sequence[Sample]) -> list[Header | None]:
+    return [_header_of(sample.image) for sample in samples]
+
+
+def _header_of(image: Image) -> Header | None:
+    try:
+        with image.open() as stream:
+            return read_header(stream)
+    except Exception:  # on damaged bytes parsers raise almost anything
+        return None
 
 
 def _list_of_bad(pool: Path) -> Path:
