@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,11 @@ class Prepared:
         return self.method.inputs(draw, self.renderer), titles
 
 
-def prepare(settings: Settings, say: Callable[[str], object]) -> Prepared:
+def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | None = None) -> Prepared:
     """Makes a run ready, by resolved settings; ``say`` gets lines for the user.
+
+    For a run that goes on, ``resumed`` is its folder: what was selected is read there, and the method, whose state is
+    to be loaded, measures nothing.
 
     Raises ValueError, FileNotFoundError and OSError as :func:`xmixup_fast.fit` does.
     """
@@ -77,10 +81,11 @@ def prepare(settings: Settings, say: Callable[[str], object]) -> Prepared:
         train = images.of["train"]
         return Renderer(train, None, network.mean, network.std, settings.image_size).batches(train, settings.batch_size)
 
-    chosen = _choose(settings, network, batches, target, source, images, say) if source else None
+    chosen = _choose(settings, network, batches, target, source, images, say, resumed) if source else None
     images.check()
     say(images.builder.storage())
-    method.prepare(network, batches)
+    if resumed is None:
+        method.prepare(network, batches)
     train, val, test = images.of.values()
     say(
         f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(train)} training, "
@@ -134,8 +139,11 @@ def _choose(
     source: Dataset,
     images: _Images,
     say: Callable[[str], object],
+    resumed: Path | None,
 ) -> _Chosen:
-    """Selects source classes or images, and decodes what is chosen alone."""
+    """Selects source classes or images, or reads what a run that goes on has; decodes what is chosen alone."""
+    if resumed:
+        settings = replace(settings, selection_file=str(resumed / "selection.json"))
     try:
         started = time.perf_counter()
         chooser = selector.Selector(settings, network, images.builder.decoder, say, images.builder.bad)
@@ -154,7 +162,10 @@ def _choose(
         index = Auxiliary.of_images(pool, places)
     else:
         index = Auxiliary.of(pool, selection.chosen)
-    return _Chosen(pool, index, selector.report(settings, selection, target, source), seconds)
+    report = selector.report(settings, selection, target, source)
+    if resumed:
+        report = json.loads((resumed / "selection.json").read_text(encoding="utf-8"))
+    return _Chosen(pool, index, report, seconds)
 
 
 class _Images:

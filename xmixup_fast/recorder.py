@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .files import replacing, write_text
+from .settings import Settings
 
 PICTURE_IMAGES = 16
 """Images of the first batch that batch.png shows."""
@@ -21,13 +22,19 @@ PICTURE_IMAGES = 16
 class Recorder:
     """Writes one run to its folder: config.yaml, selection.json, batch.png, metrics.jsonl and summary.json.
 
-    Nothing is written before the first file is. Raises FileExistsError where the folder already holds a run.
+    Nothing is written before the first file is. Raises FileExistsError where the folder already holds a run that is not
+    to be resumed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if (folder / "config.yaml").exists():
-            raise FileExistsError(f"output: {folder} already holds a run; name another folder, or remove it")
+    def __init__(self, folder: Path, resume: bool = False) -> None:
+        config = folder / "config.yaml"
+        if config.exists() and not resume:
+            raise FileExistsError(
+                f"output: {folder} already holds a run; name another folder, remove it, or go on with --resume auto"
+            )
         self.folder = folder
+        self.settings = Settings.from_yaml(config) if config.exists() else None
+        """Those of the run that the folder holds."""
         self._metrics: list[str] = []
         self._bar: Any = None
 
@@ -69,12 +76,12 @@ class Recorder:
             figure.savefig(aside, format="png", dpi=120)
 
     @contextmanager
-    def progress(self, images: int) -> Iterator[None]:
+    def progress(self, images: int, done: int = 0) -> Iterator[None]:
         """Shows a progress bar over the run's images while it lasts, where stderr is a terminal."""
         from tqdm import tqdm
 
         # disable=None: no bar where stderr is not a terminal.
-        with tqdm(total=images, unit=" images", leave=False, disable=None) as self._bar:
+        with tqdm(total=images, initial=done, unit=" images", leave=False, disable=None) as self._bar:
             yield
         self._bar = None
 
@@ -86,12 +93,20 @@ class Recorder:
     def epoch(self, metrics: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl and says it."""
         self._metrics.append(json.dumps(metrics) + "\n")
-        write_text(self.folder / "metrics.jsonl", "".join(self._metrics))
+        self._write_metrics()
         validation = "" if metrics["val_accuracy"] is None else f"validation {metrics['val_accuracy']:.2f} %  "
         self.say(
             f"epoch {metrics['epoch']:3d}  step {metrics['step']:5d}  loss {metrics['train_loss']:.3f}  "
             f"{validation}{metrics['images_per_second']:.1f} images/s"
         )
+
+    def resume(self, metrics: Sequence[dict[str, Any]]) -> None:
+        """Takes metrics.jsonl back to these lines: a killed run may have written more than its last checkpoint."""
+        self._metrics = [json.dumps(line) + "\n" for line in metrics]
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        write_text(self.folder / "metrics.jsonl", "".join(self._metrics))
 
     def summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import os
 import types
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,6 +144,14 @@ class Settings:
     """Where to train: cpu, cuda, cuda:1; auto takes a GPU where there is one."""
     threads: int | None = None
     """CPU threads; PyTorch's default if not given."""
+    resume: Literal["never", "auto"] = "never"
+    """Go on with the run that the output folder holds, or begin one where it holds none (auto)."""
+    checkpoint_minutes: float = 10.0
+    """Minutes from one checkpoint to the next; there is one at the end, too."""
+    checkpoint_steps: int | None = None
+    """Steps from one checkpoint to the next, besides."""
+    checkpoints_kept: int = 2
+    """How many checkpoints stay in the run folder."""
     output: str | None = None
     """Run folder; runs/TIME-METHOD-TARGET-sSEED if not given."""
 
@@ -149,9 +159,9 @@ class Settings:
         for name, hint in typing.get_type_hints(type(self)).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
-        for name in (*counts, "val_interval", "bss_k", "rifle_periods"):
+        for name in (*counts, "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods"):
             self._check(name, "a positive number", lambda value: value >= 1)
-        for name in ("lr", "head_lr_multiplier", "alpha", "seqtrain_share"):
+        for name in ("lr", "head_lr_multiplier", "alpha", "seqtrain_share", "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
         penalties = ("weight_decay", "l2sp_alpha", "l2sp_beta", "delta_alpha", "bss_eta")
         for name in ("unmixed_epochs", "source_weight", "cotuning_weight", *penalties):
@@ -193,6 +203,40 @@ class Settings:
     def to_yaml(self) -> str:
         """All settings as YAML text, which :meth:`from_yaml` reads."""
         return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+HOW = (
+    *("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test"),
+    *("resume", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept"),
+)
+"""Settings that say where and how something is computed, not what."""
+
+
+def identity(settings: Settings) -> str:
+    """A hash of the settings that matter, 15 hexadecimal digits.
+
+    Defaults are among them: where a default changes, it is another run. Settings that are not given (None) are left
+    out, so that a new optional setting changes nothing.
+    """
+    values = asdict(replace(settings, resize=settings.resize or settings.short_side))
+    values = {name: value for name, value in values.items() if value is not None and name not in HOW}
+    return hashed(json.dumps(values, sort_keys=True))
+
+
+def hashed(text: str) -> str:
+    """15 hexadecimal digits: a number of 60 bits, small enough for a place in a file."""
+    return hashlib.sha256(text.encode()).hexdigest()[:15]
+
+
+def check_same(before: Settings, now: Settings, folder: os.PathLike[str]) -> None:
+    """Raises ValueError, which names them, where settings that matter have changed since a run began."""
+    changed = [
+        f"{field.name} {getattr(before, field.name)} (now {getattr(now, field.name)})"
+        for field in fields(Settings)
+        if field.name not in HOW and getattr(before, field.name) != getattr(now, field.name)
+    ]
+    if changed:
+        raise ValueError(f"resume: the run in {os.fspath(folder)} has {', '.join(changed)}; name another output")
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:

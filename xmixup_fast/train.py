@@ -22,6 +22,7 @@ from dataclasses import dataclass, fields
 
 import tyro
 
+from .interruption import Interrupted
 from .settings import Settings, read_yaml
 
 
@@ -54,12 +55,18 @@ def parse(
 
 
 def command(what: Callable[[Settings], object], arguments: Sequence[str], prog: str, description: str | None) -> int:
-    """Does something with the settings that the command line gives; returns 0, or 2 for what the user can mend."""
+    """Does something with the settings that the command line gives.
+
+    Returns the exit status: 0, 2 for what the user can mend, or 128 and a signal's number.
+    """
     try:
         what(parse(arguments, prog, description))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return 128 + error.number
     return 0
 
 

@@ -7,9 +7,9 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 
 from . import __version__, models
+from .checkpoints import Checkpoint, Checkpoints
+from .data.dataset import BadFile
 from .files import default_cache
+from .interruption import Interrupted, catching_signals
 from .methods import METHODS, Method
 from .models import Network
 from .pool import Images
@@ -26,7 +29,7 @@ from .preparation import prepare
 from .recorder import Recorder
 from .rendering import Renderer
 from .sampling import Draw, Sampler
-from .settings import Settings
+from .settings import Settings, check_same, identity
 
 
 class Trainer:
@@ -45,19 +48,15 @@ class Trainer:
         self.steps = self.first_steps + sampler.steps
         """Of the whole run."""
         self._draws = self._draws_from_here()
-        pretrained, new = network.parameter_groups()
-        groups: list[dict[str, Any]] = [
-            {"params": pretrained},
-            {"params": new, "lr": settings.lr * settings.head_lr_multiplier},
-        ]
+        self.rates = (settings.lr, settings.lr * settings.head_lr_multiplier)
+        """At the start, of pretrained parameters and of new heads."""
         self.optimizer = torch.optim.SGD(
-            groups,
+            [{"params": parameters} for parameters in network.parameter_groups()],
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=method.weight_decay,
             nesterov=settings.momentum > 0,
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
     def step(self) -> Tensor:
         """Draws, mixes, and updates the network once. Returns the loss, a detached scalar on the network's device."""
@@ -66,10 +65,45 @@ class Trainer:
         loss = self.method.loss(self.network, self.method.inputs(draw, self.renderer), draw)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self._rate(self.steps_done)
         self.optimizer.step()
-        self.schedule.step()
         self.steps_done += 1
         return loss.detach()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that the steps to come depend on, besides settings and data; not copied."""
+        state = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        state |= {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
+        for number, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{number}.{name}": value for name, value in values.items() if value is not None}
+        state["random.cpu"] = torch.get_rng_state()  # of layers such as dropout
+        if torch.cuda.is_available():
+            state["random.cuda"] = torch.cuda.get_rng_state()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor], steps_done: int) -> None:
+        """Takes over what :meth:`state_dict` gave after a number of steps.
+
+        Raises ValueError or RuntimeError where it is of another network or method.
+        """
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("network", "method", "optimizer", "random")}
+        for name, tensor in state.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.network.load_state_dict(parts["network"])
+        self.method.load_state_dict(parts["method"])
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.optimizer.state.clear()
+        for name, tensor in parts["optimizer"].items():
+            number, _, what = name.partition(".")
+            parameter = parameters[int(number)]
+            self.optimizer.state[parameter][what] = torch.empty_like(parameter).copy_(tensor)
+        torch.set_rng_state(parts["random"]["cpu"])
+        if "cuda" in parts["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(parts["random"]["cuda"])
+        self.steps_done = steps_done
+        self._draws = self._draws_from_here()
 
     def _draws_from_here(self) -> Iterator[Draw]:
         steps = range(self.steps_done, self.steps)
@@ -113,7 +147,8 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
     caller are left as they were.
 
     Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
-    for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite.
+    for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
+    OSError where a checkpoint cannot be written; Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
     settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
     with reproducible(settings):
@@ -121,16 +156,28 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
 
 
 def _run(settings: Settings) -> Result:
-    """A run with resolved settings."""
-    recorder = Recorder(Path(str(settings.output)))
-    run = prepare(settings, recorder.say)
-    recorder.config(settings.to_yaml())
-    if run.report is not None:
-        recorder.selection(run.report)
-    recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
+    """A run with resolved settings, or the rest of one."""
+    folder = Path(str(settings.output))
+    recorder = Recorder(folder, resume=settings.resume == "auto")
+    if recorder.settings is not None:
+        check_same(recorder.settings, settings, folder)
+    checkpoints = Checkpoints(folder / "checkpoints", identity(settings), settings.checkpoints_kept)
+    checkpoint = checkpoints.newest(recorder.say)
+    run = prepare(settings, recorder.say, folder if checkpoint else None)
     trainer = Trainer(run.network, run.method, run.sampler, run.renderer, settings)
-    seconds, val_accuracy = _train(trainer, run.val, settings.val_interval, recorder)
-    models.save(run.network, recorder.folder / "model.safetensors", settings.image_size)
+    progress = Progress(bad=run.bad)
+    if checkpoint:
+        progress = Progress.of(checkpoint, run.bad)
+        recorder.resume(progress.metrics)
+        trainer.load_state_dict(checkpoint.tensors, checkpoint.step)
+        recorder.say(f"going on after step {checkpoint.step} of {trainer.steps}")
+    else:
+        recorder.config(settings.to_yaml())
+        if run.report is not None:
+            recorder.selection(run.report)
+        recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
+    _train(trainer, run.val, settings, progress, recorder, checkpoints)
+    models.save(run.network, folder / "model.safetensors", settings.image_size)
 
     # The test images are not looked at before all is decided.
     test_accuracy = trainer.evaluate(run.test.to(settings.device)) if settings.test else None
@@ -147,11 +194,11 @@ def _run(settings: Settings) -> Result:
         "num_train": len(run.train),
         "num_val": len(run.val),
         "num_test": len(run.test),
-        "bad_files": {"count": len(run.bad), "files": [item._asdict() for item in run.bad]},
-        "val_accuracy": round(val_accuracy, 4),
+        "bad_files": {"count": len(progress.bad), "files": [item._asdict() for item in progress.bad]},
+        "val_accuracy": round(progress.val_accuracy, 4),
         "test_accuracy": None if test_accuracy is None else round(test_accuracy, 4),
-        "train_seconds": round(sum(seconds), 3),
-        "seconds_per_step": round(statistics.median(seconds), 6),
+        "train_seconds": round(sum(progress.seconds), 3),
+        "seconds_per_step": round(statistics.median(progress.seconds), 6),
         "selection_seconds": round(run.selection_seconds, 3),
         "versions": {
             "xmixup_fast": __version__,
@@ -162,54 +209,98 @@ def _run(settings: Settings) -> Result:
     }
     recorder.summary(summary)
     tested = "not tested" if test_accuracy is None else f"test {test_accuracy:.2f} %"
-    recorder.say(f"{tested}  {sum(seconds):.1f} s of training  {recorder.folder}")
+    recorder.say(f"{tested}  {sum(progress.seconds):.1f} s of training  {recorder.folder}")
     return Result(recorder.folder, run.network, summary, run.report)
 
 
-def _train(trainer: Trainer, val: Images, val_interval: int, recorder: Recorder) -> tuple[list[float], float]:
-    """All steps, with a validation after every ``val_interval`` epochs, a first phase being epoch 0, and at the end.
+@dataclass
+class Progress:
+    """What is known of a run so far."""
 
-    Returns the seconds of each step, and the last accuracy.
+    seconds: list[float] = field(default_factory=list)
+    """Of each step."""
+    losses: list[float] = field(default_factory=list)
+    """Of the steps of the epoch at hand."""
+    val_accuracy: float = 0.0
+    """In percent, when it was last measured."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of metrics.jsonl."""
+    bad: list[BadFile] = field(default_factory=list)
+    """Images that are left out."""
+
+    def checkpoint(self, trainer: Trainer) -> Checkpoint:
+        """The trainer's state, and this."""
+        tensors = trainer.state_dict()
+        for name in ("seconds", "losses"):
+            tensors[f"progress.{name}"] = torch.tensor(getattr(self, name), dtype=torch.float64)
+        notes = {"val_accuracy": self.val_accuracy, "metrics": self.metrics, "bad": self.bad}
+        return Checkpoint(trainer.steps_done, tensors, notes)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, bad: Sequence[BadFile]) -> Progress:
+        """What :meth:`checkpoint` kept, whose tensors it takes away; and images that were found to be bad since."""
+        seconds, losses = (checkpoint.tensors.pop(f"progress.{name}").tolist() for name in ("seconds", "losses"))
+        notes = checkpoint.notes
+        known = dict.fromkeys([*(BadFile(*item) for item in notes["bad"]), *bad])
+        return cls(seconds, losses, notes["val_accuracy"], notes["metrics"], list(known))
+
+
+def _train(
+    trainer: Trainer, val: Images, settings: Settings, progress: Progress, recorder: Recorder, checkpoints: Checkpoints
+) -> None:
+    """All steps to come, with validations and checkpoints as the settings say.
+
+    Raises Interrupted on SIGINT and SIGTERM, once a checkpoint is saved.
     """
     batch_size, first = trainer.batch_size, trainer.first_steps
     ends = {first: 0} | {first + step: epoch for step, epoch in trainer.sampler.epoch_ends().items()}
-    seconds: list[float] = []
-    losses: list[float] = []
-    val_accuracy = 0.0
-    with recorder.progress(trainer.steps * batch_size):
-        for step in range(1, trainer.steps + 1):
-            lr = trainer.optimizer.param_groups[0]["lr"]
+    saved = time.monotonic()
+    with recorder.progress(trainer.steps * batch_size, trainer.steps_done * batch_size), catching_signals() as signal:
+        while trainer.steps_done < trainer.steps:
             started = time.perf_counter()
             loss = float(trainer.step())  # waits for the device, so that the time is the step's
-            seconds.append(time.perf_counter() - started)
-            losses.append(loss)
+            progress.seconds.append(time.perf_counter() - started)
+            progress.losses.append(loss)
+            step = trainer.steps_done
             if not math.isfinite(loss):
                 raise ValueError(f"lr: the loss became {loss} in step {step}; try a smaller learning rate")
             recorder.step(batch_size, loss)
             if step in ends:
-                validated = ends[step] % val_interval == 0 or step == trainer.steps
+                validated = ends[step] % settings.val_interval == 0 or step == trainer.steps
                 if validated:
-                    val_accuracy = trainer.evaluate(val)
-                spent = sum(seconds[-len(losses) :])
-                recorder.epoch(
-                    {
-                        "epoch": ends[step],
-                        "step": step,
-                        "lr": lr,
-                        "train_loss": statistics.fmean(losses),
-                        "val_accuracy": round(val_accuracy, 4) if validated else None,
-                        "images_per_second": round(len(losses) * batch_size / spent, 2),
-                        "seconds": round(spent, 3),
-                    }
+                    progress.val_accuracy = trainer.evaluate(val)
+                spent = sum(progress.seconds[-len(progress.losses) :])
+                metrics = {
+                    "epoch": ends[step],
+                    "step": step,
+                    "lr": trainer.optimizer.param_groups[0]["lr"],
+                    "train_loss": statistics.fmean(progress.losses),
+                    "val_accuracy": round(progress.val_accuracy, 4) if validated else None,
+                    "images_per_second": round(len(progress.losses) * batch_size / spent, 2),
+                    "seconds": round(spent, 3),
+                }
+                progress.metrics.append(metrics)
+                recorder.epoch(metrics)
+                progress.losses = []
+            due = settings.checkpoint_steps is not None and step % settings.checkpoint_steps == 0
+            late = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            number = signal()
+            if due or late or number or step == trainer.steps:
+                checkpoints.save(progress.checkpoint(trainer))
+                saved = time.monotonic()
+            if number:
+                raise Interrupted(
+                    f"stopped after step {step} of {trainer.steps}; --resume auto --output {recorder.folder} goes on",
+                    number,
                 )
-                losses = []
-    return seconds, val_accuracy
 
 
 def resolved(settings: Settings) -> Settings:
     """The settings with every default that depends on others, on the machine or on the time filled in."""
     if METHODS[settings.method].uses_source and settings.source is None:
         raise ValueError(f"source: {settings.method} needs a folder of auxiliary images, got none")
+    if settings.resume == "auto" and settings.output is None:
+        raise ValueError("resume: auto goes on with the run of the folder output, got no output")
     name = run_name(settings.method, settings)
     return replace(
         settings,

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..settings import Settings, check_names, load_yaml
+from ..settings import Settings, check_names, hashed, identity, load_yaml
 
 BASELINE = "finetune"
 """The method that every other is compared with."""
 DATA = "{data}"
 """Stands for the data folder in the settings that name files."""
 NAMING_FILES = ("target", "source", "weights", "selection_file")
-WHERE = ("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test")
-"""Settings that say where and how something is computed, not what."""
-OWN = ("seed", "method", "output", "test")
+OWN = ("seed", "method", "output", "test", "resume")
 """Settings that the comparison gives each run."""
 COMMON = [item.name for item in fields(Settings) if item.name not in (*OWN, "target")]
 """Settings that may be common to all runs."""
@@ -54,19 +50,8 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """A hash of the settings that matter, 15 hexadecimal digits.
-
-        Defaults are among them: where a default changes, runs are other ones. Settings that are not given (None) are
-        left out, so that a new optional setting leaves the keys as they are.
-        """
-        values = asdict(replace(self.settings, resize=self.settings.resize or self.settings.short_side))
-        values = {name: value for name, value in values.items() if value is not None and name not in WHERE}
-        return hashed(json.dumps(values, sort_keys=True))
-
-
-def hashed(text: str) -> str:
-    """15 hexadecimal digits: a number of 60 bits, small enough for a place in a file."""
-    return hashlib.sha256(text.encode()).hexdigest()[:15]
+        """What tells it apart: see :func:`~xmixup_fast.settings.identity`."""
+        return identity(self.settings)
 
 
 def pair_key(pair: tuple[Run, Run]) -> str:

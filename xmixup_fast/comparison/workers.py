@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from ..settings import Settings
-from .plan import WHERE, Run, filled, pair_key
+from ..settings import HOW, Settings
+from .plan import Run, filled, pair_key
 from .results import Results
 
 COMMAND = [sys.executable, "-m", "xmixup_fast.comparison.worker"]
@@ -108,7 +108,7 @@ def _without_output(settings: Settings) -> dict[str, Any]:
 def _changed(settings: Settings) -> dict[str, Any]:
     """The settings that matter and are not the defaults, for the reader of a line; folders are left out."""
     defaults = {item.name: item.default for item in fields(Settings)}
-    values = {name: value for name, value in asdict(settings).items() if value != defaults[name] and name not in WHERE}
+    values = {name: value for name, value in asdict(settings).items() if value != defaults[name] and name not in HOW}
     return {name: json.loads(without_folders(json.dumps(value))) for name, value in values.items()}
 
 
