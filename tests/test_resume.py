@@ -273,7 +273,7 @@ def test_runs_that_are_killed_at_random_moments_end_alike() -> None:
     script = Path(__file__).parent / "kill_runs.py"
     root = str(script.parent.parent)
     done = subprocess.run(
-        [sys.executable, script, "--kills", "4", "--seed", "1"],
+        [sys.executable, script, "--kills", "2", "--seed", "1"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,

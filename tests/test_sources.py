@@ -741,7 +741,7 @@ def test_a_run_lists_the_bad_files_of_target_and_source(
         tables[name] = str(write_table(folders / f"{name}.csv", rows))
     assert main(flags(folders, tmp_path / "run", "--target", tables["target"], "--source", tables["a"])) == 2
     first, *lines, last = capsys.readouterr().err.splitlines()
-    assert last == "top_k: expected at most 4, the number of source classes, got 5"
+    assert last == "top_k: expected at most 4, the number of usable source classes, got 5"
     assert first == "error: 2 bad files; --bad-files skip trains without them:"
     names = [line.split(": ")[0].strip() for line in lines]
     assert names == [str(folders / name / "absent.png") for name in ("target", "a")]

@@ -57,6 +57,7 @@ class Trainer:
             weight_decay=method.weight_decay,
             nesterov=settings.momentum > 0,
         )
+        self._set_rates()
 
     def step(self) -> Tensor:
         """Draws, mixes, and updates the network once. Returns the loss, a detached scalar on the network's device."""
@@ -65,10 +66,9 @@ class Trainer:
         loss = self.method.loss(self.network, self.method.inputs(draw, self.renderer), draw)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self._rate(self.steps_done)
         self.optimizer.step()
         self.steps_done += 1
+        self._set_rates()
         return loss.detach()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -103,16 +103,19 @@ class Trainer:
         if "cuda" in parts["random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(parts["random"]["cuda"])
         self.steps_done = steps_done
+        self._set_rates()
         self._draws = self._draws_from_here()
 
     def _draws_from_here(self) -> Iterator[Draw]:
         steps = range(self.steps_done, self.steps)
         yield from self.renderer.feed(self.method.draw(self.sampler, step) for step in steps)
 
-    def _rate(self, step: int) -> float:
-        """The learning rate of a step, as a part of the first one's."""
-        done = step / self.first_steps if step < self.first_steps else (step - self.first_steps) / self.sampler.steps
-        return (1 + math.cos(math.pi * done)) / 2
+    def _set_rates(self) -> None:
+        """Gives the optimiser the next step's learning rates."""
+        step, first = self.steps_done, self.first_steps
+        done = step / first if step < first else (step - first) / self.sampler.steps
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * (1 + math.cos(math.pi * done)) / 2
 
     @torch.no_grad()
     def evaluate(self, images: Images) -> float:
@@ -257,6 +260,7 @@ def _train(
     saved = time.monotonic()
     with recorder.progress(trainer.steps * batch_size, trainer.steps_done * batch_size), catching_signals() as signal:
         while trainer.steps_done < trainer.steps:
+            lr = trainer.optimizer.param_groups[0]["lr"]
             started = time.perf_counter()
             loss = float(trainer.step())  # waits for the device, so that the time is the step's
             progress.seconds.append(time.perf_counter() - started)
@@ -273,7 +277,7 @@ def _train(
                 metrics = {
                     "epoch": ends[step],
                     "step": step,
-                    "lr": trainer.optimizer.param_groups[0]["lr"],
+                    "lr": lr,
                     "train_loss": statistics.fmean(progress.losses),
                     "val_accuracy": round(progress.val_accuracy, 4) if validated else None,
                     "images_per_second": round(len(progress.losses) * batch_size / spent, 2),
