@@ -11,7 +11,7 @@ python -m pytest bench/bench_step.py --benchmark-only -s --step-methods all -k i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -38,7 +38,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class UserMixup:
-    """Mixup as users write it, in the places of the trainer's sampler and of its method."""
+    """Mixup as users write it, in the places of the trainer's sampler, renderer and method."""
 
     steps = STEPS
     weight_decay = Settings.weight_decay
@@ -47,6 +47,7 @@ class UserMixup:
         self.images = [pool[i].permute(2, 0, 1).contiguous() for i in range(len(pool))]
         self.labels = pool.labels
         self.batch_size = settings.batch_size
+        self.size = settings.image_size
         self.mix = mix
         self.transform = v2.Compose(
             [
@@ -62,6 +63,9 @@ class UserMixup:
 
     def draw(self, sampler: UserMixup, step: int) -> Tensor:
         return torch.randint(0, len(self.images), (self.batch_size,))
+
+    def feed(self, draws: Iterator[Tensor]) -> Iterator[Tensor]:
+        return draws
 
     def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
         return
@@ -109,7 +113,7 @@ def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
         aux.labels.copy_(torch.arange(IMAGES) % SOURCE_CLASSES)
         names = [[f"{what}{i}" for i in range(n)] for what, n in (("t", TARGET_CLASSES), ("s", SOURCE_CLASSES))]
         network = models.build(settings.model, "none", *names).to(memory_format=torch.channels_last)
-        renderer = Renderer(target, aux, network.mean, network.std, settings.image_size)
+        renderer: Any = Renderer(target, aux, network.mean, network.std, settings.image_size)
         if side in METHODS:
             network.source_matched = torch.ones(SOURCE_CLASSES, dtype=torch.bool)  # as if it were pretrained
             offsets = torch.arange(TARGET_CLASSES + 1) * (IMAGES // TARGET_CLASSES)
@@ -121,7 +125,7 @@ def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
                 "torchvision": v2.MixUp(alpha=settings.alpha, num_classes=TARGET_CLASSES),
                 "timm": timm.data.Mixup(settings.alpha, label_smoothing=0, num_classes=TARGET_CLASSES),
             }
-            method = sampler = UserMixup(target, network, settings, mix[side])
+            method = sampler = renderer = UserMixup(target, network, settings, mix[side])
         made[side] = Trainer(network, method, sampler, renderer, settings)
     return made
 
