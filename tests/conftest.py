@@ -25,6 +25,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of target/ and source/, and of weights.safetensors, a network whose outputs are the source's classes."""
+    # Late: the operators' tests, which run under sanitizers, need neither torchvision nor timm.
+    from made import SOURCE, TARGET, write_folder
+
+    from xmixup_fast.models import build, save
+
+    folder = tmp_path_factory.mktemp("data")
+    write_folder(folder / "target", TARGET, 10)
+    write_folder(folder / "source", SOURCE, 4)
+    save(build("test_resnet", "none", sorted(SOURCE)), folder / "weights.safetensors", image_size=32)
+    return folder
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from made import SOURCE, TARGET, write_folder
 from safetensors.torch import load_file, save_file
 from test_train import arguments, flags, without_times
 
@@ -21,22 +20,12 @@ from xmixup_fast import checkpoints as module
 from xmixup_fast.checkpoints import Checkpoint, Checkpoints
 from xmixup_fast.interruption import Interrupted, catching_signals
 from xmixup_fast.methods import METHODS
-from xmixup_fast.models import build, save
+from xmixup_fast.models import build
 from xmixup_fast.recorder import Recorder
 from xmixup_fast.train import main
 from xmixup_fast.trainer import Result, fit
 
 STEPS = 8
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """target/ and source/, and weights.safetensors, a network whose outputs are the source's classes."""
-    folder = tmp_path_factory.mktemp("data")
-    write_folder(folder / "target", TARGET, 10)
-    write_folder(folder / "source", SOURCE, 4)
-    save(build("test_resnet", "none", sorted(SOURCE)), folder / "weights.safetensors", image_size=32)
-    return folder
 
 
 def run(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> Result:

@@ -14,7 +14,7 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
-from made import SOURCE, TARGET, write_folder
+from made import TARGET, write_folder
 from safetensors.torch import load_file
 from test_decode import DECODERS, HEIGHT, Bytes, encoded, kinds, made_decoder, photo
 from test_train import arguments, flags, without_times
@@ -22,7 +22,6 @@ from test_train import arguments, flags, without_times
 from xmixup_fast import Crops, ImagePool
 from xmixup_fast.data.dataset import Sample
 from xmixup_fast.data.streams import AHEAD, Stream
-from xmixup_fast.models import build, save
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.sampling import Auxiliary, Sampler
 from xmixup_fast.settings import Settings
@@ -225,16 +224,6 @@ def test_files_that_become_bad_are_named(name: str, short_side: int | None) -> N
         ValueError, match=r"(?s)no longer can:.*1\.jpg: .*4\.jpg: not a JPEG, PNG or WebP image|4\.jpg.*1\.jpg"
     ):
         list(stream.feed([sampler.draw(0).crops]))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """target/ and source/, and weights.safetensors, a network whose outputs are the source's classes."""
-    folder = tmp_path_factory.mktemp("data")
-    write_folder(folder / "target", TARGET, 10)
-    write_folder(folder / "source", SOURCE, 4)
-    save(build("test_resnet", "none", sorted(SOURCE)), folder / "weights.safetensors", image_size=SIZE)
-    return folder
 
 
 def run(data: Path, output: Path, **settings: Any) -> Result:

@@ -18,22 +18,11 @@ import xmixup_fast
 from xmixup_fast import preparation
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.methods import METHODS
-from xmixup_fast.models import build, save
 from xmixup_fast.settings import Settings
 from xmixup_fast.train import main
 from xmixup_fast.trainer import Result, fit
 
 TIMES = ("train_seconds", "seconds_per_step", "selection_seconds")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """target/ and source/, and weights.safetensors, a network whose outputs are the source's classes."""
-    folder = tmp_path_factory.mktemp("data")
-    write_folder(folder / "target", TARGET, 10)
-    write_folder(folder / "source", SOURCE, 4)
-    save(build("test_resnet", "none", sorted(SOURCE)), folder / "weights.safetensors", image_size=32)
-    return folder
 
 
 def arguments(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> int:
+    """Does what stdin asks for; returns the exit status, 1 where a run failed."""
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(asked["folder"])

@@ -24,13 +24,17 @@ class XMixup(Method):
     def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
         return (render.xmixup(draw),)
 
+    def weights(self, draw: Draw) -> Tensor:
+        """Of the target images, float32[B]."""
+        return draw.lam
+
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
         assert draw.aux_label is not None
         features = network.features(images)
         return ops.dual_head_cross_entropy(
             *(network.target_logits(features), network.source_logits(features)),
-            *(draw.label, draw.aux_label, draw.lam),
+            *(draw.label, draw.aux_label, self.weights(draw)),
             source_weight=self.settings.source_weight,
             label_smoothing=self.settings.label_smoothing,
         )
@@ -38,4 +42,4 @@ class XMixup(Method):
     def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
         assert draw.aux_label is not None
         names = [target_classes[label] for label in draw.label.tolist()]
-        return [mixed_titles(draw.lam, names, [source_classes[label] for label in draw.aux_label.tolist()])]
+        return [mixed_titles(self.weights(draw), names, [source_classes[label] for label in draw.aux_label.tolist()])]
