@@ -18,7 +18,7 @@ from ..files import write_text
 from ..memory import format_bytes
 from ..pool import ImagePool
 from .dataset import BadFile, Image, Sample
-from .decode import Decoder, Header, Opened, TorchvisionDecoder, in_order, read_header, resized_bytes
+from .decode import Decoder, Header, Opened, in_order, read_header, resized_bytes
 from .streams import Stream
 
 FORMAT = 1
@@ -270,13 +270,3 @@ def _lists(samples: Sequence[Sample], length: int) -> Iterator[list[Sample]]:
     rest = iter(samples)
     while part := list(islice(rest, length)):
         yield part
-
-
-def decode(samples: Sequence[Sample], short_side: int, what: str) -> ImagePool:
-    """A pool of a few images, made in memory with torchvision. Raises ValueError, which lists those that are bad."""
-    builder = PoolBuilder(TorchvisionDecoder(short_side, torch.get_num_threads()), None, None, lambda line: None)
-    pool = builder.build(samples, what)
-    if builder.bad:
-        lines = "".join(f"\n  {item.name}: {item.reason}" for item in builder.bad)
-        raise ValueError(f"{len(builder.bad)} of {len(samples)} {what} cannot be decoded:{lines}")
-    return pool
