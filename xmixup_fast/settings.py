@@ -215,11 +215,11 @@ HOW = (
 def identity(settings: Settings) -> str:
     """A hash of the settings that matter, 15 hexadecimal digits.
 
-    Defaults are among them: where a default changes, it is another run. Settings that are not given (None) are left
-    out, so that a new optional setting changes nothing.
+    Defaults are among them: where a default changes, it is another run. Settings that are off (None, False or zero)
+    are left out, so that a new setting that is off by default changes nothing.
     """
     values = asdict(replace(settings, resize=settings.resize or settings.short_side))
-    values = {name: value for name, value in values.items() if value is not None and name not in HOW}
+    values = {name: value for name, value in values.items() if value and name not in HOW}
     return hashed(json.dumps(values, sort_keys=True))
 
 
