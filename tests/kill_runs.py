@@ -97,7 +97,7 @@ def save_weights(folder: Path) -> None:
 
 
 def run(settings: dict[str, Any], output: Path) -> None:
-    from xmixup_fast.trainer import fit
+    from xmixup_fast.run import fit
 
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
@@ -114,6 +114,6 @@ def result(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
 
 
 if __name__ == "__main__":
-    import xmixup_fast.trainer  # noqa: F401  (once, before the children are forked)
+    import xmixup_fast.run  # noqa: F401  (once, before the children are forked)
 
     sys.exit(main())

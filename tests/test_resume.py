@@ -22,8 +22,8 @@ from xmixup_fast.interruption import Interrupted, catching_signals
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models import build
 from xmixup_fast.recorder import Recorder
+from xmixup_fast.run import Result, fit
 from xmixup_fast.train import main
-from xmixup_fast.trainer import Result, fit
 
 STEPS = 8
 

@@ -19,9 +19,9 @@ from xmixup_fast.data import decode
 from xmixup_fast.data.dataset import BadFile, Dataset, split
 from xmixup_fast.data.folder import read_folder
 from xmixup_fast.models import build, save
+from xmixup_fast.run import Result, fit
 from xmixup_fast.select import main
 from xmixup_fast.selection import Selection
-from xmixup_fast.trainer import Result, fit
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENED: list[str] | None = None

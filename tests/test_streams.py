@@ -23,10 +23,10 @@ from xmixup_fast import Crops, ImagePool
 from xmixup_fast.data.dataset import Sample
 from xmixup_fast.data.streams import AHEAD, Stream
 from xmixup_fast.rendering import Renderer
+from xmixup_fast.run import Result, fit
 from xmixup_fast.sampling import Auxiliary, Sampler
 from xmixup_fast.settings import Settings
 from xmixup_fast.train import main
-from xmixup_fast.trainer import Result, fit
 
 SIZE = 32
 WAIT = 30

@@ -18,9 +18,9 @@ import xmixup_fast
 from xmixup_fast import preparation
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.methods import METHODS
+from xmixup_fast.run import Result, fit
 from xmixup_fast.settings import Settings
 from xmixup_fast.train import main
-from xmixup_fast.trainer import Result, fit
 
 TIMES = ("train_seconds", "seconds_per_step", "selection_seconds")
 

@@ -21,17 +21,17 @@ from .ops import Draws, draw, dual_head_cross_entropy, mix
 from .pool import Crops, ImagePool
 
 if TYPE_CHECKING:
+    from .run import Result, fit
     from .settings import Settings
-    from .trainer import Result, fit
     from .xmixup import MixedLabels, XMixup
 
 # Imported when first used: they need timm or SciPy, which take a second.
 _LAZY = {
     "MixedLabels": "xmixup",
-    "Result": "trainer",
+    "Result": "run",
     "Settings": "settings",
     "XMixup": "xmixup",
-    "fit": "trainer",
+    "fit": "run",
 }
 
 __all__ = [

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .trainer import Result, fit
+from .run import Result, fit
 
 Pixels = NDArray[np.uint8]
 

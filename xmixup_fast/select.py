@@ -47,7 +47,7 @@ def run(settings: Settings) -> Selection:
     from .contact_sheet import contact_sheets
     from .data.decode import make_decoder
     from .preparation import list_bad, read_datasets
-    from .trainer import reproducible, run_name, usable_device
+    from .run import reproducible, run_name, usable_device
 
     if settings.source is None:
         raise ValueError("source: expected a folder of images to choose from, got none")

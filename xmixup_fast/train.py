@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fit(settings: Settings) -> None:
-    from .trainer import fit  # late, so that --help need not wait for timm
+    from .run import fit  # late, so that --help need not wait for timm
 
     fit(settings)
 

@@ -22,8 +22,9 @@ import torch
 
 from ..files import write_text
 from ..preparation import prepare
+from ..run import fit, reproducible, resolved, usable_device
 from ..settings import Settings
-from ..trainer import Trainer, fit, reproducible, resolved, usable_device
+from ..trainer import Trainer
 
 WARM_UP, ROUNDS = 2, 20
 """Steps of each side that are timed in turn: not counted, and counted."""

@@ -1,0 +1,252 @@
+"""A whole training run, or the rest of one: fit."""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from . import __version__, models
+from .checkpoints import Checkpoint, Checkpoints
+from .data.dataset import BadFile
+from .files import default_cache
+from .interruption import Interrupted, catching_signals
+from .methods import METHODS
+from .models import Network
+from .pool import Images
+from .preparation import prepare
+from .recorder import Recorder
+from .settings import Settings, check_same, identity
+from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves."""
+
+    folder: Path
+    """The run folder."""
+    network: Network
+    """The trained network."""
+    summary: dict[str, Any]
+    """What summary.json holds."""
+    selection: dict[str, Any] | None
+    """What selection.json holds; None for a method without a source."""
+
+
+def fit(settings: Settings | None = None, **overrides: Any) -> Result:
+    """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
+
+    Settings may be given as an object, by name, or both: then the names come on top. Random numbers and threads of the
+    caller are left as they were.
+
+    Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
+    for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
+    OSError where a checkpoint cannot be written; Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
+    """
+    settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
+    with reproducible(settings):
+        return _run(resolved(settings))
+
+
+def _run(settings: Settings) -> Result:
+    """A run with resolved settings, or the rest of one."""
+    folder = Path(str(settings.output))
+    recorder = Recorder(folder, resume=settings.resume == "auto")
+    if recorder.settings is not None:
+        check_same(recorder.settings, settings, folder)
+    checkpoints = Checkpoints(folder / "checkpoints", identity(settings), settings.checkpoints_kept)
+    checkpoint = checkpoints.newest(recorder.say)
+    run = prepare(settings, recorder.say, folder if checkpoint else None)
+    trainer = Trainer(run.network, run.method, run.sampler, run.renderer, settings)
+    progress = Progress(bad=run.bad)
+    if checkpoint:
+        progress = Progress.of(checkpoint, run.bad)
+        recorder.resume(progress.metrics)
+        trainer.load_state_dict(checkpoint.tensors, checkpoint.step)
+        recorder.say(f"going on after step {checkpoint.step} of {trainer.steps}")
+    else:
+        recorder.config(settings.to_yaml())
+        if run.report is not None:
+            recorder.selection(run.report)
+        recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
+    _train(trainer, run.val, settings, progress, recorder, checkpoints)
+    models.save(run.network, folder / "model.safetensors", settings.image_size)
+
+    # The test images are not looked at before all is decided.
+    test_accuracy = trainer.evaluate(run.test.to(settings.device)) if settings.test else None
+    summary = {
+        "method": settings.method,
+        "target": settings.target,
+        "source": settings.source if run.report else None,
+        "model": settings.model,
+        "weights": settings.weights,
+        "seed": settings.seed,
+        "selection": run.report["how"] if run.report else None,
+        "steps": trainer.steps,
+        "images_seen": trainer.steps * settings.batch_size,
+        "num_train": len(run.train),
+        "num_val": len(run.val),
+        "num_test": len(run.test),
+        "bad_files": {"count": len(progress.bad), "files": [item._asdict() for item in progress.bad]},
+        "val_accuracy": round(progress.val_accuracy, 4),
+        "test_accuracy": None if test_accuracy is None else round(test_accuracy, 4),
+        "train_seconds": round(sum(progress.seconds), 3),
+        "seconds_per_step": round(statistics.median(progress.seconds), 6),
+        "selection_seconds": round(run.selection_seconds, 3),
+        "versions": {
+            "xmixup_fast": __version__,
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    recorder.summary(summary)
+    tested = "not tested" if test_accuracy is None else f"test {test_accuracy:.2f} %"
+    recorder.say(f"{tested}  {sum(progress.seconds):.1f} s of training  {recorder.folder}")
+    return Result(recorder.folder, run.network, summary, run.report)
+
+
+@dataclass
+class Progress:
+    """What is known of a run so far."""
+
+    seconds: list[float] = field(default_factory=list)
+    """Of each step."""
+    losses: list[float] = field(default_factory=list)
+    """Of the steps of the epoch at hand."""
+    val_accuracy: float = 0.0
+    """In percent, when it was last measured."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of metrics.jsonl."""
+    bad: list[BadFile] = field(default_factory=list)
+    """Images that are left out."""
+
+    def checkpoint(self, trainer: Trainer) -> Checkpoint:
+        """The trainer's state, and this."""
+        tensors = trainer.state_dict()
+        for name in ("seconds", "losses"):
+            tensors[f"progress.{name}"] = torch.tensor(getattr(self, name), dtype=torch.float64)
+        notes = {"val_accuracy": self.val_accuracy, "metrics": self.metrics, "bad": self.bad}
+        return Checkpoint(trainer.steps_done, tensors, notes)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, bad: Sequence[BadFile]) -> Progress:
+        """What :meth:`checkpoint` kept, whose tensors it takes away; and images that were found to be bad since."""
+        seconds, losses = (checkpoint.tensors.pop(f"progress.{name}").tolist() for name in ("seconds", "losses"))
+        notes = checkpoint.notes
+        known = dict.fromkeys([*(BadFile(*item) for item in notes["bad"]), *bad])
+        return cls(seconds, losses, notes["val_accuracy"], notes["metrics"], list(known))
+
+
+def _train(
+    trainer: Trainer, val: Images, settings: Settings, progress: Progress, recorder: Recorder, checkpoints: Checkpoints
+) -> None:
+    """All steps to come, with validations and checkpoints as the settings say.
+
+    Raises Interrupted on SIGINT and SIGTERM, once a checkpoint is saved.
+    """
+    batch_size, first = trainer.batch_size, trainer.first_steps
+    ends = {first: 0} | {first + step: epoch for step, epoch in trainer.sampler.epoch_ends().items()}
+    saved = time.monotonic()
+    with recorder.progress(trainer.steps * batch_size, trainer.steps_done * batch_size), catching_signals() as signal:
+        while trainer.steps_done < trainer.steps:
+            lr = trainer.optimizer.param_groups[0]["lr"]
+            started = time.perf_counter()
+            loss = float(trainer.step())  # waits for the device, so that the time is the step's
+            progress.seconds.append(time.perf_counter() - started)
+            progress.losses.append(loss)
+            step = trainer.steps_done
+            if not math.isfinite(loss):
+                raise ValueError(f"lr: the loss became {loss} in step {step}; try a smaller learning rate")
+            recorder.step(batch_size, loss)
+            if step in ends:
+                validated = ends[step] % settings.val_interval == 0 or step == trainer.steps
+                if validated:
+                    progress.val_accuracy = trainer.evaluate(val)
+                spent = sum(progress.seconds[-len(progress.losses) :])
+                metrics = {
+                    "epoch": ends[step],
+                    "step": step,
+                    "lr": lr,
+                    "train_loss": statistics.fmean(progress.losses),
+                    "val_accuracy": round(progress.val_accuracy, 4) if validated else None,
+                    "images_per_second": round(len(progress.losses) * batch_size / spent, 2),
+                    "seconds": round(spent, 3),
+                }
+                progress.metrics.append(metrics)
+                recorder.epoch(metrics)
+                progress.losses = []
+            due = settings.checkpoint_steps is not None and step % settings.checkpoint_steps == 0
+            late = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            number = signal()
+            if due or late or number or step == trainer.steps:
+                checkpoints.save(progress.checkpoint(trainer))
+                saved = time.monotonic()
+            if number:
+                raise Interrupted(
+                    f"stopped after step {step} of {trainer.steps}; --resume auto --output {recorder.folder} goes on",
+                    number,
+                )
+
+
+def resolved(settings: Settings) -> Settings:
+    """The settings with every default that depends on others, on the machine or on the time filled in."""
+    if METHODS[settings.method].uses_source and settings.source is None:
+        raise ValueError(f"source: {settings.method} needs a folder of auxiliary images, got none")
+    if settings.resume == "auto" and settings.output is None:
+        raise ValueError("resume: auto goes on with the run of the folder output, got no output")
+    name = run_name(settings.method, settings)
+    return replace(
+        settings,
+        resize=settings.resize or settings.short_side,
+        device=usable_device(settings.device),
+        threads=torch.get_num_threads(),
+        cache=settings.cache or str(default_cache()),
+        output=settings.output or str(Path("runs", name)),
+    )
+
+
+def run_name(what: str, settings: Settings) -> str:
+    """A name for a run folder: time, what is run, target, seed."""
+    target = re.sub(r"[^\w.-]+", "-", Path(settings.target).resolve().name)
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{what}-{target}-s{settings.seed}"
+
+
+def usable_device(name: str) -> str:
+    """The name of a usable device."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: {name} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+@contextmanager
+def reproducible(settings: Settings) -> Iterator[None]:
+    """Seeds PyTorch and sets its threads for one run, and has cuDNN choose the same kernels each time."""
+    threads = torch.get_num_threads()
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
+        torch.manual_seed(settings.seed)
+        torch.set_num_threads(settings.threads or threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
