@@ -89,6 +89,8 @@ def test_delta_is_its_formula(channels_last: bool) -> None:
         weights.append(np.exp(standard / 5) / np.exp(standard / 5).sum())
         np.testing.assert_allclose(array(method.weights[stage]), weights[stage], rtol=1e-4)
 
+    squares = [(map0**2).mean() for map0 in tiny_maps(start, pixels)]
+
     case.disturb()
     now = {name: array(weight) for name, weight in case.network.named_parameters()}
     draw = case.sampler.draw(0)
@@ -96,10 +98,10 @@ def test_delta_is_its_formula(channels_last: bool) -> None:
     pixels = array(inputs[0])
     maps, maps0 = tiny_maps(now, pixels), tiny_maps(start, pixels)
     penalty = 0.0
-    for a, x, x0 in zip(weights, maps, maps0, strict=True):
+    for a, square, x, x0 in zip(weights, squares, maps, maps0, strict=True):
         for b in range(len(x)):
             for c in range(x.shape[1]):
-                penalty += a[c] * ((x[b, c] - x0[b, c]) ** 2).sum() / 32**2 / len(x) / (x0**2).mean()
+                penalty += a[c] * ((x[b, c] - x0[b, c]) ** 2).sum() / 32**2 / len(x) / square
     logits = maps[1].mean((2, 3)) @ now["body.fc.weight"].T + now["body.fc.bias"]
     expected = cross_entropy(logits, draw.label).mean() + 7 * penalty
     assert penalty > 0.001

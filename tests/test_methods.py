@@ -20,7 +20,7 @@ NETWORKS = {"test_resnet": 32, "test_vit": 160, "test_convnext": 32, "tf_efficie
 
 def test_unmixed_images_are_those_of_finetuning() -> None:
     case = Case(label_smoothing=0.1)
-    draw = case.sampler.draw(0)
+    draw = case.sampler.draw(0, partners=True)
     unmixed = replace(draw, lam=torch.ones_like(draw.lam))
     expected = case.loss("finetune", unmixed)
     for name in ("xmixup", "mixup", "cutmix", "xcutmix"):
@@ -30,7 +30,7 @@ def test_unmixed_images_are_those_of_finetuning() -> None:
 
 def test_losses_are_the_documented_formulas() -> None:
     case = Case(source_weight=0.7)
-    draw = case.sampler.draw(1)
+    draw = case.sampler.draw(1, partners=True)
     network, render = case.network, case.renderer
     assert draw.aux_label is not None
 
@@ -53,7 +53,7 @@ def test_losses_are_the_documented_formulas() -> None:
 
 def test_images_are_mixed_as_the_draw_says() -> None:
     case = Case()
-    draw = case.sampler.draw(0)
+    draw = case.sampler.draw(0, partners=True)
     target, aux = case.renderer.target(draw.crops), case.renderer.aux(draw.aux_crops)
     lam = draw.lam.view(-1, 1, 1, 1)
     torch.testing.assert_close(case.renderer.xmixup(draw), lam * target + (1 - lam) * aux, atol=1e-5, rtol=0)
@@ -64,9 +64,9 @@ def test_images_are_mixed_as_the_draw_says() -> None:
 
 def test_batches_are_rendered_into_the_same_memory() -> None:
     case = Case()
-    first, second = (case.renderer.xmixup(case.sampler.draw(step)) for step in (0, 1))
+    first, second = (case.renderer.xmixup(case.sampler.draw(step, partners=True)) for step in (0, 1))
     assert first.data_ptr() == second.data_ptr() and first.is_contiguous(memory_format=torch.channels_last)
-    assert case.renderer.target(case.sampler.draw(0).crops).data_ptr() != first.data_ptr()
+    assert case.renderer.target(case.sampler.draw(0, partners=True).crops).data_ptr() != first.data_ptr()
 
 
 def test_a_pass_over_a_pool_gives_each_image_once_with_its_label() -> None:
@@ -179,4 +179,19 @@ def test_a_method_without_auxiliary_images_says_so() -> None:
     case = Case()
     alone = Renderer(case.target, None, (0.5,) * 3, (0.5,) * 3, size=32)
     with pytest.raises(ValueError, match="aux: this run has no auxiliary images"):
-        alone.xmixup(case.sampler.draw(0))
+        alone.xmixup(case.sampler.draw(0, partners=True))
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss"}))
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(name: str) -> None:
+    """bss looks at the features of a part together."""
+
+    def gradients(parts: int | None) -> list[torch.Tensor]:
+        case = Case(model="test_vit", size=160, grad_accum_steps=parts)
+        case.disturb()
+        trainer = case.trainer(name)
+        loss = trainer.step()
+        return [loss, *(p.grad for p in case.network.parameters() if p.grad is not None)]
+
+    for whole, parts in zip(gradients(None), gradients(4), strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-5)

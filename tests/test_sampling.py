@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,10 +23,12 @@ AUX = Auxiliary(
 )
 
 
-def made_sampler(images: int = 20, aux: Auxiliary | None = None, **settings: Any) -> Sampler:
+def made_sampler(
+    images: int = 20, aux: Auxiliary | None = None, rank: int = 0, world_size: int = 1, **settings: Any
+) -> Sampler:
     values = {"target": "t", "model": "m", "image_size": 10, "batch_size": 8, "epochs": 4, **settings}
     sizes = torch.stack([10 + torch.arange(images) % 3, 10 + torch.arange(images) % 4], 1).int()
-    return Sampler(torch.arange(images) % 2, sizes, aux, Settings(**values))
+    return Sampler(torch.arange(images) % 2, sizes, aux, Settings(**values), rank, world_size)
 
 
 def order(sampler: Sampler) -> Tensor:
@@ -33,7 +36,7 @@ def order(sampler: Sampler) -> Tensor:
 
 
 def tensors(draw: Draw, aux: bool = True) -> list[Tensor]:
-    values = [draw.label, *draw.crops, draw.lam, draw.partner]
+    values = [draw.label, *draw.crops, draw.lam, draw.center]
     return [*values, draw.aux_label, *draw.aux_crops] if aux and draw.aux_crops else values
 
 
@@ -116,7 +119,30 @@ def test_auxiliary_images_are_members_of_the_target_class() -> None:
 
 
 def test_partners_are_a_permutation() -> None:
-    assert made_sampler().draw(0).partner.sort().values.tolist() == list(range(8))
+    draw = made_sampler().draw(0, partners=True)
+    assert draw.partner is not None and draw.partner_label is not None
+    assert draw.partner.sort().values.tolist() == list(range(8))
+    assert torch.equal(draw.partner_label, draw.label[draw.partner])
+    assert made_sampler().draw(0).partner is None
+
+
+@given(world_size=st.integers(1, 5), parts=st.integers(1, 3), step=st.integers(0, 9))
+def test_the_parts_of_a_batch_are_the_batch(world_size: int, parts: int, step: int) -> None:
+    """Whatever the number of processes, and of parts that each takes its own share in; partners too."""
+    whole = made_sampler(aux=AUX).draw(step, partners=True)
+    pieces = []
+    for rank in range(world_size):
+        share = made_sampler(aux=AUX, rank=rank, world_size=world_size).draw(step, partners=True)
+        cuts = [len(share.lam) * part // parts for part in range(parts + 1)]
+        pieces += [share.part(*cut) for cut in pairwise(cuts)]
+
+    def columns(draw: Draw) -> list[Tensor]:
+        assert draw.partner is not None and draw.partner_label is not None
+        partners = [tensor[draw.partner] for tensor in draw.all_crops]
+        return [*tensors(draw), draw.partner_label, *partners]
+
+    joined = map(torch.cat, zip(*map(columns, pieces), strict=True))
+    assert all(map(torch.equal, joined, columns(whole)))
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 50.0])

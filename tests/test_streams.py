@@ -134,7 +134,9 @@ def test_a_stream_gives_a_pools_batches(name: str, short_side: int | None, batch
     stream, pool = made_stream(name, made_images(JPEGS), short_side)
     renderers = [Renderer(images, pool, (0.5,) * 3, (0.5,) * 3, SIZE) for images in (stream, pool)]
     sampler = made_sampler(pool, batch_size=batch_size)
-    draws = [renderer.feed(map(sampler.draw, range(sampler.steps))) for renderer in renderers]
+    draws = [
+        renderer.feed(sampler.draw(step, partners=True) for step in range(sampler.steps)) for renderer in renderers
+    ]
     for streamed, resident in zip(*draws, strict=True):
         for kind in ("xmixup", "mixup"):
             got, expected = (

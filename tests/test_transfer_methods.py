@@ -114,7 +114,7 @@ def test_rifles_heads_depend_on_seed_and_step_alone() -> None:
 
 def rectangle(lam: float, center: tuple[float, float], size: int = 10) -> tuple[list[int], float]:
     nothing = torch.empty(0)
-    draw = Draw(nothing, None, torch.tensor([lam]), nothing, torch.tensor([center]))  # type: ignore[arg-type]
+    draw = Draw(nothing, None, torch.tensor([lam]), torch.tensor([center]))  # type: ignore[arg-type]
     box, weight = rectangles(draw, size)
     assert box.dtype == torch.int32 and weight.dtype == torch.float32
     return box[0].tolist(), float(weight)
@@ -148,7 +148,7 @@ def pasted(images: Array, others: Array, draw: Draw) -> tuple[Array, Array]:
 
 def test_cutmix_pastes_the_partner_and_weighs_labels_by_area() -> None:
     case = Case(alpha=1.0, fold=False)
-    draw = case.sampler.draw(3)
+    draw = case.sampler.draw(3, partners=True)
     images = array(case.renderer.target(draw.crops))
     mixed, own = pasted(images, images[draw.partner.numpy()], draw)
     np.testing.assert_allclose(array(case.renderer.cutmix(draw)), mixed, atol=1e-6)

@@ -43,10 +43,10 @@ class Renderer:
         """The draws of one step after the other; each can be rendered until the next is asked for."""
         draws, again = tee(draws)
         # Streamed images are asked for ahead of their step.
-        batches = self.images.feed(later.crops for later in again)
+        batches = self.images.feed(later.all_crops for later in again)
         for draw, (pool, crops) in zip(draws, batches, strict=True):
             self.target_pool = pool
-            yield replace(draw, crops=crops)
+            yield replace(draw, all_crops=crops)
 
     def target(self, crops: Crops) -> Tensor:
         """Target images alone."""
@@ -122,5 +122,7 @@ class Renderer:
 
 
 def _partners(draw: Draw) -> Crops:
-    """The crops of each sample's partner."""
-    return Crops(*(tensor[draw.partner] for tensor in draw.crops))
+    """The crops of each sample's partner. Raises ValueError where none were drawn."""
+    if draw.partner is None:
+        raise ValueError("draw: has no partners; the method's draw must ask the sampler for them")
+    return Crops(*(tensor[draw.partner] for tensor in draw.all_crops))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -73,18 +73,46 @@ class Draw:
 
     label: Tensor
     """int64[B]: target classes."""
-    crops: Crops
-    """Target images and their windows."""
+    all_crops: Crops
+    """Target images and their windows: of the samples and, in a part of a batch, behind them of their partners."""
     lam: Tensor
     """float32[B] in 0..1: weight of the target image; 1 where a sample is not mixed."""
-    partner: Tensor
-    """int64[B]: a permutation of the batch, for mixing within it."""
     center: Tensor
     """float32[B, 2] in 0..1: the middle of CutMix's rectangle, from the top and from the left."""
+    partner: Tensor | None = None
+    """int64[B]: place among ``all_crops`` of the sample that each is mixed with, for mixing within the batch."""
+    partner_label: Tensor | None = None
+    """int64[B]: target classes of the partners."""
     aux_label: Tensor | None = None
     """int64[B]: source classes; None without auxiliary images."""
     aux_crops: Crops | None = None
     """Auxiliary images and their windows."""
+
+    @property
+    def crops(self) -> Crops:
+        """The samples' images and windows."""
+        return _part(self.all_crops, slice(len(self.lam)))
+
+    def part(self, begin: int, end: int) -> Draw:
+        """What is drawn for some of the samples, which keep their partners."""
+        if (begin, end) == (0, len(self.lam)):
+            return self
+        own = slice(begin, end)
+        crops, partner, partner_label = _part(self.all_crops, own), None, None
+        if self.partner is not None and self.partner_label is not None:
+            theirs = _part(self.all_crops, self.partner[own])
+            crops = Crops(*map(torch.cat, zip(crops, theirs, strict=True)))
+            partner = torch.arange(end - begin, 2 * (end - begin), device=self.lam.device)
+            partner_label = self.partner_label[own]
+        return Draw(
+            *(self.label[own], crops, self.lam[own], self.center[own], partner, partner_label),
+            None if self.aux_label is None else self.aux_label[own],
+            None if self.aux_crops is None else _part(self.aux_crops, own),
+        )
+
+
+def _part(crops: Crops, which: slice | Tensor) -> Crops:
+    return Crops(*(tensor[which] for tensor in crops))
 
 
 class Sampler:
@@ -101,7 +129,7 @@ class Sampler:
         aux: the auxiliary images, for methods that use them.
         settings: batch size, length, seed, crop and mixing.
         rank, world_size: which of how many processes this is. Together they draw what one process would: each takes
-            its part of every batch, and partners of its own images alone.
+            its part of every batch.
 
     Raises ValueError for an image that is smaller than a crop, and for fewer samples in a batch than processes.
     """
@@ -139,11 +167,11 @@ class Sampler:
         """The auxiliary images as those of a single class."""
         self.permutation = lru_cache(maxsize=2)(self._permutation)
 
-    def draw(self, step: int, *, aux_of_any_class: bool = False) -> Draw:
-        """What is random in a step, counted from 0.
+    def draw(self, step: int, *, partners: bool = False, aux_of_any_class: bool = False) -> Draw:
+        """What is random in a step, counted from 0, of this process's part of the batch.
 
-        Auxiliary images are those of a sample's class or, of any class, one of all images that some class has, all
-        equally likely.
+        Partners, for mixing within the whole batch, are there if asked for. Auxiliary images are those of a sample's
+        class or, of any class, one of all images that some class has, all equally likely.
         """
         settings = self.settings
         begin, end = step * settings.batch_size, (step + 1) * settings.batch_size
@@ -166,15 +194,15 @@ class Sampler:
             flip=settings.flip,
         )
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, _STEP, step))
-        # The order of its part of a permutation of the batch, which one process has whole.
-        partner = torch.randperm(len(index), generator=generator)[self.share].argsort().argsort().to(self.device)
-        lam = self._lam(drawn.lam, position, generator)[self.share]
-        center = torch.rand(len(index), 2, generator=generator)[self.share].to(self.device)
-        crops = Crops(*(tensor[self.share] for tensor in drawn.target_crops))
-        if not self.has_aux:
-            return Draw(label[self.share], crops, lam, partner, center)
-        aux_crops = Crops(*(tensor[self.share] for tensor in drawn.aux_crops))
-        return Draw(label[self.share], crops, lam, partner, center, self.aux.labels[aux_crops.index], aux_crops)
+        partner = torch.randperm(len(index), generator=generator).to(self.device)
+        lam = self._lam(drawn.lam, position, generator)
+        center = torch.rand(len(index), 2, generator=generator).to(self.device)
+        draw = Draw(label, drawn.target_crops, lam, center)
+        if partners:
+            draw = replace(draw, partner=partner, partner_label=label[partner])
+        if self.has_aux:
+            draw = replace(draw, aux_label=self.aux.labels[drawn.aux_crops.index], aux_crops=drawn.aux_crops)
+        return draw.part(self.share.start, self.share.stop)
 
     def epoch_ends(self) -> dict[int, int]:
         """The steps after which an epoch is complete, counted from 1, with its number; the last step is always one."""

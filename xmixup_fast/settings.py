@@ -60,6 +60,9 @@ class Settings:
     """Training images per class; all of them if not given."""
     batch_size: int = 48
     """Target images per step."""
+    grad_accum_steps: int | None = None
+    """Equal parts of a batch that go through the network one after the other, to save memory. Networks with batch
+    normalisation see other statistics then."""
     lr: float = 0.01
     """Learning rate of pretrained weights at the start; it falls to zero along a cosine."""
     head_lr_multiplier: float = 10.0
@@ -159,7 +162,8 @@ class Settings:
         for name, hint in typing.get_type_hints(type(self)).items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
-        for name in (*counts, "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods"):
+        more = ("grad_accum_steps", "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods")
+        for name in (*counts, *more):
             self._check(name, "a positive number", lambda value: value >= 1)
         for name in ("lr", "head_lr_multiplier", "alpha", "seqtrain_share", "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
@@ -172,6 +176,8 @@ class Settings:
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
         self._check("mix_probability", "a number from 0 to 1", lambda value: 0 <= value <= 1)
         self._check("seed", "a number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
+        most = f"at most batch_size, {self.batch_size}"
+        self._check("grad_accum_steps", most, lambda value: value <= self.batch_size)
         if self.selection == "assignment":
             self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
         if self.memory_budget is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .methods import Method
 from .models import Network
@@ -14,6 +15,18 @@ from .pool import Images
 from .rendering import Renderer
 from .sampling import Draw, Sampler
 from .settings import Settings
+
+
+class Loss(nn.Module):
+    """What a method minimises, as a module: for wrappers that need the network's forward inside of theirs."""
+
+    def __init__(self, network: Network, method: Method) -> None:
+        super().__init__()
+        self.network = network
+        self.method = method
+
+    def forward(self, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
+        return self.method.loss(self.network, inputs, draw)
 
 
 class Trainer:
@@ -26,7 +39,10 @@ class Trainer:
         self.method = method
         self.sampler = sampler
         self.renderer = renderer
+        self.loss = Loss(network, method)
         self.batch_size = settings.batch_size
+        self.parts = settings.grad_accum_steps or 1
+        """That this process's part of a batch goes through the network in."""
         self.steps_done = 0
         self.first_steps = method.first_steps(sampler.steps)
         self.steps = self.first_steps + sampler.steps
@@ -47,13 +63,22 @@ class Trainer:
         """Draws, mixes, and updates the network once. Returns the loss, a detached scalar on the network's device."""
         draw = next(self._draws)
         self.method.before_step(self.network, self.optimizer, self.steps_done, self.sampler.steps)
-        loss = self.method.loss(self.network, self.method.inputs(draw, self.renderer), draw)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses = []
+        for part in self._split(draw):
+            loss: Tensor = self.loss(self.method.inputs(part, self.renderer), part)
+            loss = loss * (len(part.lam) / self.batch_size)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
         self.optimizer.step()
         self.steps_done += 1
         self._set_rates()
-        return loss.detach()
+        return torch.stack(losses).sum()
+
+    def _split(self, draw: Draw) -> Iterator[Draw]:
+        """The parts of a batch that go through the network one after the other."""
+        cuts = [len(draw.lam) * part // self.parts for part in range(self.parts + 1)]
+        return (draw.part(*cut) for cut in pairwise(cuts))
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that the steps to come depend on, besides settings and data; not copied."""

@@ -33,13 +33,13 @@ class Delta(Finetune):
     (``feature_info``), the maps are the outputs of the last four stages; of a network of one resolution, such as a ViT,
     those of four blocks at equal distances, with all tokens. Weight decay goes on, as in all methods but L2-SP.
 
-    S_b, the mean square of FM0_b over batch, channels and positions, is not in the paper. It makes delta_alpha mean the
-    same for any network: the mean squares of an EfficientNet-Lite0's four maps are 91, 62, 34 and 9.
+    S_b, the mean square of FM0_b over images, channels and positions, is not in the paper. It makes delta_alpha mean
+    the same for any network: the mean squares of an EfficientNet-Lite0's four maps are 91, 62, 34 and 9.
 
     a_b = softmax(z_b / 5) over channels, with z_b the standardised loss on 32 random training images when a channel of
     the map is zeroed, as in the authors' code. That loss is of a head trained on the frozen features of all training
-    images. It is measured once, which takes a forward pass over the training images, and for each channel one of 32
-    images through the layers after the map; the layers before it are shared by 16 channels.
+    images. Both are measured once, S_b on the same 32 images. This takes a forward pass over the training images, and
+    for each channel one of 32 images through the layers after the map; the layers before it are shared by 16 channels.
     """
 
     def __init__(self, settings: Settings, network: Network) -> None:
@@ -49,13 +49,19 @@ class Delta(Finetune):
         device = next(network.parameters()).device
         self.weights = [torch.full((channels,), 1 / channels, device=device) for channels in self.layers.values()]
         """float32[C_b] of each layer b: a_b."""
+        self.squares = [torch.ones((), device=device) for _ in self.layers]
+        """S_b of each layer b."""
         self.state = {f"weights.{layer}": weights for layer, weights in zip(self.layers, self.weights, strict=True)}
+        self.state |= {f"squares.{layer}": square for layer, square in zip(self.layers, self.squares, strict=True)}
         self.state |= {f"frozen.{name}": tensor for name, tensor in self.frozen.state_dict().items()}
 
     def prepare(self, network: Network, batches: Batches) -> None:
         features, labels, images, image_labels = self._look(batches)
         head = train_head(features, labels, len(network.classes), self.settings.weight_decay)
-        for layer, weights in zip(self.layers, self.weights, strict=True):
+        with torch.no_grad(), outputs(self.frozen.body, self.layers) as maps0:
+            self.frozen.body.forward_features(images)
+        for layer, weights, square in zip(self.layers, self.weights, self.squares, strict=True):
+            square.copy_(maps0[layer].square().mean())
             losses = torch.cat(
                 [
                     self._losses_with_zeroed(layer, channels, head, images, image_labels)
@@ -71,10 +77,10 @@ class Delta(Finetune):
         with torch.no_grad(), outputs(self.frozen.body, self.layers) as maps0:
             self.frozen.body.forward_features(images)
         distances = []
-        for layer, weights in zip(self.layers, self.weights, strict=True):
+        for layer, weights, square in zip(self.layers, self.weights, self.squares, strict=True):
             _, positions = self._dimensions(layer, maps[layer])
             distance = (maps[layer] - maps0[layer]).square().mean(positions) @ weights
-            distances.append(distance.mean() / maps0[layer].square().mean())
+            distances.append(distance.mean() / square)
         penalty = self.settings.delta_alpha * torch.stack(distances).sum()
         return self.cross_entropy(logits, draw.label).mean() + penalty
 

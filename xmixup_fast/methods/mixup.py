@@ -8,23 +8,28 @@ from torch import Tensor
 
 from ..models import Network
 from ..rendering import Renderer
-from ..sampling import Draw
+from ..sampling import Draw, Sampler
 from .base import Method, mixed_titles
 
 
 class Mixup(Method):
     """lam CE(target logits, y_t) + (1 - lam) CE(target logits, y of the partner), with XMixup's weights."""
 
+    def draw(self, sampler: Sampler, step: int) -> Draw:
+        return sampler.draw(step, partners=True)
+
     def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
         return (render.mixup(draw),)
 
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
+        assert draw.partner_label is not None
         logits = network(images)
         own = self.cross_entropy(logits, draw.label)
-        partner = self.cross_entropy(logits, draw.label[draw.partner])
+        partner = self.cross_entropy(logits, draw.partner_label)
         return (draw.lam * own + (1 - draw.lam) * partner).mean()
 
     def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
-        names = [target_classes[label] for label in draw.label.tolist()]
-        return [mixed_titles(draw.lam, names, [names[i] for i in draw.partner.tolist()])]
+        assert draw.partner_label is not None
+        own, partners = ([target_classes[i] for i in labels.tolist()] for labels in (draw.label, draw.partner_label))
+        return [mixed_titles(draw.lam, own, partners)]
