@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -304,3 +305,16 @@ def test_seqtrain_draws_from_the_union_of_the_auxiliary_images() -> None:
 def test_settings_of_methods_are_checked(name: str, value: float, expected: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected {expected}, got {value}"):
         Settings(target="t", model="m", **{name: value})
+
+
+def test_xmixup_pastes_in_some_steps_and_blends_in_others() -> None:
+    case = Case(rectangle_probability=0.3, alpha=1.0)
+    blended = Case(alpha=1.0)
+    draws = [case.sampler.draw(step) for step in range(200)]
+    assert 40 <= sum(draw.rectangle for draw in draws) <= 80
+    assert torch.equal(draws[1].lam, blended.sampler.draw(1).lam)  # everything else is as it was
+    for draw in draws[:8]:
+        other = "xcutmix" if draw.rectangle else "xmixup"
+        assert torch.equal(case.loss("xmixup", draw), case.loss(other, replace(draw, rectangle=False)))
+    assert {draw.rectangle for draw in draws[:8]} == {False, True}
+    assert draws[0].part(1, 3).rectangle == draws[0].rectangle

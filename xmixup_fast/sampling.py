@@ -87,6 +87,8 @@ class Draw:
     """int64[B]: source classes; None without auxiliary images."""
     aux_crops: Crops | None = None
     """Auxiliary images and their windows."""
+    rectangle: bool = False
+    """Whether xmixup pastes rectangles in this step, instead of blending."""
 
     @property
     def crops(self) -> Crops:
@@ -108,6 +110,7 @@ class Draw:
             *(self.label[own], crops, self.lam[own], self.center[own], partner, partner_label),
             None if self.aux_label is None else self.aux_label[own],
             None if self.aux_crops is None else _part(self.aux_crops, own),
+            self.rectangle,
         )
 
 
@@ -197,7 +200,8 @@ class Sampler:
         partner = torch.randperm(len(index), generator=generator).to(self.device)
         lam = self._lam(drawn.lam, position, generator)
         center = torch.rand(len(index), 2, generator=generator).to(self.device)
-        draw = Draw(label, drawn.target_crops, lam, center)
+        rectangle = float(torch.rand((), generator=generator)) < settings.rectangle_probability
+        draw = Draw(label, drawn.target_crops, lam, center, rectangle=rectangle)
         if partners:
             draw = replace(draw, partner=partner, partner_label=label[partner])
         if self.has_aux:

@@ -79,6 +79,8 @@ class Settings:
     """Draw a mixing weight for each sample, or one for the batch."""
     mix_probability: float = 1.0
     """Probability that a sample (or a batch, see lam-per) is mixed at all."""
+    rectangle_probability: float = 0.0
+    """xmixup: probability that a step pastes a rectangle of each auxiliary image, as xcutmix does, and blends none."""
     unmixed_epochs: int = 0
     """Epochs at the end without mixing."""
     source_weight: float = 1.0
@@ -174,7 +176,8 @@ class Settings:
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
         for name in ("val_fraction", "test_fraction"):
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
-        self._check("mix_probability", "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        for name in ("mix_probability", "rectangle_probability"):
+            self._check(name, "a number from 0 to 1", lambda value: 0 <= value <= 1)
         self._check("seed", "a number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
         most = f"at most batch_size, {self.batch_size}"
         self._check("grad_accum_steps", most, lambda value: value <= self.batch_size)

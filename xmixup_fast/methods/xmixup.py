@@ -12,21 +12,25 @@ from torch import Tensor
 from .. import ops
 from ..models import Network
 from ..rendering import Renderer
-from ..sampling import Draw
+from ..sampling import Draw, rectangles
 from .base import Method, mixed_titles
 
 
 class XMixup(Method):
-    """lam CE(target logits, y_t) + source_weight (1 - lam) CE(source logits, y_s): one forward for both datasets."""
+    """lam CE(target logits, y_t) + source_weight (1 - lam) CE(source logits, y_s): one forward for both datasets.
+
+    Images are blended with the weights lam and 1 - lam or, in steps with rectangles, 1 - lam is the area of one that is
+    pasted, less what of it lies outside of the image.
+    """
 
     uses_source = True
 
     def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
-        return (render.xmixup(draw),)
+        return (render.xcutmix(draw) if draw.rectangle else render.xmixup(draw),)
 
     def weights(self, draw: Draw) -> Tensor:
         """Of the target images, float32[B]."""
-        return draw.lam
+        return rectangles(draw, self.settings.image_size)[1] if draw.rectangle else draw.lam
 
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
