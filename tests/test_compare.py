@@ -297,7 +297,9 @@ def test_a_stopped_or_killed_comparison_goes_on_where_it_was(
     assert 2 <= finished <= before < 12
     assert compare(tmp_path, plan) == 0
     keys = [line["key"] for line in lines(plan)]
-    assert len(keys) == len(set(keys)) == 12 and len(started()) == before + 12 - finished
+    again = len(started()) - before
+    assert len(keys) == len(set(keys)) == 12
+    assert 12 - finished <= again <= 12 - finished + 1  # the one more: started when its comparison was killed
 
 
 @pytest.fixture(scope="module")
