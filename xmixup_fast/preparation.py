@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import models, selector
+from . import distributed, models, selector
 from .data.dataset import BadFile, Dataset, Sample, split
 from .data.decode import make_decoder
 from .data.pools import OverBudget, PoolBuilder
@@ -94,7 +94,10 @@ def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | No
     return Prepared(
         network,
         method,
-        Sampler(train.labels, train.sizes, chosen.index if chosen else None, settings),
+        Sampler(
+            *(train.labels, train.sizes, chosen.index if chosen else None, settings),
+            *(distributed.rank(), distributed.world_size()),
+        ),
         Renderer(train, chosen.pool if chosen else None, network.mean, network.std, settings.image_size),
         *(train, val, test),
         source_classes or [],
@@ -184,6 +187,7 @@ class _Images:
         budget = None
         if settings.storage != "resident":
             budget = parse_bytes(settings.memory_budget) if settings.memory_budget else int(0.8 * free_memory(device))
+            budget = int(distributed.smallest(budget)[0])  # all processes have to decide alike
         self.builder = PoolBuilder(decoder, cache, budget, say)
         self.of: dict[str, ImagePool | Stream] = {
             name: self.builder.images(self._samples(name), f"{name} images", settings.storage)

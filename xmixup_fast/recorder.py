@@ -114,3 +114,21 @@ class Recorder:
 
     def _json(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+class Silent(Recorder):
+    """A recorder that writes and shows nothing: that of all processes but the first."""
+
+    def __init__(self, folder: Path, resume: bool = False) -> None:
+        self.folder = folder
+        self.settings = None
+
+    @contextmanager
+    def progress(self, images: int, done: int = 0) -> Iterator[None]:
+        """Does nothing."""
+        yield
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing."""
+
+    say = config = selection = batch = step = epoch = resume = summary = _nothing

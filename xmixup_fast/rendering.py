@@ -82,9 +82,12 @@ class Renderer:
         lam = torch.ones(len(crops.index), device=pool.device)
         return self._mix(pool, crops, pool, crops, lam, buffer)
 
-    def batches(self, images: Images, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over any images in their order: unmixed centre crops, float32[B, 3, H, W], and labels int64[B]."""
-        indices = torch.split(torch.arange(len(images), device=images.labels.device), batch_size)
+    def batches(self, images: Images, batch_size: int, every: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over any images in their order: unmixed centre crops, float32[B, 3, H, W], and labels int64[B].
+
+        ``every`` takes some of the batches alone.
+        """
+        indices = torch.split(torch.arange(len(images), device=images.labels.device), batch_size)[every]
         feed = images.feed(center_crops(images.sizes, self.size, index) for index in indices)
         for index, (pool, crops) in zip(indices, feed, strict=True):
             yield self.plain(pool, crops), images.labels[index]

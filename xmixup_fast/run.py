@@ -16,7 +16,7 @@ from typing import Any
 import timm
 import torch
 
-from . import __version__, models
+from . import __version__, distributed, models
 from .checkpoints import Checkpoint, Checkpoints
 from .data.dataset import BadFile
 from .files import default_cache
@@ -25,7 +25,7 @@ from .methods import METHODS
 from .models import Network
 from .pool import Images
 from .preparation import prepare
-from .recorder import Recorder
+from .recorder import Recorder, Silent
 from .settings import Settings, check_same, identity
 from .trainer import Trainer
 
@@ -55,18 +55,18 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
     OSError where a checkpoint cannot be written; Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
     settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
-    with reproducible(settings):
+    with distributed.processes(), reproducible(settings):
         return _run(resolved(settings))
 
 
 def _run(settings: Settings) -> Result:
     """A run with resolved settings, or the rest of one."""
     folder = Path(str(settings.output))
-    recorder = Recorder(folder, resume=settings.resume == "auto")
+    recorder: Recorder = (Recorder if distributed.rank() == 0 else Silent)(folder, resume=settings.resume == "auto")
     if recorder.settings is not None:
         check_same(recorder.settings, settings, folder)
     checkpoints = Checkpoints(folder / "checkpoints", identity(settings), settings.checkpoints_kept)
-    checkpoint = checkpoints.newest(recorder.say)
+    checkpoint = distributed.of_first(checkpoints.newest(recorder.say) if distributed.rank() == 0 else None)
     run = prepare(settings, recorder.say, folder if checkpoint else None)
     trainer = Trainer(run.network, run.method, run.sampler, run.renderer, settings)
     progress = Progress(bad=run.bad)
@@ -81,7 +81,8 @@ def _run(settings: Settings) -> Result:
             recorder.selection(run.report)
         recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
     _train(trainer, run.val, settings, progress, recorder, checkpoints)
-    models.save(run.network, folder / "model.safetensors", settings.image_size)
+    if distributed.rank() == 0:
+        models.save(run.network, folder / "model.safetensors", settings.image_size)
 
     # The test images are not looked at before all is decided.
     test_accuracy = trainer.evaluate(run.test.to(settings.device)) if settings.test else None
@@ -163,7 +164,8 @@ def _train(
         while trainer.steps_done < trainer.steps:
             lr = trainer.optimizer.param_groups[0]["lr"]
             started = time.perf_counter()
-            loss = float(trainer.step())  # waits for the device, so that the time is the step's
+            mine = float(trainer.step())  # waits for the device, so that the time is the step's
+            (loss,) = distributed.total(mine)
             progress.seconds.append(time.perf_counter() - started)
             progress.losses.append(loss)
             step = trainer.steps_done
@@ -189,11 +191,13 @@ def _train(
                 progress.losses = []
             due = settings.checkpoint_steps is not None and step % settings.checkpoint_steps == 0
             late = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
-            number = signal()
-            if due or late or number or step == trainer.steps:
-                checkpoints.save(progress.checkpoint(trainer))
+            save, number = map(int, distributed.largest(due or late, signal() or 0))
+            if save or number or step == trainer.steps:
+                if distributed.rank() == 0:
+                    checkpoints.save(progress.checkpoint(trainer))
                 saved = time.monotonic()
             if number:
+                distributed.barrier()  # torchrun ends all processes as soon as one has ended
                 raise Interrupted(
                     f"stopped after step {step} of {trainer.steps}; --resume auto --output {recorder.folder} goes on",
                     number,
@@ -206,11 +210,14 @@ def resolved(settings: Settings) -> Settings:
         raise ValueError(f"source: {settings.method} needs a folder of auxiliary images, got none")
     if settings.resume == "auto" and settings.output is None:
         raise ValueError("resume: auto goes on with the run of the folder output, got no output")
-    name = run_name(settings.method, settings)
+    name = distributed.of_first(run_name(settings.method, settings))
+    device = usable_device(settings.device)
+    if device == "cuda" and distributed.world_size() > 1:
+        device = usable_device(f"cuda:{distributed.local_rank()}")
     return replace(
         settings,
         resize=settings.resize or settings.short_side,
-        device=usable_device(settings.device),
+        device=device,
         threads=torch.get_num_threads(),
         cache=settings.cache or str(default_cache()),
         output=settings.output or str(Path("runs", name)),

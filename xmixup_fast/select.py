@@ -19,14 +19,13 @@ nothing.
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import distributed
 from .files import write_text
 from .settings import Settings
 from .train import command
@@ -41,7 +40,6 @@ def run(settings: Settings) -> Selection:
     Raises as :func:`xmixup_fast.fit` does.
     """
     import torch
-    import torch.distributed as dist
 
     from . import models, selector
     from .contact_sheet import contact_sheets
@@ -55,11 +53,11 @@ def run(settings: Settings) -> Selection:
     if (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
     device = usable_device(settings.device)
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = usable_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    if device == "cuda" and distributed.world_size() > 1:
+        device = usable_device(f"cuda:{distributed.local_rank()}")
     settings = replace(settings, device=device)
 
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    rank = distributed.rank()
 
     def say(text: str) -> None:
         if rank == 0:
@@ -101,24 +99,9 @@ def run(settings: Settings) -> Selection:
     return selection
 
 
-@contextmanager
-def _processes() -> Iterator[None]:
-    """Joins the processes that torchrun has started, where it has."""
-    import torch.distributed as dist
-
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    dist.init_process_group("gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
-    with _processes():
+    with distributed.processes():
         return command(run, sys.argv[1:] if arguments is None else arguments, "python -m xmixup_fast.select", __doc__)
 
 

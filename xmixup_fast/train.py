@@ -16,7 +16,9 @@ python -m xmixup_fast.train --config runs/NAME/config.yaml --seed 1 --output run
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -62,6 +64,8 @@ def command(what: Callable[[Settings], object], arguments: Sequence[str], prog: 
     try:
         what(parse(arguments, prog, description))
     except (ValueError, OSError) as error:
+        if int(os.environ.get("RANK", "0")) > 0:
+            time.sleep(2)  # what is wrong in all processes is said by the first: torchrun then ends the others
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as error:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from . import distributed
 from .methods import Method
 from .models import Network
 from .pool import Images
 from .rendering import Renderer
-from .sampling import Draw, Sampler
+from .sampling import Draw, Sampler, hash_integers
 from .settings import Settings
+
+_LAYERS = 3  # what the seed is for, beside other uses
 
 
 class Loss(nn.Module):
@@ -39,7 +44,13 @@ class Trainer:
         self.method = method
         self.sampler = sampler
         self.renderer = renderer
-        self.loss = Loss(network, method)
+        self.loss: nn.Module = Loss(network, method)
+        if distributed.world_size() > 1:
+            # Each process normalises batches by statistics of its own part; evaluation takes those of the first.
+            self.loss = DistributedDataParallel(
+                self.loss, broadcast_buffers=False, find_unused_parameters=method.has_unused_parameters
+            )
+        self.seed = settings.seed
         self.batch_size = settings.batch_size
         self.parts = settings.grad_accum_steps or 1
         """That this process's part of a batch goes through the network in."""
@@ -60,20 +71,32 @@ class Trainer:
         self._set_rates()
 
     def step(self) -> Tensor:
-        """Draws, mixes, and updates the network once. Returns the loss, a detached scalar on the network's device."""
+        """Draws, mixes, and updates the network once.
+
+        Returns the loss, or this process's part of it: a detached scalar on the network's device. The parts add up.
+        """
         draw = next(self._draws)
         self.method.before_step(self.network, self.optimizer, self.steps_done, self.sampler.steps)
         self.optimizer.zero_grad()
+        # Of layers such as dropout: the same whatever came before, and another in each process.
+        torch.manual_seed(hash_integers(self.seed, _LAYERS, self.steps_done, distributed.rank()))
         losses = []
-        for part in self._split(draw):
-            loss: Tensor = self.loss(self.method.inputs(part, self.renderer), part)
-            loss = loss * (len(part.lam) / self.batch_size)
-            loss.backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+        parts = list(self._split(draw))
+        for number, part in enumerate(parts, start=1):
+            with self._gradients_stay_here() if number < len(parts) else nullcontext():
+                loss: Tensor = self.loss(self.method.inputs(part, self.renderer), part)
+                share = len(part.lam) / self.batch_size
+                # Gradients are averaged over the processes, and are to be summed.
+                (loss * (share * distributed.world_size())).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach() * share)
         self.optimizer.step()
         self.steps_done += 1
         self._set_rates()
         return torch.stack(losses).sum()
+
+    def _gradients_stay_here(self) -> AbstractContextManager[None]:
+        loss = self.loss
+        return loss.no_sync() if isinstance(loss, DistributedDataParallel) else nullcontext()
 
     def _split(self, draw: Draw) -> Iterator[Draw]:
         """The parts of a batch that go through the network one after the other."""
@@ -86,9 +109,6 @@ class Trainer:
         state |= {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         for number, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{name}": value for name, value in values.items() if value is not None}
-        state["random.cpu"] = torch.get_rng_state()  # of layers such as dropout
-        if torch.cuda.is_available():
-            state["random.cuda"] = torch.cuda.get_rng_state()
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor], steps_done: int) -> None:
@@ -96,7 +116,7 @@ class Trainer:
 
         Raises ValueError or RuntimeError where it is of another network or method.
         """
-        parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("network", "method", "optimizer", "random")}
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("network", "method", "optimizer")}
         for name, tensor in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
@@ -108,9 +128,6 @@ class Trainer:
             number, _, what = name.partition(".")
             parameter = parameters[int(number)]
             self.optimizer.state[parameter][what] = torch.empty_like(parameter).copy_(tensor)
-        torch.set_rng_state(parts["random"]["cpu"])
-        if "cuda" in parts["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(parts["random"]["cuda"])
         self.steps_done = steps_done
         self._set_rates()
         self._draws = self._draws_from_here()
@@ -128,11 +145,20 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, images: Images) -> float:
-        """Accuracy on unmixed centre crops, in percent."""
+        """Accuracy on unmixed centre crops, in percent; the processes share the work."""
+        self._share_statistics()
         self.network.eval()
+        mine = slice(distributed.rank(), None, distributed.world_size())
         correct = sum(
             int((self.network(batch).argmax(1) == labels).sum())
-            for batch, labels in self.renderer.batches(images, self.batch_size)
+            for batch, labels in self.renderer.batches(images, self.batch_size, mine)
         )
         self.network.train()
-        return 100 * correct / len(images)
+        return 100 * distributed.total(correct)[0] / len(images)
+
+    def _share_statistics(self) -> None:
+        """Gives all processes the statistics of batch normalisation that the first has."""
+        if distributed.world_size() > 1:
+            buffers = dict(self.network.named_buffers())
+            for name in sorted(buffers.keys() & self.network.state_dict().keys()):
+                torch.distributed.broadcast(buffers[name], 0)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..distributed import first_of_machine_first
 from ..files import write_text
 from ..memory import format_bytes
 from ..pool import ImagePool
@@ -86,7 +87,8 @@ class PoolBuilder:
         if self.cache is None:
             pool, bad = self._decoded(samples, what)
         else:
-            pool, bad = self._cached(samples, what, self.cache)
+            with first_of_machine_first():
+                pool, bad = self._cached(samples, what, self.cache)
         self.bytes += pool.pixels.numel()
         self.bad += bad
         return pool
@@ -98,20 +100,25 @@ class PoolBuilder:
 
         Raises OSError where the cache cannot be written.
         """
-        path = self.cache and self.cache / f"{self._key(samples)}.sizes.json"
-        found = self._find_sizes(path, samples) if path else None
-        if found is None:
-            bad: list[BadFile] = []
-            sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, what, bad)]
-            if path:
-                with _writing_to(path.parent):
-                    write_text(path, json.dumps({"sizes": sizes, "bad": bad}))
-        else:
-            sizes, bad = found
-            self.say(f"{what}: {len(sizes)} known from the cache, {path}")
+        with first_of_machine_first():
+            sizes, bad = self._sizes(samples, what)
         self.bad += bad
         self.streamed.append(what)
         return Stream(self._good(samples), torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2), self.decoder)
+
+    def _sizes(self, samples: Sequence[Sample], what: str) -> tuple[list[list[int]], list[BadFile]]:
+        """Heights and widths of the images that can be decoded, and the others; out of the cache if they are there."""
+        path = self.cache and self.cache / f"{self._key(samples)}.sizes.json"
+        found = self._find_sizes(path, samples) if path else None
+        if found:
+            self.say(f"{what}: {len(found[0])} known from the cache, {path}")
+            return found
+        bad: list[BadFile] = []
+        sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, what, bad)]
+        if path:
+            with _writing_to(path.parent):
+                write_text(path, json.dumps({"sizes": sizes, "bad": bad}))
+        return sizes, bad
 
     def _good(self, samples: Sequence[Sample]) -> list[Sample]:
         names = {item.name for item in self.bad}

@@ -35,6 +35,9 @@ class Method(ABC):
     uses_classifier: ClassVar[bool] = False
     """Whether it needs a source head that starts as the pretrained classifier; auxiliary images it may do without."""
 
+    has_unused_parameters: ClassVar[bool] = False
+    """Whether some parameters that are trained have no part in some steps' losses."""
+
     def __init__(self, settings: Settings, network: Network) -> None:
         self.settings = settings
         self.weight_decay = settings.weight_decay

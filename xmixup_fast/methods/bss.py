@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
+from ..distributed import largest, world_size
 from ..models import Network
 from ..sampling import Draw
 from ..settings import Settings
@@ -14,6 +17,7 @@ from .finetune import Finetune
 class BSS(Finetune):
     """CE(target logits, y_t) + bss_eta * the sum of the bss_k smallest squared singular values of the features [B, D].
 
+    The batch is that of all processes, but one of the parts that --grad-accum-steps makes.
     Directions with small singular values transfer badly, as the paper finds.
     """
 
@@ -26,6 +30,16 @@ class BSS(Finetune):
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
         features = network.features(images)
-        values: Tensor = torch.linalg.svdvals(features)  # in descending order
+        values: Tensor = torch.linalg.svdvals(of_all(features))  # in descending order
+        values = values[: min(self.settings.batch_size, features.shape[1])]
         penalty = self.settings.bss_eta * values[-self.settings.bss_k :].square().sum()
         return self.cross_entropy(network.target_logits(features), draw.label).mean() + penalty
+
+
+def of_all(features: Tensor) -> Tensor:
+    """The features of all processes, float[N, D]; rows of zeros, which add no singular value, make parts as long."""
+    if world_size() == 1:
+        return features
+    longest = int(largest(len(features))[0])
+    padded = F.pad(features, (0, 0, 0, longest - len(features)))
+    return torch.cat(all_gather(padded))

@@ -24,6 +24,7 @@ class Seqtrain(Finetune):
     """
 
     uses_source = True
+    has_unused_parameters = True
 
     def __init__(self, settings: Settings, network: Network) -> None:
         super().__init__(settings, network)

@@ -1,0 +1,170 @@
+"""Runs of several processes, as torchrun starts them: they end as those of one process do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from made import SOURCE
+from safetensors.torch import load_file
+
+from xmixup_fast.methods import METHODS
+from xmixup_fast.models import build, save
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS: dict[str, dict[str, Any]] = {
+    **{name: {"method": name} for name in METHODS},
+    "streamed": {"method": "mixup", "storage": "stream"},
+    "in parts": {"method": "xmixup", "grad_accum_steps": 2},
+    "uneven": {"method": "xmixup", "batch_size": 5},
+}
+"""What is run with 1, 2 and 4 processes, on a network without statistics of batches."""
+
+
+def settings(data: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    common = {"target": str(data / "target"), "source": str(data / "source"), "model": "test_convnext"}
+    sizes = {"image_size": 32, "batch_size": 8, "steps": 6, "checkpoint_steps": 2, "checkpoints_kept": 9}
+    weights = data / "test_convnext.safetensors"
+    if not weights.exists():
+        save(build("test_convnext", "none", sorted(SOURCE)), weights, image_size=32)
+    return {**common, **sizes, "weights": str(weights), "output": str(output), "seed": 3, **changes}
+
+
+def torchrun(processes: int, *arguments: str, **options: Any) -> list[str]:
+    flags = [item for name, value in options.items() for item in (f"--{name.replace('_', '-')}", str(value))]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*launcher, *flags, *arguments]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "XMIXUP_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def started(command: list[str], cache: Path, run: Path) -> subprocess.Popen[str]:
+    """A command that is under way, once its run has a checkpoint."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(cache), stdout=pipe, stderr=pipe, text=True)
+    deadline = time.monotonic() + 120
+    while not list((run / "checkpoints").glob("step-*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def send(process: subprocess.Popen[str], number: int) -> None:
+    """Sends a signal to the second of torchrun's processes."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), number)
+
+
+def run(command: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(cache), timeout=300)
+
+
+def flags(values: dict[str, Any]) -> list[str]:
+    given = {name.replace("_", "-"): value for name, value in values.items()}
+    return [item for name, value in given.items() for item in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The folders of all RUNS, with 1, 2 and 4 processes."""
+    folder = tmp_path_factory.mktemp("runs")
+    folders = {processes: folder / str(processes) for processes in (1, 2, 4)}
+    for processes, output in folders.items():
+        values = [settings(data, output / name, **changes) for name, changes in RUNS.items()]
+        (folder / "runs.json").write_text(json.dumps(values))
+        program = (
+            "import json, sys, xmixup_fast\n"
+            "from xmixup_fast.distributed import processes\n"
+            "with processes():\n"
+            "    for values in json.load(open(sys.argv[1])):\n"
+            "        xmixup_fast.fit(**values)\n"
+        )
+        (folder / "program.py").write_text(program)
+        arguments = [str(folder / "program.py"), str(folder / "runs.json")]
+        command = [sys.executable, *arguments] if processes == 1 else torchrun(processes, *arguments)
+        done = run(command, folder / "cache")
+        assert done.returncode == 0, done.stderr
+        # Each line once: the first process speaks for all.
+        assert done.stdout.count("s of training") == len(RUNS)
+    return folders
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_weights_and_metrics_do_not_depend_on_the_number_of_processes(
+    runs: dict[int, Path], processes: int, name: str
+) -> None:
+    one, many = (load_file(runs[count] / name / "model.safetensors") for count in (1, processes))
+    start = load_file(runs[1] / name / "checkpoints" / "step-000000002.safetensors")
+    moved = False
+    for key, tensor in one.items():
+        torch.testing.assert_close(many[key], tensor, rtol=1e-4, atol=2e-5)
+        moved = moved or bool(((tensor - start[f"network.body.{key}"]).abs() > 1e-3).any())
+    assert moved  # far more than what is tolerated
+    lines = [[json.loads(line) for line in (runs[n] / name / "metrics.jsonl").open()] for n in (1, processes)]
+    for line, other in zip(*lines, strict=True):
+        assert other["train_loss"] == pytest.approx(line["train_loss"], abs=1e-4)
+        assert (other["epoch"], other["step"], other["lr"]) == (line["epoch"], line["step"], line["lr"])
+    summaries = [json.loads((runs[n] / name / "summary.json").read_text()) for n in (1, processes)]
+    for key in ("val_accuracy", "test_accuracy", "images_seen", "num_train", "steps"):
+        assert summaries[0][key] == summaries[1][key]
+
+
+def test_a_killed_process_ends_the_run_by_name_and_a_restart_goes_on(
+    runs: dict[int, Path], data: Path, tmp_path: Path
+) -> None:
+    """torchrun's own restart, after SIGKILL of a process in the middle of the run."""
+    values = settings(data, tmp_path / "run", method="xmixup", steps=60, resume="auto")
+    command = torchrun(2, "-m", "xmixup_fast.train", *flags(values), max_restarts=1)
+    with started(command, tmp_path / "cache", tmp_path / "run") as process:
+        send(process, signal.SIGKILL)
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "going on after step" in output and "exitcode: -9" in errors.replace("(", "").replace(")", "")
+    whole = settings(data, tmp_path / "whole", method="xmixup", steps=60)
+    assert run(torchrun(2, "-m", "xmixup_fast.train", *flags(whole)), tmp_path / "cache").returncode == 0
+    killed, unharmed = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
+    assert all(torch.equal(killed[key], tensor) for key, tensor in unharmed.items())
+
+
+def test_a_run_goes_on_with_another_number_of_processes(runs: dict[int, Path], data: Path, tmp_path: Path) -> None:
+    values = settings(data, tmp_path / "run", method="xmixup")
+    assert run([sys.executable, "-m", "xmixup_fast.train", *flags(values)], tmp_path / "cache").returncode == 0
+    for step in (4, 6):
+        (tmp_path / "run" / "checkpoints" / f"step-00000000{step}.safetensors").write_bytes(b"damaged")
+    done = run(torchrun(2, "-m", "xmixup_fast.train", *flags(values), "--resume", "auto"), tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert "going on after step 2 of 6" in done.stdout and done.stdout.count("not used") == 2
+    one, both = (load_file(folder / "model.safetensors") for folder in (runs[1] / "xmixup", tmp_path / "run"))
+    for key, tensor in one.items():
+        torch.testing.assert_close(both[key], tensor, rtol=1e-4, atol=2e-5)
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(data: Path, tmp_path: Path) -> None:
+    values = settings(data, tmp_path / "run", method="finetune", steps=100000, checkpoint_steps=1, checkpoints_kept=1)
+    command = torchrun(2, "-m", "xmixup_fast.train", *flags(values))
+    with started(command, tmp_path / "cache", tmp_path / "run") as process:
+        send(process, signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert errors.count("stopped after step") == 2
+    (saved,) = (tmp_path / "run" / "checkpoints").glob("step-*.safetensors")
+    assert f"stopped after step {int(saved.stem[5:])} of" in errors
+
+
+def test_bad_settings_are_said_once(data: Path, tmp_path: Path) -> None:
+    values = settings(data, tmp_path / "run", method="xmixup", image_size=0)
+    done = run(torchrun(2, "-m", "xmixup_fast.train", *flags(values)), tmp_path / "cache")
+    assert done.returncode != 0
+    assert done.stderr.count("error: image_size: expected a positive number") == 1, done.stderr
+    assert not (tmp_path / "run").exists()
