@@ -67,6 +67,14 @@ class Checkpoints:
                 say(f"checkpoint: {path}: not used ({error})")
         return None
 
+    def before(self, step: int) -> str:
+        """Tells the user of the newest checkpoint of an earlier step."""
+        for path in reversed(self._paths()):
+            number = path.stem.removeprefix("step-")
+            if number.isdecimal() and int(number) < step:
+                return f"the last good checkpoint is of step {int(number)}: {path}"
+        return "there is no good checkpoint"
+
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.safetensors"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,16 @@ def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file in one piece."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError where the folder, or what is there of the path to it, cannot be written to. Leaves nothing."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"output: {folder}: cannot be written ({there}: {error.strerror or error})") from error
 
 
 def default_cache() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import pip_weights
 from .files import replacing
@@ -58,6 +60,14 @@ class Network(nn.Module):
         self.classes = list(classes)
         self.mean = tuple(mean)
         self.std = tuple(std)
+
+    def train(self, mode: bool = True) -> Network:
+        """As of any module, but frozen batch normalisation stays in evaluation mode, so that its statistics stay."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                module.eval()
+        return self
 
     def features(self, x: Tensor) -> Tensor:
         """What the classifier sees of images, float[B, D]."""
@@ -129,6 +139,7 @@ def build(
     source_classes: Sequence[str] | None = None,
     seed: int = 0,
     keep_classifier: bool = False,
+    image_size: int | None = None,
 ) -> Network:
     """A network with a new target head and, if source classes are named, a source head.
 
@@ -137,16 +148,19 @@ def build(
     output of the pretrained classifier takes its row of the source head from there. The outputs are known by the
     file's metadata (see :func:`save`), or else by the WordNet ids of the ImageNet variant with as many classes.
     New weights are drawn from ``seed``. Where ``keep_classifier`` is set and no source classes are named, the source
-    head is the pretrained classifier itself.
+    head is the pretrained classifier itself. ``image_size`` is the height and width of the images to come, if it is
+    known: a network of a fixed input size is made for it, and timm interpolates the weights that depend on it.
 
-    Raises ValueError for a model unknown to timm or without a linear classifier, and for weights that do not fit it;
-    FileNotFoundError where there is no such file.
+    Raises ValueError for a model unknown to timm or without a linear classifier, and for weights or an image size that
+    do not fit it; FileNotFoundError where there is no such file.
     """
     if not timm.is_model(model):
         raise ValueError(f"model: timm has no {model!r}; see timm.list_models()")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        pretrained = _pretrained(model, weights)
+        pretrained = _pretrained(model, weights, image_size)
+        if image_size is not None:
+            _check_size(pretrained.body, model, image_size)
         classifier = pretrained.body.get_classifier()
         pretrained.body.reset_classifier(len(target_classes))
         source_head = source_matched = None
@@ -185,17 +199,17 @@ def save(network: Network, path: Path, image_size: int) -> None:
         aside.write_bytes(serialize(state, metadata))  # save_file would let the owner alone read it
 
 
-def _pretrained(model: str, weights: str) -> _Pretrained:
+def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained:
     if weights == "timm":
         try:
-            body: Any = timm.create_model(model, pretrained=True)
+            body: Any = _create(model, True, image_size)
         except (OSError, RuntimeError) as error:  # no network; no weights published
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"weights: timm cannot get its weights for {model} ({reason}); try pip or a file"
             ) from error
     else:
-        body = timm.create_model(model)
+        body = _create(model, False, image_size)
     classifier = body.get_classifier()
     if not isinstance(classifier, nn.Linear):
         raise ValueError(f"model: {model} has no linear classifier, but a {type(classifier).__name__}")
@@ -215,6 +229,34 @@ def _pretrained(model: str, weights: str) -> _Pretrained:
         classes = ImageNetInfo(subset).label_names() if subset else None  # type: ignore[no-untyped-call]
     mean, std = (json.loads(metadata[name]) if name in metadata else config[name] for name in ("mean", "std"))
     return _Pretrained(body, classes, mean, std)
+
+
+def _create(model: str, pretrained: bool, image_size: int | None) -> Any:
+    """timm's model, for images of a size if one is given. ValueError where a network of a fixed size takes no other."""
+    config = timm.get_pretrained_cfg(model)
+    if image_size is None or not config or not config.fixed_input_size or config.input_size[-1] == image_size:
+        return timm.create_model(model, pretrained=pretrained)
+    try:
+        return timm.create_model(model, pretrained=pretrained, img_size=image_size)
+    except OSError:  # no network; with some releases of huggingface_hub this is a ValueError, too
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
+        raise _wrong_size(model, image_size, error) from error
+
+
+def _check_size(body: Any, model: str, image_size: int) -> None:
+    """Tries one image. Raises ValueError where the network cannot take it."""
+    try:
+        with torch.no_grad():
+            body.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
+    except Exception as error:  # networks for larger images, or for one size, raise anything
+        raise _wrong_size(model, image_size, error) from error
+    body.train()
+
+
+def _wrong_size(model: str, image_size: int, error: Exception) -> ValueError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(f"image_size: {model} cannot take images of {image_size} x {image_size} ({reason})")
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -242,6 +284,8 @@ def _load(body: Any, state: dict[str, Tensor], weights: str, model: str) -> None
     if f"{name}.weight" in state:
         body.reset_classifier(len(state[f"{name}.weight"]))
     expected = body.state_dict()
+    if any(name in state and state[name].shape != tensor.shape for name, tensor in expected.items()):
+        state = _interpolated(state, body)
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
         "unexpected": sorted(state.keys() - expected.keys()),
@@ -251,6 +295,15 @@ def _load(body: Any, state: dict[str, Tensor], weights: str, model: str) -> None
         spelled = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in problems.items() if keys)
         raise ValueError(f"weights: {weights} does not fit {model}: {spelled}")
     body.load_state_dict(state)
+
+
+def _interpolated(state: dict[str, Tensor], body: Any) -> dict[str, Tensor]:
+    """Weights of another image size as timm interpolates them; weights that it cannot interpolate as they are."""
+    try:
+        interpolated: dict[str, Tensor] = sys.modules[type(body).__module__].checkpoint_filter_fn(state, body)
+    except Exception:  # weights of another network; the caller tells what does not fit
+        return state
+    return interpolated
 
 
 def _source_head(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import distributed, models, selector
+from . import distributed, models, optimization, selector
 from .data.dataset import BadFile, Dataset, Sample, split
 from .data.decode import make_decoder
 from .data.pools import OverBudget, PoolBuilder
@@ -24,7 +24,7 @@ from .methods.base import Batches
 from .models import Network
 from .pool import ImagePool
 from .rendering import Renderer
-from .sampling import Auxiliary, Sampler
+from .sampling import Auxiliary, Sampler, run_steps
 from .selection import Selection
 from .settings import Settings
 
@@ -72,9 +72,14 @@ def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | No
     network = models.build(
         *(settings.model, settings.weights, target.classes, source_classes, settings.seed),
         keep_classifier=method_class.uses_classifier,
+        image_size=settings.image_size,
     )
+    optimization.freeze(network, settings.freeze)
     network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method = method_class(settings, network)
+    optimization.check_length(settings, len(target.train), method.first_steps(run_steps(settings, len(target.train))))
+    if source and resumed is None:
+        selector.check(settings, network, target, source)
     images = _Images(settings, target, source, say)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -188,7 +193,7 @@ class _Images:
         if settings.storage != "resident":
             budget = parse_bytes(settings.memory_budget) if settings.memory_budget else int(0.8 * free_memory(device))
             budget = int(distributed.smallest(budget)[0])  # all processes have to decide alike
-        self.builder = PoolBuilder(decoder, cache, budget, say)
+        self.builder = PoolBuilder(decoder, cache, budget, say, settings.image_size)
         self.of: dict[str, ImagePool | Stream] = {
             name: self.builder.images(self._samples(name), f"{name} images", settings.storage)
             for name in ("train", "val", "test")

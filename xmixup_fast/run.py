@@ -15,11 +15,12 @@ from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 
 from . import __version__, distributed, models
 from .checkpoints import Checkpoint, Checkpoints
 from .data.dataset import BadFile
-from .files import default_cache
+from .files import check_writable, default_cache
 from .interruption import Interrupted, catching_signals
 from .methods import METHODS
 from .models import Network
@@ -63,6 +64,7 @@ def _run(settings: Settings) -> Result:
     """A run with resolved settings, or the rest of one."""
     folder = Path(str(settings.output))
     recorder: Recorder = (Recorder if distributed.rank() == 0 else Silent)(folder, resume=settings.resume == "auto")
+    check_writable(folder)
     if recorder.settings is not None:
         check_same(recorder.settings, settings, folder)
     checkpoints = Checkpoints(folder / "checkpoints", identity(settings), settings.checkpoints_kept)
@@ -81,6 +83,9 @@ def _run(settings: Settings) -> Result:
             recorder.selection(run.report)
         recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
     _train(trainer, run.val, settings, progress, recorder, checkpoints)
+    if progress.best:
+        run.network.load_state_dict(progress.best)
+        recorder.say(f"kept the weights after step {progress.best_step}, validation {progress.best_accuracy:.2f} %")
     if distributed.rank() == 0:
         models.save(run.network, folder / "model.safetensors", settings.image_size)
 
@@ -94,13 +99,14 @@ def _run(settings: Settings) -> Result:
         "weights": settings.weights,
         "seed": settings.seed,
         "selection": run.report["how"] if run.report else None,
-        "steps": trainer.steps,
-        "images_seen": trainer.steps * settings.batch_size,
+        "steps": trainer.steps_done,
+        "kept": {"weights": "best" if progress.best else "last", "step": progress.best_step or trainer.steps_done},
+        "images_seen": trainer.steps_done * settings.batch_size,
         "num_train": len(run.train),
         "num_val": len(run.val),
         "num_test": len(run.test),
         "bad_files": {"count": len(progress.bad), "files": [item._asdict() for item in progress.bad]},
-        "val_accuracy": round(progress.val_accuracy, 4),
+        "val_accuracy": round(progress.best_accuracy if progress.best else progress.val_accuracy, 4),
         "test_accuracy": None if test_accuracy is None else round(test_accuracy, 4),
         "train_seconds": round(sum(progress.seconds), 3),
         "seconds_per_step": round(statistics.median(progress.seconds), 6),
@@ -118,6 +124,10 @@ def _run(settings: Settings) -> Result:
     return Result(recorder.folder, run.network, summary, run.report)
 
 
+NOTED = ("val_accuracy", "metrics", "bad", "best_accuracy", "best_step", "waited")
+"""What a checkpoint's notes hold of the progress."""
+
+
 @dataclass
 class Progress:
     """What is known of a run so far."""
@@ -132,22 +142,43 @@ class Progress:
     """The lines of metrics.jsonl."""
     bad: list[BadFile] = field(default_factory=list)
     """Images that are left out."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The network's state at the best validation, on the CPU; empty without patience, and before the first one."""
+    best_accuracy: float = 0.0
+    """What that validation found, in percent."""
+    best_step: int = 0
+    """The step after which it was."""
+    waited: int = 0
+    """Validations since."""
+
+    def validated(self, accuracy: float, trainer: Trainer) -> None:
+        """Keeps the weights where a validation is the best so far. Of equal ones the first is."""
+        self.waited += 1
+        if not self.best or accuracy > self.best_accuracy:
+            self.best = {name: tensor.to("cpu", copy=True) for name, tensor in trainer.network.state_dict().items()}
+            self.best_accuracy, self.best_step, self.waited = accuracy, trainer.steps_done, 0
+
+    def is_over(self, settings: Settings) -> bool:
+        """Whether the settings' patience is at its end."""
+        return settings.patience is not None and self.waited >= settings.patience
 
     def checkpoint(self, trainer: Trainer) -> Checkpoint:
         """The trainer's state, and this."""
         tensors = trainer.state_dict()
         for name in ("seconds", "losses"):
             tensors[f"progress.{name}"] = torch.tensor(getattr(self, name), dtype=torch.float64)
-        notes = {"val_accuracy": self.val_accuracy, "metrics": self.metrics, "bad": self.bad}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        notes = {name: getattr(self, name) for name in NOTED}
         return Checkpoint(trainer.steps_done, tensors, notes)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, bad: Sequence[BadFile]) -> Progress:
         """What :meth:`checkpoint` kept, whose tensors it takes away; and images that were found to be bad since."""
-        seconds, losses = (checkpoint.tensors.pop(f"progress.{name}").tolist() for name in ("seconds", "losses"))
-        notes = checkpoint.notes
+        tensors, notes = checkpoint.tensors, checkpoint.notes
+        seconds, losses = (tensors.pop(f"progress.{name}").tolist() for name in ("seconds", "losses"))
+        best = {name.removeprefix("best."): tensors.pop(name) for name in list(tensors) if name.startswith("best.")}
         known = dict.fromkeys([*(BadFile(*item) for item in notes["bad"]), *bad])
-        return cls(seconds, losses, notes["val_accuracy"], notes["metrics"], list(known))
+        return cls(seconds, losses, best=best, **{**notes, "bad": list(known)})
 
 
 def _train(
@@ -161,8 +192,8 @@ def _train(
     ends = {first: 0} | {first + step: epoch for step, epoch in trainer.sampler.epoch_ends().items()}
     saved = time.monotonic()
     with recorder.progress(trainer.steps * batch_size, trainer.steps_done * batch_size), catching_signals() as signal:
-        while trainer.steps_done < trainer.steps:
-            lr = trainer.optimizer.param_groups[0]["lr"]
+        while trainer.steps_done < trainer.steps and not progress.is_over(settings):
+            lr = trainer.lr
             started = time.perf_counter()
             mine = float(trainer.step())  # waits for the device, so that the time is the step's
             (loss,) = distributed.total(mine)
@@ -170,12 +201,16 @@ def _train(
             progress.losses.append(loss)
             step = trainer.steps_done
             if not math.isfinite(loss):
-                raise ValueError(f"lr: the loss became {loss} in step {step}; try a smaller learning rate")
+                # The loss of a step tells of the weights after the one before it.
+                good = checkpoints.before(step - 1)
+                raise ValueError(f"lr: the loss became {loss} in step {step}; try a smaller learning rate; {good}")
             recorder.step(batch_size, loss)
             if step in ends:
                 validated = ends[step] % settings.val_interval == 0 or step == trainer.steps
                 if validated:
                     progress.val_accuracy = trainer.evaluate(val)
+                    if settings.patience and step > first:
+                        progress.validated(progress.val_accuracy, trainer)
                 spent = sum(progress.seconds[-len(progress.losses) :])
                 metrics = {
                     "epoch": ends[step],
@@ -192,7 +227,7 @@ def _train(
             due = settings.checkpoint_steps is not None and step % settings.checkpoint_steps == 0
             late = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
             save, number = map(int, distributed.largest(due or late, signal() or 0))
-            if save or number or step == trainer.steps:
+            if save or number or step == trainer.steps or progress.is_over(settings):
                 if distributed.rank() == 0:
                     checkpoints.save(progress.checkpoint(trainer))
                 saved = time.monotonic()

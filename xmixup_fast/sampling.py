@@ -118,6 +118,11 @@ def _part(crops: Crops, which: slice | Tensor) -> Crops:
     return Crops(*(tensor[which] for tensor in crops))
 
 
+def run_steps(settings: Settings, images: int) -> int:
+    """The steps of fine-tuning that the settings ask for, with a number of training images."""
+    return settings.steps or -(-settings.epochs * images // settings.batch_size)
+
+
 class Sampler:
     """Draws the steps of a run; a step depends on the seed and its number alone, whatever was drawn before.
 
@@ -160,7 +165,7 @@ class Sampler:
                 smallest = "x".join(map(str, sizes[sizes.amin(1).argmin()].tolist()))
                 raise ValueError(f"image_size: {settings.image_size} is more than an image has, {smallest}")
         images = len(self.labels)
-        self.steps = settings.steps or -(-settings.epochs * images // settings.batch_size)
+        self.steps = run_steps(settings, images)
         self.mixed_samples = self.steps * settings.batch_size - settings.unmixed_epochs * images
         """How many samples come before the unmixed epochs at the end."""
         self.quantiles = beta_quantiles(settings.alpha, settings.fold).to(self.device)

@@ -67,7 +67,10 @@ def run(settings: Settings) -> Selection:
     assert source is not None
     bad = target.bad + source.bad
     with reproducible(settings):
-        network = models.build(settings.model, settings.weights, target.classes, source.classes, settings.seed)
+        network = models.build(
+            *(settings.model, settings.weights, target.classes, source.classes, settings.seed),
+            image_size=settings.image_size,
+        )
         network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         threads = torch.get_num_threads()
         decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, say)

@@ -120,7 +120,7 @@ def most_similar(similarity: Tensor, top_k: int) -> Selection:
 
     Of equal ones the first. Raises ValueError where there are fewer source classes that may be than ``top_k``.
     """
-    _check_top_k(top_k, int(similarity.isfinite().sum(1).min()))
+    check_top_k(top_k, int(similarity.isfinite().sum(1).min()))
     scores, classes = similarity.sort(dim=1, descending=True, stable=True)
     return Selection("class", classes[:, :top_k].tolist(), scores[:, :top_k].tolist())
 
@@ -149,12 +149,13 @@ def at_random(num_target_classes: int, num_source_classes: int, top_k: int, seed
 
     Raises ValueError where there are fewer source classes than ``top_k``.
     """
-    _check_top_k(top_k, num_source_classes)
+    check_top_k(top_k, num_source_classes)
     generator = torch.Generator().manual_seed(seed)
     rows = [torch.randperm(num_source_classes, generator=generator)[:top_k] for _ in range(num_target_classes)]
     return Selection("class", [row.tolist() for row in rows], None)
 
 
-def _check_top_k(top_k: int, usable: int) -> None:
+def check_top_k(top_k: int, usable: int) -> None:
+    """Raises ValueError where fewer source classes can be used than are asked for."""
     if usable < top_k:
         raise ValueError(f"top_k: expected at most {usable}, the number of usable source classes, got {top_k}")

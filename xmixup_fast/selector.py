@@ -19,7 +19,7 @@ from .files import default_cache
 from .models import Network
 from .pool import ImagePool
 from .rendering import Renderer
-from .selection import Selection, at_random, cosine, most_similar, one_to_one, read_selection
+from .selection import Selection, at_random, check_top_k, cosine, most_similar, one_to_one, read_selection
 from .settings import Settings
 
 
@@ -58,6 +58,7 @@ class Selector:
         settings, network = self.settings, self.network
         if settings.selection_file is not None:
             return read_selection(settings.selection_file, target.classes, source)
+        check(settings, network, target, source)
         if settings.selection == "random":
             return at_random(len(target.classes), len(source.classes), settings.top_k, settings.seed)
         assign = settings.selection == "assignment"
@@ -110,36 +111,13 @@ class Selector:
         bad += found
 
     def _logits(self, similarity: str, target: Dataset, source: Dataset) -> Callable[[Tensor], Tensor] | None:
-        """What is to be predicted for the target's images, if anything.
-
-        Raises ValueError where the source has too little to choose from.
-        """
-        settings, network = self.settings, self.network
-        if similarity == "sample":
-            if len(source.train) < settings.top_images:
-                raise ValueError(
-                    f"top_images: expected at most {len(source.train)}, the source's training images, "
-                    f"got {settings.top_images}"
-                )
+        """What is to be predicted for the target's images, if anything."""
+        network = self.network
+        if similarity in ("sample", "feature"):
             return None
-        needed, text = settings.top_k, f"top_k = {settings.top_k}"
-        if settings.selection == "assignment":
-            needed, text = len(target.classes), f"{len(target.classes)}, the number of target classes,"
-        if len(source.classes) < needed:
-            raise ValueError(
-                f"selection: {settings.selection} needs at least {text} source classes, and there are "
-                f"{len(source.classes)}"
-            )
-        if similarity == "feature":
-            return None
-        known = 0 if network.source_matched is None else int(network.source_matched.sum())
+        known, needed = _known(network), _classes_needed(self.settings, target)
         if known >= needed:
             return network.known_source_logits
-        if network.classifier_weight is None:
-            raise ValueError(
-                "selection: prediction needs a network with a pretrained classifier, and this one has none; name its "
-                "--weights, or use --selection random"
-            )
         self.say(
             f"selection: prediction needs a pass over the source's images, since {known} of its {len(source.classes)} "
             "classes are outputs of the pretrained classifier"
@@ -202,6 +180,51 @@ class Selector:
         names = {item.name for item in bad}
         again = [sample.image for sample in samples if sample.image.name in names]
         return not again or not any(isinstance(result, Tensor) for result in self.decoder.decode(again))
+
+
+def check(settings: Settings, network: Network, target: Dataset, source: Dataset) -> None:
+    """What can be said of a selection before an image is read.
+
+    Raises ValueError where the source has too few classes or images or the network no classifier to choose with, and
+    what :func:`~xmixup_fast.selection.read_selection` raises.
+    """
+    if settings.selection_file is not None:
+        read_selection(settings.selection_file, target.classes, source)
+    elif settings.selection == "random":
+        check_top_k(settings.top_k, len(source.classes))
+    elif settings.selection == "sample":
+        if len(source.train) < settings.top_images:
+            raise ValueError(
+                f"top_images: expected at most {len(source.train)}, the source's training images, "
+                f"got {settings.top_images}"
+            )
+    else:
+        _check_classes(settings, network, target, source)
+
+
+def _check_classes(settings: Settings, network: Network, target: Dataset, source: Dataset) -> None:
+    needed, text = _classes_needed(settings, target), f"top_k = {settings.top_k}"
+    if settings.selection == "assignment":
+        text = f"{needed}, the number of target classes,"
+    if len(source.classes) < needed:
+        raise ValueError(
+            f"selection: {settings.selection} needs at least {text} source classes, and there are {len(source.classes)}"
+        )
+    how = settings.similarity if settings.selection == "assignment" else settings.selection
+    if how == "prediction" and _known(network) < needed and network.classifier_weight is None:
+        raise ValueError(
+            "selection: prediction needs a network with a pretrained classifier, and this one has none; name its "
+            "--weights, or use --selection random"
+        )
+
+
+def _classes_needed(settings: Settings, target: Dataset) -> int:
+    return len(target.classes) if settings.selection == "assignment" else settings.top_k
+
+
+def _known(network: Network) -> int:
+    """How many source classes are outputs of the pretrained classifier."""
+    return 0 if network.source_matched is None else int(network.source_matched.sum())
 
 
 def _similarities(target: ClassMeans, source: ClassMeans) -> Tensor:

@@ -64,13 +64,29 @@ class Settings:
     """Equal parts of a batch that go through the network one after the other, to save memory. Networks with batch
     normalisation see other statistics then."""
     lr: float = 0.01
-    """Learning rate of pretrained weights at the start; it falls to zero along a cosine."""
+    """Learning rate of pretrained weights, at its highest."""
+    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
+    """How the learning rate falls over the run: to zero along a cosine or a line, to a tenth after half of the steps
+    and a hundredth after three quarters (step), or not at all."""
+    warmup_epochs: float = 0.0
+    """Epochs, or a fraction of one, over which the learning rate first rises from zero."""
     head_lr_multiplier: float = 10.0
     """Learning rate of new heads, in multiples of the pretrained weights'."""
+    layer_decay: float | None = None
+    """Learning rate of each pretrained layer, as timm numbers them, in multiples of the next one's."""
+    freeze: int | Literal["backbone"] | None = None
+    """What not to train: all but new heads (backbone), or timm's first N groups of layers: the stem, then stages or
+    blocks. Frozen batch normalisation keeps its statistics."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov momentum, or AdamW, which wants a far smaller learning rate."""
     momentum: float = 0.9
-    """Nesterov momentum."""
+    """Nesterov momentum of sgd."""
     weight_decay: float = 1e-4
-    """L2 penalty of every weight; l2sp has its own instead."""
+    """L2 penalty of every weight, decoupled from the gradient with adamw; l2sp has its own instead."""
+    no_norm_decay: bool = False
+    """No weight decay of biases, normalisation layers and what else timm spares."""
+    clip_grad: float | None = None
+    """Largest norm of the gradient of all weights together; a larger one is scaled down to it."""
     alpha: float = 0.2
     """Mixing weights are drawn from Beta(alpha, alpha)."""
     fold: bool = True
@@ -141,6 +157,9 @@ class Settings:
     """Part of the images to test on, where the target folder has no test split."""
     val_interval: int = 1
     """Epochs from one validation to the next; the last step is always followed by one."""
+    patience: int | None = None
+    """Stop after so many validations in a row that were no better than the best, and keep the best one's weights; the
+    last step's are kept otherwise. The schedule still spans the whole length."""
     test: bool = True
     """Test at the end; without, nothing but validation tells, as it has to be while settings are chosen."""
     seed: int = 0
@@ -165,12 +184,12 @@ class Settings:
             object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
         more = ("grad_accum_steps", "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods")
-        for name in (*counts, *more):
+        for name in (*counts, *more, "patience"):
             self._check(name, "a positive number", lambda value: value >= 1)
-        for name in ("lr", "head_lr_multiplier", "alpha", "seqtrain_share", "checkpoint_minutes"):
+        for name in ("lr", "head_lr_multiplier", "clip_grad", "alpha", "seqtrain_share", "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
         penalties = ("weight_decay", "l2sp_alpha", "l2sp_beta", "delta_alpha", "bss_eta")
-        for name in ("unmixed_epochs", "source_weight", "cotuning_weight", *penalties):
+        for name in ("warmup_epochs", "unmixed_epochs", "source_weight", "cotuning_weight", *penalties):
             self._check(name, "zero or a positive number", lambda value: 0 <= value < float("inf"))
         for name in ("momentum", "label_smoothing"):
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
@@ -178,6 +197,14 @@ class Settings:
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
         for name in ("mix_probability", "rectangle_probability"):
             self._check(name, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        self._check("layer_decay", "a number above 0, up to 1", lambda value: 0 < value <= 1)
+        self._check("freeze", "backbone, or a positive number", lambda value: value == "backbone" or value >= 1)
+        if self.method == "seqtrain":
+            expected = "nothing or a number, as backbone leaves seqtrain's first phase nothing to learn"
+            self._check("freeze", expected, lambda value: value != "backbone")
+        if self.steps is None:
+            self._check("warmup_epochs", f"less than epochs, {self.epochs}", lambda value: value < self.epochs)
+            self._check("unmixed_epochs", f"at most epochs, {self.epochs}", lambda value: value <= self.epochs)
         self._check("seed", "a number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
         most = f"at most batch_size, {self.batch_size}"
         self._check("grad_accum_steps", most, lambda value: value <= self.batch_size)
@@ -219,16 +246,25 @@ HOW = (
     *("resume", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept"),
 )
 """Settings that say where and how something is computed, not what."""
+UNSAID = {"optimizer": "sgd", "schedule": "cosine"}
+"""Values that are left out of the hash as what is off is."""
+
+
+def matters(name: str, settings: Settings) -> bool:
+    """Whether a setting can change what comes out: patience counts validations."""
+    return name not in HOW or (name == "val_interval" and settings.patience is not None)
 
 
 def identity(settings: Settings) -> str:
     """A hash of the settings that matter, 15 hexadecimal digits.
 
     Defaults are among them: where a default changes, it is another run. Settings that are off (None, False or zero)
-    are left out, so that a new setting that is off by default changes nothing.
+    are left out, and those in UNSAID, so that a new setting that is off by default changes nothing.
     """
     values = asdict(replace(settings, resize=settings.resize or settings.short_side))
-    values = {name: value for name, value in values.items() if value and name not in HOW}
+    values = {
+        name: value for name, value in values.items() if value and value != UNSAID.get(name) and matters(name, settings)
+    }
     return hashed(json.dumps(values, sort_keys=True))
 
 
@@ -242,7 +278,7 @@ def check_same(before: Settings, now: Settings, folder: os.PathLike[str]) -> Non
     changed = [
         f"{field.name} {getattr(before, field.name)} (now {getattr(now, field.name)})"
         for field in fields(Settings)
-        if field.name not in HOW and getattr(before, field.name) != getattr(now, field.name)
+        if matters(field.name, now) and getattr(before, field.name) != getattr(now, field.name)
     ]
     if changed:
         raise ValueError(f"resume: the run in {os.fspath(folder)} has {', '.join(changed)}; name another output")

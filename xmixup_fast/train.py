@@ -53,7 +53,13 @@ def parse(
     if known.config is not None:
         default = _Command(**{"target": tyro.MISSING, "model": tyro.MISSING, **read_yaml(known.config)})
     command = tyro.cli(_Command, prog=prog, description=description, args=flags, default=default)
-    return Settings(**{field.name: getattr(command, field.name) for field in fields(Settings)})
+    settings = Settings(**{field.name: getattr(command, field.name) for field in fields(Settings)})
+    if settings.steps is not None and any(flag.split("=")[0] == "--epochs" for flag in flags):
+        raise ValueError(
+            f"epochs: expected no steps besides (or --steps None), got epochs {settings.epochs} and steps "
+            f"{settings.steps}"
+        )
+    return settings
 
 
 def command(what: Callable[[Settings], object], arguments: Sequence[str], prog: str, description: str | None) -> int:

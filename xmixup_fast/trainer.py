@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import distributed
+from . import distributed, optimization
 from .methods import Method
 from .models import Network
 from .pool import Images
@@ -35,7 +34,7 @@ class Loss(nn.Module):
 
 
 class Trainer:
-    """Trains a network with a method: SGD with Nesterov momentum and a cosine to zero over each phase's steps."""
+    """Trains a network with a method. What the settings freeze has to be frozen (:func:`.optimization.freeze`)."""
 
     def __init__(
         self, network: Network, method: Method, sampler: Sampler, renderer: Renderer, settings: Settings
@@ -59,15 +58,11 @@ class Trainer:
         self.steps = self.first_steps + sampler.steps
         """Of the whole run."""
         self._draws = self._draws_from_here()
-        self.rates = (settings.lr, settings.lr * settings.head_lr_multiplier)
-        """At the start, of pretrained parameters and of new heads."""
-        self.optimizer = torch.optim.SGD(
-            [{"params": parameters} for parameters in network.parameter_groups()],
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=method.weight_decay,
-            nesterov=settings.momentum > 0,
-        )
+        self.settings = settings
+        self.warmup = optimization.warmup_steps(settings, len(sampler.labels))
+        self.optimizer = optimization.make_optimizer(network, settings, method.weight_decay)
+        self.lr = settings.lr
+        """In the step to come, of pretrained parameters without layer-wise decay."""
         self._set_rates()
 
     def step(self) -> Tensor:
@@ -89,6 +84,8 @@ class Trainer:
                 # Gradients are averaged over the processes, and are to be summed.
                 (loss * (share * distributed.world_size())).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach() * share)
+        if self.settings.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad)
         self.optimizer.step()
         self.steps_done += 1
         self._set_rates()
@@ -127,7 +124,9 @@ class Trainer:
         for name, tensor in parts["optimizer"].items():
             number, _, what = name.partition(".")
             parameter = parameters[int(number)]
-            self.optimizer.state[parameter][what] = torch.empty_like(parameter).copy_(tensor)
+            # AdamW's count of steps is a number of its own, which stays on the CPU.
+            kept = tensor.clone() if what == "step" else torch.empty_like(parameter).copy_(tensor)
+            self.optimizer.state[parameter][what] = kept
         self.steps_done = steps_done
         self._set_rates()
         self._draws = self._draws_from_here()
@@ -138,10 +137,13 @@ class Trainer:
 
     def _set_rates(self) -> None:
         """Gives the optimiser the next step's learning rates."""
-        step, first = self.steps_done, self.first_steps
-        done = step / first if step < first else (step - first) / self.sampler.steps
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * (1 + math.cos(math.pi * done)) / 2
+        settings, step, steps = self.settings, self.steps_done, self.first_steps
+        if step >= self.first_steps:
+            step, steps = step - self.first_steps, self.sampler.steps
+        rate = optimization.rate(settings.schedule, self.warmup, step, steps)
+        self.lr = settings.lr * rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lr * group["lr_scale"] * rate
 
     @torch.no_grad()
     def evaluate(self, images: Images) -> float:

@@ -37,14 +37,23 @@ class PoolBuilder:
 
     ``cache`` is a folder of pools, each named by a hash of its images' names, stamps and labels and of the decoder's
     settings; with None, pools are made in memory. ``budget`` is the number of bytes that all pools may have together;
-    with None, it is not checked. ``say`` gets a line about each pool.
+    with None, it is not checked. ``say`` gets a line about each pool. ``smallest`` is the least height and width, in
+    pixels, that images need.
     """
 
-    def __init__(self, decoder: Decoder, cache: Path | None, budget: int | None, say: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: Path | None,
+        budget: int | None,
+        say: Callable[[str], object],
+        smallest: int = 1,
+    ) -> None:
         self.decoder = decoder
         self.cache = cache / "pools" if cache else None
         self.budget = budget
         self.say = say
+        self.smallest = smallest
         self.bytes = 0
         """Of all pools so far."""
         self.streamed: list[str] = []
@@ -114,7 +123,8 @@ class PoolBuilder:
             self.say(f"{what}: {len(found[0])} known from the cache, {path}")
             return found
         bad: list[BadFile] = []
-        sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, what, bad)]
+        headers = self._headers(samples) if self.decoder.short_side is None else repeat(None)
+        sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, what, bad, headers)]
         if path:
             with _writing_to(path.parent):
                 write_text(path, json.dumps({"sizes": sizes, "bad": bad}))
@@ -214,9 +224,17 @@ class PoolBuilder:
         self.say(f"{what}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s")
 
     def _headers(self, samples: Sequence[Sample]) -> list[Header | None]:
-        """The images' headers; None for those that cannot be read: bad files are named when they are decoded."""
+        """The images' headers; None for those that cannot be read: bad files are named when they are decoded.
+
+        Raises ValueError for an image that is not resized and too small.
+        """
         with ThreadPoolExecutor(self.decoder.threads) as workers:
-            return list(chain.from_iterable(in_order(workers, _headers_of, _lists(samples, 64), 8)))
+            headers = list(chain.from_iterable(in_order(workers, _headers_of, _lists(samples, 64), 8)))
+        for (image, _), header in zip(samples, headers, strict=True):
+            if header and self.decoder.short_side is None and min(header.height, header.width) < self.smallest:
+                size = f"{header.height}x{header.width}"
+                raise ValueError(f"image_size: {self.smallest} is more than an image has, {size}: {image.name}")
+        return headers
 
     def _check_size(self, headers: Sequence[Header | None], what: str) -> int:
         """Bytes of the images, as their headers tell, once they are found to fit the budget."""

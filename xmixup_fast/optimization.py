@@ -1,0 +1,119 @@
+"""What the optimiser is given: which parameters at which rates, and how the rates change from step to step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+
+from .models import Network
+from .sampling import run_steps
+from .settings import Settings
+
+
+def make_optimizer(network: Network, settings: Settings, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW, over :func:`parameter_groups`."""
+    groups = parameter_groups(network, settings, weight_decay)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
+    momentum = settings.momentum
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0)
+
+
+def parameter_groups(network: Network, settings: Settings, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters that are trained, by learning rate and decay; ``lr_scale`` is their rate in multiples of lr.
+
+    timm numbers the layers and knows which parameters take no decay. A pretrained source head counts as the last layer.
+    """
+    body = network.body
+    spared = body.no_weight_decay() if settings.no_norm_decay and hasattr(body, "no_weight_decay") else ()
+    of_timm = param_groups_layer_decay(
+        body,
+        weight_decay=weight_decay,
+        no_weight_decay_list=spared,
+        weight_decay_exclude_1d=settings.no_norm_decay,
+        layer_decay=settings.layer_decay or 1.0,
+    )
+    known = {id(p): (group["lr_scale"], group["weight_decay"]) for group in of_timm for p in group["params"]}
+    groups: dict[tuple[bool, float, float], list[torch.nn.Parameter]] = {}
+    for parameters, new in zip(network.parameter_groups(), (False, True), strict=True):
+        for parameter in parameters:
+            if parameter.requires_grad:
+                of_source_head = 1.0, 0.0 if settings.no_norm_decay and parameter.ndim <= 1 else weight_decay
+                scale, decay = known.get(id(parameter), of_source_head)
+                key = (new, settings.head_lr_multiplier if new else scale, decay)
+                groups.setdefault(key, []).append(parameter)
+    return [{"params": p, "lr_scale": scale, "weight_decay": decay} for (_, scale, decay), p in groups.items()]
+
+
+def freeze(network: Network, what: int | str | None) -> None:
+    """Excludes from training all parameters but those of new heads ("backbone"), or those of the first layer groups.
+
+    The groups are timm's coarse ones: the stem, then stages or blocks, and last the head, which cannot be frozen.
+
+    Raises ValueError where the network has fewer groups.
+    """
+    if what is None:
+        return
+    frozen, _ = network.parameter_groups()
+    if isinstance(what, int):
+        body = network.body
+        groups: dict[int, Any] = {}
+        if hasattr(body, "group_matcher"):
+            groups = group_parameters(body, body.group_matcher(coarse=True), return_values=True)
+        most = max(len(groups) - 1, 0)
+        if what > most:
+            raise ValueError(
+                f"freeze: expected backbone, or at most {most}, the layer groups of {network.model_name} before its "
+                f"head, got {what}"
+            )
+        first = {id(parameter) for number in range(what) for parameter in groups[number]}
+        frozen = [parameter for parameter in frozen if id(parameter) in first]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+
+
+def warmup_steps(settings: Settings, images: int) -> int:
+    """The steps of warm-up, for a number of training images."""
+    return round(settings.warmup_epochs * images / settings.batch_size)
+
+
+def check_length(settings: Settings, images: int, first_steps: int = 0) -> None:
+    """Raises ValueError where a part of the run, by a number of training images, is longer than what it is part of.
+
+    ``first_steps`` is the length of a phase before fine-tuning, if there is one.
+    """
+    steps, warmup = run_steps(settings, images), warmup_steps(settings, images)
+    for phase, length in (("run", steps), ("phase before fine-tuning", first_steps or steps)):
+        if warmup and warmup >= length:
+            raise ValueError(
+                f"warmup_epochs: expected less than the {phase}, {length} steps of {settings.batch_size} images, "
+                f"got {settings.warmup_epochs:g} epochs of {images} images, {warmup} steps"
+            )
+    seen = steps * settings.batch_size
+    if settings.unmixed_epochs * images > seen:
+        raise ValueError(
+            f"unmixed_epochs: expected at most the run, {steps} steps of {settings.batch_size} images, "
+            f"got {settings.unmixed_epochs} epochs of {images} images"
+        )
+
+
+def rate(schedule: str, warmup: int, step: int, steps: int) -> float:
+    """The learning rate in a step, counted from 0, of a phase of ``steps``, as a part of the highest one.
+
+    It rises linearly over ``warmup`` steps, from 0 at step -1 to 1 at step ``warmup``, and follows the schedule from
+    there: a quarter of a step schedule's steps have a tenth of the rate, and the last quarter a hundredth.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / (steps - warmup)
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    if schedule == "linear":
+        return 1 - done
+    if schedule == "step":
+        return 1.0 if done < 1 / 2 else 0.1 if done < 3 / 4 else 0.01
+    return 1.0
