@@ -13,7 +13,7 @@ import torchvision
 from samples import IMAGENET, make_pool
 from torch import Tensor
 
-from xmixup_fast import ImagePool, XMixup, reference
+from xmixup_fast import ImagePool, MixedLabels, XMixup, joint_labels, mix_features, reference
 from xmixup_fast.sampling import Auxiliary, beta_quantiles
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +83,50 @@ def test_a_sample_is_the_same_in_any_batch_and_another_in_the_next_epoch(device:
     assert not torch.equal(made_xmixup(device, seed=1)(images, labels, sample, 0)[0], mixed)
 
 
+def test_channels_may_come_first(device: torch.device) -> None:
+    images, labels, sample = made_batch(device)
+    mixed, _ = made_xmixup(device)(images, labels, sample, 0)
+    planes = images.permute(0, 3, 1, 2)
+    for batch in (planes, planes.contiguous()):
+        assert torch.equal(made_xmixup(device)(batch, labels, sample, 0)[0], mixed)
+
+
+def test_without_sample_ids_draws_follow_torchs_generator(device: torch.device) -> None:
+    images, labels, _ = made_batch(device)
+    xmixup = made_xmixup(device)
+    torch.manual_seed(3)
+    first, second = xmixup(images, labels), xmixup(images, labels)
+    assert not torch.equal(first[0], second[0]) and not torch.equal(first[1].lam, second[1].lam)
+    torch.manual_seed(3)
+    for before in (first, second):
+        again = xmixup(images, labels)
+        assert torch.equal(again[0], before[0])
+        assert all(torch.equal(a, b) for a, b in zip(again[1], before[1], strict=True))
+
+
+def test_pairs_are_what_a_call_mixes(device: torch.device) -> None:
+    batch = made_batch(device)
+    xmixup = made_xmixup(device, fold=False)
+    mixed, labels = xmixup(*batch, 2)
+    target, aux, pair_labels = xmixup.pairs(*batch, 2)
+    assert all(torch.equal(a, b) for a, b in zip(pair_labels, labels, strict=True))
+    # Mixing and normalising commute, because the weights' sum is 1.
+    torch.testing.assert_close(mix_features(target, aux, labels.lam), mixed, rtol=0, atol=4e-6)
+    assert target.is_contiguous(memory_format=torch.channels_last) and not torch.equal(target, mixed)
+
+
+def test_joint_labels_have_the_weights_of_both_classes() -> None:
+    mixed = MixedLabels(torch.tensor([0, 2, 1]), torch.tensor([3, 0, 1]), torch.tensor([0.75, 1.0, 0.0]))
+    expected = torch.tensor([[0.75, 0, 0, 0, 0, 0, 0.25], [0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 0]])
+    assert torch.equal(joint_labels(mixed, 3, 4), expected)
+    half = expected.clone()
+    half[:, 3:] /= 2
+    assert torch.equal(joint_labels(mixed, 3, 4, source_weight=0.5), half)
+    for classes in ((2, 4), (3, 3)):
+        with pytest.raises(RuntimeError, match="out of bounds"):
+            joint_labels(mixed, *classes)
+
+
 def test_dtype_layout_and_out_are_those_asked_for(device: torch.device) -> None:
     batch = made_batch(device)
     plain, _ = made_xmixup(device)(*batch, 0)
@@ -110,14 +154,12 @@ def test_compiles_to_one_graph_that_serves_every_epoch() -> None:
     [
         (
             torch.zeros(6, 13, 16, 3),
-            r"images: expected uint8\[batch, height, width, 3\] or indices int64\[batch\], got f",
+            r"images: expected uint8\[batch, height, width, 3\], .*int64\[batch\], got float32\[6, 13, 16, 3\]",
         ),
         (torch.zeros(6, 2, dtype=torch.int64), r"images: expected .*, got int64\[6, 2\]"),
         (torch.zeros(6, dtype=torch.int64), r"images: indices need XMixup\(target=...\)"),
-        (
-            torch.zeros(6, 3, 13, 16, dtype=torch.uint8),
-            r"expected a contiguous uint8\[n, height, width, 3\], got uint8",
-        ),
+        (torch.zeros(6, 4, 13, 16, dtype=torch.uint8), r"images: expected .*, got uint8\[6, 4, 13, 16\]"),
+        (torch.zeros(6, 3, 16, dtype=torch.uint8), r"images: expected .*, got uint8\[6, 3, 16\]"),
     ],
 )
 def test_images_of_another_kind_are_refused(images: Tensor, message: str) -> None:

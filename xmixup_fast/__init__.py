@@ -17,13 +17,14 @@ except ModuleNotFoundError as error:
         "xmixup_fast: the native extension is missing for this Python; in the project's folder run: pip install ."
     ) from error
 
+from .features import mix_features
 from .ops import Draws, draw, dual_head_cross_entropy, mix
 from .pool import Crops, ImagePool
 
 if TYPE_CHECKING:
     from .run import Result, fit
     from .settings import Settings
-    from .xmixup import MixedLabels, XMixup
+    from .xmixup import MixedLabels, XMixup, joint_labels
 
 # Imported when first used: they need timm or SciPy, which take a second.
 _LAZY = {
@@ -32,6 +33,7 @@ _LAZY = {
     "Settings": "settings",
     "XMixup": "xmixup",
     "fit": "run",
+    "joint_labels": "xmixup",
 }
 
 __all__ = [
@@ -48,7 +50,9 @@ __all__ = [
     "draw",
     "dual_head_cross_entropy",
     "fit",
+    "joint_labels",
     "mix",
+    "mix_features",
 ]
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .ops import draw, mix
-from .pool import ImagePool
+from .ops import Draws, draw, mix
+from .pool import Crops, ImagePool
 from .sampling import Auxiliary, beta_quantiles
 
 
@@ -22,6 +22,29 @@ class MixedLabels(NamedTuple):
     """int64[B]: the auxiliary images' labels."""
     lam: Tensor
     """float32[B] in 0..1: weight of the target image and of its label."""
+
+
+def joint_labels(mixed: MixedLabels, target_classes: int, source_classes: int, source_weight: float = 1.0) -> Tensor:
+    """Soft labels for a network with one head, whose outputs are the target's classes and then the source's.
+
+    The cross entropy with them is the loss of two heads that share one softmax. The first ``target_classes`` outputs
+    alone are the network's answer for a target image.
+
+    Args:
+        mixed: labels and weights of B samples.
+        target_classes, source_classes: how many outputs the head has for each.
+        source_weight: factor of the source labels' weights.
+
+    Returns:
+        float32[B, target_classes + source_classes]: ``lam`` at the target's class, ``source_weight * (1 - lam)`` at the
+        source's, 0 elsewhere.
+
+    Raises:
+        RuntimeError: a label is outside of its part of the head; on a GPU, as a device-side assert.
+    """
+    lam = mixed.lam.unsqueeze(1)
+    parts = ((mixed.target, lam, target_classes), (mixed.source, source_weight * (1 - lam), source_classes))
+    return torch.cat([lam.new_zeros(len(lam), k).scatter_(1, label[:, None], w) for label, w, k in parts], dim=1)
 
 
 class XMixup:
@@ -75,14 +98,22 @@ class XMixup:
         self._quantiles = beta_quantiles(alpha, fold).to(aux.device)
 
     def __call__(
-        self, images: Tensor, labels: Tensor, sample: Tensor, epoch: int | Tensor, *, out: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        sample: Tensor | None = None,
+        epoch: int | Tensor = 0,
+        *,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, MixedLabels]:
         """Crops, flips, mixes and normalises a batch.
 
         Args:
-            images: contiguous uint8[B, H, W, 3], no smaller than the crops; or int64[B], positions in ``target``.
+            images: uint8[B, H, W, 3] or uint8[B, 3, H, W], no smaller than the crops; or int64[B], positions in
+                ``target``. Images whose channels do not come last in memory are copied first.
             labels: int64[B], target classes.
-            sample: int64[B], a number for each training image, the same in every epoch.
+            sample: int64[B], a number for each training image, the same in every epoch. Where the loader tells none:
+                drawn from torch's generator, so that ``torch.manual_seed`` makes them the same again.
             epoch: from 0 on; or int64[B], of each sample.
             out: where to write, as for :func:`xmixup_fast.mix`; fresh memory otherwise.
 
@@ -94,7 +125,29 @@ class XMixup:
             RuntimeError: an argument has a wrong dtype, shape, device or value, as for :func:`xmixup_fast.draw` and
                 :func:`xmixup_fast.mix`.
         """
+        pool, drawn, mixed = self._draw(images, labels, sample, epoch)
+        return self._mix(pool, drawn.target_crops, drawn.aux_crops, drawn.lam, out), mixed
+
+    def pairs(
+        self, images: Tensor, labels: Tensor, sample: Tensor | None = None, epoch: int | Tensor = 0
+    ) -> tuple[Tensor, Tensor, MixedLabels]:
+        """The two images of each pair that a call of the same arguments mixes, for mixing inside the network.
+
+        Returns:
+            Target images and auxiliary images, cropped, flipped and normalised, each [B, 3, height, width], and the
+            labels, with ``lam`` as :func:`xmixup_fast.mix_features` takes it.
+        """
+        pool, drawn, mixed = self._draw(images, labels, sample, epoch)
+        alone = torch.ones_like(drawn.lam)
+        target = self._mix(pool, drawn.target_crops, drawn.aux_crops, alone)
+        return target, self._mix(self.aux, drawn.aux_crops, drawn.aux_crops, alone), mixed
+
+    def _draw(
+        self, images: Tensor, labels: Tensor, sample: Tensor | None, epoch: int | Tensor
+    ) -> tuple[ImagePool, Draws, MixedLabels]:
         pool, index = self._pool(images)
+        if sample is None:
+            sample = torch.randint(2**62, labels.shape, device=labels.device)
         if isinstance(epoch, int):
             epoch = torch.full_like(sample, epoch)
         drawn = draw(
@@ -111,8 +164,11 @@ class XMixup:
             size=self.size,
             flip=self.flip,
         )
-        mixed = mix(
-            *(pool, drawn.target_crops, self.aux, drawn.aux_crops, drawn.lam),
+        return pool, drawn, MixedLabels(labels, self.aux.labels[drawn.aux_crops.index], drawn.lam)
+
+    def _mix(self, pool: ImagePool, crops: Crops, aux_crops: Crops, lam: Tensor, out: Tensor | None = None) -> Tensor:
+        return mix(
+            *(pool, crops, self.aux, aux_crops, lam),
             mean=self.mean,
             std=self.std,
             size=self.size,
@@ -120,14 +176,18 @@ class XMixup:
             memory_format=self.memory_format,
             out=out,
         )
-        return mixed, MixedLabels(labels, self.aux.labels[drawn.aux_crops.index], drawn.lam)
 
     def _pool(self, images: Tensor) -> tuple[ImagePool, Tensor]:
-        if images.dtype == torch.uint8:
-            return ImagePool.from_dense(images), torch.arange(len(images), device=images.device)
-        if images.dtype != torch.int64 or images.dim() != 1:
-            kind = f"{str(images.dtype).removeprefix('torch.')}{list(images.shape)}"
-            raise ValueError(f"images: expected uint8[batch, height, width, 3] or indices int64[batch], got {kind}")
-        if self.target is None:
-            raise ValueError("images: indices need XMixup(target=...), the pool that they refer to")
-        return self.target, images
+        if images.dtype == torch.int64 and images.dim() == 1:
+            if self.target is None:
+                raise ValueError("images: indices need XMixup(target=...), the pool that they refer to")
+            return self.target, images
+        shape = list(images.shape)
+        if images.dim() == 4 and shape[1] == 3 != shape[3]:
+            images = images.permute(0, 2, 3, 1)
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
+            raise ValueError(
+                "images: expected uint8[batch, height, width, 3], uint8[batch, 3, height, width] or indices "
+                f"int64[batch], got {str(images.dtype).removeprefix('torch.')}{shape}"
+            )
+        return ImagePool.from_dense(images.contiguous()), torch.arange(len(images), device=images.device)
