@@ -1,7 +1,8 @@
 """Kills runs with SIGKILL at random moments, resumes them, and compares with runs that were never killed, to the bit.
 
 python tests/kill_runs.py --kills 30
-    over methods and storages in turn; prints a line for each run that came to its end
+    over methods and storages in turn, with AMP, averaged weights and batches in parts; prints a line for each run that
+    came to its end
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ from typing import Any
 import safetensors.numpy
 from made import SOURCE, TARGET, write_folder
 
-CASES = list(product(("resident", "stream"), ("xmixup", "finetune", "delta", "seqtrain", "rifle", "l2sp", "cotuning")))
+METHODS = ("xmixup", "finetune", "delta", "seqtrain", "rifle", "l2sp", "cotuning")
+STEPS: tuple[dict[str, Any], ...] = (
+    {},
+    {"amp": "bf16", "ema_decay": 0.9},
+    {"amp": "fp16", "grad_accum_steps": 2},
+    {"ema_decay": 0.9, "grad_accum_steps": 3},
+)
+CASES = [
+    {"method": method, "storage": storage, **STEPS[number % len(STEPS)]}
+    for number, (storage, method) in enumerate(product(("resident", "stream"), METHODS))
+]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,10 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         write_folder(folder / "target", TARGET, 10)
         write_folder(folder / "source", SOURCE, 4)
         in_child(lambda: save_weights(folder))
-        for number, (storage, method) in enumerate(cycle(CASES)):
+        for number, case in enumerate(cycle(CASES)):
             settings = {
                 **{"target": str(folder / "target"), "source": str(folder / "source"), "model": "test_resnet"},
-                **{"weights": str(folder / "weights.safetensors"), "method": method, "storage": storage},
+                **{"weights": str(folder / "weights.safetensors"), **case},
                 **{"steps": asked.steps, "batch_size": 8, "image_size": 32, "device": "cpu", "threads": 1},
                 **{"cache": str(folder / "cache"), "checkpoint_steps": 2},
             }
@@ -52,9 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
             kills = 0
             while in_child(lambda s=settings, o=killed: run(s, o), moments.uniform(0, duration)) != 0:
                 kills += 1
-            assert result(killed) == result(whole), f"{method}, {storage}: another result after {kills} kills"
+            assert result(killed) == result(whole), f"{case}: another result after {kills} kills"
             total += kills
-            print(f"{method}, {storage}: the same after {kills} kills", flush=True)
+            print(f"{case}: the same after {kills} kills", flush=True)
             if total >= asked.kills and (asked.kills < 30 or number + 1 >= len(CASES)):
                 break
     print(f"{total} kills, {number + 1} runs: all as if never killed")

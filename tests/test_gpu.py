@@ -19,6 +19,7 @@ from made import SOURCE, TARGET, write_folder
 from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, make_pool
 from test_cpu_levels import DTYPES, mix_many
 from torch import Tensor
+from transfer import Case
 
 import xmixup_fast
 from xmixup_fast import Draws, ImagePool, ops
@@ -200,6 +201,52 @@ def test_a_step_is_captured_in_a_graph_and_replayed() -> None:
         assert all(map(torch.equal, captured, eager.run(eager.empty_out())))
         assert not before or not any(map(torch.equal, captured, before))
         before = [tensor.clone() for tensor in captured]
+
+
+@pytest.mark.parametrize("amp", [None, "bf16", "fp16"])
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss"}))
+def test_training_steps_from_a_graph_are_those_without(name: str, amp: str | None) -> None:
+    settings = {"steps": 14, "seqtrain_share": 0.5, "rectangle_probability": 0.5, "amp": amp, "ema_decay": 0.9}
+    plain, replayed = (
+        Case(**settings, device=str(CUDA), cuda_graph=graph).to(CUDA).trainer(name) for graph in (False, True)
+    )
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        while plain.steps_done < plain.steps:
+            torch.testing.assert_close(replayed.step(), plain.step(), rtol=1e-2, atol=1e-3)
+    for key, tensor in plain.result.state_dict().items():
+        torch.testing.assert_close(replayed.result.state_dict()[key], tensor, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("storage", ["resident", "stream"])
+def test_a_run_from_a_graph_goes_on(tmp_path: Path, storage: str) -> None:
+    write_folder(tmp_path / "target", TARGET, 10)
+    write_folder(tmp_path / "source", SOURCE, 4)
+    save(build("test_resnet", "none", sorted(SOURCE)), tmp_path / "weights.safetensors", image_size=32)
+    losses = []
+    for graph in (False, True):
+        result = xmixup_fast.fit(
+            **{name: str(tmp_path / name) for name in ("target", "source")},
+            **{"model": "test_resnet", "weights": str(tmp_path / "weights.safetensors"), "selection": "random"},
+            **{"steps": 9, "batch_size": 8, "image_size": 32, "device": str(CUDA), "storage": storage},
+            **{"amp": "bf16", "ema_decay": 0.9, "cuda_graph": graph, "output": str(tmp_path / f"run-{graph}")},
+        )
+        lines = (result.folder / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train_loss"] for line in lines])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("amp", [None, "bf16"])
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss", "rifle"}))
+def test_no_training_step_waits_for_the_device(name: str, amp: str | None) -> None:
+    """rifle makes new heads on the CPU; an SVD waits."""
+    trainer = Case(steps=6, amp=amp, ema_decay=0.9).to(CUDA).trainer(name)
+    trainer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        while trainer.steps_done < trainer.steps - 1:
+            trainer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_compiled_step_runs_on_without_recompiling() -> None:

@@ -71,6 +71,47 @@ def test_an_interrupted_run_ends_as_one_that_was_not(data: Path, tmp_path: Path,
     assert_same(whole, run(data, tmp_path / "run", method, storage=storage, resume="auto"))
 
 
+STEPPING: dict[str, dict[str, Any]] = {
+    "bf16": {"amp": "bf16"},
+    "fp16": {"amp": "fp16", "storage": "stream"},
+    "average": {"ema_decay": 0.9},
+    "all": {"amp": "bf16", "ema_decay": 0.9, "grad_accum_steps": 2, "storage": "stream"},
+}
+
+
+@pytest.mark.parametrize("name", STEPPING)
+def test_a_run_with_amp_an_average_or_parts_goes_on_to_the_same_bits(data: Path, tmp_path: Path, name: str) -> None:
+    settings = STEPPING[name]
+    whole = run(data, tmp_path / "whole", **settings)
+    interrupted(data, tmp_path / "run", 5, **settings)
+    assert_same(whole, run(data, tmp_path / "run", **settings, resume="auto"))
+    states = [
+        load_file(max((tmp_path / folder / "checkpoints").iterdir())) for folder in ("whole", "run")
+    ]  # the average is saved as the model; the weights themselves are here alone
+    assert states[0].keys() == states[1].keys()
+    for key in states[0].keys() - {"progress.seconds"}:
+        assert torch.equal(states[0][key], states[1][key]), key
+
+
+def test_a_loss_scale_goes_on_where_it_was(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale doubles after every third step here, and starts where gradients overflow."""
+    original = torch.amp.GradScaler
+
+    def soon(device: str, enabled: bool) -> torch.amp.GradScaler:
+        return original(device, init_scale=2.0**34, growth_interval=3, enabled=enabled)
+
+    monkeypatch.setattr("torch.amp.GradScaler", soon)
+    scales = {}
+    whole = run(data, tmp_path / "whole", "finetune", amp="fp16")
+    for step in (2, 5, 7):
+        folder = tmp_path / f"run-{step}"
+        interrupted(data, folder, step, "finetune", amp="fp16")
+        state = load_file(max((folder / "checkpoints").iterdir()))
+        scales[step] = float(state["scaler.scale"]), int(state["scaler._growth_tracker"])
+        assert_same(whole, run(data, folder, "finetune", amp="fp16", resume="auto"))
+    assert len(set(scales.values())) == 3
+
+
 @pytest.mark.parametrize("selection", ["sample", "random", "feature"])
 def test_what_was_selected_is_selected_no_more(data: Path, tmp_path: Path, selection: str) -> None:
     whole = run(data, tmp_path / "whole", selection=selection, top_images=3)

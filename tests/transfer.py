@@ -12,6 +12,7 @@ from torch import Tensor
 from xmixup_fast.methods import METHODS, Method
 from xmixup_fast.models import Network, build
 from xmixup_fast.pool import ImagePool
+from xmixup_fast.precision import DTYPES
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.sampling import Auxiliary, Draw, Sampler
 from xmixup_fast.settings import Settings
@@ -39,9 +40,18 @@ class Case:
         offsets, members = torch.tensor([0, 2, 4, 6]), torch.tensor([0, 4, 1, 5, 3, 7])
         index = Auxiliary(self.aux.labels, self.aux.sizes, offsets, members)
         self.sampler = Sampler(self.target.labels, self.target.sizes, index, self.settings)
-        self.renderer = Renderer(self.target, self.aux, (0.5,) * 3, (0.5,) * 3, size=size)
+        self.renderer = Renderer(self.target, self.aux, (0.5,) * 3, (0.5,) * 3, size, DTYPES[self.settings.amp])
         self.network: Network = build(model, "none", list("abc"), list("wxyz"))
         self.network.source_matched = torch.ones(4, dtype=torch.bool)
+
+    def to(self, device: torch.device) -> Case:
+        """Brings all to a device, the network in channels_last, as a run does."""
+        self.target, self.aux = self.target.to(device), self.aux.to(device)
+        self.network = self.network.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
+        self.sampler = Sampler(self.target.labels, self.target.sizes, self.sampler.aux, self.settings)
+        render = self.renderer
+        self.renderer = Renderer(self.target, self.aux, render.mean, render.std, render.size, render.dtype)
+        return self
 
     def method(self, name: str) -> Method:
         method = METHODS[name](self.settings, self.network)

@@ -23,6 +23,7 @@ from .methods import METHODS, Method
 from .methods.base import Batches
 from .models import Network
 from .pool import ImagePool
+from .precision import DTYPES
 from .rendering import Renderer
 from .sampling import Auxiliary, Sampler, run_steps
 from .selection import Selection
@@ -50,7 +51,7 @@ class Prepared:
     """Images that are left out as they cannot be used."""
 
     def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
-        """The batches that the first step looks at, each float32[B, 3, H, W], and the titles of their images."""
+        """The batches that the first step looks at, each [B, 3, H, W], and the titles of their images."""
         draw = next(self.renderer.feed([self.method.draw(self.sampler, 0)]))
         titles = self.method.titles(draw, self.network.classes, list(map(models.describe, self.source_classes)))
         return self.method.inputs(draw, self.renderer), titles
@@ -103,7 +104,10 @@ def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | No
             *(train.labels, train.sizes, chosen.index if chosen else None, settings),
             *(distributed.rank(), distributed.world_size()),
         ),
-        Renderer(train, chosen.pool if chosen else None, network.mean, network.std, settings.image_size),
+        Renderer(
+            *(train, chosen.pool if chosen else None, network.mean, network.std, settings.image_size),
+            dtype=DTYPES[settings.amp],
+        ),
         *(train, val, test),
         source_classes or [],
         chosen.report if chosen else None,

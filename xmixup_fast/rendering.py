@@ -15,7 +15,7 @@ from .sampling import Draw, center_crops, rectangles
 
 
 class Renderer:
-    """Turns crops of the training images into batches, float32[B, 3, size, size] in channels_last.
+    """Turns crops of the training images into batches, [B, 3, size, size] in channels_last.
 
     The batches of each method are written to one buffer, again and again: a batch lasts until the next call of the
     same method.
@@ -25,10 +25,17 @@ class Renderer:
         aux: the auxiliary images, for methods that use them.
         mean, std: of each channel, for images in 0..1: the network's own.
         size: height and width of a batch's images.
+        dtype: of the batches that the network learns from. What a pass over images looks at is float32.
     """
 
     def __init__(
-        self, target: Images, aux: ImagePool | None, mean: Sequence[float], std: Sequence[float], size: int
+        self,
+        target: Images,
+        aux: ImagePool | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.images = target
         self.target_pool = target if isinstance(target, ImagePool) else ImagePool.from_images([])
@@ -37,6 +44,7 @@ class Renderer:
         self.mean = mean
         self.std = std
         self.size = size
+        self.dtype = dtype
         self._buffers: dict[str, Tensor] = {}
 
     def feed(self, draws: Iterable[Draw]) -> Iterator[Draw]:
@@ -50,12 +58,12 @@ class Renderer:
 
     def target(self, crops: Crops) -> Tensor:
         """Target images alone."""
-        return self.plain(self.target_pool, crops, "target")
+        return self._plain(self.target_pool, crops, "target")
 
     def aux(self, crops: Crops | None) -> Tensor:
         """Auxiliary images alone. Raises ValueError where there are none."""
         pool, crops = self._auxiliary(crops)
-        return self.plain(pool, crops, "aux")
+        return self._plain(pool, crops, "aux")
 
     def xmixup(self, draw: Draw) -> Tensor:
         """Each target image with its auxiliary image. Raises ValueError where there are none."""
@@ -77,10 +85,9 @@ class Renderer:
         box, lam = rectangles(draw, self.size)
         return self._mix(self.target_pool, draw.crops, pool, crops, lam, "xcutmix", box)
 
-    def plain(self, pool: ImagePool, crops: Crops, buffer: str = "plain") -> Tensor:
-        """Images of any pool, unmixed."""
-        lam = torch.ones(len(crops.index), device=pool.device)
-        return self._mix(pool, crops, pool, crops, lam, buffer)
+    def plain(self, pool: ImagePool, crops: Crops) -> Tensor:
+        """Images of any pool, unmixed, in float32."""
+        return self._plain(pool, crops, "plain")
 
     def batches(self, images: Images, batch_size: int, every: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over any images in their order: unmixed centre crops, float32[B, 3, H, W], and labels int64[B].
@@ -91,6 +98,10 @@ class Renderer:
         feed = images.feed(center_crops(images.sizes, self.size, index) for index in indices)
         for index, (pool, crops) in zip(indices, feed, strict=True):
             yield self.plain(pool, crops), images.labels[index]
+
+    def _plain(self, pool: ImagePool, crops: Crops, buffer: str) -> Tensor:
+        lam = torch.ones(len(crops.index), device=pool.device)
+        return self._mix(pool, crops, pool, crops, lam, buffer)
 
     def _auxiliary(self, crops: Crops | None) -> tuple[ImagePool, Crops]:
         if self.aux_pool is None or crops is None:
@@ -111,7 +122,8 @@ class Renderer:
         out = self._buffers.get(buffer)
         if out is None or len(out) < batch or out.device != target.device:
             shape = (batch, 3, self.size, self.size)
-            out = torch.empty(shape, device=target.device, memory_format=torch.channels_last)
+            dtype = torch.float32 if buffer == "plain" else self.dtype
+            out = torch.empty(shape, dtype=dtype, device=target.device, memory_format=torch.channels_last)
             self._buffers[buffer] = out
         return ops.mix(
             *(target, target_crops, aux, aux_crops, lam),

@@ -84,10 +84,10 @@ def _run(settings: Settings) -> Result:
         recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
     _train(trainer, run.val, settings, progress, recorder, checkpoints)
     if progress.best:
-        run.network.load_state_dict(progress.best)
+        trainer.result.load_state_dict(progress.best)
         recorder.say(f"kept the weights after step {progress.best_step}, validation {progress.best_accuracy:.2f} %")
     if distributed.rank() == 0:
-        models.save(run.network, folder / "model.safetensors", settings.image_size)
+        models.save(trainer.result, folder / "model.safetensors", settings.image_size)
 
     # The test images are not looked at before all is decided.
     test_accuracy = trainer.evaluate(run.test.to(settings.device)) if settings.test else None
@@ -99,6 +99,7 @@ def _run(settings: Settings) -> Result:
         "weights": settings.weights,
         "seed": settings.seed,
         "selection": run.report["how"] if run.report else None,
+        "ema_decay": settings.ema_decay,
         "steps": trainer.steps_done,
         "kept": {"weights": "best" if progress.best else "last", "step": progress.best_step or trainer.steps_done},
         "images_seen": trainer.steps_done * settings.batch_size,
@@ -121,7 +122,7 @@ def _run(settings: Settings) -> Result:
     recorder.summary(summary)
     tested = "not tested" if test_accuracy is None else f"test {test_accuracy:.2f} %"
     recorder.say(f"{tested}  {sum(progress.seconds):.1f} s of training  {recorder.folder}")
-    return Result(recorder.folder, run.network, summary, run.report)
+    return Result(recorder.folder, trainer.result, summary, run.report)
 
 
 NOTED = ("val_accuracy", "metrics", "bad", "best_accuracy", "best_step", "waited")
@@ -155,7 +156,7 @@ class Progress:
         """Keeps the weights where a validation is the best so far. Of equal ones the first is."""
         self.waited += 1
         if not self.best or accuracy > self.best_accuracy:
-            self.best = {name: tensor.to("cpu", copy=True) for name, tensor in trainer.network.state_dict().items()}
+            self.best = {name: tensor.to("cpu", copy=True) for name, tensor in trainer.result.state_dict().items()}
             self.best_accuracy, self.best_step, self.waited = accuracy, trainer.steps_done, 0
 
     def is_over(self, settings: Settings) -> bool:

@@ -202,10 +202,11 @@ class Sampler:
             flip=settings.flip,
         )
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, _STEP, step))
-        partner = torch.randperm(len(index), generator=generator).to(self.device)
+        partner = self._moved(torch.randperm(len(index), generator=generator))
         lam = self._lam(drawn.lam, position, generator)
-        center = torch.rand(len(index), 2, generator=generator).to(self.device)
-        rectangle = float(torch.rand((), generator=generator)) < settings.rectangle_probability
+        center = self._moved(torch.rand(len(index), 2, generator=generator))
+        chance = settings.rectangle_probability
+        rectangle = chance > 0 and float(torch.rand((), generator=generator)) < chance
         draw = Draw(label, drawn.target_crops, lam, center, rectangle=rectangle)
         if partners:
             draw = replace(draw, partner=partner, partner_label=label[partner])
@@ -222,7 +223,11 @@ class Sampler:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, _EPOCH, epoch))
-        return torch.randperm(len(self.labels), generator=generator).to(self.device)
+        return self._moved(torch.randperm(len(self.labels), generator=generator))
+
+    def _moved(self, drawn: Tensor) -> Tensor:
+        """What was drawn on the CPU, on the device; nothing waits for the device."""
+        return drawn.to(self.device, non_blocking=True)
 
     def _order(self, begin: int, end: int) -> Tensor:
         """The images at these positions of the run's order, up to ``end``."""
@@ -232,7 +237,7 @@ class Sampler:
 
     def _lam(self, drawn: Tensor, position: Tensor, generator: torch.Generator) -> Tensor:
         """The weights that were drawn, or the first of them for the whole batch; 1 where a sample is not mixed."""
-        chance = torch.rand(len(drawn), generator=generator).to(self.device)
+        chance = self._moved(torch.rand(len(drawn), generator=generator))
         if self.settings.lam_per == "batch":
             drawn, chance = drawn[:1].expand_as(drawn), chance[:1].expand_as(chance)
         mixed = (chance < self.settings.mix_probability) & (position < self.mixed_samples)

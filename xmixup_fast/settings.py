@@ -63,6 +63,16 @@ class Settings:
     grad_accum_steps: int | None = None
     """Equal parts of a batch that go through the network one after the other, to save memory. Networks with batch
     normalisation see other statistics then."""
+    amp: Literal["bf16", "fp16"] | None = None
+    """16-bit arithmetic where it is safe in training steps: bfloat16, or float16 with a loss scale; float32 throughout
+    if not given. All else (selection, evaluation, weights) is float32."""
+    ema_decay: float | None = None
+    """Validate, test and save an exponential moving average of the weights, with this decay; it grows from zero over
+    the first steps."""
+    compile: bool = False
+    """Compile the training step's forward and loss with torch.compile, which takes a minute at the start."""
+    cuda_graph: bool = False
+    """Replay forward and backward as one CUDA graph, which spares the host their launches."""
     lr: float = 0.01
     """Learning rate of pretrained weights, at its highest."""
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
@@ -193,7 +203,7 @@ class Settings:
             self._check(name, "zero or a positive number", lambda value: 0 <= value < float("inf"))
         for name in ("momentum", "label_smoothing"):
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
-        for name in ("val_fraction", "test_fraction"):
+        for name in ("val_fraction", "test_fraction", "ema_decay"):
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
         for name in ("mix_probability", "rectangle_probability"):
             self._check(name, "a number from 0 to 1", lambda value: 0 <= value <= 1)
@@ -208,6 +218,13 @@ class Settings:
         self._check("seed", "a number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
         most = f"at most batch_size, {self.batch_size}"
         self._check("grad_accum_steps", most, lambda value: value <= self.batch_size)
+        if self.compile:
+            self._check("method", "another method with compile, as its hooks cannot be compiled", "delta".__ne__)
+        if self.cuda_graph:
+            self._check("grad_accum_steps", "nothing with cuda_graph", lambda value: value == 1)
+            self._check("method", "another method with cuda_graph, as its SVD waits for the device", "bss".__ne__)
+            on_cuda = "auto or a CUDA device with cuda_graph"
+            self._check("device", on_cuda, lambda value: value == "auto" or value.startswith("cuda"))
         if self.selection == "assignment":
             self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
         if self.memory_budget is not None:
@@ -243,6 +260,7 @@ class Settings:
 
 HOW = (
     *("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test"),
+    *("compile", "cuda_graph"),
     *("resume", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept"),
 )
 """Settings that say where and how something is computed, not what."""

@@ -7,13 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import distributed, optimization
+from .graphs import Graphs
 from .methods import Method
 from .models import Network
 from .pool import Images
+from .precision import DTYPES, autocast
 from .rendering import Renderer
 from .sampling import Draw, Sampler, hash_integers
 from .settings import Settings
@@ -24,13 +27,15 @@ _LAYERS = 3  # what the seed is for, beside other uses
 class Loss(nn.Module):
     """What a method minimises, as a module: for wrappers that need the network's forward inside of theirs."""
 
-    def __init__(self, network: Network, method: Method) -> None:
+    def __init__(self, network: Network, method: Method, dtype: torch.dtype) -> None:
         super().__init__()
         self.network = network
         self.method = method
+        self.dtype = dtype
 
     def forward(self, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        return self.method.loss(self.network, inputs, draw)
+        with autocast(draw.lam.device, self.dtype):
+            return self.method.loss(self.network, inputs, draw)
 
 
 class Trainer:
@@ -43,12 +48,23 @@ class Trainer:
         self.method = method
         self.sampler = sampler
         self.renderer = renderer
-        self.loss: nn.Module = Loss(network, method)
+        self.loss: nn.Module = Loss(network, method, DTYPES[settings.amp])
+        if settings.compile:
+            self.loss.compile(dynamic=False, fullgraph=True)  # in place: the state's names stay
         if distributed.world_size() > 1:
+            if settings.cuda_graph:
+                raise ValueError("cuda_graph: expected one process, got " + str(distributed.world_size()))
             # Each process normalises batches by statistics of its own part; evaluation takes those of the first.
             self.loss = DistributedDataParallel(
                 self.loss, broadcast_buffers=False, find_unused_parameters=method.has_unused_parameters
             )
+        device = next(network.parameters()).device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
+        self._scaled = ("scale", "_growth_tracker") if self.scaler.is_enabled() else ()
+        self.average: ModelEmaV3 | None = None
+        if settings.ema_decay:
+            self.average = ModelEmaV3(network, settings.ema_decay, use_warmup=True).requires_grad_(False)
+        self.backward = Graphs(self._backward, network.parameters()) if settings.cuda_graph else self._backward
         self.seed = settings.seed
         self.batch_size = settings.batch_size
         self.parts = settings.grad_accum_steps or 1
@@ -79,21 +95,35 @@ class Trainer:
         parts = list(self._split(draw))
         for number, part in enumerate(parts, start=1):
             with self._gradients_stay_here() if number < len(parts) else nullcontext():
-                loss: Tensor = self.loss(self.method.inputs(part, self.renderer), part)
-                share = len(part.lam) / self.batch_size
-                # Gradients are averaged over the processes, and are to be summed.
-                (loss * (share * distributed.world_size())).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach() * share)
+                losses.append(self.backward(self.method.inputs(part, self.renderer), part))
+        self.scaler.unscale_(self.optimizer)
         if self.settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.steps_done += 1
         self._set_rates()
+        if self.average is not None:
+            self.average.update(self.network, self.steps_done)
         return torch.stack(losses).sum()
+
+    def _backward(self, inputs: tuple[Tensor, ...], part: Draw) -> Tensor:
+        """Adds the gradients of a part of the batch; returns what it adds to the loss."""
+        loss: Tensor = self.loss(inputs, part)
+        share = len(part.lam) / self.batch_size
+        # Gradients are averaged over the processes, and are to be summed.
+        self.scaler.scale(loss * (share * distributed.world_size())).backward()  # type: ignore[no-untyped-call]
+        return loss.detach() * share
 
     def _gradients_stay_here(self) -> AbstractContextManager[None]:
         loss = self.loss
         return loss.no_sync() if isinstance(loss, DistributedDataParallel) else nullcontext()
+
+    @property
+    def result(self) -> Network:
+        """The network to validate, test and keep: the average where there is one."""
+        result: Network = self.network if self.average is None else self.average.module
+        return result
 
     def _split(self, draw: Draw) -> Iterator[Draw]:
         """The parts of a batch that go through the network one after the other."""
@@ -106,6 +136,9 @@ class Trainer:
         state |= {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         for number, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{name}": value for name, value in values.items() if value is not None}
+        if self.average is not None:
+            state |= {f"average.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
+        state |= {f"scaler.{name}": torch.tensor(self.scaler.state_dict()[name]) for name in self._scaled}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor], steps_done: int) -> None:
@@ -113,7 +146,8 @@ class Trainer:
 
         Raises ValueError or RuntimeError where it is of another network or method.
         """
-        parts: dict[str, dict[str, Tensor]] = {name: {} for name in ("network", "method", "optimizer")}
+        names = ("network", "method", "optimizer", "average", "scaler")
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for name, tensor in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
@@ -127,6 +161,11 @@ class Trainer:
             # AdamW's count of steps is a number of its own, which stays on the CPU.
             kept = tensor.clone() if what == "step" else torch.empty_like(parameter).copy_(tensor)
             self.optimizer.state[parameter][what] = kept
+        if self.average is not None:
+            self.average.module.load_state_dict(parts["average"])
+        if self._scaled:
+            scale = {name: parts["scaler"][name].item() for name in self._scaled}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **scale})
         self.steps_done = steps_done
         self._set_rates()
         self._draws = self._draws_from_here()
@@ -147,20 +186,23 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, images: Images) -> float:
-        """Accuracy on unmixed centre crops, in percent; the processes share the work."""
-        self._share_statistics()
-        self.network.eval()
+        """Accuracy on unmixed centre crops, in percent; in float32, as the weights are kept.
+
+        The processes share the work.
+        """
+        network = self.result.eval()
+        self._share_statistics(network)
         mine = slice(distributed.rank(), None, distributed.world_size())
         correct = sum(
-            int((self.network(batch).argmax(1) == labels).sum())
+            (network(batch).argmax(1) == labels).sum()
             for batch, labels in self.renderer.batches(images, self.batch_size, mine)
         )
         self.network.train()
-        return 100 * distributed.total(correct)[0] / len(images)
+        return 100 * distributed.total(int(correct))[0] / len(images)
 
-    def _share_statistics(self) -> None:
+    def _share_statistics(self, network: Network) -> None:
         """Gives all processes the statistics of batch normalisation that the first has."""
         if distributed.world_size() > 1:
-            buffers = dict(self.network.named_buffers())
-            for name in sorted(buffers.keys() & self.network.state_dict().keys()):
+            buffers = dict(network.named_buffers())
+            for name in sorted(buffers.keys() & network.state_dict().keys()):
                 torch.distributed.broadcast(buffers[name], 0)

@@ -63,7 +63,7 @@ class Method(ABC):
 
     @abstractmethod
     def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
-        """The batches that the step looks at, each float32[B, 3, H, W]."""
+        """The batches that the step looks at, each [B, 3, H, W]."""
 
     @abstractmethod
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
@@ -92,7 +92,8 @@ class Method(ABC):
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The cross entropy of each sample, float[B], smoothed as the settings say."""
-        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.settings.label_smoothing)
+        smoothing = self.settings.label_smoothing
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
 
 def mixed_titles(lam: Tensor, first: Sequence[str], second: Sequence[str]) -> list[str]:

@@ -30,7 +30,7 @@ class BSS(Finetune):
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
         features = network.features(images)
-        values: Tensor = torch.linalg.svdvals(of_all(features))  # in descending order
+        values: Tensor = torch.linalg.svdvals(of_all(features.float()))  # in descending order
         values = values[: min(self.settings.batch_size, features.shape[1])]
         penalty = self.settings.bss_eta * values[-self.settings.bss_k :].square().sum()
         return self.cross_entropy(network.target_logits(features), draw.label).mean() + penalty

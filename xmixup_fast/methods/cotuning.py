@@ -48,7 +48,7 @@ class Cotuning(Finetune):
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
         features = network.features(images)
-        source_logits = network.source_logits(features)[:, self.known]
+        source_logits = network.source_logits(features)[:, self.known].float()
         target = self.cross_entropy(network.target_logits(features), draw.label).mean()
         source = F.cross_entropy(source_logits, self.relationship[draw.label])
         return target + self.settings.cotuning_weight * source

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import Network
+from ..precision import float32
 from ..sampling import Draw
 from ..settings import Settings
 from .base import Batches
@@ -79,7 +80,8 @@ class Delta(Finetune):
         distances = []
         for layer, weights, square in zip(self.layers, self.weights, self.squares, strict=True):
             _, positions = self._dimensions(layer, maps[layer])
-            distance = (maps[layer] - maps0[layer]).square().mean(positions) @ weights
+            with float32(images.device):
+                distance = (maps[layer].float() - maps0[layer].float()).square().mean(positions) @ weights
             distances.append(distance.mean() / square)
         penalty = self.settings.delta_alpha * torch.stack(distances).sum()
         return self.cross_entropy(logits, draw.label).mean() + penalty

@@ -23,12 +23,13 @@ class L2SP(Finetune):
     def __init__(self, settings: Settings, network: Network) -> None:
         super().__init__(settings, network)
         self.weight_decay = 0.0
-        self.start = flat(network.parameter_groups()[0]).detach()
+        self.groups = network.parameter_groups()
+        self.start = flat(self.groups[0]).detach()
         """float32[n]: w0, of all parameters one after the other."""
         self.state = {"start": self.start}
 
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        pretrained, head = map(flat, network.parameter_groups())
+        pretrained, head = map(flat, self.groups)
         way = pretrained - self.start
         penalty = (self.settings.l2sp_alpha * way.dot(way) + self.settings.l2sp_beta * head.dot(head)) / 2
         return super().loss(network, inputs, draw) + penalty
