@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,13 +182,15 @@ def build(
     )
 
 
-def save(network: Network, path: Path, image_size: int) -> None:
+def save(network: Network, path: Path, image_size: int, resize: int | str | None = None) -> None:
     """Writes the target network as safetensors, with the names of timm's own model of K_t classes.
 
-    The metadata hold model, classes, mean and std (JSON lists) and image_size. The source head is left out.
+    The metadata hold model, classes, mean and std (JSON lists), image_size and, where it is given, resize: the short
+    side of images before they are cropped, or "full". The source head is left out.
     ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and ``weights=path`` read the file.
     """
     metadata = {
+        **({} if resize is None else {"resize": str(resize)}),
         "model": network.model_name,
         "classes": json.dumps(network.classes),
         "mean": json.dumps(network.mean),
@@ -197,6 +200,36 @@ def save(network: Network, path: Path, image_size: int) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.body.state_dict().items()}
     with replacing(path) as aside:
         aside.write_bytes(serialize(state, metadata))  # save_file would let the owner alone read it
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Network, int]:
+    """A trained network, out of a run folder or of a file that :func:`save` wrote, and the size of its images.
+
+    Raises FileNotFoundError where there is no such file, and ValueError for one that :func:`save` did not write.
+    """
+    file = trained_file(path)
+    state, metadata = _read_weights(file)
+    lacking = {"model", "classes", "mean", "std", "image_size"} - metadata.keys()
+    if lacking:
+        raise ValueError(f"weights: {file}: expected model.safetensors of a run; its metadata lack {sorted(lacking)}")
+    classes = json.loads(metadata["classes"])
+    model, image_size = metadata["model"], int(metadata["image_size"])
+    with torch.random.fork_rng(devices=[]):
+        body = _create(model, False, image_size)
+        _load(body, state, str(file), model)
+    mean, std = json.loads(metadata["mean"]), json.loads(metadata["std"])
+    network = Network(body, None, None, model_name=model, classes=classes, mean=mean, std=std)
+    return network, image_size
+
+
+def trained_file(path: str | os.PathLike[str]) -> Path:
+    """The weights file of a run folder, or the file itself. Raises FileNotFoundError for a folder without one."""
+    file = Path(path)
+    if not file.is_dir():
+        return file
+    if not (file / "model.safetensors").is_file():
+        raise FileNotFoundError(f"weights: {file}: expected the folder of a finished run, found no model.safetensors")
+    return file / "model.safetensors"
 
 
 def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained:

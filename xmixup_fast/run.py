@@ -8,7 +8,7 @@ import re
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .methods import METHODS
 from .models import Network
 from .pool import Images
 from .preparation import prepare
+from .profiling import profiled
 from .recorder import Recorder, Silent
 from .settings import Settings, check_same, identity
 from .trainer import Trainer
@@ -82,12 +83,13 @@ def _run(settings: Settings) -> Result:
         if run.report is not None:
             recorder.selection(run.report)
         recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
-    _train(trainer, run.val, settings, progress, recorder, checkpoints)
+    with profiled(trainer, folder, recorder.say) if settings.profile and distributed.rank() == 0 else nullcontext():
+        _train(trainer, run.val, settings, progress, recorder, checkpoints)
     if progress.best:
         trainer.result.load_state_dict(progress.best)
         recorder.say(f"kept the weights after step {progress.best_step}, validation {progress.best_accuracy:.2f} %")
     if distributed.rank() == 0:
-        models.save(trainer.result, folder / "model.safetensors", settings.image_size)
+        models.save(trainer.result, folder / "model.safetensors", settings.image_size, settings.resize)
 
     # The test images are not looked at before all is decided.
     test_accuracy = trainer.evaluate(run.test.to(settings.device)) if settings.test else None
@@ -196,9 +198,10 @@ def _train(
         while trainer.steps_done < trainer.steps and not progress.is_over(settings):
             lr = trainer.lr
             started = time.perf_counter()
-            mine = float(trainer.step())  # waits for the device, so that the time is the step's
-            (loss,) = distributed.total(mine)
-            progress.seconds.append(time.perf_counter() - started)
+            with trainer.span("step"):
+                mine = float(trainer.step())  # waits for the device, so that the time is the step's
+                (loss,) = distributed.total(mine)
+                progress.seconds.append(time.perf_counter() - started)
             progress.losses.append(loss)
             step = trainer.steps_done
             if not math.isfinite(loss):

@@ -186,6 +186,8 @@ class Settings:
     """Steps from one checkpoint to the next, besides."""
     checkpoints_kept: int = 2
     """How many checkpoints stay in the run folder."""
+    profile: bool = False
+    """Profile some steps: print where their time goes, and keep the profiler's trace in the run folder."""
     output: str | None = None
     """Run folder; runs/TIME-METHOD-TARGET-sSEED if not given."""
 
@@ -259,7 +261,7 @@ class Settings:
 
 
 HOW = (
-    *("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test"),
+    *("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test", "profile"),
     *("compile", "cuda_graph"),
     *("resume", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept"),
 )

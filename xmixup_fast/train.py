@@ -11,6 +11,9 @@ python -m xmixup_fast.train --target torchvision:Flowers102:data --source 'shard
 
 python -m xmixup_fast.train --config runs/NAME/config.yaml --seed 1 --output runs/again
     a run again, with another seed
+
+python -m xmixup_fast.find_lr with the same flags suggests a learning rate; --profile tells where a step's time goes.
+python -m xmixup_fast.predict and python -m xmixup_fast.export take a run's folder.
 """
 
 from __future__ import annotations

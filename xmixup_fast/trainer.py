@@ -17,6 +17,7 @@ from .methods import Method
 from .models import Network
 from .pool import Images
 from .precision import DTYPES, autocast
+from .profiling import Span, no_span
 from .rendering import Renderer
 from .sampling import Draw, Sampler, hash_integers
 from .settings import Settings
@@ -69,6 +70,8 @@ class Trainer:
         self.batch_size = settings.batch_size
         self.parts = settings.grad_accum_steps or 1
         """That this process's part of a batch goes through the network in."""
+        self.span: Span = no_span
+        """Names a part of a step to the profiler, where there is one (see :mod:`.profiling`)."""
         self.steps_done = 0
         self.first_steps = method.first_steps(sampler.steps)
         self.steps = self.first_steps + sampler.steps
@@ -86,21 +89,26 @@ class Trainer:
 
         Returns the loss, or this process's part of it: a detached scalar on the network's device. The parts add up.
         """
-        draw = next(self._draws)
-        self.method.before_step(self.network, self.optimizer, self.steps_done, self.sampler.steps)
-        self.optimizer.zero_grad()
+        with self.span("wait for data"):
+            draw = next(self._draws)
+        with self.span("update"):
+            self.method.before_step(self.network, self.optimizer, self.steps_done, self.sampler.steps)
+            self.optimizer.zero_grad()
         # Of layers such as dropout: the same whatever came before, and another in each process.
         torch.manual_seed(hash_integers(self.seed, _LAYERS, self.steps_done, distributed.rank()))
         losses = []
         parts = list(self._split(draw))
         for number, part in enumerate(parts, start=1):
             with self._gradients_stay_here() if number < len(parts) else nullcontext():
-                losses.append(self.backward(self.method.inputs(part, self.renderer), part))
-        self.scaler.unscale_(self.optimizer)
-        if self.settings.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+                with self.span("mix"):
+                    inputs = self.method.inputs(part, self.renderer)
+                losses.append(self.backward(inputs, part))
+        with self.span("update"):
+            self.scaler.unscale_(self.optimizer)
+            if self.settings.clip_grad is not None:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.steps_done += 1
         self._set_rates()
         if self.average is not None:
@@ -109,10 +117,12 @@ class Trainer:
 
     def _backward(self, inputs: tuple[Tensor, ...], part: Draw) -> Tensor:
         """Adds the gradients of a part of the batch; returns what it adds to the loss."""
-        loss: Tensor = self.loss(inputs, part)
+        with self.span("forward"):
+            loss: Tensor = self.loss(inputs, part)
         share = len(part.lam) / self.batch_size
-        # Gradients are averaged over the processes, and are to be summed.
-        self.scaler.scale(loss * (share * distributed.world_size())).backward()  # type: ignore[no-untyped-call]
+        with self.span("backward"):
+            # Gradients are averaged over the processes, and are to be summed.
+            self.scaler.scale(loss * (share * distributed.world_size())).backward()  # type: ignore[no-untyped-call]
         return loss.detach() * share
 
     def _gradients_stay_here(self) -> AbstractContextManager[None]:
@@ -171,8 +181,11 @@ class Trainer:
         self._draws = self._draws_from_here()
 
     def _draws_from_here(self) -> Iterator[Draw]:
-        steps = range(self.steps_done, self.steps)
-        yield from self.renderer.feed(self.method.draw(self.sampler, step) for step in steps)
+        yield from self.renderer.feed(self._draw(step) for step in range(self.steps_done, self.steps))
+
+    def _draw(self, step: int) -> Draw:
+        with self.span("draw"):
+            return self.method.draw(self.sampler, step)
 
     def _set_rates(self) -> None:
         """Gives the optimiser the next step's learning rates."""

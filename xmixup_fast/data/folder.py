@@ -38,6 +38,14 @@ def read_folder(path: str | os.PathLike[str]) -> Dataset:
     return collect(str(root.path), entries, bad, classes=classes, faults=faults)
 
 
+def find_images(path: str | os.PathLike[str], bad: list[BadFile]) -> Iterator[FileImage]:
+    """The images at any depth of a folder, as :func:`read_folder` finds those of a class, while it is walked.
+
+    What cannot be used is added to ``bad``. What is kept at a time: the names in the folders that lead to an image.
+    """
+    return _images(Path(path), Root(path), bad, ())
+
+
 def split_folders(root: Root, bad: list[BadFile]) -> dict[str, Path]:
     """The folder of each split that a dataset has; a folder without split folders is train itself.
 

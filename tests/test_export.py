@@ -1,0 +1,154 @@
+"""Properties of exported networks: the same logits for any batch, the preprocessing with them, or no file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from made import TARGET, write_folder
+from safetensors import safe_open
+
+from xmixup_fast import export as exporting
+from xmixup_fast.export import Exporter, export, main
+from xmixup_fast.models import Network, build, load, save
+from xmixup_fast.predict import predict
+
+pytest.importorskip("onnxscript", reason="needs pip install onnx onnxscript onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+SIZE = 32
+FORMATS = ["safetensors", "torch", "onnx"]
+ALL = {"model.safetensors", "model.pt2", "model.onnx"}
+BATCHES = (1, 3, 8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network = build("test_resnet", "none", ["a", "b", "n07745940"], seed=3)
+    network.mean, network.std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    save(network, path, SIZE, 40)
+    return path
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["floats", "bytes"])
+def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory, request: Any) -> tuple[Path, bool]:
+    """The folder of all formats, and whether programs take bytes."""
+    folder = tmp_path_factory.mktemp("exported") / "new"
+    flags = ["--with-preprocessing"] if request.param else []
+    assert main([str(weights), "--format", *FORMATS, "--output", str(folder), *flags]) == 0
+    assert {path.name for path in folder.iterdir()} == ALL
+    return folder, request.param
+
+
+def network_and_inputs(weights: Path, batch: int, as_bytes: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The network's logits of random crops, and the crops as a program takes them."""
+    network: Network = load(weights)[0].eval()
+    crops = torch.randint(256, (batch, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
+    normalised = ((crops / 255 - torch.tensor(network.mean)) / torch.tensor(network.std)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        return network(normalised), crops if as_bytes else normalised.contiguous()
+
+
+def told(weights: Path, as_bytes: bool) -> dict[str, Any]:
+    kind = "uint8[B, 32, 32, 3]" if as_bytes else "float32[B, 3, 32, 32], normalised"
+    return {
+        **{"model": "test_resnet", "classes": '["a", "b", "n07745940"]', "mean": "[0.4, 0.5, 0.6]"},
+        **{"std": "[0.2, 0.25, 0.3]", "image_size": "32", "resize": "40"},
+        **{"interpolation": "bilinear, antialiased", "input": kind},
+    }
+
+
+def test_a_torch_program_gives_the_networks_logits(weights: Path, exported: tuple[Path, bool]) -> None:
+    folder, as_bytes = exported
+    files = {"preprocessing.json": ""}
+    program = torch.export.load(folder / "model.pt2", extra_files=files).module()
+    assert json.loads(files["preprocessing.json"]) == told(weights, as_bytes)
+    for batch in BATCHES:
+        logits, inputs = network_and_inputs(weights, batch, as_bytes)
+        torch.testing.assert_close(program(inputs), logits, rtol=0, atol=1e-5)
+
+
+def test_an_onnx_model_gives_the_networks_logits(weights: Path, exported: tuple[Path, bool]) -> None:
+    folder, as_bytes = exported
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map.items() >= told(weights, as_bytes).items()
+    for batch in BATCHES:
+        logits, inputs = network_and_inputs(weights, batch, as_bytes)
+        (got,) = session.run(["logits"], {"images": inputs.numpy()})
+        np.testing.assert_allclose(got, logits.numpy(), rtol=0, atol=1e-5)
+
+
+def test_safetensors_are_timms_and_predict_as_before(
+    weights: Path, exported: tuple[Path, bool], tmp_path: Path
+) -> None:
+    folder, _ = exported
+    photos = write_folder(tmp_path / "photos", TARGET, 2, (50, 60))
+    assert list(predict(folder / "model.safetensors", photos)) == list(predict(weights, photos))
+    model = timm.create_model("test_resnet", num_classes=3, checkpoint_path=str(folder / "model.safetensors"))
+    images = torch.randn(2, 3, SIZE, SIZE)
+    assert torch.equal(model.eval()(images), load(weights)[0].eval()(images))
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        stored = file.metadata()
+    expected = told(weights, as_bytes=False)
+    assert stored == {name: expected[name] for name in expected if name not in ("interpolation", "input")}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_model_that_differs_is_not_kept(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, name: str
+) -> None:
+    def wrong(self: Exporter, path: Path) -> exporting.Run:
+        path.write_text("a model")
+        return lambda images: self.network(images) + torch.tensor([0.0, 1e-3, 0.0])
+
+    monkeypatch.setattr(Exporter, f"write_{name}", wrong)
+    assert main([str(weights), "--format", name, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: format: {name}: logits differ from the network's by ") and error.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("got", [torch.full((5, 3), torch.nan), torch.zeros(5, 2)])
+def test_odd_outputs_are_refused(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, got: torch.Tensor
+) -> None:
+    def odd(self: Exporter, path: Path) -> exporting.Run:
+        path.write_text("a model")
+        return lambda images: got[: len(images)]
+
+    monkeypatch.setattr(Exporter, "write_torch", odd)
+    with pytest.raises(ValueError, match=r"differ from the network's by nan|expected \[1, 3\] logits, got \[1, 2\]"):
+        export(weights, ["torch"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_said_in_a_line(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such operation\nand much more")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    assert main([str(weights), "--format", "torch", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: format: torch fails for test_resnet: no such operation\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_there_and_missing_packages_are_named(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.onnx").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"output: .*model\.onnx is there already"):
+        export(weights, FORMATS, tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"model.onnx": "mine"}
+    with pytest.raises(ValueError, match="format: expected some of safetensors, torch, onnx, got pickle"):
+        export(weights, ["torch", "pickle"], tmp_path)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(ValueError, match=r"^format: onnx needs onnxscript; pip install onnxscript$"):
+        export(weights, ["onnx"], tmp_path / "new")

@@ -1,0 +1,252 @@
+"""Export a trained network for use elsewhere.
+
+python -m xmixup_fast.export runs/NAME --format safetensors torch onnx --output exported/
+    model.safetensors (for timm), model.pt2 (torch.export) and model.onnx, the latter two for batches of any size
+
+python -m xmixup_fast.export runs/NAME --format onnx --output exported/ --with-preprocessing
+    a graph that takes uint8[B, H, W, 3] crops as they are decoded, and normalises them itself
+
+Each file is read again and its outputs are compared with the network's; where they differ, there is no file. The
+preprocessing is stored in it, as texts by name (classes, mean, std, image_size, resize, interpolation, input): as
+metadata of safetensors and ONNX files, as "preprocessing.json" among the extra files of torch.export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from . import models
+from .files import replacing
+from .models import Network
+from .pool import ImagePool
+from .preprocessing import Preprocessing, load
+from .rendering import Renderer
+
+Run = Callable[[Tensor], Tensor]
+"""Gives logits, float[B, K], for a batch of inputs."""
+
+TOLERANCE = 1e-4
+"""Largest difference of two logits that is taken for rounding, relative to the largest logit of the batch."""
+SMALLEST = 1e-6
+"""The largest logit is taken to be no smaller."""
+BATCH_SIZES = (1, 2, 5)
+"""Of the batches whose outputs are compared. Programs are traced with none of them."""
+TRACED_BATCH = 3
+EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+class WithPreprocessing(nn.Module):
+    """A network that takes crops as bytes, uint8[B, H, W, 3], and normalises them."""
+
+    def __init__(self, body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.body = body
+        self.scale: Tensor
+        self.bias: Tensor
+        means, stds = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
+        self.register_buffer("scale", (1 / (255 * stds)).float().view(3, 1, 1), persistent=False)
+        self.register_buffer("bias", (-means / stds).float().view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.body(images.permute(0, 3, 1, 2).float() * self.scale + self.bias)
+        return logits
+
+
+@dataclass
+class Exporter:
+    """Writes one trained network in several formats."""
+
+    network: Network
+    preprocessing: Preprocessing
+    with_preprocessing: bool = False
+    """Whether programs take bytes."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What is stored with a program."""
+        size = self.preprocessing.image_size
+        crops, normalised = f"uint8[B, {size}, {size}, 3]", f"float32[B, 3, {size}, {size}], normalised"
+        kind = crops if self.with_preprocessing else normalised
+        return {"model": self.network.model_name, **self.preprocessing.metadata(), "input": kind}
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """What becomes a program."""
+        body: nn.Module = self.network.body
+        if self.with_preprocessing:
+            body = WithPreprocessing(body, self.preprocessing.mean, self.preprocessing.std)
+        return body.eval()
+
+    def inputs(self, batch: int) -> Tensor:
+        """Random images, as the programs take them."""
+        size = self.preprocessing.image_size
+        generator = torch.Generator().manual_seed(batch)
+        if self.with_preprocessing:
+            return torch.randint(256, (batch, size, size, 3), dtype=torch.uint8, generator=generator)
+        return torch.randn(batch, 3, size, size, generator=generator)
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The module, traced."""
+        shapes = ({0: torch.export.Dim("batch")},)
+        with torch.no_grad():
+            return torch.export.export(self.module, (self.inputs(TRACED_BATCH),), dynamic_shapes=shapes)
+
+    def write_safetensors(self, path: Path) -> Run:
+        """Writes model.safetensors; returns the network of that file."""
+        resize = self.preprocessing.resize
+        models.save(self.network, path, self.preprocessing.image_size, "full" if resize is None else resize)
+        network, _ = models.load(path)
+        if not self.with_preprocessing:
+            return network.eval()
+        return WithPreprocessing(network, self.preprocessing.mean, self.preprocessing.std).eval()
+
+    def write_torch(self, path: Path) -> Run:
+        """Writes a program of torch.export; returns that of the file."""
+        torch.export.save(self.program, path, extra_files={"preprocessing.json": json.dumps(self.metadata)})
+        return torch.export.load(path).module()
+
+    def write_onnx(self, path: Path) -> Run:
+        """Writes an ONNX model; returns that of the file, as onnxruntime runs it on the CPU."""
+        import onnxruntime
+
+        program = torch.onnx.export(
+            self.program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
+        )
+        assert program is not None
+        program.model.metadata_props.update(self.metadata)
+        program.save(path, external_data=False)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    def expected(self, images: Tensor) -> Tensor:
+        """The network's logits of random images, normalised as in evaluation where they are bytes."""
+        if self.with_preprocessing:
+            pool = ImagePool.from_dense(images)
+            renderer = Renderer(pool, None, self.network.mean, self.network.std, self.preprocessing.image_size)
+            ((images, _),) = renderer.batches(pool, len(images))
+        logits: Tensor = self.network(images)
+        return logits
+
+    @torch.no_grad()
+    def difference(self, run: Run) -> float:
+        """The largest difference of a written model's logits from the network's, relative to the largest logit.
+
+        Raises ValueError where a model's output has another shape.
+        """
+        differences = []
+        for batch in BATCH_SIZES:
+            images = self.inputs(batch)
+            expected, got = self.expected(images), run(images)
+            if expected.shape != got.shape:
+                raise ValueError(f"expected {list(expected.shape)} logits, got {list(got.shape)}")
+            differences.append((got - expected).abs().max() / expected.abs().max().clamp(min=SMALLEST))
+        return torch.stack(differences).max().item()
+
+
+FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}
+"""What a network can be exported as, and the suffixes of the files."""
+
+
+def export(
+    weights: str | os.PathLike[str],
+    formats: Sequence[str],
+    output: str | os.PathLike[str],
+    with_preprocessing: bool = False,
+) -> dict[str, float]:
+    """Writes a trained network in some formats to the folder ``output``, and reads and compares each.
+
+    Args:
+        weights: a run folder, or the model.safetensors of one.
+        formats: of safetensors, torch, onnx; the files are model.safetensors, model.pt2 and model.onnx.
+        output: the folder, which is made if need be. None of the files may be there.
+        with_preprocessing: programs (torch, onnx) take uint8[B, H, W, 3] crops, not normalised float32[B, 3, H, W].
+
+    Returns the largest difference from the network's logits for each format, relative to the largest logit.
+
+    Raises ValueError for an unknown format, a missing package, weights that cannot be used, a network that cannot be
+    exported, or outputs that differ; FileExistsError where there is such a file. A format that fails leaves no file.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"format: expected some of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
+    missing = [name for name in EXPORT_PACKAGES if find_spec(name) is None] if "onnx" in formats else []
+    if missing:
+        raise ValueError(f"format: onnx needs {', '.join(missing)}; pip install {' '.join(missing)}")
+    folder = Path(output)
+    paths = {name: folder / f"model{FORMATS[name]}" for name in dict.fromkeys(formats)}
+    for path in paths.values():
+        if path.exists():
+            raise FileExistsError(f"output: {path} is there already; name another folder, or remove it")
+    exporter = Exporter(*load(weights), with_preprocessing)
+    folder.mkdir(parents=True, exist_ok=True)
+    return {name: _write(exporter, name, path) for name, path in paths.items()}
+
+
+def _write(exporter: Exporter, name: str, path: Path) -> float:
+    """Writes one file aside, compares it, and gives it its name. Returns the difference."""
+    write: Callable[[Path], Run] = getattr(exporter, f"write_{name}")
+    with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+        aside = Path(folder, path.name)
+        try:
+            difference: float = exporter.difference(write(aside))
+        except OSError:
+            raise
+        except Exception as error:  # exporters raise anything where they do not know an operation
+            model, reason = exporter.network.model_name, str(error).split("\n")[0] or type(error).__name__
+            raise ValueError(f"format: {name} fails for {model}: {reason}") from error
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"format: {name}: logits differ from the network's by {difference:.1e} of the largest logit, more than "
+                f"{TOLERANCE:.0e}; the file is not kept"
+            )
+        with replacing(path) as place:
+            os.replace(aside, place)
+    return difference
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Exports what the flags ask for, and says so. Raises as :func:`export` does."""
+    for name, difference in export(asked.weights, asked.format, asked.output, asked.with_preprocessing).items():
+        path = asked.output / f"model{FORMATS[name]}"
+        print(
+            f"{path}: {path.stat().st_size / 2**20:.1f} MiB, logits as the network's in batches of "
+            f"{', '.join(map(str, BATCH_SIZES))}: within {difference:.1e} of the largest (allowed: {TOLERANCE:.0e})"
+        )
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What the command line asks for; exits for --help and for unknown flags."""
+    prog, formatter = "python -m xmixup_fast.export", argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog, description=__doc__, formatter_class=formatter)
+    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="a run folder, or the model.safetensors of one")
+    parser.add_argument("--format", nargs="+", choices=list(FORMATS), required=True, help="what to write")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write to")
+    parser.add_argument("--with-preprocessing", action="store_true", help="torch, onnx: take bytes, and normalise them")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 2 for what the user can mend."""
+    try:
+        run(parse(sys.argv[1:] if arguments is None else arguments))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

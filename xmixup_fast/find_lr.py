@@ -1,0 +1,198 @@
+"""Find a learning rate: a range test on a run's own data, with its own network and method.
+
+python -m xmixup_fast.find_lr --target photos/ --source imagenet/train/ --model resnet50
+    raises the learning rate from step to step until the loss diverges; suggests one, and draws the losses: lr.png
+
+python -m xmixup_fast.find_lr --config runs/NAME/config.yaml --steps 200 --output runs/rates
+    for the settings of a run, in 200 steps instead of 100
+
+All settings of training are understood; --steps is the length of the test, and --lr changes nothing. The rate is that
+of the pretrained weights, as --lr is; heads and layers keep their multiples of it. The trained network is not kept.
+
+L. N. Smith, Cyclical Learning Rates for Training Neural Networks, arXiv 1506.01186.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import replacing, write_text
+from .settings import Settings
+from .train import command
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+STEPS = 100
+LOWEST, HIGHEST = 1e-6, 10.0
+"""Learning rates of the first and the last step; between them they grow by one factor."""
+SMOOTHING = 0.95
+"""What a smoothed loss keeps of the one before."""
+DIVERGED = 4.0
+"""The test ends where the smoothed loss is so many times the smallest one."""
+LEAST_POINTS = 5
+"""Of a valley: fewer losses that fall are noise."""
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """Learning rates read off the smoothed losses."""
+
+    valley: float
+    """The middle of the longest fall: the one to take."""
+    steepest: float
+    """Where the loss falls fastest, by the rate's logarithm."""
+    minimum_over_10: float
+    """A tenth of the rate at which the loss is smallest."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a range test saw, one value for each step."""
+
+    rates: list[float]
+    losses: list[float]
+    smoothed: list[float]
+
+    def suggestions(self) -> Suggestions | None:
+        """None where the loss never falls for long."""
+        valley = longest_fall(self.smoothed)
+        lowest = self.smoothed.index(min(self.smoothed)) if self.smoothed else 0
+        if len(valley) < LEAST_POINTS or lowest == 0:
+            return None
+        # All rates are one factor apart, so that differences of losses are slopes. Beyond the minimum they are noise.
+        slopes = [after - before for before, after in pairwise(self.smoothed[: lowest + 1])]
+        steepest = slopes.index(min(slopes))
+        return Suggestions(self.rates[valley[len(valley) // 2]], self.rates[steepest], self.rates[lowest] / 10)
+
+
+def longest_fall(values: Sequence[float]) -> list[int]:
+    """Positions of the longest strictly falling subsequence."""
+    ends: list[int] = []  # of the best one of each length: that whose last value is largest
+    keys: list[float] = []  # minus their values, which rise
+    before: list[int | None] = []
+    for position, value in enumerate(values):
+        length = bisect_left(keys, -value)
+        before.append(ends[length - 1] if length else None)
+        ends[length : length + 1] = [position]
+        keys[length : length + 1] = [-value]
+    fall: list[int] = []
+    place = ends[-1] if ends else None
+    while place is not None:
+        fall.append(place)
+        place = before[place]
+    return fall[::-1]
+
+
+def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
+    """Tests learning rates as the settings say; prints the suggestion, and writes lr.json and lr.png.
+
+    Raises as :func:`xmixup_fast.fit` does.
+    """
+    from .preparation import prepare
+    from .run import reproducible, resolved, run_name
+    from .trainer import Trainer
+
+    folder = Path(settings.output or Path("runs", run_name("find-lr", settings)))
+    if (folder / "lr.json").exists():
+        raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
+    steps = settings.steps or STEPS
+    # What changes in the middle of a run would be taken for the learning rate's doing.
+    steady = {"warmup_epochs": 0.0, "unmixed_epochs": 0, "rifle_periods": 1, "seqtrain_share": 1.0}
+    settings = replace(settings, output=str(folder), resume="never", steps=steps, **steady)  # type: ignore[arg-type]
+    with reproducible(settings):
+        settings = resolved(settings)
+        prepared = prepare(settings, _say)
+        trainer = Trainer(prepared.network, prepared.method, prepared.sampler, prepared.renderer, settings)
+        swept = sweep(trainer, steps)
+    found = swept.suggestions()
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "lr.png") as aside:
+        draw(swept, found, f"{settings.method} on {Path(settings.target).name}, {settings.model}", aside)
+    report = {"suggestions": asdict(found) if found else None, **asdict(swept)}
+    write_text(folder / "lr.json", json.dumps(report, indent=2) + "\n")
+    _say(describe(swept, found))
+    _say(f"lr.json and lr.png in {folder}")
+    return swept, found
+
+
+def sweep(trainer: Trainer, steps: int) -> Sweep:
+    """Trains for so many steps, or until the loss diverges, while the learning rates grow."""
+    from tqdm import tqdm
+
+    swept = Sweep([], [], [])
+    average, least = 0.0, math.inf
+    # disable=None: no bar where stderr is not a terminal.
+    for step in tqdm(range(steps), "range test", unit=" steps", leave=False, disable=None):
+        rate = LOWEST * (HIGHEST / LOWEST) ** (step / max(steps - 1, 1))
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        loss = float(trainer.step())
+        if not math.isfinite(loss):
+            break
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        smoothed = average / (1 - SMOOTHING ** (step + 1))  # as if the average had begun with the first loss
+        swept.rates.append(rate)
+        swept.losses.append(loss)
+        swept.smoothed.append(smoothed)
+        least = min(least, smoothed)
+        if smoothed > DIVERGED * least:
+            break
+    return swept
+
+
+def describe(swept: Sweep, found: Suggestions | None) -> str:
+    """A line for the user."""
+    if not swept.rates:
+        return "no suggestion: the first loss is not finite"
+    tested = f"{len(swept.rates)} steps, learning rates from {swept.rates[0]:.1e} to {swept.rates[-1]:.1e}"
+    if found is None:
+        return f"no suggestion: the loss did not fall ({tested}); try more --steps"
+    return (
+        f"suggested: --lr {found.valley:.1e} (middle of the longest fall of the loss; steepest {found.steepest:.1e}, "
+        f"a tenth of the minimum's {found.minimum_over_10:.1e}; {tested})"
+    )
+
+
+def draw(swept: Sweep, found: Suggestions | None, title: str, path: Path) -> None:
+    """Draws losses over learning rates, with the suggestions, as a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(swept.rates, swept.losses, color="tab:blue", alpha=0.3, linewidth=1, label="loss of each step")
+    axes.plot(swept.rates, swept.smoothed, color="tab:blue", linewidth=2, label="smoothed")
+    if found:
+        axes.axvline(found.valley, color="tab:red", label=f"suggested: {found.valley:.1e}")
+        axes.axvline(found.steepest, color="grey", linestyle="--", label=f"steepest fall: {found.steepest:.1e}")
+        tenth = found.minimum_over_10
+        axes.axvline(tenth, color="grey", linestyle=":", label=f"a tenth of the minimum's: {tenth:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
+    if swept.smoothed:
+        low, high = min(swept.losses), max(swept.smoothed)
+        height = high - low or 1.0
+        axes.set_ylim(low - 0.05 * height, high + 0.25 * height)  # single losses may be much higher
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 2 for what the user can mend."""
+    return command(run, sys.argv[1:] if arguments is None else arguments, "python -m xmixup_fast.find_lr", __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""Predict the classes of images with a trained network.
+
+python -m xmixup_fast.predict runs/NAME photos/ --output predictions.csv
+    with the network of a run, of all images in a folder, at any depth: one line each, with its five likeliest classes
+
+python -m xmixup_fast.predict model.safetensors a.jpg b.png --top-k 1
+    with the weights that a run left, of two files; CSV on the console
+
+python -m xmixup_fast.predict runs/NAME photos/ --output predictions.jsonl --bad-files skip
+    JSON lines; files that cannot be used are named on the console and left out
+
+Images are decoded, resized and cropped as a run's test images are. Memory is needed for a few batches, however many
+images there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice, tee
+from pathlib import Path
+from typing import IO, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from .data.dataset import BadFile, FileImage, Image
+from .data.decode import make_decoder
+from .data.folder import find_images
+from .files import replacing
+from .models import Network, describe
+from .pool import ImagePool
+from .preprocessing import Preprocessing, load
+from .rendering import Renderer
+from .run import usable_device
+
+Policy = Literal["error", "skip"]
+DecoderName = Literal["auto", "dali", "torchvision"]
+
+SUFFIXES = (".csv", ".jsonl")
+"""Of the files that predictions are written to."""
+DIGITS = 6
+"""Of a probability that is written, behind the point."""
+
+
+class Choice(NamedTuple):
+    """A class, and how probable it is."""
+
+    name: str
+    description: str
+    """The name with its meaning, where it is the WordNet id of an ImageNet class; otherwise the name alone."""
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of an image, the most probable first."""
+
+    file: str
+    top: list[Choice]
+
+
+def predict(
+    weights: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    top_k: int = 5,
+    batch_size: int = 64,
+    bad_files: Policy = "error",
+    device: str = "auto",
+    decoder: DecoderName = "auto",
+) -> Iterator[Prediction | BadFile]:
+    """Predicts the classes of images, in their order, as they are asked for.
+
+    Args:
+        weights: a run folder, or the model.safetensors of one.
+        images: files and folders. Images of a folder are found at any depth, in sorted order; names that begin with a
+            dot are ignored there, and links out of the folder are bad files.
+        top_k: how many classes of each image; all where there are fewer.
+        batch_size: images that go through the network at once. Another one may change a probability's last digits.
+        bad_files: what to do about files that cannot be used. ``error``: after the first one nothing more is predicted,
+            and once all files have been looked at a ValueError names the bad ones. ``skip``: they come as ``BadFile``
+            among the predictions.
+        device: cpu, cuda, cuda:1; auto takes a GPU where there is one.
+        decoder: what decodes JPEG files; auto takes DALI where it is installed.
+
+    Raises ValueError and FileNotFoundError, at once, for arguments and weights that cannot be used; ValueError where
+    there are no images.
+    """
+    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}: expected a positive number, got {value}")
+    if bad_files not in get_args(Policy):
+        raise ValueError(f"bad_files: expected error or skip, got {bad_files!r}")
+    place = torch.device(usable_device(device))
+    classifier = _Classifier(*load(weights), top_k, place)
+    decode = make_decoder(decoder, classifier.preprocessing.resize, place, torch.get_num_threads(), _complain).decode
+    paths = [images] if isinstance(images, str | os.PathLike) else images
+    return _predictions(paths, decode, classifier, batch_size, bad_files)
+
+
+class _Classifier:
+    """A network that looks at decoded images just as evaluation does."""
+
+    def __init__(self, network: Network, preprocessing: Preprocessing, top_k: int, device: torch.device) -> None:
+        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.preprocessing = preprocessing
+        self.top_k = min(top_k, len(preprocessing.classes))
+        self.device = device
+        self.classes = preprocessing.classes
+        self.meanings = list(map(describe, self.classes))
+        empty = ImagePool.from_images([])
+        self.renderer = Renderer(empty, None, preprocessing.mean, preprocessing.std, preprocessing.image_size)
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Tensor]) -> list[list[Choice]]:
+        """The likeliest classes of each image, uint8[H, W, 3]."""
+        pool = ImagePool.from_images(images).to(self.device)
+        ((batch, _),) = self.renderer.batches(pool, len(images))
+        top = self.network(batch).float().softmax(1).topk(self.top_k)
+        rows = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        return [[Choice(self.classes[i], self.meanings[i], p) for p, i in zip(*row, strict=True)] for row in rows]
+
+    def fault(self, name: str, image: Tensor) -> BadFile | None:
+        """Why an image cannot be cropped; None where it can."""
+        height, width, size = *image.shape[:2], self.preprocessing.image_size
+        if min(height, width) >= size:
+            return None
+        return BadFile(name, f"{width} x {height} pixels, less than the network's {size} x {size}")
+
+
+def _predictions(
+    paths: Iterable[str | os.PathLike[str]],
+    decode: Callable[[Iterable[Image]], Iterator[Tensor | BadFile]],
+    classifier: _Classifier,
+    batch_size: int,
+    policy: Policy,
+) -> Iterator[Prediction | BadFile]:
+    walked: list[BadFile] = []  # found to be bad on the way to the images
+    images, again = tee(_find(paths, walked))
+    results = zip(images, decode(again), strict=True)
+    refused: list[BadFile] = []
+    empty = True
+    while (part := list(islice(results, batch_size))) or walked:
+        empty = False
+        bad, good = [*walked], []
+        walked.clear()
+        for image, result in part:
+            fault = result if isinstance(result, BadFile) else classifier.fault(image.name, result)
+            if fault:
+                bad.append(fault)
+            else:
+                good.append((image.name, result))
+        if policy == "skip":
+            yield from bad
+        else:
+            refused += bad
+        if good and not refused:
+            names, pixels = zip(*good, strict=True)
+            yield from map(Prediction, names, classifier(pixels))
+    if refused:
+        lines = "".join(f"\n  {item.name}: {item.reason}" for item in refused)
+        raise ValueError(f"{_count(len(refused), 'bad file')}; --bad-files skip predicts the others:{lines}")
+    if empty:
+        raise ValueError("images: expected files, or folders that hold some, found none")
+
+
+def _find(paths: Iterable[str | os.PathLike[str]], bad: list[BadFile]) -> Iterator[Image]:
+    """The images of files and folders; what cannot be used is added to ``bad``."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from find_images(path, bad)
+        elif path.is_file():
+            yield FileImage(path)
+        else:
+            bad.append(BadFile(str(path), "not a file or folder" if path.exists() else "no such file or folder"))
+
+
+def write(predictions: Iterable[Prediction | BadFile], output: Path | None) -> tuple[int, list[BadFile]]:
+    """Writes predictions as they come, to a .csv or .jsonl file that appears when it is whole, or as CSV to stdout.
+
+    Returns how many there were, and the bad files among them, which are not in the file. Raises OSError where the file
+    cannot be written.
+    """
+    add_row = _json_row if output is not None and output.suffix == ".jsonl" else _csv_row
+    count, bad = 0, []
+    with _opened(output) as file:
+        for item in predictions:
+            if isinstance(item, BadFile):
+                bad.append(item)
+            else:
+                add_row(file, item, first=count == 0)
+                count += 1
+    return count, bad
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[IO[str]]:
+    if output is None:
+        yield sys.stdout
+        return
+    with replacing(output) as aside, aside.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def _csv_row(file: IO[str], prediction: Prediction, first: bool) -> None:
+    """A line of file, class, description, probability, class_2, probability_2 and so on; a header before the first."""
+    writer = csv.writer(file, lineterminator="\n")
+    if first:
+        more = range(2, len(prediction.top) + 1)
+        header = [name for rank in more for name in (f"class_{rank}", f"probability_{rank}")]
+        writer.writerow(["file", "class", "description", "probability", *header])
+    best, *others = prediction.top
+    rest = [cell for choice in others for cell in (choice.name, _spell(choice.probability))]
+    name = _printable(prediction.file)
+    writer.writerow([name, best.name, best.description, _spell(best.probability), *rest])
+
+
+def _json_row(file: IO[str], prediction: Prediction, first: bool) -> None:
+    """A line with file, class, description, probability, and a list of all as top."""
+    top = [
+        {"class": choice.name, "description": choice.description, "probability": round(choice.probability, DIGITS)}
+        for choice in prediction.top
+    ]
+    file.write(json.dumps({"file": _printable(prediction.file), **top[0], "top": top}, ensure_ascii=False) + "\n")
+
+
+def _spell(probability: float) -> str:
+    return f"{probability:.{DIGITS}f}"
+
+
+def _printable(name: str) -> str:
+    """A file's name, with bytes that are not Unicode as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _complain(text: str) -> None:
+    """One line on stderr, as stdout may be a table."""
+    print(_printable(text), file=sys.stderr)
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Predicts what the flags ask for. Raises as :func:`predict` does, ValueError and OSError for the output."""
+    from tqdm import tqdm
+
+    if asked.output is not None and asked.output.suffix not in SUFFIXES:
+        raise ValueError(f"output: expected a file named {' or '.join(SUFFIXES)}, got {asked.output}")
+    if asked.output is not None and not asked.output.parent.is_dir():
+        raise ValueError(f"output: {asked.output.parent}: no such folder")
+    names = ("top_k", "batch_size", "bad_files", "device", "decoder")
+    predictions = predict(asked.weights, asked.images, **{name: getattr(asked, name) for name in names})
+    # disable=None: no bar where stderr is not a terminal.
+    hidden = True if asked.output is None else None
+    count, bad = write(tqdm(predictions, unit=" images", leave=False, disable=hidden), asked.output)
+    for item in bad:
+        _complain(f"{item.name}: {item.reason}")
+    if bad:
+        _complain(f"{_count(len(bad), 'bad file')} skipped")
+    if asked.output is not None:
+        print(f"{_count(count, 'image')} predicted: {asked.output}")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What the command line asks for; exits for --help and for unknown flags."""
+    prog, formatter = "python -m xmixup_fast.predict", argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog, description=__doc__, formatter_class=formatter)
+    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="a run folder, or the model.safetensors of one")
+    parser.add_argument("images", metavar="FILE_OR_FOLDER", nargs="+", help="images; folders are searched at any depth")
+    parser.add_argument("--output", type=Path, help="a file named .csv or .jsonl; CSV goes to stdout if not given")
+    parser.add_argument("--top-k", type=int, default=5, help="classes of each image (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
+    bad = "what to do about files that cannot be used: stop and list them, or list them and go on (default: error)"
+    parser.add_argument("--bad-files", choices=get_args(Policy), default="error", help=bad)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one")
+    parser.add_argument("--decoder", choices=get_args(DecoderName), default="auto", help="what decodes JPEG files")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 2 for what the user can mend."""
+    try:
+        run(parse(sys.argv[1:] if arguments is None else arguments))
+    except (ValueError, OSError) as error:
+        _complain(f"error: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
