@@ -48,7 +48,8 @@ def without_times(summary: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> None:
     result = run(data, tmp_path / "run", method)
-    names = {"config.yaml", "metrics.jsonl", "model.safetensors", "batch.png", "summary.json", "checkpoints"}
+    names = {"config.yaml", "metrics.jsonl", "metrics.csv", "model.safetensors", "batch.png", "summary.json"}
+    names |= {"evaluation.json", "report.html", "checkpoints"}
     uses_source = METHODS[method].uses_source
     assert {path.name for path in result.folder.iterdir()} == names | ({"selection.json"} if uses_source else set())
 

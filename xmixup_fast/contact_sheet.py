@@ -28,8 +28,11 @@ Pictures = Callable[[Iterable[Sample], int], list[Image.Image]]
 """Gives so many pictures of the first images that can be decoded."""
 
 
-def contact_sheets(selection: Selection, target: Dataset, source: Dataset, bad: list[BadFile]) -> list[Image.Image]:
-    """A row for each target class: training images of it, then those of what it is mixed with, best first.
+def contact_sheets(
+    selection: Selection, target: Dataset, source: Dataset, bad: list[BadFile], most: int | None = None
+) -> list[Image.Image]:
+    """A row for each of the ``most`` first target classes: training images of it, then those of what it is mixed with,
+    best first.
 
     In place of an image that cannot be decoded, which is added to ``bad``, comes the next one. No other image is read.
     """
@@ -49,7 +52,7 @@ def contact_sheets(selection: Selection, target: Dataset, source: Dataset, bad: 
     targets, sources = _by_class(target), _by_class(source)
     rows = (
         [(name, pictures(targets[label], TARGET_IMAGES)), *_auxiliary(selection, label, source, sources, pictures)]
-        for label, name in enumerate(target.classes)
+        for label, name in enumerate(target.classes[:most])
     )
     sheets = []
     while part := list(islice(rows, ROWS)):

@@ -47,7 +47,7 @@ CLASSES = {f"capital-{x}": x for x in string.ascii_uppercase} | {f"small-{x}": x
 
 SETTINGS: dict[str, Any] = {
     **{"model": "test_resnet", "image_size": 32, "resize": STORED, "flip": False, "device": "cpu", "cache": "none"},
-    **{"batch_size": 25, "lr": 0.1, "head_lr_multiplier": 1.0, "threads": 1},
+    **{"batch_size": 25, "lr": 0.1, "head_lr_multiplier": 1.0, "threads": 1, "report": False},
 }
 """Of all runs. A second thread saved about a quarter of a step at best, and on a busy machine it cost far more."""
 PRETRAINING = {"method": "finetune", "weights": "none", "batch_size": 64, "val_fraction": 0.05, "test_fraction": 0.05}

@@ -84,6 +84,15 @@ def of_first(value: T) -> T:
     return values[0]
 
 
+def of_all(value: T) -> list[T]:
+    """What each process gives, in all processes; it is pickled."""
+    if world_size() == 1:
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return [one for one in values if one is not None]
+
+
 def barrier() -> None:
     """Waits until all processes are here."""
     if world_size() > 1:

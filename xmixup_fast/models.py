@@ -203,33 +203,40 @@ def save(network: Network, path: Path, image_size: int, resize: int | str | None
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Network, int]:
-    """A trained network, out of a run folder or of a file that :func:`save` wrote, and the size of its images.
+    """The trained network of a run folder, or of a file that :func:`save` wrote, without a source head; its image size.
 
-    Raises FileNotFoundError where there is no such file, and ValueError for one that :func:`save` did not write.
+    Raises FileNotFoundError where there is no such file, and ValueError for any other file.
     """
     file = trained_file(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{os.fspath(path)}: no such file; {TRAINED}")
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{os.fspath(path)}: {TRAINED}")
     state, metadata = _read_weights(file)
-    lacking = {"model", "classes", "mean", "std", "image_size"} - metadata.keys()
-    if lacking:
-        raise ValueError(f"weights: {file}: expected model.safetensors of a run; its metadata lack {sorted(lacking)}")
-    classes = json.loads(metadata["classes"])
+    missing = [name for name in ("model", "classes", "mean", "std", "image_size") if name not in metadata]
+    if missing:
+        raise ValueError(f"{file}: {TRAINED}; its metadata lack {', '.join(missing)}")
     model, image_size = metadata["model"], int(metadata["image_size"])
+    if not timm.is_model(model):
+        raise ValueError(f"{file}: timm has no {model!r}, which the metadata name")
+    classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
     with torch.random.fork_rng(devices=[]):
         body = _create(model, False, image_size)
         _load(body, state, str(file), model)
-    mean, std = json.loads(metadata["mean"]), json.loads(metadata["std"])
+    outputs = body.get_classifier().out_features
+    if outputs != len(classes):
+        raise ValueError(f"{file}: the metadata name {len(classes)} classes, and the network has {outputs} outputs")
     network = Network(body, None, None, model_name=model, classes=classes, mean=mean, std=std)
-    return network, image_size
+    return network.eval(), image_size
+
+
+TRAINED = "expected a run folder that holds model.safetensors, or such a file"
 
 
 def trained_file(path: str | os.PathLike[str]) -> Path:
-    """The weights file of a run folder, or the file itself. Raises FileNotFoundError for a folder without one."""
+    """The weights file of a run folder, or the file itself; it may not be there."""
     file = Path(path)
-    if not file.is_dir():
-        return file
-    if not (file / "model.safetensors").is_file():
-        raise FileNotFoundError(f"weights: {file}: expected the folder of a finished run, found no model.safetensors")
-    return file / "model.safetensors"
+    return file / "model.safetensors" if file.is_dir() else file
 
 
 def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained:

@@ -49,6 +49,15 @@ class Prepared:
     """What the selection took, without decoding what it chose."""
     bad: list[BadFile]
     """Images that are left out as they cannot be used."""
+    target: Dataset
+    source: Dataset | None
+    selection: Selection | None
+    """Of the source; None for a method without one."""
+
+    def samples(self, split: str) -> list[Sample]:
+        """The images of a split that are in its pool or stream, in their order."""
+        bad = {item.name for item in self.bad}
+        return [sample for sample in getattr(self.target, split) if sample.image.name not in bad]
 
     def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
         """The batches that the first step looks at, each [B, 3, H, W], and the titles of their images."""
@@ -113,6 +122,8 @@ def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | No
         chosen.report if chosen else None,
         chosen.seconds if chosen else 0.0,
         images.bad,
+        *(target, source),
+        chosen.selection if chosen else None,
     )
 
 
@@ -133,10 +144,23 @@ def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Datas
     return target, source
 
 
+def make_builder(settings: Settings, say: Callable[[str], object]) -> PoolBuilder:
+    """What makes pools and streams as the settings say. Raises ValueError where the decoder is not installed."""
+    device = torch.device(settings.device)
+    decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), say)
+    cache = None if settings.cache in (None, "none") else Path(str(settings.cache))
+    budget = None
+    if settings.storage != "resident":
+        budget = parse_bytes(settings.memory_budget) if settings.memory_budget else int(0.8 * free_memory(device))
+        budget = int(distributed.smallest(budget)[0])  # all processes have to decide alike
+    return PoolBuilder(decoder, cache, budget, say, settings.image_size)
+
+
 @dataclass(frozen=True)
 class _Chosen:
     """The auxiliary images of a run."""
 
+    selection: Selection
     pool: ImagePool
     index: Auxiliary
     report: dict[str, Any]
@@ -177,7 +201,7 @@ def _choose(
     report = selector.report(settings, selection, target, source)
     if resumed:
         report = json.loads((resumed / "selection.json").read_text(encoding="utf-8"))
-    return _Chosen(pool, index, report, seconds)
+    return _Chosen(selection, pool, index, report, seconds)
 
 
 class _Images:
@@ -190,14 +214,7 @@ class _Images:
         self.target = target
         self.say = say
         self.listed = target.bad + (source.bad if source else [])
-        device = torch.device(settings.device)
-        decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), say)
-        cache = None if settings.cache in (None, "none") else Path(str(settings.cache))
-        budget = None
-        if settings.storage != "resident":
-            budget = parse_bytes(settings.memory_budget) if settings.memory_budget else int(0.8 * free_memory(device))
-            budget = int(distributed.smallest(budget)[0])  # all processes have to decide alike
-        self.builder = PoolBuilder(decoder, cache, budget, say, settings.image_size)
+        self.builder = make_builder(settings, say)
         self.of: dict[str, ImagePool | Stream] = {
             name: self.builder.images(self._samples(name), f"{name} images", settings.storage)
             for name in ("train", "val", "test")
@@ -273,7 +290,7 @@ def _places_of_good(
     return kept
 
 
-def list_bad(bad: Sequence[BadFile]) -> str:
-    """A message that names all bad files."""
-    lines = [f"{len(bad)} bad file{'s' * (len(bad) > 1)}; --bad-files skip trains without them:"]
+def list_bad(bad: Sequence[BadFile], does: str = "trains") -> str:
+    """A message that names all bad files, and what the command does without them."""
+    lines = [f"{len(bad)} bad file{'s' * (len(bad) > 1)}; --bad-files skip {does} without them:"]
     return "\n  ".join([*lines, *(f"{item.name}: {item.reason}" for item in bad)])

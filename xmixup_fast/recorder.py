@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .evaluation import Evaluation
 from .files import replacing, write_text
+from .loggers import LOGGERS, Logger, chosen
 from .settings import Settings
 
 PICTURE_IMAGES = 16
@@ -20,7 +25,8 @@ PICTURE_IMAGES = 16
 
 
 class Recorder:
-    """Writes one run to its folder: config.yaml, selection.json, batch.png, metrics.jsonl and summary.json.
+    """Writes one run to its folder: config.yaml, selection.json, batch.png, metrics.jsonl, metrics.csv, summary.json,
+    evaluation.json and report.html.
 
     Nothing is written before the first file is. Raises FileExistsError where the folder already holds a run that is not
     to be resumed.
@@ -35,8 +41,12 @@ class Recorder:
         self.folder = folder
         self.settings = Settings.from_yaml(config) if config.exists() else None
         """Those of the run that the folder holds."""
-        self._metrics: list[str] = []
+        self._metrics: list[dict[str, Any]] = []
+        self._loggers: list[Logger] = []
         self._bar: Any = None
+        self._shown = {"loss": "", "validation": ""}
+        self._started = 0.0
+        self._before = self._done = 0
 
     def say(self, text: str) -> None:
         """One line on stdout, above the progress bar where there is one."""
@@ -76,44 +86,96 @@ class Recorder:
             figure.savefig(aside, format="png", dpi=120)
 
     @contextmanager
+    def logging(self, settings: Settings, step: int) -> Iterator[None]:
+        """Has metrics logged as the settings say while it lasts, for a run that goes on after a step."""
+        try:
+            for name in chosen(settings):
+                self._loggers.append(LOGGERS[name](self.folder, settings, step))
+            yield
+        finally:
+            for logger in self._loggers:
+                logger.close()
+            self._loggers = []
+
+    @contextmanager
     def progress(self, images: int, done: int = 0) -> Iterator[None]:
         """Shows a progress bar over the run's images while it lasts, where stderr is a terminal."""
         from tqdm import tqdm
 
+        self._started = time.monotonic()
         # disable=None: no bar where stderr is not a terminal.
         with tqdm(total=images, initial=done, unit=" images", leave=False, disable=None) as self._bar:
+            self._done = self._before = done
             yield
         self._bar = None
 
     def step(self, images: int, loss: float) -> None:
         """Moves the progress bar on."""
-        self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        self._done += images
+        self._shown["loss"] = f"{loss:.3f}"
+        self._bar.set_postfix({name: value for name, value in self._shown.items() if value}, refresh=False)
         self._bar.update(images)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl and says it."""
-        self._metrics.append(json.dumps(metrics) + "\n")
+        """Adds a line to metrics.jsonl and metrics.csv, has it logged, and says it, with the time left."""
+        self._metrics.append(metrics)
         self._write_metrics()
-        validation = "" if metrics["val_accuracy"] is None else f"validation {metrics['val_accuracy']:.2f} %  "
+        self._log(metrics)
+        validation = ""
+        if metrics["val_accuracy"] is not None:
+            self._shown["validation"] = f"{metrics['val_accuracy']:.2f} %"
+            validation = f"validation {self._shown['validation']}  "
         self.say(
             f"epoch {metrics['epoch']:3d}  step {metrics['step']:5d}  loss {metrics['train_loss']:.3f}  "
-            f"{validation}{metrics['images_per_second']:.1f} images/s"
+            f"{validation}{metrics['images_per_second']:.1f} images/s{self._time_left()}"
         )
 
     def resume(self, metrics: Sequence[dict[str, Any]]) -> None:
-        """Takes metrics.jsonl back to these lines: a killed run may have written more than its last checkpoint."""
-        self._metrics = [json.dumps(line) + "\n" for line in metrics]
+        """Takes the metrics back to these lines: a killed run may have written more than its last checkpoint."""
+        self._metrics = list(metrics)
         self._write_metrics()
+        known = [line["val_accuracy"] for line in metrics if line["val_accuracy"] is not None]
+        self._shown["validation"] = f"{known[-1]:.2f} %" if known else ""
 
-    def _write_metrics(self) -> None:
-        write_text(self.folder / "metrics.jsonl", "".join(self._metrics))
+    def evaluation(self, split: str, evaluation: Evaluation) -> None:
+        """Writes evaluation.json: of the images of which split, and what became of them."""
+        self._json("evaluation.json", {"split": split, **evaluation.to_json()})
+
+    def report(self, page: str) -> None:
+        """Writes report.html."""
+        write_text(self.folder / "report.html", page)
 
     def summary(self, summary: dict[str, Any]) -> None:
-        """Writes summary.json."""
+        """Writes summary.json, and has the test accuracy logged."""
         self._json("summary.json", summary)
+        self._log({"step": summary["steps"] + 1, "test_accuracy": summary["test_accuracy"]})
 
     def _json(self, name: str, content: dict[str, Any]) -> None:
         write_text(self.folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def _write_metrics(self) -> None:
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self._metrics))
+        table = io.StringIO()
+        names = list(dict.fromkeys(name for line in self._metrics for name in line))
+        writer = csv.DictWriter(table, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._metrics)
+        write_text(self.folder / "metrics.csv", table.getvalue())
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        values = {name: value for name, value in metrics.items() if name != "step" and value is not None}
+        for logger in self._loggers:
+            logger.log(values, metrics["step"])
+
+    def _time_left(self) -> str:
+        """At the pace since this process began, validations included; empty at the end."""
+        from tqdm import tqdm
+
+        rest = self._bar.total - self._done
+        if rest <= 0 or self._done == self._before:
+            return ""
+        seconds = rest * (time.monotonic() - self._started) / (self._done - self._before)
+        return f"  {tqdm.format_interval(seconds)} left"
 
 
 class Silent(Recorder):
@@ -124,11 +186,12 @@ class Silent(Recorder):
         self.settings = None
 
     @contextmanager
-    def progress(self, images: int, done: int = 0) -> Iterator[None]:
+    def _nothing_while(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Does nothing."""
         yield
 
     def _nothing(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing."""
 
-    say = config = selection = batch = step = epoch = resume = summary = _nothing
+    logging = progress = _nothing_while
+    say = config = selection = batch = step = epoch = resume = evaluation = report = summary = _nothing

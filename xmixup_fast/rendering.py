@@ -89,12 +89,16 @@ class Renderer:
         """Images of any pool, unmixed, in float32."""
         return self._plain(pool, crops, "plain")
 
-    def batches(self, images: Images, batch_size: int, every: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over any images in their order: unmixed centre crops, float32[B, 3, H, W], and labels int64[B].
+    def batches(
+        self, images: Images, batch_size: int, positions: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over any images: unmixed centre crops, float32[B, 3, H, W], and labels int64[B].
 
-        ``every`` takes some of the batches alone.
+        The images are those at some positions, int64[n] on their device; all in their order, if not given.
         """
-        indices = torch.split(torch.arange(len(images), device=images.labels.device), batch_size)[every]
+        if positions is None:
+            positions = torch.arange(len(images), device=images.labels.device)
+        indices = torch.split(positions.contiguous(), batch_size) if len(positions) else ()
         feed = images.feed(center_crops(images.sizes, self.size, index) for index in indices)
         for index, (pool, crops) in zip(indices, feed, strict=True):
             yield self.plain(pool, crops), images.labels[index]

@@ -17,15 +17,16 @@ import timm
 import torch
 from torch import Tensor
 
-from . import __version__, distributed, models
+from . import __version__, distributed, loggers, models, report_html
 from .checkpoints import Checkpoint, Checkpoints
 from .data.dataset import BadFile
+from .evaluation import Evaluation
 from .files import check_writable, default_cache
 from .interruption import Interrupted, catching_signals
 from .methods import METHODS
 from .models import Network
 from .pool import Images
-from .preparation import prepare
+from .preparation import Prepared, prepare
 from .profiling import profiled
 from .recorder import Recorder, Silent
 from .settings import Settings, check_same, identity
@@ -44,6 +45,8 @@ class Result:
     """What summary.json holds."""
     selection: dict[str, Any] | None
     """What selection.json holds; None for a method without a source."""
+    evaluation: Evaluation | None
+    """Of the test images; without a test, of the validation images; None with neither test nor report."""
 
 
 def fit(settings: Settings | None = None, **overrides: Any) -> Result:
@@ -83,16 +86,30 @@ def _run(settings: Settings) -> Result:
         if run.report is not None:
             recorder.selection(run.report)
         recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
-    with profiled(trainer, folder, recorder.say) if settings.profile and distributed.rank() == 0 else nullcontext():
-        _train(trainer, run.val, settings, progress, recorder, checkpoints)
-    if progress.best:
-        trainer.result.load_state_dict(progress.best)
-        recorder.say(f"kept the weights after step {progress.best_step}, validation {progress.best_accuracy:.2f} %")
-    if distributed.rank() == 0:
-        models.save(trainer.result, folder / "model.safetensors", settings.image_size, settings.resize)
+    profiling = settings.profile and distributed.rank() == 0
+    with recorder.logging(settings, trainer.steps_done):
+        with profiled(trainer, folder, recorder.say) if profiling else nullcontext():
+            _train(trainer, run.val, settings, progress, recorder, checkpoints)
+        if progress.best:
+            trainer.result.load_state_dict(progress.best)
+            kept = f"kept the weights after step {progress.best_step}, validation {progress.best_accuracy:.2f} %"
+            recorder.say(kept)
+        if distributed.rank() == 0:
+            models.save(trainer.result, folder / "model.safetensors", settings.image_size, settings.resize)
+        return _finish(trainer, run, settings, progress, recorder)
 
+
+def _finish(trainer: Trainer, run: Prepared, settings: Settings, progress: Progress, recorder: Recorder) -> Result:
+    """What comes after training: the test, the summary and the report."""
+    evaluation = None
     # The test images are not looked at before all is decided.
-    test_accuracy = trainer.evaluate(run.test.to(settings.device)) if settings.test else None
+    split = "test" if settings.test else "val"
+    images = run.test if settings.test else run.val
+    if settings.test or settings.report:
+        names = [sample.image.name for sample in run.samples(split)]
+        evaluation = replace(trainer.examine(images.to(settings.device)), names=names)
+        recorder.evaluation(split, evaluation)
+    test_accuracy = evaluation.accuracy if settings.test and evaluation else None
     summary = {
         "method": settings.method,
         "target": settings.target,
@@ -122,9 +139,12 @@ def _run(settings: Settings) -> Result:
         },
     }
     recorder.summary(summary)
+    if settings.report and evaluation and distributed.rank() == 0:
+        page = report_html.run_page(recorder.folder, run, settings, summary, progress.metrics, evaluation, images)
+        recorder.report(page)
     tested = "not tested" if test_accuracy is None else f"test {test_accuracy:.2f} %"
     recorder.say(f"{tested}  {sum(progress.seconds):.1f} s of training  {recorder.folder}")
-    return Result(recorder.folder, trainer.result, summary, run.report)
+    return Result(recorder.folder, trainer.result, summary, run.report, evaluation)
 
 
 NOTED = ("val_accuracy", "metrics", "bad", "best_accuracy", "best_step", "waited")
@@ -249,6 +269,7 @@ def resolved(settings: Settings) -> Settings:
         raise ValueError(f"source: {settings.method} needs a folder of auxiliary images, got none")
     if settings.resume == "auto" and settings.output is None:
         raise ValueError("resume: auto goes on with the run of the folder output, got no output")
+    loggers.chosen(settings)  # finds out what is not installed
     name = distributed.of_first(run_name(settings.method, settings))
     device = usable_device(settings.device)
     if device == "cuda" and distributed.world_size() > 1:

@@ -172,6 +172,11 @@ class Settings:
     last step's are kept otherwise. The schedule still spans the whole length."""
     test: bool = True
     """Test at the end; without, nothing but validation tells, as it has to be while settings are chosen."""
+    report: bool = True
+    """Write report.html at the end: curves, selection, confusion matrix, the images with the highest loss, settings."""
+    loggers: Literal["tensorboard", "wandb"] | list[Literal["tensorboard", "wandb"]] | None = None
+    """Where metrics go besides the run folder's metrics.jsonl and metrics.csv: tensorboard, wandb (Weights & Biases),
+    or both."""
     seed: int = 0
     """Seed of everything random: splits, order, crops, mixing, new heads."""
     device: str = "auto"
@@ -261,8 +266,8 @@ class Settings:
 
 
 HOW = (
-    *("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test", "profile"),
-    *("compile", "cuda_graph"),
+    *("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test", "report", "loggers"),
+    *("profile", "compile", "cuda_graph"),
     *("resume", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept"),
 )
 """Settings that say where and how something is computed, not what."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import distributed, optimization
+from .evaluation import Evaluation, examine, merge
 from .graphs import Graphs
 from .methods import Method
 from .models import Network
@@ -197,21 +198,18 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * group["lr_scale"] * rate
 
-    @torch.no_grad()
-    def evaluate(self, images: Images) -> float:
-        """Accuracy on unmixed centre crops, in percent; in float32, as the weights are kept.
+    def examine(self, images: Images) -> Evaluation:
+        """What the network makes of each image, on unmixed centre crops; in float32, as the weights are kept.
 
         The processes share the work.
         """
-        network = self.result.eval()
-        self._share_statistics(network)
-        mine = slice(distributed.rank(), None, distributed.world_size())
-        correct = sum(
-            (network(batch).argmax(1) == labels).sum()
-            for batch, labels in self.renderer.batches(images, self.batch_size, mine)
-        )
-        self.network.train()
-        return 100 * distributed.total(int(correct))[0] / len(images)
+        self._share_statistics(self.result)
+        mine = torch.arange(len(images), device=images.labels.device)[distributed.rank() :: distributed.world_size()]
+        return merge(distributed.of_all(examine(self.result, self.renderer, images, self.batch_size, mine)))
+
+    def evaluate(self, images: Images) -> float:
+        """Accuracy on unmixed centre crops, in percent."""
+        return self.examine(images).accuracy
 
     def _share_statistics(self, network: Network) -> None:
         """Gives all processes the statistics of batch normalisation that the first has."""

@@ -16,7 +16,7 @@ BASELINE = "finetune"
 DATA = "{data}"
 """Stands for the data folder in the settings that name files."""
 NAMING_FILES = ("target", "source", "weights", "selection_file")
-OWN = ("seed", "method", "output", "test", "resume")
+OWN = ("seed", "method", "output", "test", "resume", "report")
 """Settings that the comparison gives each run."""
 COMMON = [item.name for item in fields(Settings) if item.name not in (*OWN, "target")]
 """Settings that may be common to all runs."""

@@ -34,7 +34,7 @@ KEPT = ("images_seen", "seconds_per_step", "train_seconds", "selection_seconds",
 
 def train(settings: Settings) -> dict[str, Any]:
     """Makes a run; returns what the comparison keeps of it."""
-    summary = fit(settings).summary
+    summary = fit(settings, report=False).summary
     return {name: summary[name] for name in KEPT} | {
         "peak_memory_mib": peak_memory() >> 20,
         **_machine(settings),

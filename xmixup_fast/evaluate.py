@@ -1,0 +1,181 @@
+"""Evaluate a trained network on labelled images.
+
+python -m xmixup_fast.evaluate runs/NAME
+    on the run's own test images: prints accuracy and a line for each class, writes evaluation.json and confusion.png
+
+python -m xmixup_fast.evaluate runs/NAME/model.safetensors --target other-photos/ --split all
+    on any dataset that python -m xmixup_fast.train takes; its classes have to be the network's, or some of them
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from .files import default_cache, write_text
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .data.dataset import BadFile, Sample
+    from .evaluation import Evaluation
+    from .models import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to evaluate, and how."""
+
+    model: tyro.conf.Positional[str]
+    """A run folder, or a model.safetensors of one."""
+    target: str | None = None
+    """Images, as python -m xmixup_fast.train takes them; the run's own, split as there, if not given."""
+    split: Literal["test", "val", "train", "all"] | None = None
+    """Which of them; test if not given, or all where a dataset has no test split of its own."""
+    output: str | None = None
+    """Folder to write to; runs/TIME-evaluate-TARGET-sSEED if not given."""
+    resize: int | Literal["full"] | None = None
+    """Short side of the images that are cropped, in pixels, or full for their own size; the run's, or else 8/7 of the
+    network's image size, if not given."""
+    batch_size: int = 64
+    """Images at a time."""
+    decoder: Literal["auto", "dali", "torchvision"] = "auto"
+    """What decodes JPEG files."""
+    bad_files: Literal["error", "skip"] = "error"
+    """What to do where images cannot be decoded: stop, or evaluate without them."""
+    storage: Literal["auto", "resident", "stream"] = "auto"
+    """Whether images are kept in memory."""
+    memory_budget: str | None = None
+    """Memory for images, such as 4GiB."""
+    cache: str | None = None
+    """Folder that keeps decoded images, or none."""
+    device: str = "auto"
+    """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
+    threads: int | None = None
+    """CPU threads; PyTorch's default if not given."""
+
+
+def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
+    """Evaluates as the options say, and writes evaluation.json and confusion.png; ``say`` gets lines for the user.
+
+    Raises ValueError and OSError, with a message for the user, for what cannot be used.
+    """
+    import torch
+
+    from . import figures, models
+    from .evaluation import examine
+    from .preparation import list_bad, make_builder
+    from .rendering import Renderer
+    from .run import reproducible, run_name
+
+    network, image_size = models.load(options.model)
+    settings, is_own = _settings(options, network, image_size)
+    folder = Path(options.output or Path("runs", run_name("evaluate", settings)))
+    if (folder / "evaluation.json").exists():
+        raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
+    split, samples, bad = _samples(settings, is_own, options.split, network.classes)
+    with reproducible(settings):
+        builder = make_builder(settings, say)
+        images = builder.images(samples, f"{split} images", settings.storage).to(settings.device)
+        bad = list(dict.fromkeys(bad + builder.bad))
+        if bad and settings.bad_files == "error":
+            raise ValueError(list_bad(bad, "evaluates"))
+        if not len(images):
+            raise ValueError(f"target: {settings.target}: none of its images can be decoded\n{list_bad(bad)}")
+        network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        renderer = Renderer(images, None, network.mean, network.std, image_size)
+        evaluation = examine(network, renderer, images, settings.batch_size)
+    unusable = {item.name for item in bad}
+    names = [sample.image.name for sample in samples if sample.image.name not in unusable]
+    evaluation = replace(evaluation, names=names)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
+    content = {
+        **{"model": options.model, "target": settings.target, "split": split, **evaluation.to_json()},
+        "bad_files": {"count": len(bad), "files": [item._asdict() for item in bad]},
+    }
+    write_text(folder / "evaluation.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    say("\n".join(evaluation.lines()))
+    if bad:
+        say(f"{len(bad)} bad file{'s' * (len(bad) > 1)} skipped; evaluation.json lists them")
+    say(
+        f"{split}: {evaluation.accuracy:.2f} % of {len(evaluation)} images, mean of the classes "
+        f"{evaluation.balanced_accuracy:.2f} %, loss {evaluation.loss:.4f}"
+    )
+    say(f"evaluation.json and confusion.png in {folder}")
+    return evaluation
+
+
+def _settings(options: Options, network: Network, image_size: int) -> tuple[Settings, bool]:
+    """The settings of the evaluation, and whether the target is the run's own, to be split as there."""
+    from .run import usable_device
+
+    config = Path(options.model, "config.yaml")
+    given = {name: getattr(options, name) for name in ("target", "resize") if getattr(options, name) is not None}
+    same = ("batch_size", "decoder", "bad_files", "storage", "memory_budget", "threads")
+    given |= {name: getattr(options, name) for name in same}
+    given |= {
+        "cache": options.cache or str(default_cache()),
+        "device": usable_device(options.device),
+        "image_size": image_size,
+        "grad_accum_steps": None,
+    }
+    if config.is_file():
+        settings = Settings.from_yaml(config, **given)
+        return settings, settings.target == Settings.from_yaml(config).target
+    if options.target is None:
+        raise ValueError(f"target: expected a dataset, since {options.model} is no run folder; got none")
+    return Settings(model=network.model_name, **given), False
+
+
+def _samples(
+    settings: Settings, is_own: bool, part: str | None, classes: Sequence[str]
+) -> tuple[str, list[Sample], list[BadFile]]:
+    """The name of the split, its images with the network's labels, and what cannot be used.
+
+    Raises ValueError where the network does not know a class, or the dataset has no such split.
+    """
+    from .data.dataset import Sample, split
+    from .data.sources import read_dataset
+
+    dataset = read_dataset(settings.target)
+    unknown = [name for name in dataset.classes if name not in classes]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise ValueError(
+            f"target: {settings.target}: the network does not know the class{'es' * (len(unknown) > 1)} "
+            f"{', '.join(unknown[:5])}{more}; its {len(classes)} classes are {', '.join(classes[:5])}"
+            + (" ..." if len(classes) > 5 else "")
+        )
+    if is_own:
+        fractions = {"val_fraction": settings.val_fraction, "test_fraction": settings.test_fraction}
+        dataset = split(dataset, **fractions, shots=settings.shots, seed=settings.seed)
+    part = part or ("test" if dataset.test else "all")
+    chosen = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    chosen["all"] = [sample for samples in chosen.values() for sample in samples]
+    if not chosen[part]:
+        there = ", ".join(name for name, samples in chosen.items() if samples)
+        raise ValueError(f"split: {settings.target} has no {part} split of its own; expected one of {there}")
+    label = {name: position for position, name in enumerate(classes)}
+    return part, [Sample(image, label[dataset.classes[i]]) for image, i in chosen[part]], dataset.bad
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status, 2 for what the user can mend."""
+    options = tyro.cli(Options, prog="python -m xmixup_fast.evaluate", description=__doc__, args=arguments)
+    try:
+        run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

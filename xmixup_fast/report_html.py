@@ -1,0 +1,221 @@
+"""report.html: all that a run has to show, on one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from . import figures
+from .contact_sheet import ROWS, contact_sheets
+from .evaluation import ClassResult, Evaluation, ImageResult
+from .models import describe
+from .pool import Images
+from .preparation import Prepared
+from .sampling import center_crops
+from .settings import Settings
+
+WORST = 16
+"""Images with the highest loss that are shown."""
+LARGEST = 160
+"""Height and width to which they are shrunk, in pixels."""
+SPLITS = {"test": "test", "val": "validation"}
+"""What the images of a split are called."""
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --card: #8881; --bar: #4a90d9; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; line-height: 1.25; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+img { max-width: 100%; height: auto; }
+.paper { background: #fff; border-radius: 4px; }
+.wide { overflow-x: auto; }
+.wide img { max-width: none; width: 100%; min-width: 42rem; }
+.full { overflow: auto; max-height: 60rem; }
+.full img { max-width: none; }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: .5rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .75rem; }
+.figure { background: var(--card); border-radius: 6px; padding: .5rem .75rem; }
+.figure b { display: block; font-size: 1.4rem; font-weight: 600; }
+.worst { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
+figure { margin: 0; font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
+figure img { width: 100%; border-radius: 4px; display: block; margin-bottom: .25rem; }
+.table { max-height: 32rem; overflow: auto; border: 1px solid var(--line); border-radius: 4px; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+th { position: sticky; top: 0; background: Canvas; overflow-wrap: normal; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.bar { width: 25%; min-width: 4rem; }
+td.bar i { display: block; height: .7rem; border-radius: 2px; background: var(--bar); }
+summary { cursor: pointer; font-weight: 600; margin: 1rem 0 .5rem; }
+small, .note { opacity: .75; font-size: .85rem; }
+"""
+
+
+def run_page(
+    folder: Path,
+    run: Prepared,
+    settings: Settings,
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    evaluation: Evaluation,
+    images: Images,
+) -> str:
+    """The page of a run: ``images`` are those that were evaluated, ``metrics`` the lines of metrics.jsonl."""
+    split = "test" if settings.test else "val"
+    parts = [
+        _figures(evaluation, split, summary),
+        _curves(metrics),
+        _confusion(evaluation, split),
+        _classes(evaluation.per_class()),
+        _worst(evaluation, images, settings.image_size, split),
+    ]
+    if run.selection is not None and run.source is not None:
+        sheet = contact_sheets(run.selection, run.target, run.source, [], most=ROWS)[0]
+        rest = len(run.target.classes) - ROWS
+        note = f"<p class=note>The first {ROWS} classes; {rest} more are in selection.json.</p>" if rest > 0 else ""
+        text = "<p>Left: training images. Right: auxiliary images that they are mixed with, and how well they fit.</p>"
+        shown = f'<div class="wide">{_image(_jpeg(sheet), "paper")}</div>'
+        parts.append(_section("Selection", text + shown + note))
+    batch = _image(_png((folder / "batch.png").read_bytes()), "paper")
+    parts += [
+        _section("First batch", batch),
+        _details("Settings", _pairs(asdict(settings))),
+        _details("Figures and versions", _pairs(_flat(summary))),
+    ]
+    return page(f"{settings.method} on {_spell(settings.target)}", parts)
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """An HTML page with its style; the parts are HTML, the title is text."""
+    head = f"<title>{escape(title)}</title>\n<style>{STYLE}</style>"
+    viewport = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
+    body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
+    return f'<!doctype html>\n<html lang="en">\n<head>\n{viewport}\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+
+
+def _figures(evaluation: Evaluation, split: str, summary: Mapping[str, Any]) -> str:
+    shown = {
+        f"{SPLITS[split]} accuracy": f"{evaluation.accuracy:.2f} %",
+        "mean of the classes": f"{evaluation.balanced_accuracy:.2f} %",
+        f"{SPLITS[split]} images": str(len(evaluation)),
+        "training images": str(summary["num_train"]),
+        "steps": str(summary["steps"]),
+        "of training": f"{summary['train_seconds']:.1f} s",
+    }
+    if split == "test":
+        shown["validation accuracy"] = f"{summary['val_accuracy']:.2f} %"
+    cards = (f'<div class="figure"><b>{escape(value)}</b>{escape(name)}</div>' for name, value in shown.items())
+    return f'<div class="figures">{"".join(cards)}</div>'
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
+    pictures = (_image(_png(figures.png(figure, 150, transparent=True))) for figure in figures.curves(metrics))
+    return _section("Training", f'<div class="curves">{"".join(pictures)}</div>')
+
+
+def _confusion(evaluation: Evaluation, split: str) -> str:
+    picture = _image(_png(figures.png(figures.confusion_matrix(evaluation))), "paper")
+    if len(evaluation.classes) > figures.NUMBERED:
+        picture = f'<div class="full">{picture}</div>'
+    return _section(f"Confusion of the {SPLITS[split]} images", picture)
+
+
+def _classes(rows: Sequence[ClassResult]) -> str:
+    """The classes as a table, lowest accuracy first."""
+    head = "<tr><th>class<th class=number>images<th class=number>accuracy<th><th>most often taken for</tr>"
+    lines = []
+    for row in sorted(rows, key=lambda row: (row.accuracy is None, row.accuracy)):
+        accuracy = "" if row.accuracy is None else f"{row.accuracy:.1f} %"
+        taken = f"{escape(describe(row.taken_for))} ({row.times})" if row.taken_for else ""
+        lines.append(
+            f"<tr><td>{escape(describe(row.name))}<td class=number>{row.images}<td class=number>{accuracy}"
+            f'<td class=bar><i style="width: {row.accuracy or 0:.0f}%"></i><td>{taken}</tr>'
+        )
+    return _section("Classes", f'<div class="table"><table>{head}{"".join(lines)}</table></div>')
+
+
+def _worst(evaluation: Evaluation, images: Images, size: int, split: str) -> str:
+    """The images with the highest loss, as the network saw them."""
+    rows = evaluation.top_losses(WORST)
+    pictures = _crops(images, [row.position for row in rows], size)
+    shown = (_figure(row, picture) for row, picture in zip(rows, pictures, strict=True))
+    return _section(
+        f"{SPLITS[split].capitalize()} images with the highest loss", f'<div class="worst">{"".join(shown)}</div>'
+    )
+
+
+def _figure(row: ImageResult, picture: Image.Image) -> str:
+    name = row.name.replace("\\", "/").rsplit("/", 1)[-1]
+    return (
+        f"<figure>{_image(_jpeg(picture), alt=row.label)}<b>{escape(describe(row.label))}</b><br>"
+        f"taken for {escape(describe(row.predicted))}, {100 * row.probability:.0f} %<br>loss {row.loss:.3f}<br>"
+        f'<small title="{escape(row.name)}">{escape(name)}</small></figure>'
+    )
+
+
+def _crops(images: Images, positions: Sequence[int], size: int) -> list[Image.Image]:
+    """The centre crops of some images, made small."""
+    index = torch.tensor(positions, device=images.labels.device)
+    pool, crops = next(images.feed([center_crops(images.sizes, size, index)]))
+    pictures = []
+    for i, (top, left, height, width) in zip(crops.index.tolist(), crops.window.tolist(), strict=True):
+        picture = Image.fromarray(pool[i][top : top + height, left : left + width].cpu().numpy())
+        picture.thumbnail((LARGEST, LARGEST))
+        pictures.append(picture)
+    return pictures
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{escape(title)}</h2>\n{content}"
+
+
+def _details(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    """Names and values as a table; what is off is left out."""
+    rows = (
+        f"<tr><td>{escape(name)}<td>{escape(_spell(value))}</tr>" for name, value in values.items() if value is not None
+    )
+    return f'<div class="table"><table>{"".join(rows)}</table></div>'
+
+
+def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary with its parts by names such as "versions torch"; of the bad files, how many."""
+    flat: dict[str, Any] = {}
+    for name, value in summary.items():
+        if name == "bad_files":
+            flat["bad files"] = value["count"]
+        elif isinstance(value, dict):
+            flat |= {f"{name} {key}": item for key, item in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _spell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _image(source: str, kind: str = "", alt: str = "") -> str:
+    classes = f' class="{kind}"' if kind else ""
+    return f'<img{classes} alt="{escape(alt)}" src="{source}">'
+
+
+def _png(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def _jpeg(picture: Image.Image) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
