@@ -25,10 +25,10 @@ from made import SOURCE, TARGET, write_folder
 
 METHODS = ("xmixup", "finetune", "delta", "seqtrain", "rifle", "l2sp", "cotuning")
 STEPS: tuple[dict[str, Any], ...] = (
-    {},
     {"amp": "bf16", "ema_decay": 0.9},
     {"amp": "fp16", "grad_accum_steps": 2},
     {"ema_decay": 0.9, "grad_accum_steps": 3},
+    {},
 )
 CASES = [
     {"method": method, "storage": storage, **STEPS[number % len(STEPS)]}

@@ -213,10 +213,10 @@ def test_a_trained_network_is_loaded_whole(trained: Result, tmp_path: Path) -> N
 
 
 def test_what_is_no_trained_network_is_refused(tmp_path: Path, data: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"expected the folder of a finished run, found no model\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no such file; expected a run folder"):
         predict(tmp_path, data)
-    with pytest.raises(FileNotFoundError, match=r"weights: .*absent\.safetensors: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors: no such file"):
         predict(tmp_path / "absent.safetensors", data)
     torch.save(build(NETWORK, "none", ["a"]).body.state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"weights\.pth: expected model\.safetensors of a run; its metadata lack"):
+    with pytest.raises(ValueError, match=r"weights\.pth: expected a run folder that holds model\.safetensors"):
         predict(tmp_path / "weights.pth", data)

@@ -75,6 +75,7 @@ STEPPING: dict[str, dict[str, Any]] = {
     "bf16": {"amp": "bf16"},
     "fp16": {"amp": "fp16", "storage": "stream"},
     "average": {"ema_decay": 0.9},
+    "best": {"ema_decay": 0.9, "patience": 9, "clip_grad": 0.5, "optimizer": "adamw", "lr": 1e-4},
     "all": {"amp": "bf16", "ema_decay": 0.9, "grad_accum_steps": 2, "storage": "stream"},
 }
 

@@ -124,6 +124,14 @@ def test_gradients_are_unscaled_before_the_update() -> None:
     torch.testing.assert_close(norms[0], norms[1], rtol=0.05, atol=0)
 
 
+def test_gradients_are_clipped_after_they_are_unscaled() -> None:
+    trainer = Case(amp="fp16", clip_grad=0.01).trainer("xmixup")
+    trainer.step()
+    gradients = [p.grad for p in trainer.network.parameters() if p.grad is not None]
+    assert torch.stack([gradient.norm() for gradient in gradients]).norm() == pytest.approx(0.01, rel=1e-4)
+    assert trainer.optimizer.state  # the step was made
+
+
 # --- averaged weights ---
 
 

@@ -209,7 +209,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, int]:
     """
     file = trained_file(path)
     if not file.is_file():
-        raise FileNotFoundError(f"{os.fspath(path)}: no such file; {TRAINED}")
+        raise FileNotFoundError(f"{file}: no such file; {TRAINED}")
     if file.suffix != ".safetensors":
         raise ValueError(f"{os.fspath(path)}: {TRAINED}")
     state, metadata = _read_weights(file)

@@ -40,7 +40,7 @@ class Result:
     folder: Path
     """The run folder."""
     network: Network
-    """The trained network."""
+    """The trained network; its average, with ema_decay."""
     summary: dict[str, Any]
     """What summary.json holds."""
     selection: dict[str, Any] | None
@@ -270,6 +270,8 @@ def resolved(settings: Settings) -> Settings:
     if settings.resume == "auto" and settings.output is None:
         raise ValueError("resume: auto goes on with the run of the folder output, got no output")
     loggers.chosen(settings)  # finds out what is not installed
+    if settings.cuda_graph and distributed.world_size() > 1:
+        raise ValueError(f"cuda_graph: expected one process, got {distributed.world_size()}")
     name = distributed.of_first(run_name(settings.method, settings))
     device = usable_device(settings.device)
     if device == "cuda" and distributed.world_size() > 1:

@@ -54,8 +54,6 @@ class Trainer:
         if settings.compile:
             self.loss.compile(dynamic=False, fullgraph=True)  # in place: the state's names stay
         if distributed.world_size() > 1:
-            if settings.cuda_graph:
-                raise ValueError("cuda_graph: expected one process, got " + str(distributed.world_size()))
             # Each process normalises batches by statistics of its own part; evaluation takes those of the first.
             self.loss = DistributedDataParallel(
                 self.loss, broadcast_buffers=False, find_unused_parameters=method.has_unused_parameters
