@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ RUNS: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS},
     "streamed": {"method": "mixup", "storage": "stream"},
     "in parts": {"method": "xmixup", "grad_accum_steps": 2},
+    "averaged": {"method": "xmixup", "ema_decay": 0.9, "clip_grad": 1.0},
     "uneven": {"method": "xmixup", "batch_size": 5},
 }
 """What is run with 1 and 2 processes, on a network without statistics of batches."""
@@ -84,22 +86,18 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path
     folders = {processes: folder / str(processes) for processes in (1, 2, 4)}
     for processes, output in folders.items():
         names = FOUR if processes == 4 else RUNS
-        values = [settings(data, output / name, **RUNS[name]) for name in names]
-        (folder / "runs.json").write_text(json.dumps(values))
-        program = (
-            "import json, sys, xmixup_fast\n"
-            "from xmixup_fast.distributed import processes\n"
-            "with processes():\n"
-            "    for values in json.load(open(sys.argv[1])):\n"
-            "        xmixup_fast.fit(**values)\n"
-        )
-        (folder / "program.py").write_text(program)
-        arguments = [str(folder / "program.py"), str(folder / "runs.json")]
+        asked = {
+            "runs": [settings(data, output / name, **RUNS[name]) for name in names],
+            "find_lr": settings(data, output / "find_lr", steps=8),
+        }
+        output.with_suffix(".json").write_text(json.dumps(asked))
+        arguments = ["tests/many_runs.py", str(output.with_suffix(".json"))]
         command = [sys.executable, *arguments] if processes == 1 else torchrun(processes, *arguments)
         done = run(command, folder / "cache")
         assert done.returncode == 0, done.stderr
         # Each line once: the first process speaks for all.
-        assert done.stdout.count("s of training") == len(names)
+        assert done.stdout.count("s of training") == len(names) and done.stdout.count("suggest") == 1
+        (output / "memory.json").write_text(done.stdout.splitlines()[-1])
     return folders
 
 
@@ -121,6 +119,21 @@ def test_weights_and_metrics_do_not_depend_on_the_number_of_processes(
     summaries = [json.loads((runs[n] / name / "summary.json").read_text()) for n in (1, processes)]
     for key in ("val_accuracy", "test_accuracy", "images_seen", "num_train", "steps"):
         assert summaries[0][key] == summaries[1][key]
+
+
+def test_a_range_test_does_not_depend_on_the_number_of_processes(runs: dict[int, Path]) -> None:
+    one, *others = (json.loads((folder / "find_lr" / "lr.json").read_text())["losses"] for folder in runs.values())
+    for losses in others:
+        assert losses == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_processes_of_a_machine_share_the_images(runs: dict[int, Path]) -> None:
+    for processes, folder in runs.items():
+        memory = json.loads((folder / "memory.json").read_text())
+        assert memory["mapped"] >= processes * memory["files"] > 100  # KiB
+        # Rounded up to pages, of each of four files.
+        assert memory["shares"] <= memory["files"] + 4 * 4
 
 
 def test_a_killed_process_ends_the_run_by_name_and_a_restart_goes_on(
@@ -153,21 +166,49 @@ def test_a_run_goes_on_with_another_number_of_processes(runs: dict[int, Path], d
         torch.testing.assert_close(both[key], tensor, rtol=1e-4, atol=2e-5)
 
 
-def test_a_signal_to_one_process_stops_all_after_the_same_step(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["a process", "torchrun"])
+def test_a_signal_stops_all_after_the_same_step(data: Path, tmp_path: Path, to: str) -> None:
     values = settings(data, tmp_path / "run", method="finetune", steps=100000, checkpoint_steps=1, checkpoints_kept=1)
     command = torchrun(2, "-m", "xmixup_fast.train", *flags(values))
     with started(command, tmp_path / "cache", tmp_path / "run") as process:
-        send(process, signal.SIGTERM)
+        if to == "torchrun":
+            process.terminate()
+        else:
+            send(process, signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert errors.count("stopped after step") == 2
     (saved,) = (tmp_path / "run" / "checkpoints").glob("step-*.safetensors")
-    assert f"stopped after step {int(saved.stem[5:])} of" in errors
+    assert errors.count(f"stopped after step {int(saved.stem[5:])} of") == 2
 
 
-def test_bad_settings_are_said_once(data: Path, tmp_path: Path) -> None:
-    values = settings(data, tmp_path / "run", method="xmixup", image_size=0)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 0}, "error: image_size: expected a positive number"),
+        ({"imagesize": 32}, "Unrecognized options"),
+        ({"batch_size": 1}, "error: batch_size: expected at least 2, the processes, got 1"),
+    ],
+)
+def test_bad_settings_are_said_once(data: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    values = settings(data, tmp_path / "run", method="finetune", **changes)
     done = run(torchrun(2, "-m", "xmixup_fast.train", *flags(values)), tmp_path / "cache")
     assert done.returncode != 0
-    assert done.stderr.count("error: image_size: expected a positive number") == 1, done.stderr
+    assert done.stderr.count(message) == 1, done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_without_a_cache_each_process_has_its_images(data: Path, tmp_path: Path) -> None:
+    values = settings(data, tmp_path / "run", method="finetune", cache="none")
+    done = run(torchrun(2, "-m", "xmixup_fast.train", *flags(values)), tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("each process decodes all images") == 1
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "export"])
+def test_commands_for_one_process_refuse_more(name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    wanted = {"evaluate": ["run"], "predict": ["run", "photos"], "export": ["run", "--output", "folder"]}
+    assert import_module(f"xmixup_fast.{name}").main(wanted[name]) == 2
+    assert "error: torchrun: this command runs in one process" in capsys.readouterr().err

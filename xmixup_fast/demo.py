@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .distributed import check_alone
 from .run import Result, fit
 
 Pixels = NDArray[np.uint8]
@@ -70,8 +71,9 @@ def main(output: Path | None = None, budget: Budget | None = None) -> dict[str, 
     """Runs the demonstration and prints what comes out. Returns the results of each method, seed by seed.
 
     Everything is written to ``output``, ``runs/TIME-demo`` if not given: both datasets as class folders, and the run
-    folder of each run. Raises FileExistsError where that is there already.
+    folder of each run. Raises FileExistsError where that is there already, and ValueError under torchrun.
     """
+    check_alone()
     budget = budget or Budget()
     output = output or Path("runs", time.strftime("%Y%m%d-%H%M%S-demo"))
     output.mkdir(parents=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,10 +12,15 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 TIMEOUT = timedelta(days=1)
 """How long processes wait for each other: one may decode a large dataset for all. A lost connection ends it at once."""
+
+POLL_SECONDS = 0.005
+"""How often the first process looks for the others at the start."""
 
 
 @contextmanager
@@ -26,7 +33,8 @@ def processes() -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    store, number, count = _store()
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
     try:
         yield
     except RuntimeError as error:
@@ -36,6 +44,29 @@ def processes() -> Iterator[None]:
         raise ConnectionError(f"process {rank()} of {world_size()}: another one has ended ({reason})") from error
     finally:
         dist.destroy_process_group()
+
+
+def _store() -> tuple[Store, int, int]:
+    """What the processes find each other through, with this one's number and how many there are.
+
+    torchrun keeps its store when it restarts processes: what those before them left there, addresses too, must not be
+    read. So the first process gives each run a new part of the store. The others ask for it by a word of their own, so
+    that no answer is an old one; those of before have ended by then.
+    """
+    store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+    word = secrets.token_hex(8)
+    if rank == 0:
+        part = word
+        for other in range(1, world_size):
+            while not store.check([f"{part}/{other}"]):
+                if store.check([f"asks/{other}"]):
+                    store.set(f"answer/{store.get(f'asks/{other}').decode()}", part)
+                time.sleep(POLL_SECONDS)
+    else:
+        store.set(f"asks/{rank}", word)
+        part = store.get(f"answer/{word}").decode()
+        store.set(f"{part}/{rank}", "")
+    return PrefixStore(part, store), rank, world_size
 
 
 def rank() -> int:
@@ -51,6 +82,17 @@ def world_size() -> int:
 def local_rank() -> int:
     """The number of this process among those of its machine."""
     return int(os.environ.get("LOCAL_RANK", rank()))
+
+
+def local_world_size() -> int:
+    """How many processes this machine has."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
+
+
+def check_alone() -> None:
+    """For commands that share no work. Raises ValueError where torchrun has started several processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("torchrun: this command runs in one process; start it without torchrun")
 
 
 def total(*values: float) -> list[float]:

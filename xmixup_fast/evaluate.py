@@ -67,12 +67,13 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
     """
     import torch
 
-    from . import figures, models
+    from . import distributed, figures, models
     from .evaluation import examine
     from .preparation import list_bad, make_builder
     from .rendering import Renderer
     from .run import reproducible, run_name
 
+    distributed.check_alone()
     network, image_size = models.load(options.model)
     settings, is_own = _settings(options, network, image_size)
     folder = Path(options.output or Path("runs", run_name("evaluate", settings)))

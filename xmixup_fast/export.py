@@ -27,7 +27,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from . import models
+from . import distributed, models
 from .files import replacing
 from .models import Network
 from .pool import ImagePool
@@ -219,6 +219,7 @@ def _write(exporter: Exporter, name: str, path: Path) -> float:
 
 def run(asked: argparse.Namespace) -> None:
     """Exports what the flags ask for, and says so. Raises as :func:`export` does."""
+    distributed.check_alone()
     for name, difference in export(asked.weights, asked.format, asked.output, asked.with_preprocessing).items():
         path = asked.output / f"model{FORMATS[name]}"
         print(

@@ -18,7 +18,7 @@ import json
 import math
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -97,12 +97,20 @@ def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
+    from . import distributed
+
+    with distributed.processes():
+        return _run(settings, _say if distributed.rank() == 0 else lambda text: None)
+
+
+def _run(settings: Settings, say: Callable[[str], object]) -> tuple[Sweep, Suggestions | None]:
+    from . import distributed
     from .preparation import prepare
     from .run import reproducible, resolved, run_name
     from .trainer import Trainer
 
-    folder = Path(settings.output or Path("runs", run_name("find-lr", settings)))
-    if (folder / "lr.json").exists():
+    folder = Path(settings.output or Path("runs", distributed.of_first(run_name("find-lr", settings))))
+    if distributed.rank() == 0 and (folder / "lr.json").exists():
         raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
     steps = settings.steps or STEPS
     # What changes in the middle of a run would be taken for the learning rate's doing.
@@ -110,32 +118,39 @@ def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
     settings = replace(settings, output=str(folder), resume="never", steps=steps, **steady)  # type: ignore[arg-type]
     with reproducible(settings):
         settings = resolved(settings)
-        prepared = prepare(settings, _say)
+        prepared = prepare(settings, say)
         trainer = Trainer(prepared.network, prepared.method, prepared.sampler, prepared.renderer, settings)
         swept = sweep(trainer, steps)
     found = swept.suggestions()
+    if distributed.rank() == 0:
+        _write(folder, settings, swept, found)
+    say(describe(swept, found))
+    say(f"lr.json and lr.png in {folder}")
+    return swept, found
+
+
+def _write(folder: Path, settings: Settings, swept: Sweep, found: Suggestions | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "lr.png") as aside:
         draw(swept, found, f"{settings.method} on {Path(settings.target).name}, {settings.model}", aside)
     report = {"suggestions": asdict(found) if found else None, **asdict(swept)}
     write_text(folder / "lr.json", json.dumps(report, indent=2) + "\n")
-    _say(describe(swept, found))
-    _say(f"lr.json and lr.png in {folder}")
-    return swept, found
 
 
 def sweep(trainer: Trainer, steps: int) -> Sweep:
     """Trains for so many steps, or until the loss diverges, while the learning rates grow."""
     from tqdm import tqdm
 
+    from . import distributed
+
     swept = Sweep([], [], [])
     average, least = 0.0, math.inf
-    # disable=None: no bar where stderr is not a terminal.
-    for step in tqdm(range(steps), "range test", unit=" steps", leave=False, disable=None):
+    # None: no bar where stderr is not a terminal.
+    for step in tqdm(range(steps), "range test", unit=" steps", leave=False, disable=distributed.rank() > 0 or None):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / max(steps - 1, 1))
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        loss = float(trainer.step())
+        (loss,) = distributed.total(float(trainer.step()))
         if not math.isfinite(loss):
             break
         average = SMOOTHING * average + (1 - SMOOTHING) * loss

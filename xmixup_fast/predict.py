@@ -29,6 +29,7 @@ from typing import IO, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from . import distributed
 from .data.dataset import BadFile, FileImage, Image
 from .data.decode import make_decoder
 from .data.folder import find_images
@@ -251,6 +252,7 @@ def run(asked: argparse.Namespace) -> None:
     """Predicts what the flags ask for. Raises as :func:`predict` does, ValueError and OSError for the output."""
     from tqdm import tqdm
 
+    distributed.check_alone()
     if asked.output is not None and asked.output.suffix not in SUFFIXES:
         raise ValueError(f"output: expected a file named {' or '.join(SUFFIXES)}, got {asked.output}")
     if asked.output is not None and not asked.output.parent.is_dir():

@@ -149,9 +149,14 @@ def make_builder(settings: Settings, say: Callable[[str], object]) -> PoolBuilde
     device = torch.device(settings.device)
     decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), say)
     cache = None if settings.cache in (None, "none") else Path(str(settings.cache))
+    if cache is None and distributed.world_size() > 1:
+        say("cache: none: each process decodes all images, and keeps a copy of its own")
     budget = None
     if settings.storage != "resident":
-        budget = parse_bytes(settings.memory_budget) if settings.memory_budget else int(0.8 * free_memory(device))
+        # Through the cache, the processes of a machine share one copy.
+        copies = distributed.local_world_size() if cache is None and device.type == "cpu" else 1
+        free = 0.8 * free_memory(device) / copies
+        budget = int(free) if settings.memory_budget is None else parse_bytes(settings.memory_budget)
         budget = int(distributed.smallest(budget)[0])  # all processes have to decide alike
     return PoolBuilder(decoder, cache, budget, say, settings.image_size)
 

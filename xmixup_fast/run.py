@@ -273,13 +273,10 @@ def resolved(settings: Settings) -> Settings:
     if settings.cuda_graph and distributed.world_size() > 1:
         raise ValueError(f"cuda_graph: expected one process, got {distributed.world_size()}")
     name = distributed.of_first(run_name(settings.method, settings))
-    device = usable_device(settings.device)
-    if device == "cuda" and distributed.world_size() > 1:
-        device = usable_device(f"cuda:{distributed.local_rank()}")
     return replace(
         settings,
         resize=settings.resize or settings.short_side,
-        device=device,
+        device=usable_device(settings.device),
         threads=torch.get_num_threads(),
         cache=settings.cache or str(default_cache()),
         output=settings.output or str(Path("runs", name)),
@@ -293,18 +290,20 @@ def run_name(what: str, settings: Settings) -> str:
 
 
 def usable_device(name: str) -> str:
-    """The name of a usable device."""
+    """The name of a usable device; of several processes on a machine's GPUs, each has its own."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name}")
+    if device.type == "cuda" and distributed.world_size() > 1:
+        device = torch.device("cuda", distributed.local_rank())
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: {name} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    return name
+        raise ValueError(f"device: {device} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return str(device)
 
 
 @contextmanager

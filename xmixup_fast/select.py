@@ -52,10 +52,7 @@ def run(settings: Settings) -> Selection:
     folder = Path(settings.output or Path("runs", run_name("select", settings)))
     if (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
-    device = usable_device(settings.device)
-    if device == "cuda" and distributed.world_size() > 1:
-        device = usable_device(f"cuda:{distributed.local_rank()}")
-    settings = replace(settings, device=device)
+    settings = replace(settings, device=usable_device(settings.device))
 
     rank = distributed.rank()
 

@@ -180,7 +180,8 @@ class Settings:
     seed: int = 0
     """Seed of everything random: splits, order, crops, mixing, new heads."""
     device: str = "auto"
-    """Where to train: cpu, cuda, cuda:1; auto takes a GPU where there is one."""
+    """Where to train: cpu, cuda, cuda:1; auto takes a GPU where there is one. Each process that torchrun starts takes a
+    GPU of its own."""
     threads: int | None = None
     """CPU threads; PyTorch's default if not given."""
     resume: Literal["never", "auto"] = "never"

@@ -55,7 +55,8 @@ def parse(
     default = None
     if known.config is not None:
         default = _Command(**{"target": tyro.MISSING, "model": tyro.MISSING, **read_yaml(known.config)})
-    command = tyro.cli(_Command, prog=prog, description=description, args=flags, default=default)
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
+    command = tyro.cli(_Command, prog=prog, description=description, args=flags, default=default, console_outputs=first)
     settings = Settings(**{field.name: getattr(command, field.name) for field in fields(Settings)})
     if settings.steps is not None and any(flag.split("=")[0] == "--epochs" for flag in flags):
         raise ValueError(

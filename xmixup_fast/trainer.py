@@ -56,7 +56,7 @@ class Trainer:
         if distributed.world_size() > 1:
             # Each process normalises batches by statistics of its own part; evaluation takes those of the first.
             self.loss = DistributedDataParallel(
-                self.loss, broadcast_buffers=False, find_unused_parameters=method.has_unused_parameters
+                self.loss, forward_sync_buffers=False, find_unused_parameters=method.has_unused_parameters
             )
         device = next(network.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
