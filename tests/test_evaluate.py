@@ -183,6 +183,19 @@ def test_what_cannot_be_evaluated_is_said(
     assert re.search(message, error)
 
 
+def test_weights_alone_tell_the_short_side_too(data: Path, tmp_path: Path) -> None:
+    result = fit(**arguments(data, tmp_path / "run", "finetune", resize="full", report=False))
+    weights = str(result.folder / "model.safetensors")
+    assert main([weights, "--target", str(data / "target"), "--output", str(tmp_path / "weights")]) == 0
+    assert main([str(result.folder), "--split", "all", "--output", str(tmp_path / "own")]) == 0
+    found = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("weights", "own")]
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], abs=1e-5)
+    command = [weights, "--target", str(data / "target"), "--resize", "37", "--output", str(tmp_path / "other")]
+    assert main(command) == 0
+    other = json.loads((tmp_path / "other" / "evaluation.json").read_text())
+    assert abs(other["loss"] - found[0]["loss"]) > 1e-4  # other pixels are seen
+
+
 def test_a_trained_network_is_loaded_again(run: Result, tmp_path: Path) -> None:
     images = torch.randn(2, 3, 32, 32)
     for path in (run.folder, run.folder / "model.safetensors", str(run.folder)):

@@ -130,6 +130,12 @@ def test_what_cannot_be_built_is_named(tmp_path: Path) -> None:
         build(NETWORK, str(tmp_path / "three.pth"), ["a"])
 
 
+def test_an_empty_weights_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"weights: .*empty\.pth: cannot be read \(\w+"):
+        build("test_resnet", str(tmp_path / "empty.pth"), ["a"])
+
+
 def test_weights_that_do_not_fit_say_which(tmp_path: Path) -> None:
     state = timm.create_model(NETWORK).state_dict()
     state["extra.weight"] = state.pop("bn1.weight")

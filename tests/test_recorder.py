@@ -101,10 +101,11 @@ def test_weights_and_biases_gets_each_step_once_after_an_interruption(
 
 
 def test_weights_and_biases_works_offline(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     result = run(data, tmp_path / "run", loggers="wandb", **WHAT)
+    wandb.teardown()  # W&B's own process writes on until it ends
     (written,) = (result.folder / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"train_loss" in written.read_bytes()
 

@@ -24,7 +24,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .data.dataset import BadFile, Sample
     from .evaluation import Evaluation
-    from .models import Network
+    from .preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,7 @@ class Options:
     output: str | None = None
     """Folder to write to; runs/TIME-evaluate-TARGET-sSEED if not given."""
     resize: int | Literal["full"] | None = None
-    """Short side of the images that are cropped, in pixels, or full for their own size; the run's, or else 8/7 of the
-    network's image size, if not given."""
+    """Short side at which images are cropped, in pixels, or full for their own size; as in training, if not given."""
     batch_size: int = 64
     """Images at a time."""
     decoder: Literal["auto", "dali", "torchvision"] = "auto"
@@ -67,15 +66,16 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
     """
     import torch
 
-    from . import distributed, figures, models
+    from . import distributed, figures
     from .evaluation import examine
     from .preparation import list_bad, make_builder
+    from .preprocessing import load
     from .rendering import Renderer
     from .run import reproducible, run_name
 
     distributed.check_alone()
-    network, image_size = models.load(options.model)
-    settings, is_own = _settings(options, network, image_size)
+    network, preprocessing = load(options.model)
+    settings, is_own = _settings(options, network.model_name, preprocessing)
     folder = Path(options.output or Path("runs", run_name("evaluate", settings)))
     if (folder / "evaluation.json").exists():
         raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
@@ -89,7 +89,7 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
         if not len(images):
             raise ValueError(f"target: {settings.target}: none of its images can be decoded\n{list_bad(bad)}")
         network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        renderer = Renderer(images, None, network.mean, network.std, image_size)
+        renderer = Renderer(images, None, network.mean, network.std, preprocessing.image_size)
         evaluation = examine(network, renderer, images, settings.batch_size)
     unusable = {item.name for item in bad}
     names = [sample.image.name for sample in samples if sample.image.name not in unusable]
@@ -113,26 +113,27 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
     return evaluation
 
 
-def _settings(options: Options, network: Network, image_size: int) -> tuple[Settings, bool]:
+def _settings(options: Options, model: str, preprocessing: Preprocessing) -> tuple[Settings, bool]:
     """The settings of the evaluation, and whether the target is the run's own, to be split as there."""
     from .run import usable_device
 
     config = Path(options.model, "config.yaml")
-    given = {name: getattr(options, name) for name in ("target", "resize") if getattr(options, name) is not None}
-    same = ("batch_size", "decoder", "bad_files", "storage", "memory_budget", "threads")
-    given |= {name: getattr(options, name) for name in same}
-    given |= {
+    names = ("batch_size", "decoder", "bad_files", "storage", "memory_budget", "threads")
+    given = {name: getattr(options, name) for name in names} | {
         "cache": options.cache or str(default_cache()),
         "device": usable_device(options.device),
-        "image_size": image_size,
+        "image_size": preprocessing.image_size,
+        "resize": options.resize or preprocessing.resize or "full",
         "grad_accum_steps": None,
     }
+    if options.target is not None:
+        given["target"] = options.target
     if config.is_file():
         settings = Settings.from_yaml(config, **given)
         return settings, settings.target == Settings.from_yaml(config).target
     if options.target is None:
         raise ValueError(f"target: expected a dataset, since {options.model} is no run folder; got none")
-    return Settings(model=network.model_name, **given), False
+    return Settings(model=model, **given), False
 
 
 def _samples(

@@ -309,7 +309,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 return load_file(path), file.metadata() or {}
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no weights file makes torch.load raise anything
-        reason = str(error).split(". ")[0].splitlines()[0]
+        reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0]
         raise ValueError(f"weights: {path}: cannot be read ({reason})") from error
     if isinstance(state, dict):
         state = state.get("state_dict", state.get("model", state))
