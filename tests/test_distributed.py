@@ -185,7 +185,7 @@ def test_a_signal_stops_all_after_the_same_step(data: Path, tmp_path: Path, to: 
     ("changes", "message"),
     [
         ({"image_size": 0}, "error: image_size: expected a positive number"),
-        ({"imagesize": 32}, "Unrecognized options"),
+        ({"imagesize": 32}, "Unrecognized options:"),
         ({"batch_size": 1}, "error: batch_size: expected at least 2, the processes, got 1"),
     ],
 )
