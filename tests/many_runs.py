@@ -1,8 +1,8 @@
 """Runs with the settings of a JSON file, one after the other, then a learning-rate test, and what the images take.
 
 python tests/many_runs.py FILE.json
-    {"runs": [settings, ...], "find_lr": settings}; all by this process, or by those that torchrun starts. The last line
-    of stdout tells the memory, in KiB, that all processes use of the mapped pools of the last run
+    {"runs": [settings, ...], "find_lr": settings}; in the processes that torchrun starts. The last line of stdout tells
+    the memory, in KiB, that all processes use of the mapped pools of the last run
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from xmixup_fast import Settings, distributed, find_lr, fit
 from xmixup_fast.pool import ImagePool
@@ -21,12 +22,16 @@ from xmixup_fast.run import resolved
 def main(file: str) -> None:
     asked = json.loads(Path(file).read_text())
     with distributed.processes():
-        for values in asked["runs"]:
-            fit(**values)
-        find_lr.run(Settings(**asked["find_lr"]))
+        run(asked)
         found = memory(resolved(Settings(**asked["runs"][-1])))
         if distributed.rank() == 0:
             print(json.dumps(found))
+
+
+def run(asked: dict[str, Any]) -> None:
+    for values in asked["runs"]:
+        fit(**values)
+    find_lr.run(Settings(**asked["find_lr"]))
 
 
 def memory(settings: Settings) -> dict[str, float]:

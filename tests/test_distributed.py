@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,34 +13,40 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import many_runs
 import pytest
 import torch
 from made import SOURCE
 from safetensors.torch import load_file
 
 from xmixup_fast.models import build, save
+from xmixup_fast.train import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in ("delta", "bss", "mixup", "cotuning", "cotrain", "seqtrain", "xmixup")},
     "streamed": {"method": "cutmix", "storage": "stream"},
     "in parts": {"method": "xmixup", "grad_accum_steps": 2},
+    "uncached": {"method": "finetune", "cache": "none"},
     "averaged": {"method": "xmixup", "ema_decay": 0.9, "clip_grad": 1.0},
     "uneven": {"method": "xmixup", "batch_size": 5},
 }
 """What is run with 1 and 2 processes, on a network without statistics of batches."""
 FOUR = ("bss", "uneven")
 """Those of them that are run with 4 as well."""
+LONG = {"method": "xmixup", "steps": 60}
+"""What is run with 2 processes alone."""
 CASES = [(2, name) for name in RUNS] + [(4, name) for name in FOUR]
 
 
 def settings(data: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    common = {"target": str(data / "target"), "source": str(data / "source"), "model": "test_convnext"}
+    common: dict[str, Any] = {"target": str(data / "target"), "source": str(data / "source"), "model": "test_convnext"}
     sizes = {"image_size": 32, "batch_size": 8, "steps": 6, "checkpoint_steps": 2, "checkpoints_kept": 9}
     weights = data / "test_convnext.safetensors"
     if not weights.exists():
         save(build("test_convnext", "none", sorted(SOURCE)), weights, image_size=32)
-    return {**common, **sizes, "weights": str(weights), "output": str(output), "seed": 3, "report": False, **changes}
+    common |= {"report": False, "threads": 1}
+    return {**common, **sizes, "weights": str(weights), "output": str(output), "seed": 3, **changes}
 
 
 def torchrun(processes: int, *arguments: str, **options: Any) -> list[str]:
@@ -80,22 +87,27 @@ def flags(values: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The folders of the runs with 1, 2 and 4 processes."""
+    """The folders of the runs with 1, 2 and 4 processes, of a range test, and of what the images took (memory.json)."""
     folder = tmp_path_factory.mktemp("runs")
     folders = {processes: folder / str(processes) for processes in (1, 2, 4)}
     for processes, output in folders.items():
-        names = FOUR if processes == 4 else RUNS
+        wanted = {name: RUNS[name] for name in (FOUR if processes == 4 else RUNS)}
+        if processes == 2:
+            wanted = {"long": LONG, **wanted}
         asked = {
-            "runs": [settings(data, output / name, **RUNS[name]) for name in names],
+            "runs": [settings(data, output / name, **changes) for name, changes in wanted.items()],
             "find_lr": settings(data, output / "find_lr", steps=8),
         }
-        output.with_suffix(".json").write_text(json.dumps(asked))
-        arguments = ["tests/many_runs.py", str(output.with_suffix(".json"))]
-        command = [sys.executable, *arguments] if processes == 1 else torchrun(processes, *arguments)
-        done = run(command, folder / "cache")
+        if processes == 1:
+            many_runs.run(asked)
+            continue
+        file = output.with_suffix(".json")
+        file.write_text(json.dumps(asked))
+        done = run(torchrun(processes, "tests/many_runs.py", str(file)), folder / "cache")
         assert done.returncode == 0, done.stderr
         # Each line once: the first process speaks for all.
-        assert done.stdout.count("s of training") == len(names) and done.stdout.count("suggest") == 1
+        assert done.stdout.count("s of training") == len(wanted) and done.stdout.count("suggest") == 1
+        assert done.stdout.count("each process decodes all images") == ("uncached" in wanted)
         (output / "memory.json").write_text(done.stdout.splitlines()[-1])
     return folders
 
@@ -128,7 +140,7 @@ def test_a_range_test_does_not_depend_on_the_number_of_processes(runs: dict[int,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_processes_of_a_machine_share_the_images(runs: dict[int, Path]) -> None:
-    for processes, folder in runs.items():
+    for processes, folder in list(runs.items())[1:]:
         memory = json.loads((folder / "memory.json").read_text())
         assert memory["mapped"] >= processes * memory["files"] > 100  # KiB
         # Rounded up to pages, of each of four files.
@@ -139,22 +151,40 @@ def test_a_killed_process_ends_the_run_by_name_and_a_restart_goes_on(
     runs: dict[int, Path], data: Path, tmp_path: Path
 ) -> None:
     """torchrun's own restart, after SIGKILL of a process in the middle of the run."""
-    values = settings(data, tmp_path / "run", method="xmixup", steps=60, resume="auto")
+    values = settings(data, tmp_path / "run", **LONG, resume="auto")
     command = torchrun(2, "-m", "xmixup_fast.train", *flags(values), max_restarts=1)
     with started(command, tmp_path / "cache", tmp_path / "run") as process:
         send(process, signal.SIGKILL)
         output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "going on after step" in output and "exitcode: -9" in errors.replace("(", "").replace(")", "")
-    whole = settings(data, tmp_path / "whole", method="xmixup", steps=60)
-    assert run(torchrun(2, "-m", "xmixup_fast.train", *flags(whole)), tmp_path / "cache").returncode == 0
-    killed, unharmed = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
-    assert all(torch.equal(killed[key], tensor) for key, tensor in unharmed.items())
+    killed, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", runs[2] / "long"))
+    assert all(torch.equal(killed[key], tensor) for key, tensor in whole.items())
+
+
+def test_a_restart_does_not_take_dead_processes_for_its_own(tmp_path: Path) -> None:
+    """Where the first process is late, the others find the addresses of those before in torchrun's store."""
+    (tmp_path / "late.py").write_text(
+        "import os, signal, time\n"
+        "from xmixup_fast.distributed import processes, total\n"
+        "rank, again = os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT'] == '1'\n"
+        "time.sleep(2 * (again and rank == '0'))\n"
+        "with processes():\n"
+        "    total(1.0)\n"
+        "    if rank == '1' and not again:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    (last,) = total(1.0)\n"
+        "    if rank == '0':\n"
+        "        print('sum', last)\n"
+    )
+    done = run(torchrun(2, str(tmp_path / "late.py"), max_restarts=1), tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["sum", "2.0"]
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs: dict[int, Path], data: Path, tmp_path: Path) -> None:
     values = settings(data, tmp_path / "run", method="xmixup")
-    assert run([sys.executable, "-m", "xmixup_fast.train", *flags(values)], tmp_path / "cache").returncode == 0
+    shutil.copytree(runs[1] / "xmixup", tmp_path / "run")
     for step in (4, 6):
         (tmp_path / "run" / "checkpoints" / f"step-00000000{step}.safetensors").write_bytes(b"damaged")
     done = run(torchrun(2, "-m", "xmixup_fast.train", *flags(values), "--resume", "auto"), tmp_path / "cache")
@@ -181,33 +211,28 @@ def test_a_signal_stops_all_after_the_same_step(data: Path, tmp_path: Path, to: 
     assert errors.count(f"stopped after step {int(saved.stem[5:])} of") == 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"image_size": 0}, "error: image_size: expected a positive number"),
-        ({"imagesize": 32}, "Unrecognized options:"),
-        ({"batch_size": 1}, "error: batch_size: expected at least 2, the processes, got 1"),
-    ],
-)
-def test_bad_settings_are_said_once(data: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    values = settings(data, tmp_path / "run", method="finetune", **changes)
+def test_bad_settings_are_said_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = settings(data, tmp_path / "run", method="xmixup", image_size=0)
     done = run(torchrun(2, "-m", "xmixup_fast.train", *flags(values)), tmp_path / "cache")
     assert done.returncode != 0
-    assert done.stderr.count(message) == 1, done.stderr
+    assert done.stderr.count("error: image_size: expected a positive number") == 1, done.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_without_a_cache_each_process_has_its_images(data: Path, tmp_path: Path) -> None:
-    values = settings(data, tmp_path / "run", method="finetune", cache="none")
-    done = run(torchrun(2, "-m", "xmixup_fast.train", *flags(values)), tmp_path / "cache")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("each process decodes all images") == 1
-    assert not (tmp_path / "cache").exists()
+    for rank, text in (("0", "--no-such"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit):
+            parse(["--no-such"])
+        assert (text in capsys.readouterr().err) if text else capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict", "export"])
 def test_commands_for_one_process_refuse_more(name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    wanted = {"evaluate": ["run"], "predict": ["run", "photos"], "export": ["run", "--output", "folder"]}
+    wanted = {
+        "evaluate": ["run"],
+        "predict": ["run", "photos"],
+        "export": ["run", "--format", "torch", "--output", "out"],
+    }
     assert import_module(f"xmixup_fast.{name}").main(wanted[name]) == 2
     assert "error: torchrun: this command runs in one process" in capsys.readouterr().err

@@ -80,17 +80,17 @@ def test_rifle_begins_each_later_period_with_a_new_head_without_momentum() -> No
     trainer = case.trainer("rifle")
     head = case.network.body.get_classifier()
     first = head.weight.detach().clone()
-    state = torch.random.get_rng_state()
     new = {}
     for step in range(12):
         before = head.weight.detach().clone()
+        state = torch.random.get_rng_state()
         trainer.method.before_step(case.network, trainer.optimizer, step, 12)
+        assert torch.equal(torch.random.get_rng_state(), state)  # dropout goes on as it would
         if not torch.equal(head.weight, before):
             new[step] = head.weight.detach().clone()
             assert head.weight not in trainer.optimizer.state and head.bias not in trainer.optimizer.state
             assert case.network.body.conv1[0].weight in trainer.optimizer.state
         trainer.step()
-    assert torch.equal(torch.random.get_rng_state(), state)  # dropout goes on as it would
     assert list(new) == [4, 8] and not torch.equal(new[4], new[8])
     bound = head.in_features**-0.5
     for weight in (first, *new.values()):

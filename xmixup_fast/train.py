@@ -75,7 +75,7 @@ def command(what: Callable[[Settings], object], arguments: Sequence[str], prog: 
         what(parse(arguments, prog, description))
     except (ValueError, OSError) as error:
         if int(os.environ.get("RANK", "0")) > 0:
-            time.sleep(5)  # what is wrong in all processes is said by the first: torchrun then ends the others
+            time.sleep(10)  # what is wrong in all processes is said by the first: torchrun then ends the others
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as error:
