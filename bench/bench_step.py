@@ -12,6 +12,7 @@ python -m pytest bench/bench_step.py --benchmark-only -s --step-methods all -k i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -35,6 +36,17 @@ TARGET_CLASSES, SOURCE_CLASSES, IMAGES, STEPS = 10, 100, 200, 10**6
 USER_SIDES = ["torchvision", "timm"]
 
 Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class UserDraw:
+    """Images of a batch, which goes through the network in one part."""
+
+    index: Tensor
+    lam: Tensor
+
+    def part(self, begin: int, end: int) -> UserDraw:
+        return self
 
 
 class UserMixup:
@@ -61,21 +73,21 @@ class UserMixup:
     def first_steps(self, steps: int) -> int:
         return 0
 
-    def draw(self, sampler: UserMixup, step: int) -> Tensor:
-        return torch.randint(0, len(self.images), (self.batch_size,))
+    def draw(self, sampler: UserMixup, step: int) -> UserDraw:
+        return UserDraw(torch.randint(0, len(self.images), (self.batch_size,)), torch.ones(self.batch_size))
 
-    def feed(self, draws: Iterator[Tensor]) -> Iterator[Tensor]:
+    def feed(self, draws: Iterator[UserDraw]) -> Iterator[UserDraw]:
         return draws
 
     def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
         return
 
-    def inputs(self, draw: Tensor, render: Any) -> Batch:
-        images = torch.stack([self.transform(self.images[i]) for i in draw.tolist()])
-        images, targets = self.mix(images, self.labels[draw])
+    def inputs(self, draw: UserDraw, render: Any) -> Batch:
+        images = torch.stack([self.transform(self.images[i]) for i in draw.index.tolist()])
+        images, targets = self.mix(images, self.labels[draw.index])
         return images.contiguous(memory_format=torch.channels_last), targets
 
-    def loss(self, network: Network, inputs: Batch, draw: Tensor) -> Tensor:
+    def loss(self, network: Network, inputs: Batch, draw: UserDraw) -> Tensor:
         images, targets = inputs
         return F.cross_entropy(network(images), targets)
 
