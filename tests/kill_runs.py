@@ -23,7 +23,10 @@ from typing import Any
 import safetensors.numpy
 from made import SOURCE, TARGET, write_folder
 
-METHODS = ("xmixup", "finetune", "delta", "seqtrain", "rifle", "l2sp", "cotuning")
+METHODS = (
+    *("xmixup", "finetune", "delta", "seqtrain", "rifle", "l2sp"),
+    *("cotuning", "cotrain", "bss", "mixup", "cutmix", "xcutmix"),
+)
 STEPS: tuple[dict[str, Any], ...] = (
     {"amp": "bf16", "ema_decay": 0.9},
     {"amp": "fp16", "grad_accum_steps": 2},
@@ -31,8 +34,8 @@ STEPS: tuple[dict[str, Any], ...] = (
     {},
 )
 CASES = [
-    {"method": method, "storage": storage, **STEPS[number % len(STEPS)]}
-    for number, (storage, method) in enumerate(product(("resident", "stream"), METHODS))
+    {"method": method, "storage": storage, **STEPS[(number + round) % len(STEPS)]}
+    for (round, storage), (number, method) in product(enumerate(("resident", "stream")), enumerate(METHODS))
 ]
 
 

@@ -30,6 +30,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "uncached": {"method": "finetune", "cache": "none"},
     "averaged": {"method": "xmixup", "ema_decay": 0.9, "clip_grad": 1.0},
     "uneven": {"method": "xmixup", "batch_size": 5},
+    "bf16": {"method": "xmixup", "amp": "bf16"},
+    "fp16": {"method": "xmixup", "amp": "fp16", "grad_accum_steps": 2, "clip_grad": 1.0, "ema_decay": 0.5},
 }
 """What is run with 1 and 2 processes, on a network without statistics of batches."""
 FOUR = ("bss", "uneven")
@@ -119,13 +121,15 @@ def test_weights_and_metrics_do_not_depend_on_the_number_of_processes(
     one, many = (load_file(runs[count] / name / "model.safetensors") for count in (1, processes))
     start = load_file(runs[1] / name / "checkpoints" / "step-000000002.safetensors")
     moved = False
+    # bfloat16 has 8 bits; which fp16 gradients are summed in one go depends on the number of processes.
+    tolerance = 5e-3 if "amp" in RUNS[name] else 2e-5
     for key, tensor in one.items():
-        torch.testing.assert_close(many[key], tensor, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(many[key], tensor, rtol=1e-4, atol=tolerance)
         moved = moved or bool(((tensor - start[f"network.body.{key}"]).abs() > 1e-3).any())
     assert moved  # far more than what is tolerated
     lines = [[json.loads(line) for line in (runs[n] / name / "metrics.jsonl").open()] for n in (1, processes)]
     for line, other in zip(*lines, strict=True):
-        assert other["train_loss"] == pytest.approx(line["train_loss"], abs=1e-4)
+        assert other["train_loss"] == pytest.approx(line["train_loss"], abs=max(1e-4, tolerance))
         assert (other["epoch"], other["step"], other["lr"]) == (line["epoch"], line["step"], line["lr"])
     summaries = [json.loads((runs[n] / name / "summary.json").read_text()) for n in (1, processes)]
     for key in ("val_accuracy", "test_accuracy", "images_seen", "num_train", "steps"):

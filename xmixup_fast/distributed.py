@@ -1,7 +1,5 @@
 """The processes of one run: those that torchrun starts or, without it, this one alone."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import time
@@ -12,6 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
@@ -115,6 +114,17 @@ def _reduced(values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[floa
     if world_size() > 1:
         dist.all_reduce(tensor, how)
     result: list[float] = tensor.tolist()
+    return result
+
+
+def summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """For DistributedDataParallel's ``register_comm_hook``: the gradients' sum over the processes, not their mean.
+
+    Each process's loss is then scaled as one process's would be, which matters to gradients in 16 bits. The annotations
+    have to be objects, not strings: DistributedDataParallel reads them.
+    """
+    future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    result: torch.futures.Future[Tensor] = future.then(lambda done: done.value()[0])
     return result
 
 

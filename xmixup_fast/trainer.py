@@ -58,6 +58,7 @@ class Trainer:
             self.loss = DistributedDataParallel(
                 self.loss, forward_sync_buffers=False, find_unused_parameters=method.has_unused_parameters
             )
+            self.loss.register_comm_hook(None, distributed.summed)
         device = next(network.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
         self._scaled = ("scale", "_growth_tracker") if self.scaler.is_enabled() else ()
@@ -120,8 +121,7 @@ class Trainer:
             loss: Tensor = self.loss(inputs, part)
         share = len(part.lam) / self.batch_size
         with self.span("backward"):
-            # Gradients are averaged over the processes, and are to be summed.
-            self.scaler.scale(loss * (share * distributed.world_size())).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         return loss.detach() * share
 
     def _gradients_stay_here(self) -> AbstractContextManager[None]:
