@@ -38,6 +38,8 @@ FOUR = ("bss", "uneven")
 """Those of them that are run with 4 as well."""
 LONG = {"method": "xmixup", "steps": 60}
 """What is run with 2 processes alone."""
+RESUMED = {"method": "xmixup", "resume": "auto"}
+"""What one process began, and 2 go on with."""
 CASES = [(2, name) for name in RUNS] + [(4, name) for name in FOUR]
 
 
@@ -95,7 +97,10 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path
     for processes, output in folders.items():
         wanted = {name: RUNS[name] for name in (FOUR if processes == 4 else RUNS)}
         if processes == 2:
-            wanted = {"long": LONG, **wanted}
+            wanted = {"long": LONG, "resumed": RESUMED, **wanted}
+            shutil.copytree(folders[1] / "xmixup", output / "resumed")
+            for step in (4, 6):
+                (output / "resumed" / "checkpoints" / f"step-00000000{step}.safetensors").write_bytes(b"damaged")
         asked = {
             "runs": [settings(data, output / name, **changes) for name, changes in wanted.items()],
             "find_lr": settings(data, output / "find_lr", steps=8),
@@ -110,6 +115,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path
         # Each line once: the first process speaks for all.
         assert done.stdout.count("s of training") == len(wanted) and done.stdout.count("suggest") == 1
         assert done.stdout.count("each process decodes all images") == ("uncached" in wanted)
+        (output / "stdout.txt").write_text(done.stdout)
         (output / "memory.json").write_text(done.stdout.splitlines()[-1])
     return folders
 
@@ -186,15 +192,10 @@ def test_a_restart_does_not_take_dead_processes_for_its_own(tmp_path: Path) -> N
     assert done.stdout.split() == ["sum", "2.0"]
 
 
-def test_a_run_goes_on_with_another_number_of_processes(runs: dict[int, Path], data: Path, tmp_path: Path) -> None:
-    values = settings(data, tmp_path / "run", method="xmixup")
-    shutil.copytree(runs[1] / "xmixup", tmp_path / "run")
-    for step in (4, 6):
-        (tmp_path / "run" / "checkpoints" / f"step-00000000{step}.safetensors").write_bytes(b"damaged")
-    done = run(torchrun(2, "-m", "xmixup_fast.train", *flags(values), "--resume", "auto"), tmp_path / "cache")
-    assert done.returncode == 0, done.stderr
-    assert "going on after step 2 of 6" in done.stdout and done.stdout.count("not used") == 2
-    one, both = (load_file(folder / "model.safetensors") for folder in (runs[1] / "xmixup", tmp_path / "run"))
+def test_a_run_goes_on_with_another_number_of_processes(runs: dict[int, Path]) -> None:
+    output = (runs[2] / "stdout.txt").read_text()
+    assert output.count("going on after step 2 of 6") == 1 and output.count("not used") == 2
+    one, both = (load_file(runs[n] / name / "model.safetensors") for n, name in ((1, "xmixup"), (2, "resumed")))
     for key, tensor in one.items():
         torch.testing.assert_close(both[key], tensor, rtol=1e-4, atol=2e-5)
 
@@ -230,10 +231,11 @@ def test_bad_settings_are_said_once(
         assert (text in capsys.readouterr().err) if text else capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict", "export"])
+@pytest.mark.parametrize("name", ["compare", "evaluate", "predict", "export"])
 def test_commands_for_one_process_refuse_more(name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     wanted = {
+        "compare": ["--targets", "photos", "--model", "test_resnet", "--results", "results.jsonl"],
         "evaluate": ["run"],
         "predict": ["run", "photos"],
         "export": ["run", "--format", "torch", "--output", "out"],

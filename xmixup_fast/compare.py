@@ -39,6 +39,7 @@ from .comparison.plan import COMMON, Comparison, Task, pair_key, read
 from .comparison.results import Results
 from .comparison.tuning import choose, tuned
 from .comparison.workers import Workers
+from .distributed import check_alone
 from .files import write_text
 from .settings import Settings
 
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
+    check_alone()
     results = Results(comparison.results)
     if asked.tune:
         if not comparison.grid:
