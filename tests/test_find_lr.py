@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from test_train import arguments, flags
 
-from xmixup_fast import find_lr
+from xmixup_fast import find_lr, train
 from xmixup_fast.find_lr import Sweep, longest_fall, main
 from xmixup_fast.run import fit
 
@@ -67,7 +67,7 @@ def test_no_phase_begins_in_the_middle(data: Path, tmp_path: Path) -> None:
 def test_an_output_that_holds_a_test_is_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
     range_test(data, tmp_path / "test", "finetune", steps=2)
     capsys.readouterr()
-    assert main(flags(arguments(data, tmp_path / "test", "finetune"))) == 2
+    assert train.main([*flags(arguments(data, tmp_path / "test", "finetune")), "--find-lr"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: output: ") and "already holds a range test" in error and error.count("\n") == 1
 

@@ -12,7 +12,7 @@ python -m xmixup_fast.train --target torchvision:Flowers102:data --source 'shard
 python -m xmixup_fast.train --config runs/NAME/config.yaml --seed 1 --output runs/again
     a run again, with another seed
 
-python -m xmixup_fast.find_lr with the same flags suggests a learning rate; --profile tells where a step's time goes.
+--find-lr suggests a learning rate (python -m xmixup_fast.find_lr); --profile tells where a step's time goes.
 python -m xmixup_fast.predict and python -m xmixup_fast.export take a run's folder.
 """
 
@@ -37,6 +37,8 @@ class _Command(Settings):
 
     config: str | None = None
     """YAML file of settings, such as a run's config.yaml; flags come on top."""
+    find_lr: bool = False
+    """Only look for a learning rate, as python -m xmixup_fast.find_lr does."""
 
     def __post_init__(self) -> None:
         return
@@ -92,6 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         demo()
         return 0
+    if "--find-lr" in arguments:
+        from .find_lr import main as find_lr
+
+        return find_lr(arguments)
     return command(_fit, arguments, "python -m xmixup_fast.train", __doc__)
 
 
