@@ -175,6 +175,15 @@ def test_seeds_of_tuning_are_not_the_comparisons(tmp_path: Path, plan: dict[str,
         planned(tmp_path, plan)
 
 
+def test_tuning_may_be_on_some_targets(tmp_path: Path, plan: dict[str, Any]) -> None:
+    plan |= {"grid": {"finetune": {"lr": [0.1]}}, "tune_seeds": [9], "tune_targets": ["boats"]}
+    comparison = planned(tmp_path, plan)
+    assert [run.task.target for points in comparison.tuning("finetune") for run in points] == ["boats"]
+    assert [task.target for task in comparison.tasks] == ["birds", "boats"]
+    with pytest.raises(ValueError, match="targets: expected some of birds, boats; got cars"):
+        planned(tmp_path, {**plan, "tune_targets": ["cars"]})
+
+
 def test_the_documented_comparison_can_be_read() -> None:
     comparison = read(str(ROOT / "docs" / "comparison.yaml"), settings={})
     assert len(comparison.tasks) == 3 and {"mixup", "xmixup-random"} < set(comparison.methods) and comparison.grid

@@ -20,6 +20,8 @@ OWN = ("seed", "method", "output", "test", "resume", "report")
 """Settings that the comparison gives each run."""
 COMMON = [item.name for item in fields(Settings) if item.name not in (*OWN, "target")]
 """Settings that may be common to all runs."""
+TUNING = ("grid", "tune_seeds", "tune_targets")
+"""What a file says of tuning: the settings to try, with which seeds, and, unless on all, on which targets."""
 CHANGEABLE = [name for name in (*COMMON, "method") if name != "shots"]
 """Settings that a method may have of its own."""
 
@@ -73,7 +75,7 @@ class Comparison:
     seeds: dict[str, list[int]]
     """Of each method."""
     tune_tasks: list[Task] = field(default_factory=list)
-    """All of the file's, so that what is chosen does not depend on which of them are compared."""
+    """The file's, so that what is chosen does not depend on which of them are compared."""
     tune_seeds: list[int] = field(default_factory=list)
     grid: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The settings that tuning tries for each method; empty without tuning."""
@@ -153,7 +155,7 @@ def read(
     else:
         content = _from_flags(targets, methods)
         targets = methods = None  # all of them
-    check_names(where, content, [*COMMON, "results", "targets", "methods", "seeds", "grid", "tune_seeds"])
+    check_names(where, content, [*COMMON, "results", "targets", "methods", "seeds", *TUNING])
     results = results or content.get("results")
     if not isinstance(results, str):
         raise ValueError(f"{where}: results: expected the name of a file, got {results!r}; give --results FILE")
@@ -176,7 +178,7 @@ def read(
         given = _mappings(where, "grid", content["grid"])
         _only(where, "grid", all_methods, list(given))
         grid = {name: _points(f"{where}: grid: {name}", given.get(name, {})) for name in overrides}
-        every_task = _tasks(where, content, None, None, settings)
+        every_task = _tasks(where, content, content.get("tune_targets"), None, settings)
         tune_seeds = _integers(where, "tune_seeds", content.get("tune_seeds"))
     if both := sorted({seed for own in own_seeds.values() for seed in own} & set(tune_seeds)):
         raise ValueError(f"{where}: tune_seeds: expected other seeds than the comparison's, got {both}")
