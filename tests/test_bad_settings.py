@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"schedule": "exponential"}, ""),
     ({"warmup_epochs": -1}, "warmup_epochs: expected zero or a positive number, got -1.0"),
     ({"warmup_epochs": 30, "steps": None}, "warmup_epochs: expected less than epochs, 30, got 30.0"),
-    ({"unmixed_epochs": 31, "steps": None}, "unmixed_epochs: expected at most epochs, 30, got 31"),
+    ({"unmixed_share": 1.5}, "unmixed_share: expected a number from 0 to 1, got 1.5"),
     (
         {"warmup_epochs": 2.5},
         "warmup_epochs: expected less than the run, 5 steps of 8 images, got 2.5 epochs of 18 images, 6 steps",
@@ -34,10 +33,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"warmup_epochs": 1, "method": "seqtrain"},
         "warmup_epochs: expected less than the phase before fine-tuning, 2 steps of 8 images, "
         "got 1 epochs of 18 images, 2 steps",
-    ),
-    (
-        {"unmixed_epochs": 3},
-        "unmixed_epochs: expected at most the run, 5 steps of 8 images, got 3 epochs of 18 images",
     ),
     ({"layer_decay": 0}, "layer_decay: expected a number above 0, up to 1, got 0.0"),
     ({"clip_grad": 0}, "clip_grad: expected a positive number, got 0.0"),
@@ -152,9 +147,7 @@ def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(
 
 
 def test_a_run_may_be_as_long_as_its_parts() -> None:
-    settings = Settings(target="t", model="m", steps=10, batch_size=6, unmixed_epochs=5, warmup_epochs=4.5)
+    settings = Settings(target="t", model="m", steps=10, batch_size=6, warmup_epochs=4.5)
     check_length(settings, 12)
-    with pytest.raises(ValueError, match="unmixed_epochs: expected at most the run, 10 steps of 6 images"):
-        check_length(replace(settings, warmup_epochs=0.0), 13)
     with pytest.raises(ValueError, match="warmup_epochs: expected less than the run, 10 steps of 6 images"):
         check_length(settings, 13)

@@ -29,7 +29,7 @@ def test_the_suggestion_is_where_the_loss_falls_and_the_seed_alone_decides(
 ) -> None:
     found = range_test(data, tmp_path / "a", steps=40)
     assert f"suggested: --lr {found['suggestions']['valley']:.1e} (" in capsys.readouterr().out
-    assert range_test(data, tmp_path / "b", steps=40, lr=0.3, unmixed_epochs=2) == found
+    assert range_test(data, tmp_path / "b", steps=40, lr=0.3, unmixed_share=0.5) == found
     assert range_test(data, tmp_path / "c", steps=8, seed=1)["losses"][0] != found["losses"][0]
 
     rates, smoothed = found["rates"], found["smoothed"]

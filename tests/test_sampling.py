@@ -181,9 +181,9 @@ def test_mixing_happens_with_its_probability_and_not_at_the_end() -> None:
     assert (made_sampler(mix_probability=0.0).draw(0).lam == 1).all()
     mixed = (made_sampler(mix_probability=0.3, alpha=5, batch_size=10000).draw(0).lam < 1).double().mean()
     assert abs(mixed - 0.3) < 0.03
-    sampler = made_sampler(unmixed_epochs=1, alpha=5)
+    sampler = made_sampler(unmixed_share=0.25, alpha=5)
     lam = torch.cat([sampler.draw(step).lam for step in range(sampler.steps)])
-    assert (lam[:-20] < 1).all() and (lam[-20:] == 1).all()
+    assert (lam[: -len(lam) // 4] < 1).all() and (lam[-len(lam) // 4 :] == 1).all()
 
 
 def test_flips_can_be_switched_off() -> None:

@@ -114,7 +114,7 @@ def _run(settings: Settings, say: Callable[[str], object]) -> tuple[Sweep, Sugge
         raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
     steps = settings.steps or STEPS
     # What changes in the middle of a run would be taken for the learning rate's doing.
-    steady = {"warmup_epochs": 0.0, "unmixed_epochs": 0, "rifle_periods": 1, "seqtrain_share": 1.0}
+    steady = {"warmup_epochs": 0.0, "unmixed_share": 0.0, "rifle_periods": 1, "seqtrain_share": 1.0}
     settings = replace(settings, output=str(folder), resume="never", steps=steps, **steady)  # type: ignore[arg-type]
     with reproducible(settings):
         settings = resolved(settings)

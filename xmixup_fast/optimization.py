@@ -93,12 +93,6 @@ def check_length(settings: Settings, images: int, first_steps: int = 0) -> None:
                 f"warmup_epochs: expected less than the {phase}, {length} steps of {settings.batch_size} images, "
                 f"got {settings.warmup_epochs:g} epochs of {images} images, {warmup} steps"
             )
-    seen = steps * settings.batch_size
-    if settings.unmixed_epochs * images > seen:
-        raise ValueError(
-            f"unmixed_epochs: expected at most the run, {steps} steps of {settings.batch_size} images, "
-            f"got {settings.unmixed_epochs} epochs of {images} images"
-        )
 
 
 def rate(schedule: str, warmup: int, step: int, steps: int) -> float:

@@ -166,8 +166,8 @@ class Sampler:
                 raise ValueError(f"image_size: {settings.image_size} is more than an image has, {smallest}")
         images = len(self.labels)
         self.steps = run_steps(settings, images)
-        self.mixed_samples = self.steps * settings.batch_size - settings.unmixed_epochs * images
-        """How many samples come before the unmixed epochs at the end."""
+        self.mixed_samples = round((1 - settings.unmixed_share) * self.steps * settings.batch_size)
+        """How many samples come before the unmixed share at the end."""
         self.quantiles = beta_quantiles(settings.alpha, settings.fold).to(self.device)
         members = self.aux.members.unique()
         offsets = torch.tensor([0, len(members)], device=self.device)

@@ -107,8 +107,8 @@ class Settings:
     """Probability that a sample (or a batch, see lam-per) is mixed at all."""
     rectangle_probability: float = 0.0
     """xmixup: probability that a step pastes a rectangle of each auxiliary image, as xcutmix does, and blends none."""
-    unmixed_epochs: int = 0
-    """Epochs at the end without mixing."""
+    unmixed_share: float = 0.0
+    """Share of the run, at its end, in which no image is mixed."""
     source_weight: float = 1.0
     """Weight of the loss on source classes."""
     label_smoothing: float = 0.0
@@ -207,13 +207,13 @@ class Settings:
         for name in ("lr", "head_lr_multiplier", "clip_grad", "alpha", "seqtrain_share", "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
         penalties = ("weight_decay", "l2sp_alpha", "l2sp_beta", "delta_alpha", "bss_eta")
-        for name in ("warmup_epochs", "unmixed_epochs", "source_weight", "cotuning_weight", *penalties):
+        for name in ("warmup_epochs", "source_weight", "cotuning_weight", *penalties):
             self._check(name, "zero or a positive number", lambda value: 0 <= value < float("inf"))
         for name in ("momentum", "label_smoothing"):
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
         for name in ("val_fraction", "test_fraction", "ema_decay"):
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
-        for name in ("mix_probability", "rectangle_probability"):
+        for name in ("mix_probability", "rectangle_probability", "unmixed_share"):
             self._check(name, "a number from 0 to 1", lambda value: 0 <= value <= 1)
         self._check("layer_decay", "a number above 0, up to 1", lambda value: 0 < value <= 1)
         self._check("freeze", "backbone, or a positive number", lambda value: value == "backbone" or value >= 1)
@@ -222,7 +222,6 @@ class Settings:
             self._check("freeze", expected, lambda value: value != "backbone")
         if self.steps is None:
             self._check("warmup_epochs", f"less than epochs, {self.epochs}", lambda value: value < self.epochs)
-            self._check("unmixed_epochs", f"at most epochs, {self.epochs}", lambda value: value <= self.epochs)
         self._check("seed", "a number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
         most = f"at most batch_size, {self.batch_size}"
         self._check("grad_accum_steps", most, lambda value: value <= self.batch_size)
