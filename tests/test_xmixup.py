@@ -1,22 +1,18 @@
-"""XMixup, for other people's training loops: equal to its operators, and the README's loop."""
+"""XMixup, for other people's training loops: equal to its operators. tests/test_docs.py runs the README's loop."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo.testing
-import torchvision
 from samples import IMAGENET, make_pool
 from torch import Tensor
 
 from xmixup_fast import ImagePool, MixedLabels, XMixup, joint_labels, mix_features, reference
 from xmixup_fast.sampling import Auxiliary, beta_quantiles
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZE, CLASSES = (9, 12), [[3], [1, 5]]
 
 
@@ -181,35 +177,3 @@ def test_what_the_operators_refuse_is_named() -> None:
         made_xmixup(torch.device("cpu"), alpha=0)
     with pytest.raises(ValueError, match=r"source_classes\[1\]: no auxiliary image has a label among \[9\]"):
         XMixup(made_aux(torch.device("cpu")), [[3], [9]], size=SIZE, **IMAGENET)
-
-
-def test_the_loop_in_the_readme_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """To the letter, but for the network, whose weights would have to be downloaded."""
-    (loop,) = [
-        code for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "SGD" in code
-    ]
-    assert len([line for line in loop.splitlines() if line.strip()]) <= 30
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(64) % 2
-    photos = torch.randint(0, 40, (64, 256, 256, 3), dtype=torch.uint8, generator=generator)
-    photos[labels == 1, :, :, 0] += 200
-    torch.save((photos, labels), tmp_path / "photos.pt")
-    aux = make_pool([(256, 300)] * 10, generator)
-    aux.labels.copy_(torch.tensor([207, 208, 281, 282, 283] * 2))
-    aux.save(tmp_path / "imagenet-subset.safetensors")
-
-    def small_network(weights: str) -> torch.nn.Module:
-        network = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 4, 7, stride=8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        )
-        network.fc = torch.nn.Linear(4, 1000)
-        return network
-
-    monkeypatch.setattr(torchvision.models, "resnet50", small_network)
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    exec(compile(loop, "README.md", "exec"), {})
-    losses = [float(line.rsplit(" ", 1)[1]) for line in capsys.readouterr().out.splitlines()]
-    assert len(losses) == 10 and losses[-1] < losses[0]

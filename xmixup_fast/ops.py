@@ -128,7 +128,7 @@ def draw(
     All tensors are contiguous and on one device.
 
     Args:
-        seed: of the run, -2**63 to 2**63 - 1.
+        seed: of the run, ``-2**63`` to ``2**63 - 1``.
         sample: int64[B], any numbers that tell the training images apart.
         epoch: int64[B], 0 to 2**32 - 1.
         label: int64[B], target class of each sample, 0 to K - 1.

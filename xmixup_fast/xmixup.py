@@ -32,7 +32,8 @@ def joint_labels(mixed: MixedLabels, target_classes: int, source_classes: int, s
 
     Args:
         mixed: labels and weights of B samples.
-        target_classes, source_classes: how many outputs the head has for each.
+        target_classes: how many outputs the head has for the target's classes.
+        source_classes: how many for the source's.
         source_weight: factor of the source labels' weights.
 
     Returns:
@@ -59,7 +60,8 @@ class XMixup:
         source_classes: for each target class, those source classes with whose images it may be mixed, all of them
             equally likely image by image.
         size: height and width of the crops that are taken, at random places.
-        mean, std: of each channel, for images in 0..1: the network's own.
+        mean: of each channel, for images in 0..1: the network's own.
+        std: of each channel, likewise.
         target: the images that indices refer to, where batches are given as indices.
         alpha: the weights are drawn from Beta(alpha, alpha).
         fold: take max(lam, 1 - lam), so that the target image leads.
