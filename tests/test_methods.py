@@ -29,7 +29,7 @@ def test_unmixed_images_are_those_of_finetuning() -> None:
 
 
 def test_losses_are_the_documented_formulas() -> None:
-    case = Case(source_weight=0.7)
+    case = Case(source_weight=0.7, rectangle_probability=0.0)
     draw = case.sampler.draw(1, partners=True)
     network, render = case.network, case.renderer
     assert draw.aux_label is not None

@@ -105,8 +105,9 @@ class Settings:
     """Draw a mixing weight for each sample, or one for the batch."""
     mix_probability: float = 1.0
     """Probability that a sample (or a batch, see lam-per) is mixed at all."""
-    rectangle_probability: float = 0.0
-    """xmixup: probability that a step pastes a rectangle of each auxiliary image, as xcutmix does, and blends none."""
+    rectangle_probability: float = 1.0
+    """xmixup: probability that a step pastes a rectangle of each auxiliary image, as CutMix does, instead of blending
+    them. xcutmix always does."""
     unmixed_share: float = 0.0
     """Share of the run, at its end, in which no image is mixed."""
     source_weight: float = 1.0
@@ -276,7 +277,9 @@ UNSAID = {"optimizer": "sgd", "schedule": "cosine"}
 
 
 def matters(name: str, settings: Settings) -> bool:
-    """Whether a setting can change what comes out: patience counts validations."""
+    """Whether a setting can change what comes out: patience counts validations, and xmixup alone chooses how to mix."""
+    if name == "rectangle_probability":
+        return settings.method == "xmixup"
     return name not in HOW or (name == "val_interval" and settings.patience is not None)
 
 
