@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 from made import SOURCE, TARGET, write_folder
+from scipy import stats
 
 from xmixup_fast import fit
 from xmixup_fast.compare import main
@@ -447,6 +448,16 @@ def test_intervals_are_students() -> None:
     assert str(Difference.of([1.5])) == "+1.5, one pair, no interval" and str(Difference.of([])) == ""
 
 
+def test_intervals_of_averages_are_welchs() -> None:
+    a, b = [1.0, 2.0, 6.0], [0.0, 1.0, 2.5]
+    welch = stats.ttest_ind(a, [-value for value in b], equal_var=False).confidence_interval()  # of the sum of means
+    difference = Difference.of(a, b)
+    assert (difference.mean, difference.pairs) == (np.mean([*a, *b]), 3)
+    assert (2 * difference.low, 2 * difference.high) == pytest.approx(tuple(welch))
+    assert Difference.of(a, a, a, a).high - 3 < (Difference.of(a).high - 3) / 2  # twice as sure, with more freedom
+    assert str(Difference.of([1.0, 1.0], [2.0, 2.0])) == "+1.5 (+1.5 to +1.5), above zero"
+
+
 @pytest.fixture
 def figures() -> dict[tuple[str, Task], dict[int, dict[str, Any]]]:
     """Accuracies of two methods on two tasks, with seeds that do not all have a pair."""
@@ -470,7 +481,7 @@ def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) ->
     assert [row.target for row in made] == ["average", "average", "a", "a", "b", "b"]
     average = by_place["average", "other"]
     assert average.seeds == 2 and average.accuracy == np.mean([(53 + 71) / 2, (55 + 74) / 2])
-    assert average.difference == Difference.of([np.mean([3, 1]), np.mean([1, 3])])
+    assert average.difference == Difference.of([3, 1], [1, 3]) and average.difference.mean == 2
     assert by_place["a", "other"].difference == Difference.of([3.0, 1.0, -1.0])
     assert by_place["a", "other"].seeds == 4 and by_place["b", "other"].difference == Difference.of([1.0, 3.0])
     assert by_place["a", "other"].relative_seconds == 1.5 and math.isnan(average.relative_seconds)

@@ -23,7 +23,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences, and its 95 % interval by Student's t distribution; NaN where one pair gives none."""
+    """Mean of paired differences, and its 95 % interval; NaN where one pair gives none."""
 
     mean: float
     low: float
@@ -31,14 +31,22 @@ class Difference:
     pairs: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Difference:
+    def of(cls, *tasks: Sequence[float]) -> Difference:
+        """Of each task's differences, one for each seed; of several tasks, the mean of their means.
+
+        Seeds on different tasks are taken to be independent: the mean's variance is the sum of the tasks' own, and
+        Student's t distribution has Welch and Satterthwaite's degrees of freedom (Biometrics Bulletin 2, 1946).
+        """
         from scipy import stats
 
-        mean, half = statistics.fmean(values) if values else math.nan, math.nan
-        if len(values) > 1:
-            error = statistics.stdev(values) / math.sqrt(len(values))
-            half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
-        return cls(mean, mean - half, mean + half, len(values))
+        pairs = min(map(len, tasks))
+        mean, half = statistics.fmean(map(statistics.fmean, tasks)) if pairs else math.nan, math.nan
+        if pairs > 1:
+            variances = [statistics.variance(values) / len(values) for values in tasks]
+            parts = [variance**2 / (len(values) - 1) for variance, values in zip(variances, tasks, strict=True)]
+            freedom = sum(variances) ** 2 / sum(parts) if any(parts) else pairs - 1
+            half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(sum(variances)) / len(tasks)
+        return cls(mean, mean - half, mean + half, pairs)
 
     def __str__(self) -> str:
         if not self.pairs:
@@ -73,8 +81,7 @@ def rows(
 ) -> list[Row]:
     """A row for each task and method; before them, where there are several tasks, averages over tasks.
 
-    A pair is a seed that both a method and the baseline have on a task. An average takes the seeds that have all tasks,
-    averages over tasks first, and over seeds then, so that its interval is that of a seed's whole.
+    A pair is a seed that both a method and the baseline have on a task. An average takes the seeds that have all tasks.
     """
     column = f"{split}_accuracy"
     made = []
@@ -85,10 +92,7 @@ def rows(
             seeds = sorted(set.intersection(*map(set, own)))
             pairs = sorted(set(seeds).intersection(*map(set, base))) if method != BASELINE else []
             accuracies = [statistics.fmean(by[seed][column] for by in own) for seed in seeds]
-            gains = [
-                statistics.fmean(a[seed][column] - b[seed][column] for a, b in zip(own, base, strict=True))
-                for seed in pairs
-            ]
+            gains = [[a[seed][column] - b[seed][column] for seed in pairs] for a, b in zip(own, base, strict=True)]
             runs = [by[seed] for by in own for seed in seeds]
             times = [1.0 if method == BASELINE else seconds.get((method, task), math.nan) for task in wanted]
             made.append(
@@ -98,7 +102,7 @@ def rows(
                     method=method,
                     seeds=len(seeds),
                     accuracy=_mean(accuracies),
-                    difference=Difference.of(gains),
+                    difference=Difference.of(*gains),
                     relative_seconds=_mean(times),
                     images_seen=_mean([run["images_seen"] for run in runs]),
                     peak_memory_mib=_mean([run["peak_memory_mib"] for run in runs]),
@@ -112,7 +116,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def markdown(made: Sequence[Row], split: str) -> str:
-    """A table for each task, the average first."""
+    """A table for each task, the average first; of the methods that have been run."""
     head = (
         *("method", "seeds", f"{split} accuracy, %", f"minus {BASELINE}'s ({100 * LEVEL:.0f} % interval)"),
         *(f"step time / {BASELINE}'s", "target images seen", "peak memory, MiB"),
@@ -129,6 +133,7 @@ def markdown(made: Sequence[Row], split: str) -> str:
                 _number(row.peak_memory_mib, ".0f"),
             )
             for row in own
+            if row.seeds
         ]
         parts.append(f"**{title}**\n\n{table(head, cells)}")
     return "\n\n".join(parts)
