@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from xmixup_fast import ops
+from xmixup_fast import features, ops
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +28,7 @@ def load() -> Path:
                 raise RuntimeError(done.stdout + done.stderr)
     (library,) = build.glob("libhost_grid.*")
     torch.ops.load_library(library)
-    loss = "xmixup_fast_host_grid::dual_head_cross_entropy"
-    torch.library.register_autograd(loss, ops._backward, setup_context=ops._setup_context)
+    for op, module in (("dual_head_cross_entropy", ops), ("mix_features", features)):
+        name = f"xmixup_fast_host_grid::{op}"
+        torch.library.register_autograd(name, module._backward, setup_context=module._setup_context)
     return library

@@ -2,38 +2,12 @@
 #include "../dual_head_cross_entropy.h"
 #include "../schema.h"
 #include "launch.h"
+#include "reduce.h"
 
 namespace xmixup {
 namespace {
 
 constexpr int kThreads = 128;
-
-struct Larger {
-  template <typename T>
-  __device__ T operator()(T a, T b) const {
-    return a > b ? a : b;
-  }
-};
-
-struct Plus {
-  template <typename T>
-  __device__ T operator()(T a, T b) const {
-    return a + b;
-  }
-};
-
-// Combines a value of every thread of the block, in the order of the threads; all get the result. Each thread reads all
-// values: these reads are broadcasts, and a tree would need a barrier on every level.
-template <typename Combine, typename T>
-__device__ inline T block_reduce(Combine combine, T value) {
-  __shared__ T values[kThreads];
-  __syncthreads();  // the values of the reduction before have been read
-  values[threadIdx.x] = value;
-  __syncthreads();
-  T result = values[0];
-  for (int t = 1; t < kThreads; ++t) result = combine(result, values[t]);
-  return result;
-}
 
 // Writes the gradient of weight times a row's cross entropy, and returns the cross entropy.
 template <typename Logit>
@@ -44,7 +18,7 @@ __device__ inline float head_row(const Head& head, int64_t b, float weight, floa
 
   float max = -INFINITY;
   for (int c = threadIdx.x; c < n; c += kThreads) max = Larger()(to_float(logits[c]), max);
-  max = block_reduce(Larger(), max);
+  max = block_reduce<kThreads>(Larger(), max);
 
   RowSums sums{0, 0};
   for (int c = threadIdx.x; c < n; c += kThreads) {
@@ -52,7 +26,7 @@ __device__ inline float head_row(const Head& head, int64_t b, float weight, floa
     sums.exp += exp_nonpositive(shifted);
     sums.shifted += shifted;
   }
-  sums = {block_reduce(Plus(), sums.exp), block_reduce(Plus(), sums.shifted)};
+  sums = {block_reduce<kThreads>(Plus(), sums.exp), block_reduce<kThreads>(Plus(), sums.shifted)};
 
   const RowGradient gradient = row_gradient(sums, weight, n, smoothing);
   for (int c = threadIdx.x; c < n; c += kThreads) {
@@ -84,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) samples_kernel(const DualHeadArgs ar
 __global__ void __launch_bounds__(kThreads) mean_kernel(const DualHeadArgs args) {
   double sum = 0;
   for (int64_t b = threadIdx.x; b < args.batch; b += kThreads) sum += args.sample_loss[b];
-  sum = block_reduce(Plus(), sum);
+  sum = block_reduce<kThreads>(Plus(), sum);
   if (threadIdx.x == 0) *args.loss = static_cast<float>(sum / static_cast<double>(args.batch));
 }
 

@@ -5,6 +5,7 @@
 #include "../mix.h"
 #include "../schema.h"
 #include "launch.h"
+#include "store.h"
 
 namespace xmixup {
 namespace {
@@ -21,55 +22,6 @@ constexpr int kRows = (channels_last ? 128 : 64) / static_cast<int>(sizeof(Out))
 // Columns that a thread makes where it could write n at a time, but they are resampled: eight take too many registers.
 template <int n>
 constexpr int kResampled = n < 4 ? n : 4;
-
-// --- the output ---
-
-// Two elements as the bits of one word: one instruction, where the GPU has it.
-__device__ inline uint32_t pack(float low, float high, const BFloat16*) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof bits);
-  return bits;
-#else
-  return to_bfloat16(low) | static_cast<uint32_t>(to_bfloat16(high)) << 16;
-#endif
-}
-
-__device__ inline uint32_t pack(float low, float high, const Float16*) {
-#if defined(__CUDA_ARCH__)
-  const __half2 pair = __floats2half2_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof bits);
-  return bits;
-#else
-  return to_float16(low) | static_cast<uint32_t>(to_float16(high)) << 16;
-#endif
-}
-
-// 128 bits are spelled as an intrinsic, because the compiler splits an assignment into four stores.
-__device__ inline void store(const float (&v)[4], float* out) {
-  __stwb(reinterpret_cast<uint4*>(out),
-         make_uint4(float_bits(v[0]), float_bits(v[1]), float_bits(v[2]), float_bits(v[3])));
-}
-
-template <typename Half>
-__device__ inline void store(const float (&v)[4], Half* out) {
-  __stwb(reinterpret_cast<uint2*>(out), make_uint2(pack(v[0], v[1], out), pack(v[2], v[3], out)));
-}
-
-template <typename Half>
-__device__ inline void store(const float (&v)[8], Half* out) {
-  __stwb(reinterpret_cast<uint4*>(out),
-         make_uint4(pack(v[0], v[1], out), pack(v[2], v[3], out), pack(v[4], v[5], out), pack(v[6], v[7], out)));
-}
-
-__device__ inline void store(const float (&v)[1], float* out) { *out = v[0]; }
-
-template <typename Half>
-__device__ inline void store(const float (&v)[1], Half* out) {
-  out->bits = static_cast<uint16_t>(pack(v[0], v[0], out));
-}
 
 // --- one sample ---
 

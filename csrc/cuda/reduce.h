@@ -1,0 +1,35 @@
+// Results that the threads of a block have in common.
+#pragma once
+
+#include "launch.h"
+
+namespace xmixup {
+
+struct Larger {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
+};
+
+struct Plus {
+  template <typename T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+// Combines a value of every thread of the block, in the order of the threads; all get the result. Each thread reads all
+// values: these reads are broadcasts, and a tree would need a barrier on every level.
+template <int threads, typename Combine, typename T>
+__device__ inline T block_reduce(Combine combine, T value) {
+  __shared__ T values[threads];
+  __syncthreads();  // the values of the reduction before have been read
+  values[threadIdx.x] = value;
+  __syncthreads();
+  T result = values[0];
+  for (int t = 1; t < threads; ++t) result = combine(result, values[t]);
+  return result;
+}
+
+}  // namespace xmixup
