@@ -1,4 +1,4 @@
-"""Fixtures: the backends that every operator test runs on, and made images."""
+"""Fixtures: the backends that every operator test runs on, made images, and a comparison."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import emulation
 import pytest
@@ -43,6 +44,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_folder(folder / "source", SOURCE, 4)
     save(build("test_resnet", "none", sorted(SOURCE)), folder / "weights.safetensors", image_size=32)
     return folder
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> dict[str, Any]:
+    """A comparison with two targets, three methods and two seeds, which need not exist."""
+    return {
+        **{"results": str(tmp_path / "results.jsonl"), "model": "test_resnet", "weights": "none", "source": "{data}/s"},
+        "targets": {"birds": {"target": "{data}/b", "shots": 5}, "boats": {"target": "/mnt/own/boats", "steps": 9}},
+        "methods": {"finetune": None, "xmixup-random": {"top_k": 2}, "mixup": {}},
+        "seeds": [0, 1],
+    }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,11 +1,13 @@
-"""Made images for the tests of the trainer: folders of class folders whose classes differ in colour."""
+"""Made images, in folders of class folders whose classes differ in colour, and made comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torchvision.io import write_png
 
 Colour = tuple[int, int, int]
@@ -28,3 +30,9 @@ def write_folder(folder: Path, classes: Mapping[str, Colour], count: int, size: 
             pixels = (torch.tensor(colour).view(3, 1, 1) + noise).clamp(0, 255).to(torch.uint8)
             write_png(pixels, str(folder / name / f"{i:03d}.png"))
     return folder
+
+
+def write_plan(folder: Path, plan: Mapping[str, Any]) -> str:
+    """Writes what a comparison runs, and returns the file's name."""
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    return str(folder / "plan.yaml")

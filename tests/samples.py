@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from xmixup_fast import Crops, ImagePool
+from xmixup_fast import Crops, ImagePool, reference
 from xmixup_fast.ops import Draws
 
 Numbers = tuple[float, float, float]
 
+FORMATS = [torch.channels_last, torch.contiguous_format]
 IMAGENET: dict[str, Numbers] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -108,6 +109,33 @@ class MixInputs:
         images = (self.target, self.target_crops, self.aux, self.aux_crops, self.lam)
         settings = {"size": self.size, "box": self.box, "dtype": self.dtype, "memory_format": self.memory_format}
         return mix(*images, **{**settings, **IMAGENET, **more})
+
+    def exact(self, mean: Numbers = IMAGENET["mean"], std: Numbers = IMAGENET["std"]) -> torch.Tensor:
+        """The definition of `mix` in float64: float64[batch, 3, height, width]."""
+
+        def resample(image: torch.Tensor, dim: int, extent: int) -> torch.Tensor:
+            last = image.shape[dim] - 1
+            place = (torch.arange(extent, dtype=torch.float64) + 0.5) * (last + 1) / extent - 0.5
+            place = place.clamp(0, last).to(image.device)
+            before = place.long()
+            weight = (place - before).view(-1, *[1] * (2 - dim))
+            first, second = (image.index_select(dim, i).double() for i in (before, (before + 1).clamp(max=last)))
+            return first + weight * (second - first)
+
+        def cut(pool: ImagePool, crops: Crops) -> torch.Tensor:
+            views = []
+            for index, (top, left, height, width), flip in zip(*(t.tolist() for t in crops), strict=True):
+                view = pool[index][top : top + height, left : left + width]
+                view = resample(resample(view, 0, self.size[0]), 1, self.size[1])
+                views.append((view.flip(1) if flip else view).permute(2, 0, 1))
+            return torch.stack(views) if views else torch.empty(0, 3, *self.size, device=pool.device)
+
+        target, aux = cut(self.target, self.target_crops), cut(self.aux, self.aux_crops)
+        lam = self.lam.double().view(-1, 1, 1, 1)
+        if self.box is not None:
+            lam = 1 - reference.inside(self.box, self.size).unsqueeze(1).double()
+        means, deviations = (torch.tensor(v, dtype=torch.float64, device=lam.device).view(3, 1, 1) for v in (mean, std))
+        return ((lam * target + (1 - lam) * aux) / 255 - means) / deviations
 
     def error(self, mean: Numbers = IMAGENET["mean"], std: Numbers = IMAGENET["std"]) -> torch.Tensor:
         """How far the float32 result of `mix` may be from the exact one, as it documents: float64[batch, 3, 1, 1]."""

@@ -1,11 +1,9 @@
-"""Comparisons: what is run, what is kept when processes die or share the work, and what the tables say."""
+"""The command compare: what is kept when processes die or share the work, and tuning."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-import math
 import os
 import signal
 import subprocess
@@ -16,17 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import yaml
-from made import SOURCE, TARGET, write_folder
-from scipy import stats
+from made import SOURCE, TARGET, write_folder, write_plan
 
 from xmixup_fast import fit
 from xmixup_fast.compare import main
 from xmixup_fast.comparison import report, workers
-from xmixup_fast.comparison.plan import Comparison, Task, read
-from xmixup_fast.comparison.report import Difference
 from xmixup_fast.comparison.results import Results
 from xmixup_fast.comparison.workers import without_folders
 from xmixup_fast.trainer import Trainer
@@ -56,17 +49,6 @@ with open(asked["folder"] + "/result.json", "w") as file:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> dict[str, Any]:
-    """A comparison with two targets, three methods and two seeds, which need not exist."""
-    return {
-        **{"results": str(tmp_path / "results.jsonl"), "model": "test_resnet", "weights": "none", "source": "{data}/s"},
-        "targets": {"birds": {"target": "{data}/b", "shots": 5}, "boats": {"target": "/mnt/own/boats", "steps": 9}},
-        "methods": {"finetune": None, "xmixup-random": {"top_k": 2}, "mixup": {}},
-        "seeds": [0, 1],
-    }
-
-
-@pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[dict[str, Any]]]]:
     """Puts the stand-in in the worker's place; gives the settings of those that were started."""
     log = tmp_path / "started"
@@ -76,121 +58,12 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], lis
     return lambda: [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def write(folder: Path, plan: dict[str, Any]) -> str:
-    (folder / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
-    return str(folder / "plan.yaml")
-
-
 def compare(folder: Path, plan: dict[str, Any], *flags: str) -> int:
-    return main([write(folder, plan), "--data", "/data", *flags])
+    return main([write_plan(folder, plan), "--data", "/data", *flags])
 
 
 def lines(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return Results(Path(plan["results"])).lines()
-
-
-# What is run
-
-
-def planned(folder: Path, plan: dict[str, Any], **flags: Any) -> Comparison:
-    return read(write(folder, plan), **{"settings": {}, **flags})
-
-
-def test_runs_are_methods_x_targets_x_shots_x_seeds(tmp_path: Path, plan: dict[str, Any]) -> None:
-    plan["methods"]["mixup"] = {"seeds": [1]}
-    plan["targets"]["boats"]["shots"] = [2, 3]
-    runs = planned(tmp_path, plan).runs({})
-    assert len({run.key for run in runs}) == len(runs) == 3 * (2 + 2 + 1)
-    assert [run.settings.seed for run in runs] == [0] * 6 + [1] * 9
-    first = runs[0]
-    assert (first.method, str(first.task), first.settings.target) == ("finetune", "birds, 5 shots", "{data}/b")
-    control = next(run for run in runs if run.method == "xmixup-random" and run.task == Task("boats", 3))
-    assert (control.settings.method, control.settings.selection, control.settings.top_k) == ("xmixup", "random", 2)
-    assert (control.settings.steps, control.settings.shots) == (9, 3)
-
-
-def test_flags_come_on_top_of_common_settings_but_not_of_a_methods_own(tmp_path: Path, plan: dict[str, Any]) -> None:
-    only: dict[str, Any] = {"targets": ["boats"], "methods": ["finetune", "xmixup-random"], "seeds": [7], "shots": [1]}
-    runs = planned(tmp_path, plan, settings={"steps": 4, "top_k": 9}, **only).runs({})
-    assert [(run.method, str(run.task), run.settings.seed) for run in runs] == [
-        ("finetune", "boats, 1 shot", 7),
-        ("xmixup-random", "boats, 1 shot", 7),
-    ]
-    assert [(run.settings.steps, run.settings.top_k) for run in runs] == [(4, 9), (4, 2)]
-
-
-def test_without_a_file_flags_are_a_comparison_with_its_controls() -> None:
-    settings = {"model": "test_resnet", "source": ["s"]}
-    comparison = read(None, settings=settings, results="r.jsonl", targets=["x/cats", "dogs/"], shots=[1, 2])
-    assert comparison.tasks == [Task(name, shots) for name in ("cats", "dogs") for shots in (1, 2)]
-    assert list(comparison.methods) == ["finetune", "mixup", "xmixup", "xmixup-random"]
-    assert len(comparison.runs({})) == 4 * 4 * 5
-
-
-def test_a_run_is_known_by_the_settings_that_matter(tmp_path: Path, plan: dict[str, Any]) -> None:
-    def key(**changes: Any) -> str:
-        return planned(tmp_path, {**plan, **changes}).runs({})[0].key
-
-    same = {"device": "cuda", "threads": 3, "cache": "none", "storage": "resident", "memory_budget": "1GB"}
-    assert key() == key(**same) == key(resize=256) != key(resize=300)
-    assert len({key(), key(lr=0.02), key(alpha=0.3), key(source="{data}/t"), key(batch_size=47)}) == 5
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"batchsize": 4}, "batchsize is no setting; did you mean batch_size"),
-        ({"seed": 4}, "seed is no setting; did you mean seeds"),
-        (
-            {"targets": {"a": {"target": "b", "imagesize": 4}}},
-            "targets: a: imagesize is no setting; did you mean image",
-        ),
-        ({"methods": {"finetune": {"lrr": 1}}}, "methods: finetune: lrr is no setting; did you mean lr"),
-        ({"methods": {"finetune": {}, "mixxup": {}}}, "mixxup on birds, 5 shots: method: expected one of finetune, "),
-        ({"methods": {"finetune": {}, "xmixup-rand": {}}}, "xmixup-rand on birds, 5 shots: selection: expected one of"),
-        ({"methods": {"xmixup": {}}}, "methods: expected finetune among them"),
-        ({"methods": ["finetune"]}, r"methods: expected names, each with its settings, got \['finetune'\]"),
-        ({"seeds": 3}, "seeds: expected a list of whole numbers, got 3"),
-        ({"lr": -1}, "finetune on birds, 5 shots: lr: expected a positive number, got -1"),
-        ({"model": None}, "finetune on birds, 5 shots: model: expected str, got None"),
-        ({"results": None}, "results: expected the name of a file, got None"),
-        ({"grid": {"finetune": {"lr": [1]}}, "tune_seeds": [9]}, "got finetune 1, xmixup-random 1, mixup 1"),
-        ({"grid": {"finetun": {"lr": [1]}}}, "grid: expected some of finetune, xmixup-random, mixup; got finetun"),
-        ({"grid": {"finetune": {"lr": 1}}}, "grid: finetune: lr: expected a list of values, got 1"),
-    ],
-)
-def test_what_a_file_gets_wrong_is_named(
-    tmp_path: Path, plan: dict[str, Any], changes: dict[str, Any], message: str
-) -> None:
-    if "got finetune 1, " in message:  # a method without a grid has one point, which is as many
-        assert len(planned(tmp_path, {**plan, **changes}).grid) == 3
-        changes["grid"]["finetune"]["lr"].append(2)
-        message = message.replace("finetune 1", "finetune 2")
-    with pytest.raises(ValueError, match=message):
-        planned(tmp_path, {**plan, **changes})
-
-
-def test_seeds_of_tuning_are_not_the_comparisons(tmp_path: Path, plan: dict[str, Any]) -> None:
-    plan |= {"grid": {"finetune": {"lr": [0.1]}}, "tune_seeds": [1, 2]}
-    with pytest.raises(ValueError, match=r"tune_seeds: expected other seeds than the comparison's, got \[1\]"):
-        planned(tmp_path, plan)
-
-
-def test_tuning_may_be_on_some_targets(tmp_path: Path, plan: dict[str, Any]) -> None:
-    plan |= {"grid": {"finetune": {"lr": [0.1]}}, "tune_seeds": [9], "tune_targets": ["boats"]}
-    comparison = planned(tmp_path, plan)
-    assert [run.task.target for points in comparison.tuning("finetune") for run in points] == ["boats"]
-    assert [task.target for task in comparison.tasks] == ["birds", "boats"]
-    with pytest.raises(ValueError, match="targets: expected some of birds, boats; got cars"):
-        planned(tmp_path, {**plan, "tune_targets": ["cars"]})
-
-
-def test_the_documented_comparison_can_be_read() -> None:
-    comparison = read(str(ROOT / "docs" / "comparison.yaml"), settings={})
-    assert len(comparison.tasks) == 3 and {"mixup", "xmixup-random"} < set(comparison.methods) and comparison.grid
-
-
-# What is kept
 
 
 def test_what_is_done_is_not_run_again(tmp_path: Path, plan: dict[str, Any], started: Any) -> None:
@@ -271,7 +144,7 @@ def start(folder: Path, plan: dict[str, Any], *, stand_in: bool, **environment: 
     code += f"import sys; from xmixup_fast.comparison import workers; {replace}\n"
     code += "from xmixup_fast.compare import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
-        [sys.executable, "-c", code, write(folder, plan), "--data", str(folder)],
+        [sys.executable, "-c", code, write_plan(folder, plan), "--data", str(folder)],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
@@ -358,7 +231,7 @@ def test_a_worker_ends_with_its_comparison(tmp_path: Path, real: dict[str, Any],
 def test_a_real_comparison(
     tmp_path: Path, real: dict[str, Any], images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, flags = write(tmp_path, real), ["--data", str(images)]
+    file, flags = write_plan(tmp_path, real), ["--data", str(images)]
     assert main([file, *flags]) == 0 and main([file, *flags, "--time"]) == 0
     baseline, control, timing = lines(real)
     assert (baseline["method"], control["method"], timing["method"]) == ("finetune", "xmixup-random", "xmixup-random")
@@ -398,7 +271,7 @@ def test_without_the_test_no_test_image_is_looked_at(
 def test_a_needed_data_folder_is_asked_for_before_anything_runs(
     tmp_path: Path, plan: dict[str, Any], started: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([write(tmp_path, plan)]) == 2
+    assert main([write_plan(tmp_path, plan)]) == 2
     assert capsys.readouterr().err == "error: target: {data}/b needs the data folder; give --data DIR\n"
     assert started() == []
 
@@ -407,9 +280,6 @@ def test_messages_lose_their_folders() -> None:
     assert without_folders("target: /mnt/data/birds: no such folder") == "target: birds: no such folder"
     assert without_folders("'/a/b.png' and /c") == "'b.png' and c"
     assert without_folders("{data}/birds, a/b, 3 / 4, 1/2") == "{data}/birds, a/b, 3 / 4, 1/2"
-
-
-# Tuning
 
 
 def test_tuning_chooses_by_validation_accuracy_alone(
@@ -431,75 +301,6 @@ def test_tuning_chooses_by_validation_accuracy_alone(
     assert compare(tmp_path, plan, "--table") == 0
     table = (tmp_path / "results.md").read_text()
     assert "| xmixup-random | lr 0.7 | 66.50 | chosen |" in table and "0 other lines of the file" in table
-
-
-# What the tables say
-
-
-def test_intervals_are_students() -> None:
-    # Student's t with two degrees of freedom has its 97.5 % quantile at 4.302653.
-    difference = Difference.of([1.0, 2.0, 6.0])
-    half = 4.302653 * np.std([1, 2, 6], ddof=1) / math.sqrt(3)
-    assert (difference.mean, difference.pairs) == (3.0, 3)
-    assert (difference.low, difference.high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
-    assert str(difference) == "+3.0 (-3.6 to +9.6), includes zero"
-    assert str(Difference.of([2.0, 2.1, 2.2])) == "+2.1 (+1.9 to +2.3), above zero"
-    assert str(Difference.of([-2.0, -2.1, -2.2])) == "-2.1 (-2.3 to -1.9), below zero"
-    assert str(Difference.of([1.5])) == "+1.5, one pair, no interval" and str(Difference.of([])) == ""
-
-
-def test_intervals_of_averages_are_welchs() -> None:
-    a, b = [1.0, 2.0, 6.0], [0.0, 1.0, 2.5]
-    welch = stats.ttest_ind(a, [-value for value in b], equal_var=False).confidence_interval()  # of the sum of means
-    difference = Difference.of(a, b)
-    assert (difference.mean, difference.pairs) == (np.mean([*a, *b]), 3)
-    assert (2 * difference.low, 2 * difference.high) == pytest.approx(tuple(welch))
-    assert Difference.of(a, a, a, a).high - 3 < (Difference.of(a).high - 3) / 2  # twice as sure, with more freedom
-    assert str(Difference.of([1.0, 1.0], [2.0, 2.0])) == "+1.5 (+1.5 to +1.5), above zero"
-
-
-@pytest.fixture
-def figures() -> dict[tuple[str, Task], dict[int, dict[str, Any]]]:
-    """Accuracies of two methods on two tasks, with seeds that do not all have a pair."""
-
-    def run(accuracy: float) -> dict[str, Any]:
-        return {"test_accuracy": accuracy, "val_accuracy": 0.0, "images_seen": 100, "peak_memory_mib": 200}
-
-    a, b = Task("a", 5), Task("b", None)
-    return {
-        ("finetune", a): {0: run(50.0), 1: run(54.0), 2: run(52.0)},
-        ("finetune", b): {0: run(70.0), 1: run(71.0), 2: run(72.0)},
-        ("other", a): {0: run(53.0), 1: run(55.0), 2: run(51.0), 3: run(99.0)},
-        ("other", b): {0: run(71.0), 1: run(74.0)},
-    }
-
-
-def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) -> None:
-    tasks = [Task("a", 5), Task("b", None)]
-    made = report.rows(figures, {("other", tasks[0]): 1.5}, ["finetune", "other"], tasks, "test")
-    by_place = {(row.target, row.method): row for row in made}
-    assert [row.target for row in made] == ["average", "average", "a", "a", "b", "b"]
-    average = by_place["average", "other"]
-    assert average.seeds == 2 and average.accuracy == np.mean([(53 + 71) / 2, (55 + 74) / 2])
-    assert average.difference == Difference.of([3, 1], [1, 3]) and average.difference.mean == 2
-    assert by_place["a", "other"].difference == Difference.of([3.0, 1.0, -1.0])
-    assert by_place["a", "other"].seeds == 4 and by_place["b", "other"].difference == Difference.of([1.0, 3.0])
-    assert by_place["a", "other"].relative_seconds == 1.5 and math.isnan(average.relative_seconds)
-    assert by_place["average", "finetune"].accuracy == np.mean([60, 62.5, 62])
-    text = report.markdown(made, "test")
-    assert "**Average over 2 targets**" in text and "**a, 5 shots**" in text and "**b**" in text
-    assert "| other | 2 | 72.5 | +2.0 (-10.7 to +14.7), includes zero |  | 100 | 200 |" in text
-    rows = list(csv.DictReader(io.StringIO(report.comma_separated(made))))
-    assert [row["accuracy"] for row in rows][:2] == [str(184.5 / 3), "63.25"]
-    assert rows[1]["relative_seconds"] == "" and float(rows[3]["difference"]) == 1.0
-
-
-def test_a_plot_needs_methods_that_are_timed(tmp_path: Path, figures: Any) -> None:
-    tasks = [Task("a", 5), Task("b", None)]
-    untimed = report.rows(figures, {}, ["finetune", "other"], tasks, "test")
-    assert not report.plot(untimed, "test", tmp_path / "p.png") and not (tmp_path / "p.png").exists()
-    seconds = {("other", task): 1.5 for task in tasks}
-    assert report.plot(report.rows(figures, seconds, ["finetune", "other"], tasks, "test"), "test", tmp_path / "p.png")
 
 
 def test_the_table_goes_between_markers(

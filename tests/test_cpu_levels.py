@@ -24,6 +24,11 @@ from xmixup_fast import _C, mix_features, ops
 TESTS = Path(__file__).resolve().parent
 LEVELS = _C.supported_cpu_levels()
 
+SUITES = {
+    "mix": ["test_mix", "test_mix_memory", "test_mix_errors"],
+    "dual_head_cross_entropy": ["test_dual_head_cross_entropy"],
+}
+
 CPU = torch.device("cpu")
 
 DTYPES = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -106,10 +111,11 @@ def call_at_level(function: str, level: str, folder: Path) -> dict[str, np.ndarr
         return dict(arrays)
 
 
-@pytest.mark.parametrize("suite", ["test_mix.py", "test_dual_head_cross_entropy.py"])
+@pytest.mark.parametrize("operator", SUITES)
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != _C.cpu_level()])
-def test_the_suite_of_an_operator_passes_at_every_level(level: str, suite: str) -> None:
-    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{suite}", "-k", "cpu or threads"], level)
+def test_the_suite_of_an_operator_passes_at_every_level(level: str, operator: str) -> None:
+    files = [f"tests/{name}.py" for name in SUITES[operator]]
+    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "cpu or threads"], level)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
 
 

@@ -16,10 +16,16 @@ from typing import Any
 import many_runs
 import pytest
 import torch
-from made import SOURCE
+import torch.distributed as dist
+from made import SOURCE, TARGET, write_folder
 from safetensors.torch import load_file
+from selecting import NETWORKS, STRATEGIES, Chooser, choose, pixel_network, settings_for
 
+from xmixup_fast.class_statistics import class_means
+from xmixup_fast.data.dataset import BadFile, Dataset
+from xmixup_fast.data.folder import read_folder
 from xmixup_fast.models import build, save
+from xmixup_fast.selection import Selection
 from xmixup_fast.train import parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,3 +248,59 @@ def test_commands_for_one_process_refuse_more(name: str, monkeypatch: pytest.Mon
     }
     assert import_module(f"xmixup_fast.{name}").main(wanted[name]) == 2
     assert "error: torchrun: this command runs in one process" in capsys.readouterr().err
+
+
+def choose_each(data: tuple[Dataset, Dataset]) -> dict[str, Selection]:
+    return {
+        name: choose(settings_for(**strategy), data, NETWORKS.get(name, pixel_network)())
+        for name, strategy in STRATEGIES.items()
+    }
+
+
+def one_process(rank: int, folder: Path) -> None:
+    """One of two processes: every strategy, and the class means alone."""
+    torch.set_num_threads(1)
+    os.environ["XMIXUP_CACHE"] = str(folder / "cache-of-two")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    data = read_folder(folder / "target"), read_folder(folder / "source")
+    selections = choose_each(data)
+    again = choose(settings_for(**STRATEGIES["sample"]), data)  # out of the cache
+    chooser = Chooser(settings_for("feature"))
+    logits = chooser.network.source_logits
+    share = sum(len(labels) for _, labels in chooser.stream(data[1].train, "images", []))
+    means = class_means(chooser.network, chooser.stream(data[1].train, "images", []), 4, logits)
+    # The last batch alone is a share without an image for one process.
+    tail = Chooser(settings_for("feature", batch_size=100)).stream(data[1].train, "images", [])
+    tail_means = class_means(chooser.network, tail, 4, logits)
+    Path(data[1].train[27 * rank].image.name).write_text("no image")
+    dist.barrier()
+    chooser.choose(data)
+    result = (selections, again, means, tail_means, share, chooser.bad)
+    torch.save(result, folder / f"result-{rank}")
+    dist.destroy_process_group()
+
+
+def test_two_processes_choose_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XMIXUP_CACHE", str(tmp_path / "cache"))
+    write_folder(tmp_path / "target", TARGET, 5)
+    write_folder(tmp_path / "source", SOURCE, 7)
+    data = read_folder(tmp_path / "target"), read_folder(tmp_path / "source")
+    alone = choose_each(data)
+    chooser = Chooser(settings_for("feature"))
+    images = chooser.stream(data[1].train, "images", [])
+    means = class_means(chooser.network, images, 4, chooser.network.source_logits)
+    torch.multiprocessing.spawn(one_process, (tmp_path,), nprocs=2)
+    results = [torch.load(tmp_path / f"result-{rank}", weights_only=False) for rank in range(2)]
+    bad = [BadFile(data[1].train[i].image.name, "not a JPEG, PNG or WebP image") for i in (0, 27)]
+    for selections, again, theirs, tail_means, _, found in results:
+        for name, selection in selections.items():
+            assert selection.chosen == alone[name].chosen, name
+            torch.testing.assert_close(
+                torch.tensor(selection.scores).double(), torch.tensor(alone[name].scores).double(), rtol=1e-12, atol=0
+            )
+        assert again == selections["sample"]
+        torch.testing.assert_close(tuple(theirs), tuple(means), rtol=1e-12, atol=0)
+        torch.testing.assert_close(tuple(tail_means), tuple(means), rtol=1e-6, atol=0)
+        assert found == bad
+    assert results[0][:2] == results[1][:2] and sum(result[4] for result in results) == 28
+    assert all(0 < result[4] < 28 for result in results)

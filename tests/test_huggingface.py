@@ -1,0 +1,98 @@
+"""Properties of hf:NAME: what the datasets library reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from listings import listing, write
+
+from xmixup_fast.data.sources import read_dataset
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """The datasets library, offline and with its cache in a temporary folder."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    yield datasets
+    datasets.enable_progress_bars()
+
+
+def table(hub: object, names: Sequence[str], labels: Sequence[int | str], **columns: Sequence[object]) -> object:
+    """Rows whose images' bytes are their names; whole numbers label cat and dog."""
+    label = hub.ClassLabel(names=["cat", "dog"]) if isinstance(labels[0], int) else hub.Value("string")
+    values = {"image": [{"bytes": name.encode(), "path": None} for name in names], "label": labels, **columns}
+    rows = hub.Dataset.from_dict(values)
+    return rows.cast_column("image", hub.Image(decode=False)).cast_column("label", label)
+
+
+def test_datasets_saved_to_disk_are_read(tmp_path: Path, hub: object) -> None:
+    splits = {
+        "train": table(hub, ["1", "2", "3"], [0, 1, 0], caption=["a", "b", "c"]),
+        "validation": table(hub, ["4"], [1], caption=["d"]),
+        "test": table(hub, ["5", "6"], [-1, -1], caption=["e", "f"]),  # as hub datasets hide labels
+        "extra": table(hub, ["7"], [1], caption=["g"]),
+    }
+    hub.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    name = f"hf:{tmp_path / 'saved'}"
+    dataset = read_dataset(name)
+    assert listing(dataset) == {"train": [("1", "cat"), ("2", "dog"), ("3", "cat")], "val": [("4", "dog")], "test": []}
+    assert not dataset.bad
+    image, again = dataset.train[2].image, read_dataset(name).train[2].image
+    assert image.name == f"{name}/train/00000002"
+    assert image == again and image.stamp() == again.stamp() != dataset.train[1].image.stamp()
+    table(hub, ["1", "2"], ["x", "y"]).select([1, 0]).save_to_disk(tmp_path / "one")
+    assert listing(read_dataset(f"hf:{tmp_path / 'one'}"))["train"] == [("1", "x"), ("2", "y")]
+
+
+def test_folders_of_parquet_files_are_read(tmp_path: Path, hub: object) -> None:
+    for split, count in (("train", 1500), ("test", 2)):  # more than are looked at in one go
+        (tmp_path / "data").mkdir(exist_ok=True)
+        names = [f"{split} {i:04d}" for i in range(count)]
+        table(hub, names, [i % 2 for i in range(count)]).to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    found = listing(read_dataset(f"hf:{tmp_path / 'data'}"))
+    assert found["train"] == [(f"train {i:04d}", ("cat", "dog")[i % 2]) for i in range(1500)]
+    assert found["test"] == [("test 0000", "cat"), ("test 0001", "dog")] and not found["val"]
+
+
+def test_images_that_are_files_must_lie_in_the_folder(tmp_path: Path, hub: object) -> None:
+    root = write(tmp_path / "data", "train/cat/1.jpg", "train/dog/2.jpg", "train/dog/3.jpg")
+    assert listing(read_dataset(f"hf:{root}"))["train"] == [
+        ("train/cat/1.jpg", "cat"),
+        ("train/dog/2.jpg", "dog"),
+        ("train/dog/3.jpg", "dog"),
+    ]
+    # The library's own writers take the files' bytes into the table; others need not.
+    parquet, secret, folder = pytest.importorskip("pyarrow.parquet"), tmp_path / "secret.jpg", tmp_path / "table"
+    write(tmp_path, "secret.jpg", "table/in.jpg")
+    images = [{"bytes": None, "path": str(path)} for path in (secret, folder / "in.jpg")]
+    rows = hub.Dataset.from_dict({"image": [*images, None, {"bytes": b"4", "path": None}], "label": [*"aaa", None]})
+    features = rows.cast_column("image", hub.Image(decode=False)).features
+    parquet.write_table(rows.data.table.cast(features.arrow_schema), folder / "train.parquet")
+    dataset = read_dataset(f"hf:{folder}")
+    assert listing(dataset)["train"] == [("table/in.jpg", "a")]
+    name = f"hf:{folder}/train"
+    assert dataset.bad == [
+        (str(secret), f"leads to {tmp_path}, outside of {folder}"),
+        (f"{name}/00000002", "no image"),
+        (f"{name}/00000003", "no label"),
+    ]
+
+
+def test_columns_must_tell_images_and_labels(tmp_path: Path, hub: object) -> None:
+    rows = table(hub, ["1", "2"], [0, 1])
+    rows.rename_column("label", "kind").rename_column("image", "photo").save_to_disk(tmp_path / "other")
+    assert listing(read_dataset(f"hf:{tmp_path / 'other'}"))["train"] == [("1", "cat"), ("2", "dog")]
+    rows.remove_columns("label").save_to_disk(tmp_path / "unlabelled")
+    with pytest.raises(ValueError, match="train: expected a column label, or one of class labels, among image"):
+        read_dataset(f"hf:{tmp_path / 'unlabelled'}")
+    rows.remove_columns("image").save_to_disk(tmp_path / "pictureless")
+    with pytest.raises(ValueError, match="train: expected one column of images among label, found 0"):
+        read_dataset(f"hf:{tmp_path / 'pictureless'}")
+    with pytest.raises(ValueError, match=r"hf:/absent/folder: \S.*") as caught:
+        read_dataset("hf:/absent/folder")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,157 @@
+"""Properties of tar shards: what is listed, under which names, and what of them cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from listings import listing, numbered, reasons, write, write_shard
+
+from xmixup_fast.data.sources import read_dataset
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_shard_is_read_where_it_lies(tmp_path: Path, form: int) -> None:
+    # A name longer than a header holds, with characters that are not ASCII, in the formats that can tell it.
+    long = "Größe 大/" + ("n" * 60 if form == tarfile.USTAR_FORMAT else "n" * 200)
+    members = [
+        ("README.txt", "not a sample"),
+        ("a/1.JPG", "a/1.JPG"),
+        ("a/1.json", json.dumps({"label": 7, "other": 1})),
+        ("b/1.cls", "cat\n"),
+        ("b/1.seg.png", "not the image"),
+        ("b/1.png", "b/1.png"),
+        (f"{long}.webp", f"{long}.webp"),
+        (f"{long}.cls", "7"),
+        (f"{long}.json", json.dumps({"label": "from .cls where there is one"})),
+        ("4.jpeg", b""),
+        ("4.cls", "çay"),
+    ]
+    shard = write_shard(tmp_path / "a.tar", members, form)
+    before = sorted(tmp_path.iterdir())
+    dataset = read_dataset(shard)
+    expected = [("", "çay"), ("a/1.JPG", "7"), ("b/1.png", "cat"), (f"{long}.webp", "7")]
+    assert listing(dataset) == {"train": sorted(expected), "val": [], "test": []}
+    assert not dataset.bad and sorted(tmp_path.iterdir()) == before
+    image = dataset.train[0].image
+    assert image.name == f"{shard}/4.jpeg" and image == read_dataset(shard).train[0].image
+    stamp = image.stamp()
+    assert stamp == read_dataset(shard).train[0].image.stamp() != dataset.train[1].image.stamp()
+    os.utime(shard, (1, 1))
+    assert image.stamp() != stamp
+    shard.write_bytes(shard.read_bytes()[:1024])
+    with pytest.raises(OSError, match="has become shorter"):
+        dataset.train[1].image.read()
+
+
+def test_names_of_shards_are_ranges_wildcards_or_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(3):
+        write_shard(tmp_path / "train" / f"x-{i + 8:03d}.tar", numbered(i))
+    write_shard(tmp_path / "train" / "._x-008.tar", [("hidden.jpg", "hidden.jpg"), ("hidden.cls", "cat")])
+    write_shard(tmp_path / "val" / "x.tar", numbered(7))
+    write_shard(tmp_path / "test" / "x.tar", numbered(8, 9))
+    all_train = [("0.jpg", "cat"), ("1.jpg", "cat"), ("2.jpg", "cat")]
+    unsplit = {"train": all_train, "val": [], "test": []}
+    cut = {"train": all_train, "val": [("7.jpg", "cat")], "test": [("8.jpg", "cat"), ("9.jpg", "cat")]}
+    monkeypatch.chdir(tmp_path)
+    for prefix in ("", f"{tmp_path}/"):
+        for name in ("train/x-{008..010}.tar", "train/x-*.tar", "train", "train/x-0{0..1}{0..9}.tar"):
+            dataset = read_dataset(prefix + name)
+            assert listing(dataset) == unsplit, name
+            missing = 17 if name.endswith("{0..9}.tar") else 0
+            assert [file.reason for file in dataset.bad] == ["no such file"] * missing
+        assert listing(read_dataset(prefix + "*/*.tar")) == cut
+    assert listing(read_dataset(".")) == listing(read_dataset(tmp_path)) == cut
+    assert listing(read_dataset("train/x-008.tar"))["train"] == all_train[:1]
+    write_shard(tmp_path / "odd[1]{0..1}.tar", numbered(5))
+    assert listing(read_dataset("odd[1]{0..1}.tar"))["train"] == [("5.jpg", "cat")]
+    with pytest.raises(FileNotFoundError, match=r"y\*\.tar: no such file"):
+        read_dataset("y*.tar")
+    with pytest.raises(ValueError, match=r"y-\{0\.\.1\}\.tar: no images\n  y-0\.tar: no such file\n  y-1\.tar"):
+        read_dataset("y-{0..1}.tar")
+
+
+def test_tars_beside_class_folders_are_no_dataset(tmp_path: Path) -> None:
+    write(tmp_path, "cat/1.jpg")
+    write_shard(tmp_path / "cat.tar", numbered(1))
+    assert listing(read_dataset(tmp_path))["train"] == [("cat/1.jpg", "cat")]
+
+
+def test_members_that_cannot_be_used_are_bad_files(tmp_path: Path) -> None:
+    members: list[tuple[str, str | bytes]] = [
+        *numbered(1),
+        ("../up.jpg", "x"),
+        ("a/../../up.cls", "x"),
+        ("/root.jpg", "x"),
+        ("unlabelled.jpg", "x"),
+        ("pictureless.cls", "x"),
+        ("other.tif", "x"),
+        ("other.cls", "x"),
+        *(("two.jpg", "x"), ("two.png", "x"), ("two.cls", "x")),
+        *(("again.jpg", "x"), ("again.cls", "x"), ("again.jpg", "x")),
+        *(("json.jpg", "x"), ("json.json", "{")),
+        *(("list.jpg", "x"), ("list.json", "[]")),
+        *(("float.jpg", "x"), ("float.json", '{"label": 0.5}')),
+        *(("blank.jpg", "x"), ("blank.cls", " ")),
+        *(("bytes.jpg", "x"), ("bytes.cls", b"\xff")),
+    ]
+    shard = write_shard(tmp_path / "a.tar", members)
+    with tarfile.open(shard, "a") as tar:
+        for name, kind in (("soft.jpg", tarfile.SYMTYPE), ("hard.jpg", tarfile.LNKTYPE), ("dir.jpg", tarfile.DIRTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "1.jpg"
+            tar.addfile(member)
+        member = tarfile.TarInfo("holes.jpg")
+        member.pax_headers = {"GNU.sparse.map": "512,0", "GNU.sparse.size": "512"}
+        tar.addfile(member)
+    dataset = read_dataset(shard)
+    assert listing(dataset)["train"] == [("1.jpg", "cat")]
+    found = {file.name.removeprefix(f"{shard}/"): file.reason for file in dataset.bad}
+    assert len(found) == len(dataset.bad) == 17
+    link = "a link or special member, not a plain file"
+    assert found.pop("json.jpg").startswith("Expecting property name")
+    assert "can't decode byte 0xff" in found.pop("bytes.jpg")
+    assert found == {
+        "../up.jpg": "its name leads out of the archive",
+        "a/../../up.cls": "its name leads out of the archive",
+        "/root.jpg": "its name leads out of the archive",
+        "unlabelled.jpg": "an image without a label (.cls or .json)",
+        "pictureless": "a label without an image (.jpeg, .jpg, .png, .webp)",
+        "other": "a label without an image (.jpeg, .jpg, .png, .webp)",
+        "two.jpg": "two.png has the same name",
+        "again.jpg": "again.jpg has the same name",
+        "list.jpg": '.json: expected "label" with a number or a name, got None',
+        "float.jpg": '.json: expected "label" with a number or a name, got 0.5',
+        "blank.jpg": "an empty label",
+        **{"soft.jpg": link, "hard.jpg": link, "holes.jpg": link, "dir.jpg": "a folder, not a file"},
+    }
+
+
+def test_damaged_shards_are_bad_files_and_what_is_whole_is_kept(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    whole = write_shard(root / "a.tar", numbered(1, 2)).read_bytes()
+    blocks = [name for name, _ in numbered(1, 2)]
+    assert whole[4 * 512 :].startswith(b"2.jpg")  # header and content of each member are a block each
+    (root / "empty.tar").write_bytes(b"")
+    (root / "text.tar").write_text("not a tar file" * 100)
+    (root / "cut.tar").write_bytes(whole[: 5 * 512 + 2])
+    (root / "even.tar").write_bytes(whole[: len(blocks) * 1024])
+    (root / "header.tar").write_bytes(whole[: 4 * 512] + b"?" * 512 + whole[5 * 512 :])
+    with tarfile.open(root / "packed.tar", "w:gz") as tar:
+        tar.add(root / "a.tar")
+    (root / "link.tar").symlink_to(write_shard(tmp_path / "elsewhere.tar", numbered(3)))
+    (root / "folder.tar").mkdir()
+    dataset = read_dataset(f"{root}/*.tar")
+    names = sorted(sample.image.name.removeprefix(f"{root}/").removesuffix(".jpg") for sample in dataset.train)
+    assert names == ["a.tar/1", "a.tar/2", "cut.tar/1", "even.tar/1", "even.tar/2", "header.tar/1"]
+    found = reasons(dataset, root)
+    assert found.pop("link.tar") == f"leads to {tmp_path / 'elsewhere.tar'}, outside of {root}"
+    assert found.pop("folder.tar") == "a folder, not a file"
+    assert found.pop("cut.tar/2") == "the shard ends within it"
+    expected = {"empty.tar", "text.tar", "cut.tar", "even.tar", "header.tar", "packed.tar"}
+    assert found.keys() == expected
+    assert all(reason.startswith("expected a whole, uncompressed tar file: ") for reason in found.values())
+    assert found["header.tar"].endswith("neither a header nor the end at byte 2048")
