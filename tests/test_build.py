@@ -1,4 +1,4 @@
-"""What the build says and decides about CUDA, without compiling anything."""
+"""What the build says and decides about CUDA, and what a source distribution holds; nothing is compiled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,19 @@ def test_unreadable_architectures_are_refused(tmp_path: Path) -> None:
     done = configure(tmp_path, TORCH_CUDA_ARCH_LIST="Hopper")
     assert done.returncode != 0
     assert "TORCH_CUDA_ARCH_LIST: expected architectures such as 8.0 or 9.0+PTX, got" in done.stderr
+
+
+def test_a_source_distribution_holds_all_that_a_build_and_the_tests_need(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"  # setuptools writes into the folder that it packs
+    unwanted = shutil.ignore_patterns("__pycache__", "*.so", "*.part")
+    for folder in (".ci", "bench", "cmake", "csrc", "docs", "tests", "xmixup_fast"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=unwanted)
+    for name in ("CMakeLists.txt", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"):
+        shutil.copy2(ROOT / name, tree)
+    expected = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()}
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, check=True)
+    (archive,) = tmp_path.glob("xmixup_fast-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        held = {name.split("/", 1)[1] for name in packed.getnames() if "/" in name}
+    assert not expected - held

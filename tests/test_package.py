@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import xmixup_fast
-from xmixup_fast import _C
+from xmixup_fast import _C, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,8 +48,6 @@ def test_build_info_tells_compilers_and_levels() -> None:
     assert (info["cuda"] is None) == (info["cuda_architectures"] is None)
     assert xmixup_fast.cpu_level() in info["cpu_levels"]
     assert set(_C.supported_cpu_levels()) <= set(info["cpu_levels"])
-    has_cuda_kernel = torch._C._dispatch_has_kernel_for_dispatch_key("xmixup_fast::mix", "CUDA")
-    assert has_cuda_kernel == (info["cuda"] is not None)
 
 
 def test_info_command_prints_a_bug_report() -> None:
@@ -66,3 +66,54 @@ def test_missing_extension_says_what_to_do() -> None:
 
 def test_unknown_names_are_refused() -> None:
     assert "fit" in dir(xmixup_fast) and not hasattr(xmixup_fast, "fitt")
+
+
+# Namespaces of torch's C++ code: what they hold changes from release to release, unlike the C functions that the
+# extension calls.
+UNSTABLE = re.compile(r"\b(at|c10|caffe2|torch)::")
+
+
+def undefined_symbols(library: Path) -> list[str]:
+    done = subprocess.run(["nm", "-DC", "--undefined-only", library], capture_output=True, text=True, check=True)
+    return [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nm reads ELF files")
+def test_the_extension_needs_nothing_unstable_of_torch() -> None:
+    wanted = undefined_symbols(Path(_C.__file__))
+    assert any(name.startswith("aoti_torch_") for name in wanted)
+    assert not [name for name in wanted if UNSTABLE.search(name)]
+    library = Path(torch.__file__).parent / "lib" / "libshm.so"  # a library that does need such symbols
+    assert [name for name in undefined_symbols(library) if UNSTABLE.search(name)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="readelf reads ELF files")
+def test_the_extension_loads_without_cuda() -> None:
+    done = subprocess.run(["readelf", "-d", _C.__file__], capture_output=True, text=True, check=True)
+    needed = set(re.findall(r"NEEDED.*\[([\w+]+)", done.stdout))
+    assert "libtorch_cpu" in needed
+    assert needed <= {"libtorch_cpu", "libstdc++", "libm", "libgcc_s", "libc", "libpthread", "libdl", "librt", "ld"}
+
+
+@pytest.mark.skipif(xmixup_fast.build_info()["cuda"] is not None, reason="this build has CUDA kernels")
+def test_without_cuda_kernels_cuda_tensors_are_refused() -> None:
+    logits, labels, lam = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), torch.ones(2)
+    on_a_gpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with pytest.raises(RuntimeError, match="expected tensors on the CPU, as this build has no CUDA kernels"):
+        torch.ops.xmixup_fast.dual_head_cross_entropy.default.redispatch(
+            on_a_gpu, logits, logits, labels, labels, lam, 1.0, 0.0
+        )
+    operators = ("mix", "mix_out", "draw", "dual_head_cross_entropy", "mix_features", "mix_features_backward")
+    assert all(torch._C._dispatch_has_kernel_for_dispatch_key(f"xmixup_fast::{name}", "CUDA") for name in operators)
+
+
+def test_without_cuda_kernels_a_run_on_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(run, "build_info", lambda: {"cuda": None})
+    with pytest.raises(
+        ValueError, match="device: expected cpu, got cuda: this build of xmixup_fast has no CUDA kernels"
+    ):
+        run.usable_device("auto")
+    monkeypatch.setattr(run, "build_info", lambda: {"cuda": "13.0"})
+    assert run.usable_device("auto") == "cuda"

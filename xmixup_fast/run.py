@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import Tensor
 
-from . import __version__, distributed, loggers, models, report_html
+from . import __version__, build_info, distributed, loggers, models, report_html
 from .checkpoints import Checkpoint, Checkpoints
 from .data.dataset import BadFile
 from .evaluation import Evaluation
@@ -303,6 +303,11 @@ def usable_device(name: str) -> str:
         device = torch.device("cuda", distributed.local_rank())
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {device} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda" and build_info()["cuda"] is None:
+        raise ValueError(
+            f"device: expected cpu, got {device}: this build of xmixup_fast has no CUDA kernels; "
+            "one that is made where nvcc is found has them"
+        )
     return str(device)
 
 
