@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +61,29 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.fixture
+def refused(data: Path, tmp_path: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What training says of settings that it refuses, for a target that must not be read."""
+
+    def refuse(output: Path = tmp_path / "run", **settings: Any) -> str:
+        assert main(flags(arguments(data, output, **{"target": str(broken), **settings}))) == 2
+        assert not output.exists()
+        return capsys.readouterr().err
+
+    return refuse
+
+
 @pytest.mark.parametrize(("changes", "expected"), BAD)
 def test_bad_settings_are_one_line_before_an_image_is_read(
-    data: Path,
-    tmp_path: Path,
-    broken: Path,
-    capsys: pytest.CaptureFixture[str],
-    changes: dict[str, Any],
-    expected: str,
+    refused: Callable[..., str], capsys: pytest.CaptureFixture[str], changes: dict[str, Any], expected: str
 ) -> None:
-    asked = flags(arguments(data, tmp_path / "run", **{"target": str(broken), **changes}))
     if not expected:  # the parser's own message
         with pytest.raises(SystemExit) as caught:
-            main(asked)
+            refused(**changes)
         assert caught.value.code == 2 and next(iter(changes.values())) in capsys.readouterr().err
         return
-    assert main(asked) == 2
-    error = capsys.readouterr().err
+    error = refused(**changes)
     assert error.startswith(f"error: {expected}") and error.count("\n") == 1
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -89,28 +94,19 @@ def test_bad_settings_are_one_line_before_an_image_is_read(
     ],
 )
 def test_a_selection_of_other_classes_is_refused_before_an_image_is_read(
-    data: Path,
-    tmp_path: Path,
-    broken: Path,
-    capsys: pytest.CaptureFixture[str],
-    classes: dict[str, Any],
-    expected: str,
+    refused: Callable[..., str], tmp_path: Path, classes: dict[str, Any], expected: str
 ) -> None:
     path = tmp_path / "selection.json"
     path.write_text(json.dumps({"classes": classes}))
-    settings = {"target": str(broken), "selection_file": str(path)}
-    assert main(flags(arguments(data, tmp_path / "run", **settings))) == 2
-    assert capsys.readouterr().err == f"error: selection_file: {path}: {expected}\n"
+    assert refused(selection_file=str(path)) == f"error: selection_file: {path}: {expected}\n"
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_an_image_is_read(
-    data: Path, tmp_path: Path, broken: Path, capsys: pytest.CaptureFixture[str]
+    refused: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "runs" / "one"
-    assert main(flags(arguments(data, output, target=str(broken)))) == 2
-    error = capsys.readouterr().err
-    assert error == f"error: output: {output}: cannot be written ({tmp_path}/file: Not a directory)\n"
+    assert refused(output) == f"error: output: {output}: cannot be written ({tmp_path}/file: Not a directory)\n"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,14 +24,15 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from . import distributed
 from .data.dataset import BadFile, Sample
-from .files import replacing
+from .files import replacing, writing_to_cache
 from .models import Network
 
 FORMAT = 1
 """To be raised whenever cached statistics are no longer what a pass would find."""
 
-Images = Iterable[tuple[Tensor, Tensor]]
+LabelledBatches = Iterable[tuple[Tensor, Tensor]]
 """Normalised batches with one integer for each image, float[B, 3, H, W] and int64[B]."""
 
 
@@ -47,7 +48,7 @@ class ClassMeans(NamedTuple):
 
 
 def class_means(
-    network: Network, images: Images, num_classes: int, logits: Callable[[Tensor], Tensor] | None = None
+    network: Network, images: LabelledBatches, num_classes: int, logits: Callable[[Tensor], Tensor] | None = None
 ) -> ClassMeans:
     """Means of the features, and of the softmax of what ``logits`` makes of them, in memory of O(classes).
 
@@ -68,19 +69,21 @@ def class_means(
             for total, rows in zip(sums, outputs(batch), strict=True):
                 total.index_add_(0, labels, rows.cpu())
             counts += labels.bincount(minlength=num_classes)
-    if dist.is_initialized():
+    if distributed.world_size() > 1:
         for total in (*sums, counts):
             dist.all_reduce(total)
     means = [total / counts.clamp(min=1).unsqueeze(1) for total in sums]
     return ClassMeans(means[0], means[1] if logits else None, counts)
 
 
-def nearest_images(network: Network, images: Images, class_features: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def nearest_images(
+    network: Network, images: LabelledBatches, class_features: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
     """The ``count`` images whose features have the largest cosine with each row of ``class_features``, best first.
 
     The integers of ``images`` identify the images; of equally near ones the smallest comes first. The memory is
-    O(classes x count). Returns int64[K, count] and their cosines, float64[K, count]; fewer
-    columns where there are fewer images.
+    O(classes x count). Returns int64[K, count] and their cosines, float64[K, count]; fewer columns where there are
+    fewer images.
     """
     directions = F.normalize(class_features, dim=1).to(next(network.parameters()).device)
     cosines = directions.new_empty(len(directions), 0)
@@ -90,11 +93,8 @@ def nearest_images(network: Network, images: Images, class_features: Tensor, cou
             new = directions @ F.normalize(network.features(batch).double(), dim=1).T
             identities, cosines = _best([identities, identity.expand_as(new)], [cosines, new], count)
     identities, cosines = identities.cpu(), cosines.cpu()
-    if dist.is_initialized():
-        parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, (identities, cosines))
-        identities, cosines = _best([part[0] for part in parts], [part[1] for part in parts], count)
-    return identities, cosines
+    parts = distributed.of_all((identities, cosines))
+    return _best([part[0] for part in parts], [part[1] for part in parts], count)
 
 
 def _best(identities: list[Tensor], cosines: list[Tensor], count: int) -> tuple[Tensor, Tensor]:
@@ -136,19 +136,13 @@ def cached(
     """
     path = cache / "selection" / f"{key}.safetensors"
     found = _load(path)
-    usable = torch.tensor(int(found is not None and still_bad(found.bad)))
-    if dist.is_initialized():
-        dist.all_reduce(usable, dist.ReduceOp.MIN)
+    (usable,) = distributed.smallest(found is not None and still_bad(found.bad))
     if found is not None and usable:
         return found
     found = compute()
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as aside:  # save_file would let the owner alone read it
-                aside.write_bytes(serialize(found.tensors, {"bad": json.dumps(found.bad)}))
-        except OSError as error:
-            raise OSError(f"cache: {path.parent}: {error.strerror or error}; name another folder, or none") from error
+    if distributed.rank() == 0:
+        with writing_to_cache(path.parent), replacing(path) as aside:  # save_file would let the owner alone read it
+            aside.write_bytes(serialize(found.tensors, {"bad": json.dumps(found.bad)}))
     return found
 
 

@@ -121,14 +121,14 @@ def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
     elif not asked.table:
         failures = Workers(results, asked.data).train(runs, asked.split)
     lines = results.lines()
-    text = write_tables(comparison, chosen, lines, asked.split)
+    text = _write_tables(comparison, chosen, lines, asked.split)
     print(f"\n{text}")
     if asked.markdown is not None:
         report.write_between_markers(asked.markdown, text)
     return int(failures > 0)
 
 
-def write_tables(comparison: Comparison, chosen: Chosen, lines: Sequence[dict[str, Any]], split: str) -> str:
+def _write_tables(comparison: Comparison, chosen: Chosen, lines: Sequence[dict[str, Any]], split: str) -> str:
     """Writes Markdown, CSV and PNG beside the results; returns the Markdown."""
     runs = comparison.runs(chosen)
     done = {line["key"]: line for line in lines if line.get(f"{split}_accuracy") is not None}

@@ -1,4 +1,4 @@
-"""The embedded default: from printed characters to handwritten digits, in about a minute, with nothing to download.
+"""The embedded default: from printed characters to handwritten digits, in a minute or two, with nothing to download.
 
 Source: upper and lower case letters, rendered from the fonts that matplotlib ships. Target: scikit-learn's handwritten
 digits, ten training images per class. A small network is pretrained on the letters, and then fine-tuned to the digits

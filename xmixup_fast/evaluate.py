@@ -20,6 +20,7 @@ import tyro
 
 from .files import default_cache, write_text
 from .settings import Settings
+from .train import exit_status
 
 if TYPE_CHECKING:
     from .data.dataset import BadFile, Sample
@@ -171,12 +172,7 @@ def _samples(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
     options = tyro.cli(Options, prog="python -m xmixup_fast.evaluate", description=__doc__, args=arguments)
-    try:
-        run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from .models import Network
 from .pool import ImagePool
 from .preprocessing import Preprocessing, load
 from .rendering import Renderer
+from .train import exit_status
 
 Run = Callable[[Tensor], Tensor]
 """Gives logits, float[B, K], for a batch of inputs."""
@@ -110,7 +111,7 @@ class Exporter:
         models.save(self.network, path, self.preprocessing.image_size, "full" if resize is None else resize)
         network, _ = models.load(path)
         if not self.with_preprocessing:
-            return network.eval()
+            return network
         return WithPreprocessing(network, self.preprocessing.mean, self.preprocessing.std).eval()
 
     def write_torch(self, path: Path) -> Run:
@@ -241,12 +242,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
-    try:
-        run(parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(parse(sys.argv[1:] if arguments is None else arguments)))
 
 
 if __name__ == "__main__":

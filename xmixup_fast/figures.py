@@ -45,7 +45,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     matrix = evaluation.confusion_matrix()
     shares = (matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
     count = len(evaluation.classes)
-    names = [shorten(name) for name in evaluation.classes] if count <= NAMED else []
+    names = [_shorten(name) for name in evaluation.classes] if count <= NAMED else []
     cell = 0.42 if count <= NUMBERED else 0.14
     margin = 0.8 + 0.075 * max(map(len, names), default=0) * (1 if count <= NUMBERED else 0.8)
     side = max(cell * count, 2.0) if names else LARGEST
@@ -69,7 +69,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def shorten(name: str, longest: int = LONGEST_NAME) -> str:
+def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
     """The name, without its middle where it is long."""
     half = longest // 2
     return name if len(name) <= longest else f"{name[: half - 1]}…{name[-half:]}"

@@ -42,3 +42,13 @@ def check_writable(folder: Path) -> None:
 def default_cache() -> Path:
     """$XMIXUP_CACHE, or else ~/.cache/xmixup_fast."""
     return Path(os.environ.get("XMIXUP_CACHE") or Path.home() / ".cache" / "xmixup_fast")
+
+
+@contextmanager
+def writing_to_cache(folder: Path) -> Iterator[None]:
+    """Makes a folder of the cache; an OSError while it is written to says that it is the cache that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(f"cache: {folder}: {error.strerror or error}; name another folder, or none") from error

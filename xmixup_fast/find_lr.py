@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import replacing, write_text
+from .files import write_text
 from .settings import Settings
 from .train import command
 
@@ -131,8 +131,7 @@ def _run(settings: Settings, say: Callable[[str], object]) -> tuple[Sweep, Sugge
 
 def _write(folder: Path, settings: Settings, swept: Sweep, found: Suggestions | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "lr.png") as aside:
-        draw(swept, found, f"{settings.method} on {Path(settings.target).name}, {settings.model}", aside)
+    draw(swept, found, f"{settings.method} on {Path(settings.target).name}, {settings.model}", folder / "lr.png")
     report = {"suggestions": asdict(found) if found else None, **asdict(swept)}
     write_text(folder / "lr.json", json.dumps(report, indent=2) + "\n")
 
@@ -181,6 +180,8 @@ def draw(swept: Sweep, found: Suggestions | None, title: str, path: Path) -> Non
     """Draws losses over learning rates, with the suggestions, as a PNG file."""
     from matplotlib.figure import Figure
 
+    from . import figures
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(swept.rates, swept.losses, color="tab:blue", alpha=0.3, linewidth=1, label="loss of each step")
@@ -197,7 +198,7 @@ def draw(swept: Sweep, found: Suggestions | None, title: str, path: Path) -> Non
         axes.set_ylim(low - 0.05 * height, high + 0.25 * height)  # single losses may be much higher
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, format="png", dpi=120)
+    figures.save(figure, path)
 
 
 def _say(text: str) -> None:

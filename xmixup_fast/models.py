@@ -203,7 +203,9 @@ def save(network: Network, path: Path, image_size: int, resize: int | str | None
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Network, int]:
-    """The trained network of a run folder, or of a file that :func:`save` wrote, without a source head; its image size.
+    """The trained network of a run folder, or of a file that :func:`save` wrote, and its image size.
+
+    The network has no source head, and is in evaluation mode.
 
     Raises FileNotFoundError where there is no such file, and ValueError for any other file.
     """

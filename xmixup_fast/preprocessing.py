@@ -50,4 +50,4 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, Preprocessing]:
     with safe_open(models.trained_file(path), "pt") as file:
         told = file.metadata().get("resize", str(round(image_size * 8 / 7)))
     resize = None if told == "full" else int(told)
-    return network.eval(), Preprocessing(network.classes, image_size, resize, network.mean, network.std)
+    return network, Preprocessing(network.classes, image_size, resize, network.mean, network.std)

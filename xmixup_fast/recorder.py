@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import figures
 from .evaluation import Evaluation
-from .files import replacing, write_text
+from .files import write_text
 from .loggers import LOGGERS, Logger, chosen
 from .settings import Settings
 
@@ -28,7 +29,7 @@ class Recorder:
     """Writes one run to its folder: config.yaml, selection.json, batch.png, metrics.jsonl, metrics.csv, summary.json,
     evaluation.json and report.html.
 
-    Nothing is written before the first file is. Raises FileExistsError where the folder already holds a run that is not
+    Making a recorder writes nothing. Raises FileExistsError where the folder already holds a run that is not
     to be resumed.
     """
 
@@ -87,8 +88,7 @@ class Recorder:
             axes.text(left + 0.5, bottom - height - 0.02, caption, fontsize=8, ha="center", va="bottom")
         axes.set(xlim=(-gap, columns * (1 + gap)), ylim=(rows * pitch + gap, 0))
         axes.axis("off")
-        with replacing(self.folder / "batch.png") as aside:
-            figure.savefig(aside, format="png", dpi=120)
+        figures.save(figure, self.folder / "batch.png")
 
     @contextmanager
     def logging(self, settings: Settings, step: int) -> Iterator[None]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from .class_statistics import ClassMeans, Found, Images, cache_key, cached, class_means, nearest_images
+from . import distributed
+from .class_statistics import ClassMeans, Found, LabelledBatches, cache_key, cached, class_means, nearest_images
 from .data.dataset import BadFile, Dataset, Sample
 from .data.decode import Decoder
 from .files import default_cache
@@ -46,7 +46,7 @@ class Selector:
         self.bad = bad
         self.cache = None if settings.cache == "none" else Path(settings.cache or default_cache())
 
-    def select(self, target_images: Images, target: Dataset, source: Dataset) -> Selection:
+    def select(self, target_images: LabelledBatches, target: Dataset, source: Dataset) -> Selection:
         """Selects for the classes of ``target``, of which ``target_images`` gives the training images, normalised.
 
         `random`, and `prediction` where enough source classes are outputs of the pretrained classifier, read no image
@@ -78,7 +78,7 @@ class Selector:
             values = _similarities(means, self._source_means(source))
         return one_to_one(values) if assign else most_similar(values, settings.top_k)
 
-    def stream(self, samples: Sequence[Sample], what: str, bad: list[BadFile]) -> Images:
+    def stream(self, samples: Sequence[Sample], what: str, bad: list[BadFile]) -> LabelledBatches:
         """One pass over encoded images: normalised centre crops with their labels, decoded as they are needed.
 
         Where torch.distributed is initialised, this process gets every n-th batch. ``what`` names the images in the
@@ -88,7 +88,7 @@ class Selector:
         from tqdm import tqdm
 
         settings, network = self.settings, self.network
-        rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        rank, processes = distributed.rank(), distributed.world_size()
         size = settings.batch_size
         batches = [samples[begin : begin + size] for begin in range(rank * size, len(samples), processes * size)]
         renderer = Renderer(ImagePool.from_images([]), None, network.mean, network.std, settings.image_size)
@@ -104,11 +104,7 @@ class Selector:
                     pool = ImagePool.from_images([image for image, _ in good], [label for _, label in good])
                     yield from renderer.batches(pool.to(settings.device), size)
                 bar.update(len(batch))
-        if dist.is_initialized():
-            lists: list[Any] = [None] * processes
-            dist.all_gather_object(lists, found)
-            found = sorted(chain.from_iterable(lists))
-        bad += found
+        bad += sorted(chain.from_iterable(distributed.of_all(found))) if processes > 1 else found
 
     def _logits(self, similarity: str, target: Dataset, source: Dataset) -> Callable[[Tensor], Tensor] | None:
         """What is to be predicted for the target's images, if anything."""
@@ -129,7 +125,7 @@ class Selector:
         network = self.network
         logits = None if network.classifier_weight is None else network.classifier_logits
 
-        def compute(images: Images) -> dict[str, Tensor]:
+        def compute(images: LabelledBatches) -> dict[str, Tensor]:
             means = class_means(network, images, len(source.classes), logits)
             return {name: tensor for name, tensor in means._asdict().items() if tensor is not None}
 
@@ -140,7 +136,7 @@ class Selector:
         """The source's images that are nearest to each target class."""
         count = self.settings.top_images
 
-        def compute(images: Images) -> dict[str, Tensor]:
+        def compute(images: LabelledBatches) -> dict[str, Tensor]:
             nearest, cosines = nearest_images(self.network, images, means.features, count)
             return {"images": nearest, "cosines": cosines}
 
@@ -153,7 +149,7 @@ class Selector:
     def _over_source(
         self,
         samples: Sequence[Sample],
-        compute: Callable[[Images], dict[str, Tensor]],
+        compute: Callable[[LabelledBatches], dict[str, Tensor]],
         key_samples: Sequence[Sequence[Sample]],
         key_parameters: Sequence[object],
     ) -> dict[str, Tensor]:
@@ -171,15 +167,9 @@ class Selector:
             preprocessing = [network.mean, network.std, settings.image_size, settings.short_side, self.decoder.name]
             device = torch.device(settings.device).type
             key = cache_key(network, key_samples, [*key_parameters, *preprocessing, device])
-            found = cached(self.cache, key, run, partial(self._still_bad, samples))
+            found = cached(self.cache, key, run, partial(self.decoder.still_bad, samples))
         self.bad += found.bad
         return found.tensors
-
-    def _still_bad(self, samples: Sequence[Sample], bad: Sequence[BadFile]) -> bool:
-        """Whether none of the images that were bad can be decoded now."""
-        names = {item.name for item in bad}
-        again = [sample.image for sample in samples if sample.image.name in names]
-        return not again or not any(isinstance(result, Tensor) for result in self.decoder.decode(again))
 
 
 def check(settings: Settings, network: Network, target: Dataset, source: Dataset) -> None:

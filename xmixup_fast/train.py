@@ -1,7 +1,7 @@
 """Fine-tune a pretrained network on labelled images.
 
 python -m xmixup_fast.train
-    the embedded default: fine-tuning and XMixup side by side, in two minutes, with nothing to download
+    the embedded default: fine-tuning and XMixup side by side, in a minute or two, with nothing to download
 
 python -m xmixup_fast.train --target photos/ --source imagenet/train/ --model resnet50
     XMixup with ImageNet as its source, class folders named by WordNet ids
@@ -69,12 +69,17 @@ def parse(
 
 
 def command(what: Callable[[Settings], object], arguments: Sequence[str], prog: str, description: str | None) -> int:
-    """Does something with the settings that the command line gives.
+    """Does something with the settings that the command line gives. Returns as :func:`exit_status` does."""
+    return exit_status(lambda: what(parse(arguments, prog, description)))
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Does a command's work, and says on stderr what is wrong.
 
     Returns the exit status: 0, 2 for what the user can mend, or 128 and a signal's number.
     """
     try:
-        what(parse(arguments, prog, description))
+        work()
     except (ValueError, OSError) as error:
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(10)  # what is wrong in all processes is said by the first: torchrun then ends the others

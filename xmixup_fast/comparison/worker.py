@@ -36,13 +36,13 @@ def train(settings: Settings) -> dict[str, Any]:
     """Makes a run; returns what the comparison keeps of it."""
     summary = fit(settings, report=False).summary
     return {name: summary[name] for name in KEPT} | {
-        "peak_memory_mib": peak_memory() >> 20,
+        "peak_memory_mib": _peak_memory() >> 20,
         **_machine(settings),
         "versions": summary["versions"],
     }
 
 
-def time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
+def _time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
     """Median seconds of a step of each, taken in turn, so that a slow spell of the machine hits both alike."""
     with reproducible(baseline):
         sides = [_trainer(resolved(settings)) for settings in (baseline, other)]
@@ -70,7 +70,7 @@ def _trainer(settings: Settings) -> Trainer:
     return Trainer(run.network, run.method, run.sampler, run.renderer, settings)
 
 
-def peak_memory() -> int:
+def _peak_memory() -> int:
     """The most memory that this process has had, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -92,7 +92,7 @@ def main() -> int:
     folder = Path(asked["folder"])
     runs = [Settings(**values, output=str(folder / f"run{number}")) for number, values in enumerate(asked["settings"])]
     try:
-        done = train(*runs) if len(runs) == 1 else time_in_turn(*runs)
+        done = train(*runs) if len(runs) == 1 else _time_in_turn(*runs)
     except Exception as error:
         traceback.print_exc()
         lines = str(error).splitlines() or [""]

@@ -25,7 +25,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import resize
 
-from .dataset import BadFile, Image
+from .dataset import BadFile, Image, Sample
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """What is decoded, by Pillow's names; the bytes decide, not the file's name."""
@@ -101,6 +101,12 @@ class Decoder(ABC):
         decoder. The function is called by one thread at a time, and raises ValueError, which names them, where images
         cannot be decoded.
         """
+
+    def still_bad(self, samples: Sequence[Sample], bad: Sequence[BadFile]) -> bool:
+        """Whether none of the images among the samples that were bad can be decoded now."""
+        names = {item.name for item in bad}
+        again = [sample.image for sample in samples if sample.image.name in names]
+        return not again or not any(isinstance(result, Tensor) for result in self.decode(again))
 
 
 class TorchvisionDecoder(Decoder):

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain, islice, repeat
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import first_of_machine_first
-from ..files import write_text
+from ..files import write_text, writing_to_cache
 from ..memory import format_bytes
 from ..pool import ImagePool
 from .dataset import BadFile, Image, Sample
@@ -126,7 +125,7 @@ class PoolBuilder:
         headers = self._headers(samples) if self.decoder.short_side is None else repeat(None)
         sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, what, bad, headers)]
         if path:
-            with _writing_to(path.parent):
+            with writing_to_cache(path.parent):
                 write_text(path, json.dumps({"sizes": sizes, "bad": bad}))
         return sizes, bad
 
@@ -152,7 +151,7 @@ class PoolBuilder:
         headers = self._headers(samples)
         self._check_size(headers, what)
         bad: list[BadFile] = []
-        with _writing_to(cache):
+        with writing_to_cache(cache):
             _remove_stale(cache)
             ImagePool.write(path, self._decode(samples, what, bad, headers))
             # Written last: a pool without its list is not taken for whole.
@@ -176,7 +175,7 @@ class PoolBuilder:
             bad = [BadFile(*item) for item in json.loads(_list_of_bad(path).read_text())]
         except (OSError, ValueError):
             return None
-        return (pool, bad) if self._still_bad(bad, samples) else None
+        return (pool, bad) if self.decoder.still_bad(samples, bad) else None
 
     def _find_sizes(self, path: Path, samples: Sequence[Sample]) -> tuple[list[list[int]], list[BadFile]] | None:
         """What the cache knows for a stream; None where that is nothing, or an image that was bad no longer is."""
@@ -185,12 +184,7 @@ class PoolBuilder:
         except (OSError, ValueError):
             return None
         bad = [BadFile(*item) for item in found["bad"]]
-        return (found["sizes"], bad) if self._still_bad(bad, samples) else None
-
-    def _still_bad(self, bad: Sequence[BadFile], samples: Sequence[Sample]) -> bool:
-        names = {item.name for item in bad}
-        again = [sample.image for sample in samples if sample.image.name in names]
-        return not again or not any(isinstance(result, Tensor) for result in self.decoder.decode(again))
+        return (found["sizes"], bad) if self.decoder.still_bad(samples, bad) else None
 
     def _decode(
         self,
@@ -251,16 +245,6 @@ class PoolBuilder:
                 "--memory-budget, --storage stream, which keeps auxiliary images alone in memory, or --storage "
                 "resident, which keeps all there regardless"
             )
-
-
-@contextmanager
-def _writing_to(cache: Path) -> Iterator[None]:
-    """Makes the folder; an OSError says that it is the cache that cannot be written."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise OSError(f"cache: {cache}: {error.strerror or error}; name another folder, or none") from error
 
 
 def _headers_of(samples: Sequence[Sample]) -> list[Header | None]:

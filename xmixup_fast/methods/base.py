@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..class_statistics import LabelledBatches
 from ..models import Network
 from ..rendering import Renderer
 from ..sampling import Draw, Sampler
 from ..settings import Settings
 
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+Batches = Callable[[], LabelledBatches]
 """Gives, each time it is called, one pass over the training images: unmixed centre crops with their labels."""
 
 

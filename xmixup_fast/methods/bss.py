@@ -30,13 +30,13 @@ class BSS(Finetune):
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
         features = network.features(images)
-        values: Tensor = torch.linalg.svdvals(of_all(features.float()))  # in descending order
+        values: Tensor = torch.linalg.svdvals(_of_all_processes(features.float()))  # in descending order
         values = values[: min(self.settings.batch_size, features.shape[1])]
         penalty = self.settings.bss_eta * values[-self.settings.bss_k :].square().sum()
         return self.cross_entropy(network.target_logits(features), draw.label).mean() + penalty
 
 
-def of_all(features: Tensor) -> Tensor:
+def _of_all_processes(features: Tensor) -> Tensor:
     """The features of all processes, float[N, D]; rows of zeros, which add no singular value, make parts as long."""
     if world_size() == 1:
         return features

@@ -58,7 +58,7 @@ class Delta(Finetune):
 
     def prepare(self, network: Network, batches: Batches) -> None:
         features, labels, images, image_labels = self._look(batches)
-        head = train_head(features, labels, len(network.classes), self.settings.weight_decay)
+        head = _train_head(features, labels, len(network.classes), self.settings.weight_decay)
         with torch.no_grad(), outputs(self.frozen.body, self.layers) as maps0:
             self.frozen.body.forward_features(images)
         for layer, weights, square in zip(self.layers, self.weights, self.squares, strict=True):
@@ -69,7 +69,7 @@ class Delta(Finetune):
                     for channels in torch.arange(len(weights)).split(CHANNELS_AT_ONCE)
                 ]
             )
-            weights.copy_(channel_weights(losses))
+            weights.copy_(_channel_weights(losses))
 
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
@@ -173,13 +173,13 @@ def outputs(body: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor
         yield found
 
 
-def channel_weights(losses: Tensor) -> Tensor:
+def _channel_weights(losses: Tensor) -> Tensor:
     """softmax(z / 5) of the standardised losses with each channel zeroed: float32[C] for float64[C]."""
     spread = losses.std(correction=0).clamp(min=torch.finfo(losses.dtype).tiny)
     return ((losses - losses.mean()) / spread / 5).softmax(0).float()
 
 
-def train_head(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> Tensor:
+def _train_head(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> Tensor:
     """Logistic regression of features [N, D], by L-BFGS from zeros: float32[K, D + 1], the last column the bias.
 
     In float64: the optimum is flat where features hardly vary.

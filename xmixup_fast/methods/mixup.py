@@ -21,15 +21,20 @@ class Mixup(Method):
     def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
         return (render.mixup(draw),)
 
+    def weights(self, draw: Draw) -> Tensor:
+        """Of the samples' own images, float32[B]."""
+        return draw.lam
+
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
         assert draw.partner_label is not None
         logits = network(images)
         own = self.cross_entropy(logits, draw.label)
         partner = self.cross_entropy(logits, draw.partner_label)
-        return (draw.lam * own + (1 - draw.lam) * partner).mean()
+        lam = self.weights(draw)
+        return (lam * own + (1 - lam) * partner).mean()
 
     def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
         assert draw.partner_label is not None
         own, partners = ([target_classes[i] for i in labels.tolist()] for labels in (draw.label, draw.partner_label))
-        return [mixed_titles(draw.lam, own, partners)]
+        return [mixed_titles(self.weights(draw), own, partners)]
