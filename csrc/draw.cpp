@@ -128,16 +128,18 @@ DrawOutputs allocate_draw_outputs(DrawArgs& args, const Tensor& sample) {
     return torch::stable::empty(sizes, type, std::nullopt, sample.device());
   };
   const int64_t batch = args.batch;
-  DrawOutputs outputs{allocate({batch, 4}, ScalarType::Int), allocate({batch}, ScalarType::Bool),
-                      allocate({batch}, ScalarType::Long),   allocate({batch, 4}, ScalarType::Int),
-                      allocate({batch}, ScalarType::Bool),   allocate({batch}, ScalarType::Float)};
-  const auto& [target_window, target_flip, aux_index, aux_window, aux_flip, lam] = outputs;
+  DrawOutputs outputs{allocate({batch, 4}, ScalarType::Int),  allocate({batch}, ScalarType::Bool),
+                      allocate({batch}, ScalarType::Long),    allocate({batch, 4}, ScalarType::Int),
+                      allocate({batch}, ScalarType::Bool),    allocate({batch}, ScalarType::Float),
+                      allocate({batch, 2}, ScalarType::Float)};
+  const auto& [target_window, target_flip, aux_index, aux_window, aux_flip, lam, center] = outputs;
   args.target_window = static_cast<int32_t*>(target_window.mutable_data_ptr());
   args.target_flip = static_cast<bool*>(target_flip.mutable_data_ptr());
   args.aux_index = static_cast<int64_t*>(aux_index.mutable_data_ptr());
   args.aux_window = static_cast<int32_t*>(aux_window.mutable_data_ptr());
   args.aux_flip = static_cast<bool*>(aux_flip.mutable_data_ptr());
   args.lam = static_cast<float*>(lam.mutable_data_ptr());
+  args.center = static_cast<float*>(center.mutable_data_ptr());
   return outputs;
 }
 

@@ -26,8 +26,8 @@ struct DrawTensors {
   const Tensor& lam_quantiles;
 };
 
-// target_window, target_flip, aux_index, aux_window, aux_flip, lam
-using DrawOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+// target_window, target_flip, aux_index, aux_window, aux_flip, lam, center
+using DrawOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Checks everything but the values inside the tensors; the result lacks only the outputs.
 // Throws std::runtime_error (RuntimeError in Python) naming the argument, what it is and what was expected.

@@ -15,7 +15,8 @@ XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
   m.def(
       "draw(SymInt seed, Tensor sample, Tensor epoch, Tensor label, Tensor target_index, Tensor target_sizes, "
       "Tensor offsets, Tensor members, Tensor aux_sizes, Tensor lam_quantiles, int[] size, bool flip) -> "
-      "(Tensor target_window, Tensor target_flip, Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam)");
+      "(Tensor target_window, Tensor target_flip, Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam, "
+      "Tensor center)");
   m.def(
       "dual_head_cross_entropy(Tensor target_logits, Tensor source_logits, Tensor target_labels, Tensor source_labels, "
       "Tensor lam, float source_weight, float label_smoothing) -> "

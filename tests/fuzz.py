@@ -330,7 +330,7 @@ class Call:
             assert is_within(result, expected, error), "mix: other numbers than the reference's"
         elif self.op == "draw":
             expected = reference.draw(**{**given, "flip": bool(given["flip"])})
-            pairs = zip((*result[0], *result[1], result[2]), (*expected[0], *expected[1], expected[2]), strict=True)
+            pairs = zip((*result[0], *result[1], *result[2:]), (*expected[0], *expected[1], *expected[2:]), strict=True)
             assert all(torch.equal(*pair) for pair in pairs), "draw: other numbers than the reference's"
         elif self.op == "mix_features":
             computed = torch.promote_types(result.dtype, torch.float32)

@@ -26,7 +26,7 @@ INT32_MAX = 2**31 - 1
 
 
 def tensors(draws: Draws) -> list[Tensor]:
-    return [*draws.target_crops, *draws.aux_crops, draws.lam]
+    return [*draws.target_crops, *draws.aux_crops, draws.lam, draws.center]
 
 
 def assert_same(draws: Draws, expected: Draws) -> None:
@@ -200,7 +200,7 @@ def test_weights_follow_the_beta_distribution(alpha: float, fold: bool) -> None:
 
 def test_what_is_drawn_for_one_purpose_tells_nothing_of_another(many: Draws) -> None:
     columns = [*(crops.window[:, k] for crops in many[:2] for k in (0, 1)), many.target_crops.flip, many.aux_crops.flip]
-    columns += [many.aux_crops.index % MEMBERS, many.lam]
+    columns += [many.aux_crops.index % MEMBERS, many.lam, *many.center.unbind(1)]
     now = torch.stack([column.double() for column in columns])
     next_epoch, next_sample = now.roll(-200, 1), now.roll(-1, 1)
     correlation = torch.corrcoef(torch.cat([now, next_epoch, next_sample]))[: len(now)]

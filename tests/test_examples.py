@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 import xmixup_fast.xmixup
-from xmixup_fast import ImagePool, reference
+from xmixup_fast import ImagePool, rectangles, reference
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "examples"
 TWO_HEADS = ["plain_loop", "lightning_module", "huggingface_trainer", "feature_mixing"]
@@ -98,16 +98,18 @@ def test_example_trains_on_what_the_reference_mixes(name: str, monkeypatch: pyte
         assert all(map(torch.equal, drawn.target_crops, expected.target_crops))
         assert all(map(torch.equal, drawn.aux_crops, expected.aux_crops))
         assert torch.equal(drawn.lam, expected.lam)
+        inside = name == "feature_mixing"  # of the network, where features are blended
+        box, lam = (None, expected.lam) if inside else rectangles(expected.lam, expected.center, example.SIZE)
         source = aux.labels[expected.aux_crops.index]
         if name in TWO_HEADS:
-            assert all(map(torch.equal, labels, (settings["label"], source, expected.lam)))
+            assert all(map(torch.equal, labels, (settings["label"], source, lam)))
         else:
             target, source = (F.one_hot(k, TARGET_CLASSES + SOURCE_CLASSES) for k in (settings["label"], source + 3))
-            weight = expected.lam[:, None]
+            weight = lam[:, None]
             assert torch.equal(labels[0], weight * target + (1 - weight) * source)
-        for lam in (expected.lam,) if name != "feature_mixing" else (torch.ones(BATCH), torch.zeros(BATCH)):
-            images = (pool, expected.target_crops, aux, expected.aux_crops, lam)
-            expected_inputs.append(reference.mix(*images, size=example.SIZE, **example.NORMALISE))
+        for weight in (torch.ones(BATCH), torch.zeros(BATCH)) if inside else (lam,):
+            images = (pool, expected.target_crops, aux, expected.aux_crops, weight)
+            expected_inputs.append(reference.mix(*images, size=example.SIZE, box=box, **example.NORMALISE))
     torch.testing.assert_close(torch.cat(recorder.inputs), torch.cat(expected_inputs), rtol=0, atol=4e-6)
 
 

@@ -113,10 +113,8 @@ def test_rifles_heads_depend_on_seed_and_step_alone() -> None:
 # --- CutMix, XCutMix ---
 
 
-def rectangle(lam: float, center: tuple[float, float], size: int = 10) -> tuple[list[int], float]:
-    nothing = torch.empty(0)
-    draw = Draw(nothing, None, torch.tensor([lam]), torch.tensor([center]))  # type: ignore[arg-type]
-    box, weight = rectangles(draw, size)
+def rectangle(lam: float, center: tuple[float, float], size: tuple[int, int] = (10, 10)) -> tuple[list[int], float]:
+    box, weight = rectangles(torch.tensor([lam]), torch.tensor([center]), size)
     assert box.dtype == torch.int32 and weight.dtype == torch.float32
     return box[0].tolist(), float(weight)
 
@@ -125,6 +123,7 @@ def test_rectangles_are_cut_off_at_the_edges_and_weigh_what_is_left() -> None:
     assert rectangle(0.75, (0.5, 0.5)) == ([3, 3, 5, 5], 0.75)
     assert rectangle(0.75, (0.0, 0.0)) == ([0, 0, 3, 3], pytest.approx(0.91))
     assert rectangle(0.75, (0.99, 0.3)) == ([7, 1, 3, 5], pytest.approx(0.85))
+    assert rectangle(0.75, (0.5, 0.9), (20, 10)) == ([5, 7, 10, 3], pytest.approx(0.85))
     assert rectangle(0.0, (0.5, 0.5)) == ([0, 0, 10, 10], 0.0)
     assert rectangle(1.0, (0.2, 0.9))[1] == 1.0 and 0 in rectangle(1.0, (0.2, 0.9))[0][2:]
 

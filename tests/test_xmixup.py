@@ -10,7 +10,7 @@ import torch._dynamo.testing
 from samples import IMAGENET, make_pool
 from torch import Tensor
 
-from xmixup_fast import ImagePool, MixedLabels, XMixup, joint_labels, mix_features, reference
+from xmixup_fast import ImagePool, MixedLabels, XMixup, joint_labels, mix_features, rectangles, reference
 from xmixup_fast.sampling import Auxiliary, beta_quantiles
 
 SIZE, CLASSES = (9, 12), [[3], [1, 5]]
@@ -33,9 +33,10 @@ def made_xmixup(device: torch.device, **settings: Any) -> XMixup:
     return XMixup(made_aux(device), CLASSES, size=SIZE, **IMAGENET, **settings)
 
 
-def test_a_batch_is_what_the_reference_draws_and_mixes(device: torch.device) -> None:
+@pytest.mark.parametrize("rectangle", [True, False])
+def test_a_batch_is_what_the_reference_draws_and_mixes(device: torch.device, rectangle: bool) -> None:
     images, labels, sample = made_batch(device)
-    mixed, (target, source, lam) = made_xmixup(device, seed=7)(images, labels, sample, epoch=3)
+    mixed, (target, source, lam) = made_xmixup(device, seed=7, rectangle=rectangle)(images, labels, sample, epoch=3)
     pool, aux = ImagePool.from_dense(images), made_aux(device)
     index = Auxiliary.of(aux, CLASSES)
     drawn = reference.draw(
@@ -51,9 +52,11 @@ def test_a_batch_is_what_the_reference_draws_and_mixes(device: torch.device) -> 
         lam_quantiles=beta_quantiles(0.2, fold=True).to(device),
         size=SIZE,
     )
-    expected = reference.mix(pool, drawn.target_crops, aux, drawn.aux_crops, drawn.lam, size=SIZE, **IMAGENET)
+    box, weight = rectangles(drawn.lam, drawn.center, SIZE) if rectangle else (None, drawn.lam)
+    crops = (pool, drawn.target_crops, aux, drawn.aux_crops)
+    expected = reference.mix(*crops, weight, size=SIZE, box=box, **IMAGENET)
     torch.testing.assert_close(mixed, expected, rtol=0, atol=4e-6)
-    assert torch.equal(target, labels) and torch.equal(lam, drawn.lam) and (lam >= 0.5).all()
+    assert torch.equal(target, labels) and torch.equal(lam, weight) and (lam >= 0.4).all() and (lam < 1).any()
     assert torch.equal(source, aux.labels[drawn.aux_crops.index])
     assert all(int(s) in CLASSES[int(t)] for s, t in zip(source, target, strict=True))
 
@@ -102,7 +105,7 @@ def test_without_sample_ids_draws_follow_torchs_generator(device: torch.device) 
 
 def test_pairs_are_what_a_call_mixes(device: torch.device) -> None:
     batch = made_batch(device)
-    xmixup = made_xmixup(device, fold=False)
+    xmixup = made_xmixup(device, fold=False, rectangle=False)
     mixed, labels = xmixup(*batch, 2)
     target, aux, pair_labels = xmixup.pairs(*batch, 2)
     assert all(torch.equal(a, b) for a, b in zip(pair_labels, labels, strict=True))

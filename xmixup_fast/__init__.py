@@ -23,6 +23,7 @@ from .pool import Crops, ImagePool
 
 if TYPE_CHECKING:
     from .run import Result, fit
+    from .sampling import rectangles
     from .settings import Settings
     from .xmixup import MixedLabels, XMixup, joint_labels
 
@@ -34,6 +35,7 @@ _LAZY = {
     "XMixup": "xmixup",
     "fit": "run",
     "joint_labels": "xmixup",
+    "rectangles": "sampling",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "joint_labels",
     "mix",
     "mix_features",
+    "rectangles",
 ]
 
 

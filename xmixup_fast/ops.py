@@ -98,6 +98,8 @@ class Draws(NamedTuple):
     """Which auxiliary images, their windows and flips."""
     lam: Tensor
     """float32[B] in 0..1: weight of the target image."""
+    center: Tensor
+    """float32[B, 2] in 0..1: the middle of a pasted rectangle, from the top and from the left."""
 
 
 def draw(
@@ -115,14 +117,14 @@ def draw(
     size: tuple[int, int],
     flip: bool = True,
 ) -> Draws:
-    """Draws all that :func:`mix` needs: crops of target and auxiliary images, which auxiliary images, and ``lam``.
+    """Draws all that :func:`mix` needs: crops of target and auxiliary images, which of these, weights, places.
 
     Besides the tables, what is drawn for a sample depends on the seed, its ``sample`` and its ``epoch`` alone: it is
     the same in any batch and order, in any process and on any device, to the bit. Random words come from Philox4x32-10
     (Salmon et al. 2011, doi:10.1145/2063384.2063405); its key is the seed, its counter the sample, the epoch and the
     purpose of the words. One word makes a whole number below n, ``word * n >> 32`` (uneven by less than n / 2**32), or
-    a flip, where its upper bit is 0. Its upper 24 bits, as u in 0..1, make ``lam``: the table of quantiles, linearly
-    interpolated at ``u * Q``.
+    a flip, where its upper bit is 0. Its upper 24 bits make a coordinate of ``center``, as a fraction of 2**24, or as
+    such a fraction u ``lam``: the table of quantiles, linearly interpolated at ``u * Q``.
 
     Without members there are no auxiliary images: ``aux_crops`` are then zeros, and labels are not looked at.
     All tensors are contiguous and on one device.
@@ -147,11 +149,12 @@ def draw(
             out of range, a label without members, an image smaller than its window, offsets or quantiles that fall. Of
             members and sizes, those are checked that the samples use.
     """
-    target_window, target_flip, aux_index, aux_window, aux_flip, lam = _library.draw(
+    target_window, target_flip, aux_index, aux_window, aux_flip, lam, center = _library.draw(
         *(seed, sample, epoch, label, target_index, target_sizes, offsets, members, aux_sizes, lam_quantiles),
         *(size, flip),
     )
-    return Draws(Crops(target_index, target_window, target_flip), Crops(aux_index, aux_window, aux_flip), lam)
+    aux_crops = Crops(aux_index, aux_window, aux_flip)
+    return Draws(Crops(target_index, target_window, target_flip), aux_crops, lam, center)
 
 
 def dual_head_cross_entropy(
@@ -230,7 +233,7 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
 
     target = empty(torch.int32, 4), empty(torch.bool)
     aux = empty(torch.int64), empty(torch.int32, 4), empty(torch.bool)
-    return *target, *aux, empty(torch.float32)
+    return *target, *aux, empty(torch.float32), empty(torch.float32, 2)
 
 
 _LOSS_TENSORS = ("target_logits", "source_logits", "target_labels", "source_labels", "lam")

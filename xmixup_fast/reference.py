@@ -109,10 +109,12 @@ def draw(
         aux_crops = crops(aux_index, aux_sizes, words(2))
     else:
         aux_crops = Crops(*(torch.zeros_like(tensor) for tensor in target_crops))
-    position = (words(3)[:, 0] >> 8) * (len(lam_quantiles) - 1)
+    last_words = words(3)
+    position = (last_words[:, 0] >> 8) * (len(lam_quantiles) - 1)
     left, right = lam_quantiles[position >> 24], lam_quantiles[(position >> 24) + 1]
     fraction = (position & 2**24 - 1).float() * 2**-24
-    return Draws(target_crops, aux_crops, left + fraction * (right - left))
+    center = (last_words[:, 1:3] >> 8).float() * 2**-24
+    return Draws(target_crops, aux_crops, left + fraction * (right - left), center)
 
 
 def below(n: Tensor, words: Tensor) -> Tensor:

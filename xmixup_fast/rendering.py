@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import ops
 from .pool import Crops, ImagePool, Images
-from .sampling import Draw, center_crops, rectangles
+from .sampling import Draw, center_crops
 
 
 class Renderer:
@@ -76,13 +76,13 @@ class Renderer:
 
     def cutmix(self, draw: Draw) -> Tensor:
         """Each target image with a rectangle of its partner in the batch."""
-        box, lam = rectangles(draw, self.size)
+        box, lam = draw.rectangles(self.size)
         return self._mix(self.target_pool, draw.crops, self.target_pool, _partners(draw), lam, "cutmix", box)
 
     def xcutmix(self, draw: Draw) -> Tensor:
         """Each target image with a rectangle of its auxiliary image. Raises ValueError where there are none."""
         pool, crops = self._auxiliary(draw.aux_crops)
-        box, lam = rectangles(draw, self.size)
+        box, lam = draw.rectangles(self.size)
         return self._mix(self.target_pool, draw.crops, pool, crops, lam, "xcutmix", box)
 
     def plain(self, pool: ImagePool, crops: Crops) -> Tensor:

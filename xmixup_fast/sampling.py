@@ -78,7 +78,7 @@ class Draw:
     lam: Tensor
     """float32[B] in 0..1: weight of the target image; 1 where a sample is not mixed."""
     center: Tensor
-    """float32[B, 2] in 0..1: the middle of CutMix's rectangle, from the top and from the left."""
+    """float32[B, 2] in 0..1: the middle of a pasted rectangle, from the top and from the left."""
     partner: Tensor | None = None
     """int64[B]: place among ``all_crops`` of the sample that each is mixed with, for mixing within the batch."""
     partner_label: Tensor | None = None
@@ -94,6 +94,10 @@ class Draw:
     def crops(self) -> Crops:
         """The samples' images and windows."""
         return _part(self.all_crops, slice(len(self.lam)))
+
+    def rectangles(self, size: int) -> tuple[Tensor, Tensor]:
+        """What :func:`rectangles` gives for images of size x size pixels."""
+        return rectangles(self.lam, self.center, (size, size))
 
     def part(self, begin: int, end: int) -> Draw:
         """What is drawn for some of the samples, which keep their partners."""
@@ -204,10 +208,9 @@ class Sampler:
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, _STEP, step))
         partner = self._moved(torch.randperm(len(index), generator=generator))
         lam = self._lam(drawn.lam, position, generator)
-        center = self._moved(torch.rand(len(index), 2, generator=generator))
         chance = settings.rectangle_probability
         rectangle = chance > 0 and float(torch.rand((), generator=generator)) < chance
-        draw = Draw(label, drawn.target_crops, lam, center, rectangle=rectangle)
+        draw = Draw(label, drawn.target_crops, lam, drawn.center, rectangle=rectangle)
         if partners:
             draw = replace(draw, partner=partner, partner_label=label[partner])
         if self.has_aux:
@@ -244,18 +247,29 @@ class Sampler:
         return drawn.where(mixed, 1.0)
 
 
-def rectangles(draw: Draw, size: int) -> tuple[Tensor, Tensor]:
-    """CutMix's rectangles in images of size x size pixels: int32[B, 4] as ops.mix takes them, and float32[B].
+def rectangles(lam: Tensor, center: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """CutMix's rectangles (Yun et al. 2019, arXiv 1905.04899), for what :func:`xmixup_fast.draw` has drawn.
 
-    The second tensor is the weight of the image that they lie in, exactly the area that they leave of it. A rectangle's
-    sides are sqrt(1 - lam) of the image's, rounded, about ``draw.center``; what would lie outside is cut off.
+    A rectangle's sides are sqrt(1 - lam) of the image's, rounded, about its center; what would lie outside is cut off.
+
+    Args:
+        lam: float32[B] in 0..1, weights of the images that rectangles are pasted into.
+        center: float32[B, 2] in 0..1, the middles of the rectangles, from the top and from the left.
+        size: height and width of the images.
+
+    Returns:
+        The rectangles, int32[B, 4], as :func:`xmixup_fast.mix` takes them for ``box``; and float32[B], the share of
+        each image that its rectangle leaves, which takes the place of ``lam``.
     """
-    side = ((1 - draw.lam).sqrt() * size).round().int().unsqueeze(1)
-    begin = (draw.center * size).int() - side // 2
-    end = (begin + side).clamp(max=size)
-    begin = begin.clamp(min=0)
-    extent = end - begin
-    return torch.cat([begin, extent], dim=1), 1 - extent.prod(1) / size**2
+    root = (1 - lam).sqrt()
+    begins, extents = [], []
+    for pixels, middle in zip(size, center.unbind(1), strict=True):
+        side = (root * pixels).round().int()
+        begin = (middle * pixels).int() - side // 2
+        end = (begin + side).clamp(max=pixels)
+        begins.append(begin.clamp(min=0))
+        extents.append(end - begins[-1])
+    return torch.stack([*begins, *extents], dim=1), 1 - extents[0] * extents[1] / (size[0] * size[1])
 
 
 def center_crops(sizes: Tensor, size: int, index: Tensor) -> Crops:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .ops import Draws, draw, mix
 from .pool import Crops, ImagePool
-from .sampling import Auxiliary, beta_quantiles
+from .sampling import Auxiliary, beta_quantiles, rectangles
 
 
 class MixedLabels(NamedTuple):
@@ -49,7 +49,9 @@ def joint_labels(mixed: MixedLabels, target_classes: int, source_classes: int, s
 
 
 class XMixup:
-    """Mixes each image of a batch with an auxiliary one: random crops, flips, weights and blending in two operators.
+    """Mixes each image of a batch with an auxiliary one, after random crops and flips: two operators.
+
+    A rectangle of the auxiliary image is pasted into the target image or, as in the paper, the two are blended.
 
     What is drawn for a sample depends on ``seed``, its id and the epoch alone, so that it is the same in any batch
     order, on any device and in any process, and after a resume.
@@ -63,6 +65,7 @@ class XMixup:
         mean: of each channel, for images in 0..1: the network's own.
         std: of each channel, likewise.
         target: the images that indices refer to, where batches are given as indices.
+        rectangle: paste a rectangle, as CutMix does, whose area tells the weights; or else blend.
         alpha: the weights are drawn from Beta(alpha, alpha).
         fold: take max(lam, 1 - lam), so that the target image leads.
         flip: mirror images left to right, half of the time.
@@ -83,6 +86,7 @@ class XMixup:
         mean: Sequence[float],
         std: Sequence[float],
         target: ImagePool | None = None,
+        rectangle: bool = True,
         alpha: float = 0.2,
         fold: bool = True,
         flip: bool = True,
@@ -94,7 +98,7 @@ class XMixup:
             raise ValueError(f"alpha: expected a positive number, got {alpha}")
         self.aux, self.target = aux, target
         self.size, self.mean, self.std = size, mean, std
-        self.flip, self.seed = flip, seed
+        self.rectangle, self.flip, self.seed = rectangle, flip, seed
         self.dtype, self.memory_format = dtype, memory_format
         self._index = Auxiliary.of(aux, source_classes)
         self._quantiles = beta_quantiles(alpha, fold).to(aux.device)
@@ -128,12 +132,13 @@ class XMixup:
                 :func:`xmixup_fast.mix`.
         """
         pool, drawn, mixed = self._draw(images, labels, sample, epoch)
-        return self._mix(pool, drawn.target_crops, drawn.aux_crops, drawn.lam, out), mixed
+        box, lam = rectangles(drawn.lam, drawn.center, self.size) if self.rectangle else (None, drawn.lam)
+        return self._mix(pool, drawn.target_crops, drawn.aux_crops, lam, box, out), mixed._replace(lam=lam)
 
     def pairs(
         self, images: Tensor, labels: Tensor, sample: Tensor | None = None, epoch: int | Tensor = 0
     ) -> tuple[Tensor, Tensor, MixedLabels]:
-        """The two images of each pair that a call of the same arguments mixes, for mixing inside the network.
+        """The two images of each pair that a call of the same arguments mixes, for blending inside the network.
 
         Returns:
             Target images and auxiliary images, cropped, flipped and normalised, each [B, 3, height, width], and the
@@ -168,12 +173,21 @@ class XMixup:
         )
         return pool, drawn, MixedLabels(labels, self.aux.labels[drawn.aux_crops.index], drawn.lam)
 
-    def _mix(self, pool: ImagePool, crops: Crops, aux_crops: Crops, lam: Tensor, out: Tensor | None = None) -> Tensor:
+    def _mix(
+        self,
+        pool: ImagePool,
+        crops: Crops,
+        aux_crops: Crops,
+        lam: Tensor,
+        box: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         return mix(
             *(pool, crops, self.aux, aux_crops, lam),
             mean=self.mean,
             std=self.std,
             size=self.size,
+            box=box,
             dtype=self.dtype,
             memory_format=self.memory_format,
             out=out,

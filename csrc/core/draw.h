@@ -35,10 +35,11 @@ struct DrawArgs {
   int32_t* aux_window;     // [batch][top, left, height, width]
   bool* aux_flip;          // [batch]
   float* lam;              // [batch]
+  float* center;           // [batch][from the top, from the left]
 };
 
 // The last word of a counter, so that the draws of one sample have nothing to do with one another.
-enum class Purpose : uint32_t { target_crop, aux_choice, aux_crop, lam };
+enum class Purpose : uint32_t { target_crop, aux_choice, aux_crop, lam_and_center };
 
 XMIXUP_INLINE Words random_words(const DrawArgs& args, int64_t b, Purpose purpose) {
   const auto sample = static_cast<uint64_t>(args.sample[b]);
@@ -72,7 +73,10 @@ XMIXUP_INLINE float interpolate(float left, float right, float fraction) {
 #endif
 }
 
-// The table at u * intervals, for u = the word's upper 24 bits * 2^-24; the position is exact, as it is an integer.
+// A number from 0 to 1, without 1: the word's upper 24 bits * 2^-24, which is exact.
+XMIXUP_INLINE float fraction_of(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+
+// The table at fraction_of(word) * intervals; the position is exact, as it is an integer.
 XMIXUP_INLINE float draw_lam(const DrawArgs& args, uint32_t word) {
   const uint64_t position = static_cast<uint64_t>(word >> 8) * static_cast<uint64_t>(args.intervals);
   const float* entry = args.lam_quantiles + (position >> 24);
@@ -107,7 +111,10 @@ XMIXUP_INLINE void draw_sample(const DrawArgs& args, int64_t b) {
   const int32_t* target_size = args.target_sizes + 2 * args.target_index[b];
   draw_crop(args, random_words(args, b, Purpose::target_crop), target_size, args.target_window + 4 * b,
             args.target_flip + b);
-  args.lam[b] = draw_lam(args, random_words(args, b, Purpose::lam).a);
+  const Words words = random_words(args, b, Purpose::lam_and_center);
+  args.lam[b] = draw_lam(args, words.a);
+  args.center[2 * b] = fraction_of(words.b);
+  args.center[2 * b + 1] = fraction_of(words.c);
   if (args.member_count > 0) {
     args.aux_index[b] = choose_aux(args, b);
     draw_crop(args, random_words(args, b, Purpose::aux_crop), args.aux_sizes + 2 * args.aux_index[b],

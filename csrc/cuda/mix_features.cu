@@ -40,39 +40,45 @@ struct Group {
   }
 };
 
+// What a thread does: n features, which begin at `at`, of a sample with this lam.
 template <typename Feature, int n>
-__global__ void __launch_bounds__(kThreads) mix_features_kernel(const FeatureArgs args) {
+struct Mix {
   using Weight = typename Computed<Feature>::type;
-  const int64_t b = sample_of_block(), place = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * n;
-  if (b >= args.batch || place >= args.size) return;
-  const int64_t at = b * args.size + place;
-  const Weight lam = static_cast<const Weight*>(args.lam)[b];
-  const auto target = Group<Feature, n>::load(args.target, at);
-  Weight values[n];
-  for (int k = 0; k < n; ++k) values[k] = to_computed(target.value[k]);
-  if (lam != 1) {
-    const auto aux = Group<Feature, n>::load(args.aux, at);
-    for (int k = 0; k < n; ++k) values[k] = blend(values[k], to_computed(aux.value[k]), lam, 1 - lam);
+
+  __device__ static void run(const FeatureArgs& args, Weight lam, int64_t at) {
+    const auto target = Group<Feature, n>::load(args.target, at);
+    Weight values[n];
+    for (int k = 0; k < n; ++k) values[k] = to_computed(target.value[k]);
+    if (lam != 1) {
+      const auto aux = Group<Feature, n>::load(args.aux, at);
+      for (int k = 0; k < n; ++k) values[k] = blend(values[k], to_computed(aux.value[k]), lam, 1 - lam);
+    }
+    store(values, static_cast<Feature*>(args.mixed) + at);
   }
-  store(values, static_cast<Feature*>(args.mixed) + at);
-}
+};
 
 template <typename Feature, int n>
-__global__ void __launch_bounds__(kThreads) feature_grads_kernel(const FeatureArgs args) {
+struct Grads {
   using Weight = typename Computed<Feature>::type;
+
+  __device__ static void run(const FeatureArgs& args, Weight lam, int64_t at) {
+    const auto grad = Group<Feature, n>::load(args.mixed_grad, at);
+    Weight target[n], aux[n];
+    for (int k = 0; k < n; ++k) {
+      const Weight value = to_computed(grad.value[k]);
+      target[k] = lam * value;
+      aux[k] = lam == 1 ? 0 : (1 - lam) * value;  // also where value is not finite
+    }
+    store(target, static_cast<Feature*>(args.target_grad) + at);
+    store(aux, static_cast<Feature*>(args.aux_grad) + at);
+  }
+};
+
+template <template <typename, int> class Work, typename Feature, int n>
+__global__ void __launch_bounds__(kThreads) features_kernel(const FeatureArgs args) {
   const int64_t b = sample_of_block(), place = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * n;
   if (b >= args.batch || place >= args.size) return;
-  const int64_t at = b * args.size + place;
-  const Weight lam = static_cast<const Weight*>(args.lam)[b];
-  const auto grad = Group<Feature, n>::load(args.mixed_grad, at);
-  Weight target[n], aux[n];
-  for (int k = 0; k < n; ++k) {
-    const Weight value = to_computed(grad.value[k]);
-    target[k] = lam * value;
-    aux[k] = lam == 1 ? 0 : (1 - lam) * value;  // also where value is not finite
-  }
-  store(target, static_cast<Feature*>(args.target_grad) + at);
-  store(aux, static_cast<Feature*>(args.aux_grad) + at);
+  Work<Feature, n>::run(args, static_cast<const typename Computed<Feature>::type*>(args.lam)[b], b * args.size + place);
 }
 
 template <typename Feature>
@@ -118,32 +124,19 @@ void with_type(const FeatureArgs& args, const Run& run) {
 
 bool is_group_aligned(const void* features) { return reinterpret_cast<uintptr_t>(features) % sizeof(uint4) == 0; }
 
-template <typename Feature, typename Kernel>
-void launch_features(const FeatureArgs& args, int32_t device_index, Kernel* groups, Kernel* singles) {
-  constexpr int kGroup = sizeof(uint4) / sizeof(Feature);
-  const bool is_grouped = args.size % kGroup == 0 && is_group_aligned(args.target) && is_group_aligned(args.aux) &&
-                          is_group_aligned(args.mixed) && is_group_aligned(args.mixed_grad) &&
-                          is_group_aligned(args.target_grad) && is_group_aligned(args.aux_grad);
-  const int64_t threads = is_grouped ? args.size / kGroup : args.size;
-  Launcher launch(device_index);
-  launch(is_grouped ? groups : singles, grid_of(args, (threads + kThreads - 1) / kThreads), dim3(kThreads), args);
-}
-
-void run_mix(const FeatureArgs& args, int32_t device_index) {
+template <template <typename, int> class Work>
+void run_features(const FeatureArgs& args, int32_t device_index) {
   if (args.batch * args.size == 0) return;
   with_type(args, [&](auto feature) {
     using Feature = decltype(feature);
-    launch_features<Feature>(args, device_index, mix_features_kernel<Feature, sizeof(uint4) / sizeof(Feature)>,
-                             mix_features_kernel<Feature, 1>);
-  });
-}
-
-void run_feature_grads(const FeatureArgs& args, int32_t device_index) {
-  if (args.batch * args.size == 0) return;
-  with_type(args, [&](auto feature) {
-    using Feature = decltype(feature);
-    launch_features<Feature>(args, device_index, feature_grads_kernel<Feature, sizeof(uint4) / sizeof(Feature)>,
-                             feature_grads_kernel<Feature, 1>);
+    constexpr int kGroup = sizeof(uint4) / sizeof(Feature);
+    const bool is_grouped = args.size % kGroup == 0 && is_group_aligned(args.target) && is_group_aligned(args.aux) &&
+                            is_group_aligned(args.mixed) && is_group_aligned(args.mixed_grad) &&
+                            is_group_aligned(args.target_grad) && is_group_aligned(args.aux_grad);
+    const int64_t threads = is_grouped ? args.size / kGroup : args.size;
+    Launcher launch(device_index);
+    launch(is_grouped ? features_kernel<Work, Feature, kGroup> : features_kernel<Work, Feature, 1>,
+           grid_of(args, (threads + kThreads - 1) / kThreads), dim3(kThreads), args);
   });
 }
 
@@ -164,7 +157,7 @@ void run_lam_grad(const FeatureArgs& args, int32_t device_index) {
 }  // namespace xmixup
 
 STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, XMIXUP_DEVICE_KEY, m) {
-  m.impl("mix_features", TORCH_BOX(&xmixup::mix_features<xmixup::run_mix>));
-  m.impl("mix_features_backward", TORCH_BOX(&xmixup::mix_features_backward<xmixup::run_feature_grads>));
+  m.impl("mix_features", TORCH_BOX(&xmixup::mix_features<xmixup::run_features<xmixup::Mix>>));
+  m.impl("mix_features_backward", TORCH_BOX(&xmixup::mix_features_backward<xmixup::run_features<xmixup::Grads>>));
   m.impl("mix_features_lam_backward", TORCH_BOX(&xmixup::mix_features_lam_backward<xmixup::run_lam_grad>));
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..rendering import Renderer
-from ..sampling import Draw, rectangles
+from ..sampling import Draw
 from .xmixup import XMixup
 
 
@@ -19,4 +19,4 @@ class XCutmix(XMixup):
         return (render.xcutmix(draw),)
 
     def weights(self, draw: Draw) -> Tensor:
-        return rectangles(draw, self.settings.image_size)[1]
+        return draw.rectangles(self.settings.image_size)[1]

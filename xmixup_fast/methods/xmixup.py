@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import ops
 from ..models import Network
 from ..rendering import Renderer
-from ..sampling import Draw, rectangles
+from ..sampling import Draw
 from .base import Method, mixed_titles
 
 
@@ -30,7 +30,7 @@ class XMixup(Method):
 
     def weights(self, draw: Draw) -> Tensor:
         """Of the target images, float32[B]."""
-        return rectangles(draw, self.settings.image_size)[1] if draw.rectangle else draw.lam
+        return draw.rectangles(self.settings.image_size)[1] if draw.rectangle else draw.lam
 
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         (images,) = inputs
