@@ -68,9 +68,10 @@ def test_no_phase_begins_in_the_middle(data: Path, tmp_path: Path) -> None:
 def test_an_output_that_holds_a_test_is_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
     range_test(data, tmp_path / "test", "finetune", steps=2)
     capsys.readouterr()
-    assert train.main([*flags(arguments(data, tmp_path / "test", "finetune")), "--find-lr"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: output: ") and "already holds a range test" in error and error.count("\n") == 1
+    for flag in ("--find-lr", "--find_lr"):
+        assert train.main([*flags(arguments(data, tmp_path / "test", "finetune")), flag]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: output: ") and "already holds a range test" in error and error.count("\n") == 1
 
 
 def test_the_longest_fall_is_a_strictly_falling_subsequence_that_none_exceeds() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import xmixup_fast
-from xmixup_fast import _C, run
+from xmixup_fast import _C, info, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +56,16 @@ def test_info_command_prints_a_bug_report() -> None:
     for name in ("xmixup_fast", "CUDA kernels", "CPU level", "torch", "Python", "threads", "DALI"):
         assert any(line.startswith(name) for line in done.stdout.splitlines()), name
     assert f"xmixup_fast   {xmixup_fast.__version__}" in done.stdout
+
+
+def test_info_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        info.main(["--help"])
+    assert ended.value.code == 0 and "Print what a report of a bug should hold" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        info.main(["--absent"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.endswith("unrecognized arguments: --absent\n") and error.count("\n") == 1
 
 
 def test_missing_extension_says_what_to_do() -> None:

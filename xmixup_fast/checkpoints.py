@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor
 
-from .files import replacing
+from .files import write_tensors
 
 FORMAT = "xmixup_fast checkpoint 1"
 PATTERN = "step-{:09d}.safetensors"
@@ -46,12 +45,10 @@ class Checkpoints:
         Raises OSError, which names the file, where it cannot be written; those before it are still there then.
         """
         path = self.folder / PATTERN.format(checkpoint.step)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
         metadata = {"format": FORMAT, "run": self.run, "step": checkpoint.step, "notes": checkpoint.notes}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as aside:
-                aside.write_bytes(serialize(tensors, {name: json.dumps(value) for name, value in metadata.items()}))
+            write_tensors(path, checkpoint.tensors, {name: json.dumps(value) for name, value in metadata.items()})
         except OSError as error:
             kept = "; the one before it is kept" if self._paths() else ""
             raise OSError(f"checkpoint: {path}: {error.strerror or error}{kept}") from error

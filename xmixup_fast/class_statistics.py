@@ -21,12 +21,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from . import distributed
-from .data.dataset import BadFile, Sample
-from .files import replacing, writing_to_cache
+from .data.dataset import BadFile, Sample, stamp_or_reason
+from .files import write_tensors, writing_to_cache
 from .models import Network
 
 FORMAT = 1
@@ -141,8 +140,8 @@ def cached(
         return found
     found = compute()
     if distributed.rank() == 0:
-        with writing_to_cache(path.parent), replacing(path) as aside:  # save_file would let the owner alone read it
-            aside.write_bytes(serialize(found.tensors, {"bad": json.dumps(found.bad)}))
+        with writing_to_cache(path.parent):
+            write_tensors(path, found.tensors, {"bad": json.dumps(found.bad)})
     return found
 
 
@@ -175,12 +174,8 @@ def cache_key(network: Network, samples: Iterable[Iterable[Sample]], parameters:
     for images in samples:
         add("images")
         for image, label in images:
-            try:
-                stamp = image.stamp()
-            except OSError as error:  # a bad file, which the pass finds
-                stamp = f"{error.strerror}"
             add(image.name)
-            add(stamp)
+            add(stamp_or_reason(image))
             add(label)
     for parameter in (FORMAT, network.model_name, *parameters):
         add(parameter)

@@ -9,16 +9,16 @@ python -m xmixup_fast.evaluate runs/NAME/model.safetensors --target other-photos
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from .files import default_cache, write_text
+from . import distributed
+from .files import write_json
 from .settings import Settings
 from .train import exit_status
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class Options:
     """What to evaluate, and how."""
 
-    model: tyro.conf.Positional[str]
-    """A run folder, or a model.safetensors of one."""
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_OR_WEIGHTS")]
+    """A run folder, or the model.safetensors of one."""
     target: str | None = None
     """Images, as python -m xmixup_fast.train takes them; the run's own, split as there, if not given."""
     split: Literal["test", "val", "train", "all"] | None = None
@@ -45,15 +45,16 @@ class Options:
     batch_size: int = 64
     """Images at a time."""
     decoder: Literal["auto", "dali", "torchvision"] = "auto"
-    """What decodes JPEG files."""
+    """What decodes JPEG files; auto takes DALI where it is installed."""
     bad_files: Literal["error", "skip"] = "error"
     """What to do where images cannot be decoded: stop, or evaluate without them."""
     storage: Literal["auto", "resident", "stream"] = "auto"
-    """Whether images are kept in memory."""
+    """Where the images are: in memory (resident), decoded batch by batch (stream), or in memory if they fit the memory
+    budget (auto)."""
     memory_budget: str | None = None
-    """Memory for images, such as 4GiB."""
+    """Memory for images, such as 4GiB; 80 % of what is free on the device if not given."""
     cache: str | None = None
-    """Folder that keeps decoded images, or none."""
+    """Folder that keeps decoded images for later runs, or none; $XMIXUP_CACHE or ~/.cache/xmixup_fast if not given."""
     device: str = "auto"
     """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
     threads: int | None = None
@@ -65,11 +66,10 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
 
     Raises ValueError and OSError, with a message for the user, for what cannot be used.
     """
-    import torch
-
-    from . import distributed, figures
+    from . import figures
+    from .data.bad_files import check_bad, list_bad, skipped, to_json, without
     from .evaluation import examine
-    from .preparation import list_bad, make_builder
+    from .preparation import make_builder
     from .preprocessing import load
     from .rendering import Renderer
     from .run import reproducible, run_name
@@ -84,28 +84,24 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
     with reproducible(settings):
         builder = make_builder(settings, say)
         images = builder.images(samples, f"{split} images", settings.storage).to(settings.device)
-        bad = list(dict.fromkeys(bad + builder.bad))
-        if bad and settings.bad_files == "error":
-            raise ValueError(list_bad(bad, "evaluates"))
+        bad = check_bad(bad + builder.bad, settings.bad_files, "evaluates without them")
         if not len(images):
             raise ValueError(f"target: {settings.target}: none of its images can be decoded\n{list_bad(bad)}")
-        network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.place(settings.device)
         renderer = Renderer(images, None, network.mean, network.std, preprocessing.image_size)
         evaluation = examine(network, renderer, images, settings.batch_size)
-    unusable = {item.name for item in bad}
-    names = [sample.image.name for sample in samples if sample.image.name not in unusable]
-    evaluation = replace(evaluation, names=names)
+    evaluation = replace(evaluation, names=[sample.image.name for sample in without(samples, bad)])
 
     folder.mkdir(parents=True, exist_ok=True)
     figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
     content = {
         **{"model": options.model, "target": settings.target, "split": split, **evaluation.to_json()},
-        "bad_files": {"count": len(bad), "files": [item._asdict() for item in bad]},
+        "bad_files": to_json(bad),
     }
-    write_text(folder / "evaluation.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "evaluation.json", content)
     say("\n".join(evaluation.lines()))
     if bad:
-        say(f"{len(bad)} bad file{'s' * (len(bad) > 1)} skipped; evaluation.json lists them")
+        say(f"{skipped(bad)}; evaluation.json lists them")
     say(
         f"{split}: {evaluation.accuracy:.2f} % of {len(evaluation)} images, mean of the classes "
         f"{evaluation.balanced_accuracy:.2f} %, loss {evaluation.loss:.4f}"
@@ -119,9 +115,8 @@ def _settings(options: Options, model: str, preprocessing: Preprocessing) -> tup
     from .run import usable_device
 
     config = Path(options.model, "config.yaml")
-    names = ("batch_size", "decoder", "bad_files", "storage", "memory_budget", "threads")
+    names = ("batch_size", "decoder", "bad_files", "storage", "memory_budget", "cache", "threads")
     given = {name: getattr(options, name) for name in names} | {
-        "cache": options.cache or str(default_cache()),
         "device": usable_device(options.device),
         "image_size": preprocessing.image_size,
         "resize": options.resize or preprocessing.resize or "full",

@@ -34,10 +34,10 @@ def png(figure: Figure, dpi: int = 120, transparent: bool = False) -> bytes:
     return stream.getvalue()
 
 
-def save(figure: Figure, path: Path, dpi: int = 120) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Writes a figure as a PNG file, in one piece."""
     with replacing(path) as aside:
-        aside.write_bytes(png(figure, dpi))
+        aside.write_bytes(png(figure))
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
@@ -69,10 +69,10 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def _shorten(name: str, longest: int = LONGEST_NAME) -> str:
+def _shorten(name: str) -> str:
     """The name, without its middle where it is long."""
-    half = longest // 2
-    return name if len(name) <= longest else f"{name[: half - 1]}…{name[-half:]}"
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Figure]:

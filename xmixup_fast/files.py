@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 
 @contextmanager
@@ -27,6 +31,20 @@ def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file in one piece."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file for people to read, in one piece."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file in one piece; tensors may be anywhere, and of any strides."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    with replacing(path) as aside:
+        aside.write_bytes(content)  # save_file would let the owner alone read it
 
 
 def check_writable(folder: Path) -> None:

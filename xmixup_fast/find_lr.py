@@ -14,17 +14,17 @@ L. N. Smith, Cyclical Learning Rates for Training Neural Networks, arXiv 1506.01
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import write_text
+from . import distributed
+from .files import write_json
 from .settings import Settings
 from .train import command
 
@@ -97,20 +97,18 @@ def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    from . import distributed
-
-    with distributed.processes():
-        return _run(settings, _say if distributed.rank() == 0 else lambda text: None)
-
-
-def _run(settings: Settings, say: Callable[[str], object]) -> tuple[Sweep, Suggestions | None]:
-    from . import distributed
     from .preparation import prepare
     from .run import reproducible, resolved, run_name
     from .trainer import Trainer
 
     folder = Path(settings.output or Path("runs", distributed.of_first(run_name("find-lr", settings))))
-    if distributed.rank() == 0 and (folder / "lr.json").exists():
+    first = distributed.rank() == 0
+
+    def say(text: str) -> None:
+        if first:
+            print(text, flush=True)
+
+    if first and (folder / "lr.json").exists():
         raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
     steps = settings.steps or STEPS
     # What changes in the middle of a run would be taken for the learning rate's doing.
@@ -122,7 +120,7 @@ def _run(settings: Settings, say: Callable[[str], object]) -> tuple[Sweep, Sugge
         trainer = Trainer(prepared.network, prepared.method, prepared.sampler, prepared.renderer, settings)
         swept = sweep(trainer, steps)
     found = swept.suggestions()
-    if distributed.rank() == 0:
+    if first:
         _write(folder, settings, swept, found)
     say(describe(swept, found))
     say(f"lr.json and lr.png in {folder}")
@@ -133,14 +131,12 @@ def _write(folder: Path, settings: Settings, swept: Sweep, found: Suggestions | 
     folder.mkdir(parents=True, exist_ok=True)
     draw(swept, found, f"{settings.method} on {Path(settings.target).name}, {settings.model}", folder / "lr.png")
     report = {"suggestions": asdict(found) if found else None, **asdict(swept)}
-    write_text(folder / "lr.json", json.dumps(report, indent=2) + "\n")
+    write_json(folder / "lr.json", report)
 
 
 def sweep(trainer: Trainer, steps: int) -> Sweep:
     """Trains for so many steps, or until the loss diverges, while the learning rates grow."""
     from tqdm import tqdm
-
-    from . import distributed
 
     swept = Sweep([], [], [])
     average, least = 0.0, math.inf
@@ -199,10 +195,6 @@ def draw(swept: Sweep, found: Suggestions | None, title: str, path: Path) -> Non
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figures.save(figure, path)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,15 @@
-"""`python -m xmixup_fast.info`: what a bug report needs to say."""
+"""Print what a report of a bug should hold: versions, build and devices.
+
+python -m xmixup_fast.info
+    a line for each
+"""
 
 from __future__ import annotations
 
+import argparse
 import platform
+import sys
+from collections.abc import Sequence
 from importlib import metadata
 
 import torch
@@ -43,13 +50,17 @@ def collect() -> dict[str, str]:
     }
 
 
-def main() -> None:
-    """Prints :func:`collect` as a table."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    prog = "python -m xmixup_fast.info"
+    argparse.ArgumentParser(prog, argparse.SUPPRESS, __doc__, formatter_class=formatter).parse_args(arguments)
     lines = collect()
     width = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:{width}}  {value}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

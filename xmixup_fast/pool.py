@@ -16,8 +16,6 @@ from torch import Tensor
 
 from .files import replacing
 
-Image = np.ndarray[Any, Any] | Tensor
-
 FLUSH_BYTES = 2**24
 """What :meth:`ImagePool.write` brings to the disk at a time, while the next images are made."""
 PIXELS_BEGIN = 4096
@@ -84,7 +82,9 @@ class ImagePool:
                 raise ValueError(f"{name}: expected a tensor on {self.pixels.device}, as pixels, got {value.device}")
 
     @classmethod
-    def from_images(cls, images: Sequence[Image], labels: Sequence[int] | Tensor | None = None) -> ImagePool:
+    def from_images(
+        cls, images: Sequence[np.ndarray[Any, Any] | Tensor], labels: Sequence[int] | Tensor | None = None
+    ) -> ImagePool:
         """Copies images, each uint8[H, W, 3] (NumPy array or CPU tensor), into one buffer on the CPU.
 
         Raises ValueError for an image of another dtype or shape, or where labels and images differ in number.

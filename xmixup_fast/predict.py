@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from . import distributed
+from .data.bad_files import list_bad, printable, skipped
 from .data.dataset import BadFile, FileImage, Image
 from .data.decode import make_decoder
 from .data.folder import find_images
@@ -39,6 +40,7 @@ from .pool import ImagePool
 from .preprocessing import Preprocessing, load
 from .rendering import Renderer
 from .run import usable_device
+from .train import exit_status
 
 Policy = Literal["error", "skip"]
 DecoderName = Literal["auto", "dali", "torchvision"]
@@ -86,7 +88,7 @@ def predict(
         bad_files: what to do about files that cannot be used. ``error``: after the first one nothing more is predicted,
             and once all files have been looked at a ValueError names the bad ones. ``skip``: they come as ``BadFile``
             among the predictions.
-        device: cpu, cuda, cuda:1; auto takes a GPU where there is one.
+        device: cpu, cuda or cuda:1; auto takes a GPU where there is one.
         decoder: what decodes JPEG files; auto takes DALI where it is installed.
 
     Raises ValueError and FileNotFoundError, at once, for arguments and weights that cannot be used; ValueError where
@@ -108,7 +110,7 @@ class _Classifier:
     """A network that looks at decoded images just as evaluation does."""
 
     def __init__(self, network: Network, preprocessing: Preprocessing, top_k: int, device: torch.device) -> None:
-        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.place(device)
         self.preprocessing = preprocessing
         self.top_k = min(top_k, len(preprocessing.classes))
         self.device = device
@@ -164,8 +166,7 @@ def _predictions(
             names, pixels = zip(*good, strict=True)
             yield from map(Prediction, names, classifier(pixels))
     if refused:
-        lines = "".join(f"\n  {item.name}: {item.reason}" for item in refused)
-        raise ValueError(f"{_count(len(refused), 'bad file')}; --bad-files skip predicts the others:{lines}")
+        raise ValueError(list_bad(refused, "predicts the others"))
     if empty:
         raise ValueError("images: expected files, or folders that hold some, found none")
 
@@ -217,7 +218,7 @@ def _csv_row(file: IO[str], prediction: Prediction, first: bool) -> None:
         writer.writerow(["file", "class", "description", "probability", *header])
     best, *others = prediction.top
     rest = [cell for choice in others for cell in (choice.name, _spell(choice.probability))]
-    name = _printable(prediction.file)
+    name = printable(prediction.file)
     writer.writerow([name, best.name, best.description, _spell(best.probability), *rest])
 
 
@@ -227,25 +228,16 @@ def _json_row(file: IO[str], prediction: Prediction, first: bool) -> None:
         {"class": choice.name, "description": choice.description, "probability": round(choice.probability, DIGITS)}
         for choice in prediction.top
     ]
-    file.write(json.dumps({"file": _printable(prediction.file), **top[0], "top": top}, ensure_ascii=False) + "\n")
+    file.write(json.dumps({"file": printable(prediction.file), **top[0], "top": top}, ensure_ascii=False) + "\n")
 
 
 def _spell(probability: float) -> str:
     return f"{probability:.{DIGITS}f}"
 
 
-def _printable(name: str) -> str:
-    """A file's name, with bytes that are not Unicode as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
 def _complain(text: str) -> None:
     """One line on stderr, as stdout may be a table."""
-    print(_printable(text), file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def run(asked: argparse.Namespace) -> None:
@@ -265,9 +257,9 @@ def run(asked: argparse.Namespace) -> None:
     for item in bad:
         _complain(f"{item.name}: {item.reason}")
     if bad:
-        _complain(f"{_count(len(bad), 'bad file')} skipped")
+        _complain(skipped(bad))
     if asked.output is not None:
-        print(f"{_count(count, 'image')} predicted: {asked.output}")
+        print(f"{count} image{'s' * (count != 1)} predicted: {asked.output}")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -281,19 +273,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
     bad = "what to do about files that cannot be used: stop and list them, or list them and go on (default: error)"
     parser.add_argument("--bad-files", choices=get_args(Policy), default="error", help=bad)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto takes a GPU where there is one")
-    parser.add_argument("--decoder", choices=get_args(DecoderName), default="auto", help="what decodes JPEG files")
+    device = "cpu, cuda or cuda:1; auto takes a GPU where there is one (default: auto)"
+    parser.add_argument("--device", default="auto", help=device)
+    decoder = "what decodes JPEG files; auto takes DALI where it is installed (default: auto)"
+    parser.add_argument("--decoder", choices=get_args(DecoderName), default="auto", help=decoder)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
-    try:
-        run(parse(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError) as error:
-        _complain(f"error: {error}")
-        return 2
-    return 0
+    return exit_status(lambda: run(parse(sys.argv[1:] if arguments is None else arguments)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import distributed, models, optimization, selector
+from .data.bad_files import check_bad, list_bad, skipped, without
 from .data.dataset import BadFile, Dataset, Sample, split
 from .data.decode import make_decoder
 from .data.pools import OverBudget, PoolBuilder
@@ -56,8 +57,7 @@ class Prepared:
 
     def samples(self, split: str) -> list[Sample]:
         """The images of a split that are in its pool or stream, in their order."""
-        bad = {item.name for item in self.bad}
-        return [sample for sample in getattr(self.target, split) if sample.image.name not in bad]
+        return without(getattr(self.target, split), self.bad)
 
     def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
         """The batches that the first step looks at, each [B, 3, H, W], and the titles of their images."""
@@ -85,7 +85,7 @@ def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | No
         image_size=settings.image_size,
     )
     optimization.freeze(network, settings.freeze)
-    network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.place(settings.device)
     method = method_class(settings, network)
     optimization.check_length(settings, len(target.train), method.first_steps(run_steps(settings, len(target.train))))
     if source and resumed is None:
@@ -148,7 +148,7 @@ def make_builder(settings: Settings, say: Callable[[str], object]) -> PoolBuilde
     """What makes pools and streams as the settings say. Raises ValueError where the decoder is not installed."""
     device = torch.device(settings.device)
     decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), say)
-    cache = None if settings.cache in (None, "none") else Path(str(settings.cache))
+    cache = settings.cache_folder
     if cache is None and distributed.world_size() > 1:
         say("cache: none: each process decodes all images, and keeps a copy of its own")
     budget = None
@@ -251,10 +251,8 @@ class _Images:
 
     def check(self) -> None:
         """Says how many images are skipped. Raises ValueError, which names them, where the settings forbid that."""
-        if self.bad and self.settings.bad_files == "error":
-            raise ValueError(list_bad(self.bad))
-        if self.bad:
-            self.say(f"{len(self.bad)} bad file{'s' * (len(self.bad) > 1)} skipped; summary.json lists them")
+        if bad := check_bad(self.bad, self.settings.bad_files):
+            self.say(f"{skipped(bad)}; summary.json lists them")
 
     def _samples(self, name: str) -> list[Sample]:
         samples: list[Sample] = getattr(self.target, name)
@@ -275,9 +273,8 @@ class _Images:
     ) -> None:
         """Raises ValueError where a class has no image left, so that training cannot go on to find other bad files."""
         lost = sorted({sample.label for sample in samples} - set(images.labels.tolist()))
-        if lost and self.settings.bad_files == "error":
-            raise ValueError(list_bad(self.bad))
         if lost:
+            check_bad(self.bad, self.settings.bad_files)
             raise ValueError(f"class {classes[lost[0]]}: none of its {what} can be decoded\n{list_bad(self.bad)}")
 
 
@@ -293,9 +290,3 @@ def _places_of_good(
         if not row:
             raise ValueError(f"class {name}: none of its auxiliary images can be decoded\n{list_bad(bad)}")
     return kept
-
-
-def list_bad(bad: Sequence[BadFile], does: str = "trains") -> str:
-    """A message that names all bad files, and what the command does without them."""
-    lines = [f"{len(bad)} bad file{'s' * (len(bad) > 1)}; --bad-files skip {does} without them:"]
-    return "\n  ".join([*lines, *(f"{item.name}: {item.reason}" for item in bad)])

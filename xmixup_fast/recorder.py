@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import figures
 from .evaluation import Evaluation
-from .files import write_text
+from .files import write_json, write_text
 from .loggers import LOGGERS, Logger, chosen
 from .settings import Settings
 
@@ -63,7 +63,7 @@ class Recorder:
 
     def selection(self, selection: dict[str, Any]) -> None:
         """Writes selection.json."""
-        self._json("selection.json", selection)
+        write_json(self.folder / "selection.json", selection)
 
     def batch(
         self, inputs: Sequence[Tensor], titles: Sequence[Sequence[str]], mean: Sequence[float], std: Sequence[float]
@@ -144,7 +144,7 @@ class Recorder:
 
     def evaluation(self, split: str, evaluation: Evaluation) -> None:
         """Writes evaluation.json: of the images of which split, and what became of them."""
-        self._json("evaluation.json", {"split": split, **evaluation.to_json()})
+        write_json(self.folder / "evaluation.json", {"split": split, **evaluation.to_json()})
 
     def report(self, page: str) -> None:
         """Writes report.html."""
@@ -152,11 +152,8 @@ class Recorder:
 
     def summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, and has the test accuracy logged."""
-        self._json("summary.json", summary)
+        write_json(self.folder / "summary.json", summary)
         self._log({"step": summary["steps"] + 1, "test_accuracy": summary["test_accuracy"]})
-
-    def _json(self, name: str, content: dict[str, Any]) -> None:
-        write_text(self.folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def _write_metrics(self) -> None:
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self._metrics))

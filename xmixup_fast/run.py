@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import __version__, build_info, distributed, loggers, models, report_html
 from .checkpoints import Checkpoint, Checkpoints
+from .data import bad_files
 from .data.dataset import BadFile
 from .evaluation import Evaluation
 from .files import check_writable, default_cache
@@ -125,7 +126,7 @@ def _finish(trainer: Trainer, run: Prepared, settings: Settings, progress: Progr
         "num_train": len(run.train),
         "num_val": len(run.val),
         "num_test": len(run.test),
-        "bad_files": {"count": len(progress.bad), "files": [item._asdict() for item in progress.bad]},
+        "bad_files": bad_files.to_json(progress.bad),
         "val_accuracy": round(progress.best_accuracy if progress.best else progress.val_accuracy, 4),
         "test_accuracy": None if test_accuracy is None else round(test_accuracy, 4),
         "train_seconds": round(sum(progress.seconds), 3),
@@ -266,7 +267,7 @@ def _train(
 def resolved(settings: Settings) -> Settings:
     """The settings with every default that depends on others, on the machine or on the time filled in."""
     if METHODS[settings.method].uses_source and settings.source is None:
-        raise ValueError(f"source: {settings.method} needs a folder of auxiliary images, got none")
+        raise ValueError(f"source: {settings.method} needs a dataset of auxiliary images, got none")
     if settings.resume == "auto" and settings.output is None:
         raise ValueError("resume: auto goes on with the run of the folder output, got no output")
     loggers.chosen(settings)  # finds out what is not installed

@@ -18,15 +18,16 @@ nothing.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from . import distributed
-from .files import write_text
+from .files import write_json
 from .settings import Settings
 from .train import command
 
@@ -39,16 +40,15 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    import torch
-
     from . import models, selector
     from .contact_sheet import contact_sheets
+    from .data.bad_files import check_bad, list_bad, skipped, to_json
     from .data.decode import make_decoder
-    from .preparation import list_bad, read_datasets
+    from .preparation import read_datasets
     from .run import reproducible, run_name, usable_device
 
     if settings.source is None:
-        raise ValueError("source: expected a folder of images to choose from, got none")
+        raise ValueError("source: expected a dataset to choose from, got none")
     folder = Path(settings.output or Path("runs", run_name("select", settings)))
     if (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
@@ -68,7 +68,7 @@ def run(settings: Settings) -> Selection:
             *(settings.model, settings.weights, target.classes, source.classes, settings.seed),
             image_size=settings.image_size,
         )
-        network.to(settings.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.place(settings.device)
         threads = torch.get_num_threads()
         decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, say)
         chooser = selector.Selector(settings, network, decoder, say, bad)
@@ -82,27 +82,24 @@ def run(settings: Settings) -> Selection:
         return selection
 
     sheets = contact_sheets(selection, target, source, bad)
-    bad = list(dict.fromkeys(bad))
-    if bad and settings.bad_files == "error":
-        raise ValueError(list_bad(bad))
+    bad = check_bad(bad, settings.bad_files)
     report = selector.report(settings, selection, target, source)
-    report["bad_files"] = {"count": len(bad), "files": [item._asdict() for item in bad]}
+    report["bad_files"] = to_json(bad)
     print(f"{report['how']}: {len(target.classes)} target classes, {len(source.classes)} source classes")
     print("\n".join(selection.lines(target.classes, source)))
     if bad:
-        print(f"{len(bad)} bad file{'s' * (len(bad) > 1)} skipped; selection.json lists them")
+        print(f"{skipped(bad)}; selection.json lists them")
     folder.mkdir(parents=True, exist_ok=True)
     for number, sheet in enumerate(sheets, start=1):
         sheet.save(folder / f"contact-sheet-{number}.png")
-    write_text(folder / "selection.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "selection.json", report)
     print(f"selection.json and {len(sheets)} contact sheet{'s' if len(sheets) > 1 else ''} in {folder}")
     return selection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
-    with distributed.processes():
-        return command(run, sys.argv[1:] if arguments is None else arguments, "python -m xmixup_fast.select", __doc__)
+    return command(run, sys.argv[1:] if arguments is None else arguments, "python -m xmixup_fast.select", __doc__)
 
 
 if __name__ == "__main__":

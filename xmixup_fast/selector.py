@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from . import distributed
 from .class_statistics import ClassMeans, Found, LabelledBatches, cache_key, cached, class_means, nearest_images
 from .data.dataset import BadFile, Dataset, Sample
 from .data.decode import Decoder
-from .files import default_cache
 from .models import Network
 from .pool import ImagePool
 from .rendering import Renderer
@@ -44,7 +42,6 @@ class Selector:
         self.decoder = decoder
         self.say = say
         self.bad = bad
-        self.cache = None if settings.cache == "none" else Path(settings.cache or default_cache())
 
     def select(self, target_images: LabelledBatches, target: Dataset, source: Dataset) -> Selection:
         """Selects for the classes of ``target``, of which ``target_images`` gives the training images, normalised.
@@ -159,15 +156,15 @@ class Selector:
             bad: list[BadFile] = []
             return Found(compute(self.stream(samples, "source images", bad)), bad)
 
-        if self.cache is None:
+        settings, network = self.settings, self.network
+        if settings.cache_folder is None:
             found = run()
         else:
-            settings, network = self.settings, self.network
             # What makes an image's features, besides the image and the network's weights.
             preprocessing = [network.mean, network.std, settings.image_size, settings.short_side, self.decoder.name]
             device = torch.device(settings.device).type
             key = cache_key(network, key_samples, [*key_parameters, *preprocessing, device])
-            found = cached(self.cache, key, run, partial(self.decoder.still_bad, samples))
+            found = cached(settings.cache_folder, key, run, partial(self.decoder.still_bad, samples))
         self.bad += found.bad
         return found.tensors
 

@@ -1,4 +1,4 @@
-"""Settings: everything a run can be told, checked once, with the recipe of the method's paper as defaults."""
+"""Settings: everything a run can be told, with its default, checked once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
+from .files import default_cache
 from .memory import parse_bytes
 
 
@@ -163,9 +164,9 @@ class Settings:
     flip: bool = True
     """Mirror training images left to right, half of the time."""
     val_fraction: float = 0.2
-    """Part of the training images to validate on, where the target folder has no validation split."""
+    """Part of the training images to validate on, where the target has no validation split."""
     test_fraction: float = 0.2
-    """Part of the images to test on, where the target folder has no test split."""
+    """Part of the training images to test on, where the target has no test split; cut before the validation split."""
     val_interval: int = 1
     """Epochs from one validation to the next; the last step is always followed by one."""
     patience: int | None = None
@@ -181,8 +182,8 @@ class Settings:
     seed: int = 0
     """Seed of everything random: splits, order, crops, mixing, new heads."""
     device: str = "auto"
-    """Where to train: cpu, cuda, cuda:1; auto takes a GPU where there is one. Each process that torchrun starts takes a
-    GPU of its own."""
+    """Where to train: cpu, cuda or cuda:1; auto takes a GPU where there is one. Each process that torchrun starts takes
+    a GPU of its own."""
     threads: int | None = None
     """CPU threads; PyTorch's default if not given."""
     resume: Literal["never", "auto"] = "never"
@@ -252,6 +253,11 @@ class Settings:
     def short_side(self) -> int | None:
         """Short side at which images are kept, in pixels; None for their own size."""
         return None if self.resize == "full" else self.resize or round(self.image_size * 8 / 7)
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder that ``cache`` stands for; None where nothing is kept."""
+        return None if self.cache == "none" else Path(self.cache or default_cache())
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], **overrides: Any) -> Settings:

@@ -12,8 +12,8 @@ python -m xmixup_fast.train --target torchvision:Flowers102:data --source 'shard
 python -m xmixup_fast.train --config runs/NAME/config.yaml --seed 1 --output runs/again
     a run again, with another seed
 
---find-lr suggests a learning rate (python -m xmixup_fast.find_lr); --profile tells where a step's time goes.
-python -m xmixup_fast.predict and python -m xmixup_fast.export take a run's folder.
+--find-lr only suggests a learning rate, as python -m xmixup_fast.find_lr does. --profile tells where a step's time
+goes. python -m xmixup_fast.predict and python -m xmixup_fast.export take a run's folder.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dataclasses import dataclass, fields
 
 import tyro
 
+from . import distributed
 from .interruption import Interrupted
 from .settings import Settings, read_yaml
 
@@ -37,8 +38,6 @@ class _Command(Settings):
 
     config: str | None = None
     """YAML file of settings, such as a run's config.yaml; flags come on top."""
-    find_lr: bool = False
-    """Only look for a learning rate, as python -m xmixup_fast.find_lr does."""
 
     def __post_init__(self) -> None:
         return
@@ -69,8 +68,17 @@ def parse(
 
 
 def command(what: Callable[[Settings], object], arguments: Sequence[str], prog: str, description: str | None) -> int:
-    """Does something with the settings that the command line gives. Returns as :func:`exit_status` does."""
-    return exit_status(lambda: what(parse(arguments, prog, description)))
+    """Does something with the settings that the command line gives, in all processes that torchrun started.
+
+    Returns as :func:`exit_status` does.
+    """
+
+    def work() -> None:
+        settings = parse(arguments, prog, description)
+        with distributed.processes():
+            what(settings)
+
+    return exit_status(work)
 
 
 def exit_status(work: Callable[[], object]) -> int:
@@ -99,10 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         demo()
         return 0
-    if "--find-lr" in arguments:
+    others = [flag for flag in arguments if flag not in ("--find-lr", "--find_lr")]
+    if len(others) < len(arguments):
         from .find_lr import main as find_lr
 
-        return find_lr(arguments)
+        return find_lr(others)
     return command(_fit, arguments, "python -m xmixup_fast.train", __doc__)
 
 

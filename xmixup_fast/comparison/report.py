@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing, write_text
+from ..files import write_text
 from .plan import BASELINE, Task
 
 BEGIN = "<!-- begin: written by python -m xmixup_fast.compare -->"
@@ -72,12 +72,12 @@ class Row:
     peak_memory_mib: float
 
 
-Lines = Mapping[tuple[str, Task], Mapping[int, Mapping[str, Any]]]
-"""Results by method and task, then seed."""
+BySeed = Mapping[tuple[str, Task], Mapping[int, Mapping[str, Any]]]
+"""Lines of results by method and task, then seed."""
 
 
 def rows(
-    lines: Lines, seconds: Mapping[tuple[str, Task], float], methods: Iterable[str], tasks: Sequence[Task], split: str
+    lines: BySeed, seconds: Mapping[tuple[str, Task], float], methods: Iterable[str], tasks: Sequence[Task], split: str
 ) -> list[Row]:
     """A row for each task and method; before them, where there are several tasks, averages over tasks.
 
@@ -167,6 +167,8 @@ def plot(made: Sequence[Row], split: str, path: Path) -> bool:
     """
     from matplotlib.figure import Figure
 
+    from .. import figures
+
     first = [row for row in made if (row.target, row.shots) == (made[0].target, made[0].shots)]
     points = [
         (row.relative_seconds, row.difference if row.method != BASELINE else Difference(0.0, 0.0, 0.0, 0), row.method)
@@ -208,8 +210,7 @@ def plot(made: Sequence[Row], split: str, path: Path) -> bool:
         title="average over targets" if made[0].target == AVERAGE else str(Task(made[0].target, made[0].shots)),
     )
     axes.grid(alpha=0.25)
-    with replacing(path) as aside:
-        figure.savefig(aside, format="png", dpi=120)
+    figures.save(figure, path)
     return True
 
 

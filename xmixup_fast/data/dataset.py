@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 
 class Image(ABC):
-    """One encoded image (JPEG, PNG, WebP ...), wherever it is kept. Equal and hashable by what tells where."""
+    """One encoded image (JPEG, PNG or WebP), wherever it is kept. Equal and hashable by what tells where."""
 
     @property
     @abstractmethod
@@ -30,6 +30,14 @@ class Image(ABC):
     @abstractmethod
     def stamp(self) -> str:
         """Another text whenever the bytes may have changed, without reading them. Raises OSError."""
+
+
+def stamp_or_reason(image: Image) -> str:
+    """The image's stamp or, where it has none, why: what names of cached files depend on."""
+    try:
+        return image.stamp()
+    except OSError as error:
+        return f"{error.strerror}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Dataset:
     """What a reader found that cannot be used, in the order found; it is in no split."""
 
 
-def in_order(samples: Iterable[Sample]) -> list[Sample]:
+def by_name(samples: Iterable[Sample]) -> list[Sample]:
     """Sorted by the images' names."""
     return sorted(samples, key=lambda sample: sample.image.name)
 
@@ -97,18 +105,21 @@ def split(dataset: Dataset, *, val_fraction: float, test_fraction: float, shots:
     train, val, test = [], list(dataset.val), list(dataset.test)
     for label, name in enumerate(dataset.classes):
         images = [sample for sample in dataset.train if sample.label == label]
+        found = len(images)
         shuffle(images)
         for missing, part, fraction in ((not dataset.test, test, test_fraction), (not dataset.val, val, val_fraction)):
             if missing:
                 if len(images) < 2:
-                    raise ValueError(f"class {name}: has too few training images to cut validation and test from")
+                    raise ValueError(
+                        f"class {name}: expected more training images, to cut validation and test from, got {found}"
+                    )
                 count = min(max(round(fraction * len(images)), 1), len(images) - 1)
                 part += images[:count]
                 del images[:count]
         if shots is not None and len(images) < shots:
             raise ValueError(f"shots: expected at most {len(images)}, the training images of class {name}, got {shots}")
         train += images[:shots]
-    return replace(dataset, train=in_order(train), val=in_order(val), test=in_order(test))
+    return replace(dataset, train=by_name(train), val=by_name(val), test=by_name(test))
 
 
 def of_classes(samples: Iterable[Sample], labels: Sequence[int]) -> list[Sample]:

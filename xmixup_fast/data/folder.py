@@ -10,7 +10,7 @@ from .dataset import BadFile, Dataset, FileImage
 from .listing import Entry, Root, collect, refuse, unreadable
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}
-"""What is taken for an image, in lower case; torchvision decodes these."""
+"""What the names of images end with, in lower case."""
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of split folders, and the split each holds."""

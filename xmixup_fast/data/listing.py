@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .dataset import BadFile, Dataset, FileImage, Image, Sample, in_order
+from .bad_files import printable
+from .dataset import BadFile, Dataset, FileImage, Image, Sample, by_name
 
 
 class Entry(NamedTuple):
@@ -107,7 +108,7 @@ def collect(
     splits: dict[str, list[Sample]] = {split: [] for split in ("train", "val", "test")}
     for entry in seen.values():
         splits[entry.split].append(Sample(entry.image, labels[entry.class_name]))
-    train, val, test = map(in_order, splits.values())
+    train, val, test = map(by_name, splits.values())
     return Dataset(names, train, val, test, [_printable(file) for file in bad])
 
 
@@ -148,6 +149,4 @@ def _is_unicode(text: str) -> bool:
 
 
 def _printable(file: BadFile) -> BadFile:
-    """The file, with bytes of its name that are not Unicode as escapes."""
-    name, reason = (text.encode("utf-8", "backslashreplace").decode() for text in file)
-    return BadFile(name, reason)
+    return BadFile(*map(printable, file))

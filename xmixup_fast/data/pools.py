@@ -17,7 +17,8 @@ from ..distributed import first_of_machine_first
 from ..files import write_text, writing_to_cache
 from ..memory import format_bytes
 from ..pool import ImagePool
-from .dataset import BadFile, Image, Sample
+from .bad_files import without
+from .dataset import BadFile, Image, Sample, stamp_or_reason
 from .decode import Decoder, Header, Opened, in_order, read_header, resized_bytes
 from .streams import Stream
 
@@ -74,7 +75,7 @@ class PoolBuilder:
         """A stream instead of a pool that was built of these samples, which no longer counts."""
         self.bytes -= pool.pixels.numel()
         self.streamed.append(what)
-        return Stream(self._good(samples), pool.sizes.cpu(), self.decoder)
+        return Stream(without(samples, self.bad), pool.sizes.cpu(), self.decoder)
 
     def storage(self) -> str:
         """A line that tells where the images are."""
@@ -112,7 +113,8 @@ class PoolBuilder:
             sizes, bad = self._sizes(samples, what)
         self.bad += bad
         self.streamed.append(what)
-        return Stream(self._good(samples), torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2), self.decoder)
+        table = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
+        return Stream(without(samples, self.bad), table, self.decoder)
 
     def _sizes(self, samples: Sequence[Sample], what: str) -> tuple[list[list[int]], list[BadFile]]:
         """Heights and widths of the images that can be decoded, and the others; out of the cache if they are there."""
@@ -128,10 +130,6 @@ class PoolBuilder:
             with writing_to_cache(path.parent):
                 write_text(path, json.dumps({"sizes": sizes, "bad": bad}))
         return sizes, bad
-
-    def _good(self, samples: Sequence[Sample]) -> list[Sample]:
-        names = {item.name for item in self.bad}
-        return [sample for sample in samples if sample.image.name not in names]
 
     def _decoded(self, samples: Sequence[Sample], what: str) -> tuple[ImagePool, list[BadFile]]:
         """The pool, made in memory."""
@@ -161,11 +159,7 @@ class PoolBuilder:
     def _key(self, samples: Sequence[Sample]) -> str:
         digest = hashlib.sha256(json.dumps([FORMAT, self.decoder.name, self.decoder.short_side]).encode())
         for image, label in samples:
-            try:
-                stamp = image.stamp()
-            except OSError as error:
-                stamp = f"{error.strerror}"
-            digest.update(json.dumps([image.name, stamp, label]).encode() + b"\n")
+            digest.update(json.dumps([image.name, stamp_or_reason(image), label]).encode() + b"\n")
         return digest.hexdigest()[:40]
 
     def _find(self, path: Path, samples: Sequence[Sample]) -> tuple[ImagePool, list[BadFile]] | None:
