@@ -312,5 +312,8 @@ def test_the_table_goes_between_markers(
     text = (tmp_path / "results.md").read_text().strip()
     assert page.read_text() == f"before\n{report.BEGIN}\n{text}\n{report.END}\nafter\n"
     page.write_text("no markers")
-    assert compare(tmp_path, plan, "--markdown", str(page)) == 2 and page.read_text() == "no markers"
+    before = len(started())
+    again = {**plan, "results": str(tmp_path / "again.jsonl")}
+    assert compare(tmp_path, again, "--markdown", str(page)) == 2 and page.read_text() == "no markers"
+    assert len(started()) == before == 12  # refused before any run
     assert "expected the lines '<!-- begin: " in capsys.readouterr().err

@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
     check_alone()
     results = Results(comparison.results)
+    if asked.markdown is not None:
+        report.around_markers(asked.markdown)  # refused now, not after hours of runs
     if asked.tune:
         if not comparison.grid:
             raise ValueError(f"{asked.file or 'flags'}: grid: expected the settings to try, got none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +20,14 @@ from .settings import Settings
 TABLE_SIZE = 4096
 """Intervals of the quantile table of the mixing weights."""
 
-_EPOCH, _STEP = 0, 1  # what a seed is for
+
+class SeedUse(IntEnum):
+    """What random numbers are for, next to the seed: those of one use tell nothing of another's."""
+
+    EPOCH = 0
+    STEP = 1
+    HEAD = 2
+    LAYERS = 3
 
 
 class Auxiliary(NamedTuple):
@@ -205,7 +213,7 @@ class Sampler:
             size=(settings.image_size, settings.image_size),
             flip=settings.flip,
         )
-        generator = torch.Generator().manual_seed(hash_integers(settings.seed, _STEP, step))
+        generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
         partner = self._moved(torch.randperm(len(index), generator=generator))
         lam = self._lam(drawn.lam, position, generator)
         chance = settings.rectangle_probability
@@ -225,7 +233,7 @@ class Sampler:
         return ends
 
     def _permutation(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, _EPOCH, epoch))
+        generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, SeedUse.EPOCH, epoch))
         return self._moved(torch.randperm(len(self.labels), generator=generator))
 
     def _moved(self, drawn: Tensor) -> Tensor:

@@ -20,10 +20,8 @@ from .pool import Images
 from .precision import DTYPES, autocast
 from .profiling import Span, no_span
 from .rendering import Renderer
-from .sampling import Draw, Sampler, hash_integers
+from .sampling import Draw, Sampler, SeedUse, hash_integers
 from .settings import Settings
-
-_LAYERS = 3  # what the seed is for, beside other uses
 
 
 class Loss(nn.Module):
@@ -95,7 +93,7 @@ class Trainer:
             self.method.before_step(self.network, self.optimizer, self.steps_done, self.sampler.steps)
             self.optimizer.zero_grad()
         # Of layers such as dropout: the same whatever came before, and another in each process.
-        torch.manual_seed(hash_integers(self.seed, _LAYERS, self.steps_done, distributed.rank()))
+        torch.manual_seed(hash_integers(self.seed, SeedUse.LAYERS, self.steps_done, distributed.rank()))
         losses = []
         parts = list(self._split(draw))
         for number, part in enumerate(parts, start=1):

@@ -224,9 +224,15 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
 
 
 def write_between_markers(file: Path, text: str) -> None:
-    """Replaces what stands between two lines of a file. Raises ValueError where they are missing."""
+    """Replaces what stands between two lines of a file. Raises as :func:`around_markers` does."""
+    before, after = around_markers(file)
+    write_text(file, f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def around_markers(file: Path) -> tuple[str, str]:
+    """What a file says before and after a table. Raises OSError, and ValueError where the two lines are missing."""
     before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
         raise ValueError(f"{file}: expected the lines '{BEGIN}' and '{END}'")
-    write_text(file, f"{before}{BEGIN}\n{text}\n{END}{after}")
+    return before, after

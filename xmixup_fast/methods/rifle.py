@@ -6,10 +6,8 @@ import torch
 from torch import nn
 
 from ..models import Network
-from ..sampling import hash_integers
+from ..sampling import SeedUse, hash_integers
 from .finetune import Finetune
-
-_HEAD = 2  # what the seed is for, beside sampling's uses
 
 
 class Rifle(Finetune):
@@ -25,7 +23,7 @@ class Rifle(Finetune):
             return
         head = network.body.get_classifier()
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(hash_integers(self.settings.seed, _HEAD, step))
+            torch.default_generator.manual_seed(hash_integers(self.settings.seed, SeedUse.HEAD, step))
             new = nn.Linear(head.in_features, head.out_features, head.bias is not None)
         head.load_state_dict(new.state_dict())
         for parameter in head.parameters():
