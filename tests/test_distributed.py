@@ -87,7 +87,7 @@ def send(process: subprocess.Popen[str], number: int) -> None:
 
 
 def run(command: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(cache), timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(cache), timeout=900)
 
 
 def flags(values: dict[str, Any]) -> list[str]:
