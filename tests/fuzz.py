@@ -29,6 +29,7 @@ from typing import Any
 import emulation
 import torch
 from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, is_within, unchecked_pool
+from spoiling import spoil
 from torch import Tensor
 
 from xmixup_fast import Crops, mix_features, ops, reference
@@ -37,113 +38,6 @@ CALLS_PER_PROCESS = 5000
 HOST_GRID_SHARE = 0.05  # the emulation is slow: it starts a thread of the CPU for each of a block where these wait
 COMPARED_SHARE = 0.3
 META_SHARE = 0.03  # of the calls that nobody spoiled
-
-DTYPES = [
-    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
-    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
-    *(torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn),
-]
-INTEGERS = [0, 1, -1, 2, 2**24, 2**31 - 1, -(2**31), 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, -(2**63)]
-FLOATS = [
-    *(0.0, -0.0, 0.5, 1.0, -1.0, 1.5, 5e-324, 1e-45, 1e-38, 1e-8, 1e8, 1e38, 1e39, 1e308),
-    *(float("nan"), float("inf"), -float("inf")),
-]
-OTHERS = [None, 3, -1, 2.5, "text", True, [1, 2], (), torch.float32, torch.tensor(2)]
-
-
-# --- wrong arguments ---
-
-
-def with_an_extreme(t: Tensor, rng: random.Random) -> Tensor:
-    """One number of a copy replaced by an extreme one, or by a neighbour of it."""
-    changed = t.clone()
-    if t.numel() == 0:
-        return changed
-    place = rng.randrange(t.numel())
-    flat = changed.view(-1)
-    if t.dtype == torch.bool:
-        flat[place] = ~flat[place]
-    elif t.is_floating_point():
-        flat[place] = rng.choice(FLOATS)
-    else:
-        limits = torch.iinfo(t.dtype)
-        number = rng.choice([*INTEGERS, int(flat[place]) - 1, int(flat[place]) + 1])
-        flat[place] = min(max(number, limits.min), limits.max)
-    return changed
-
-
-def of_another_shape(t: Tensor, rng: random.Random) -> Tensor:
-    shapes: list[Callable[[], Tensor]] = [
-        lambda: t[:0],
-        lambda: t[:-1],
-        lambda: torch.cat([t, t]),
-        lambda: t.unsqueeze(0),
-        lambda: t.unsqueeze(-1),
-        lambda: t.flatten()[:1].reshape(()),
-        lambda: t.flatten(),
-        lambda: t.new_empty((0, 2**40)),
-        lambda: t.new_zeros(()).expand(2**40),
-        lambda: t.new_zeros(()).expand(t.shape[0], 2**40),
-    ]
-    return rng.choice(shapes)()
-
-
-def with_other_strides(t: Tensor, rng: random.Random) -> Tensor:
-    strides: list[Callable[[], Tensor]] = [
-        lambda: torch.stack([t, t], -1)[..., 0],
-        lambda: torch.cat([t, t])[::2],
-        lambda: t[:1].expand_as(t),
-        lambda: t.transpose(0, -1).contiguous().transpose(0, -1),
-        lambda: torch.cat([t[:1], t])[1:],  # contiguous, from an odd address
-    ]
-    return rng.choice(strides)()
-
-
-def spoil_tensor(t: Tensor, rng: random.Random) -> Any:
-    kinds: list[Callable[[], Any]] = [
-        *[lambda: with_an_extreme(t, rng)] * 4,
-        *[lambda: t.to(rng.choice(DTYPES))] * 2,
-        *[lambda: of_another_shape(t, rng)] * 2,
-        *[lambda: with_other_strides(t, rng)] * 2,
-        lambda: t.to("meta"),
-        lambda: t.to_sparse(),
-        lambda: t.detach().clone().requires_grad_(t.is_floating_point()),
-        lambda: rng.choice(OTHERS),
-    ]
-    try:
-        return rng.choice(kinds)()
-    except (RuntimeError, IndexError, TypeError):  # this tensor cannot be changed so
-        return rng.choice(OTHERS)
-
-
-def spoil_numbers(values: tuple[Any, ...], rng: random.Random) -> Any:
-    extremes = [*INTEGERS, 7, 16384, 16385] if isinstance(values[0], int) else FLOATS
-    at = rng.randrange(len(values))
-    kinds: list[Callable[[], Any]] = [
-        lambda: (*values[:at], rng.choice(extremes), *values[at + 1 :]),
-        lambda: (*values[:at], rng.choice(OTHERS), *values[at + 1 :]),
-        lambda: values[:at],
-        lambda: (*values, values[0]),
-        lambda: rng.choice([*extremes, *OTHERS]),
-    ]
-    return rng.choice(kinds)()
-
-
-def spoil(name: str, value: Any, rng: random.Random) -> Any:
-    if isinstance(value, Tensor):
-        return spoil_tensor(value, rng)
-    if isinstance(value, tuple):
-        return spoil_numbers(value, rng)
-    if name == "dtype":
-        return rng.choice([*DTYPES, *OTHERS])
-    if name == "memory_format":
-        return rng.choice([torch.channels_last, torch.contiguous_format, torch.preserve_format, *OTHERS])
-    if name == "seed":
-        return rng.choice([*INTEGERS, 2**63, -(2**63) - 1, 2**64, *OTHERS])
-    return rng.choice([*FLOATS, *OTHERS])
-
-
-# --- calls ---
 
 SIDE = ("pixels", "offsets", "sizes", *Crops._fields)
 MIX_TENSORS = [*(f"{side}_{name}" for side in ("target", "aux") for name in SIDE), "lam", "box"]
