@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "xmixup_fast"
+FOLDERS = ("xmixup_fast", "csrc", "bench", "tests")
 
 
 def modules() -> list[str]:
@@ -62,3 +63,11 @@ def test_the_readme_names_every_folder_and_file_of_the_root() -> None:
             assert re.search(rf"(^| ){re.escape(name)}", text, re.MULTILINE), name
     for name in re.findall(r"^    ([\w./]+)", text, re.MULTILINE):
         assert (ROOT / name).exists(), name
+
+
+def test_no_file_is_long() -> None:
+    files = [path for folder in (*FOLDERS, "docs") for path in (ROOT / folder).rglob("*")]
+    code = [path for path in files if path.suffix in (".py", ".cpp", ".cu", ".h", ".md")]
+    assert len(code) > 150
+    for path in code:
+        assert len(path.read_text().splitlines()) <= 400, path.relative_to(ROOT)
