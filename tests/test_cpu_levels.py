@@ -24,22 +24,19 @@ from xmixup_fast import _C, mix_features, ops
 TESTS = Path(__file__).resolve().parent
 LEVELS = _C.supported_cpu_levels()
 
-SUITES = {
-    "mix": ["test_mix", "test_mix_memory", "test_mix_errors"],
-    "dual_head_cross_entropy": ["test_dual_head_cross_entropy"],
-}
+SUITES = [f"tests/test_{name}.py" for name in ("mix", "mix_memory", "mix_errors", "dual_head_cross_entropy")]
 
 CPU = torch.device("cpu")
 
 DTYPES = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 """Output types, and the integers that hold their bits."""
 
-CALL_AT_LEVEL = """
-import sys, numpy, test_cpu_levels
+COMPUTE = """
+import sys, torch, test_cpu_levels
 from xmixup_fast import cpu_level
-_, level, function, file = sys.argv
+_, level, file = sys.argv
 assert cpu_level() == level, cpu_level()
-numpy.savez(file, **getattr(test_cpu_levels, function)())
+torch.save([test_cpu_levels.mix_many(), test_cpu_levels.compute_many()], file)
 """
 
 
@@ -103,27 +100,30 @@ def run(command: list[str], level: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=TESTS.parent)
 
 
-def call_at_level(function: str, level: str, folder: Path) -> dict[str, np.ndarray]:
-    file = folder / f"{function}-{level}.npz"
-    done = run(["-c", CALL_AT_LEVEL, level, function, str(file)], level)
-    assert done.returncode == 0, done.stderr
-    with np.load(file) as arrays:
-        return dict(arrays)
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, np.ndarray]]]:
+    """By level: what mix_many and compute_many give there."""
+    results = {}
+    for level in LEVELS:
+        file = tmp_path_factory.mktemp("levels") / level
+        done = run(["-c", COMPUTE, level, str(file)], level)
+        assert done.returncode == 0, done.stderr
+        results[level] = torch.load(file, weights_only=False)
+    return results
 
 
-@pytest.mark.parametrize("operator", SUITES)
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != _C.cpu_level()])
-def test_the_suite_of_an_operator_passes_at_every_level(level: str, operator: str) -> None:
-    files = [f"tests/{name}.py" for name in SUITES[operator]]
-    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "cpu or threads"], level)
+def test_the_suites_pass_at_every_level(level: str) -> None:
+    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *SUITES, "-k", "cpu or threads"], level)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_levels_mix_alike(host_grid: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_levels_mix_alike(
+    computed: dict[str, list[dict[str, np.ndarray]]], host_grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ops, "_library", torch.ops.xmixup_fast_host_grid)
     cuda = mix_many()
-    for level in LEVELS:
-        mixed = call_at_level("mix_many", level, tmp_path)
+    for level, (mixed, _) in computed.items():
         assert set(mixed) == set(cuda) and len(cuda) == 4
         for name, bits in mixed.items():
             if level != "baseline":
@@ -132,8 +132,8 @@ def test_levels_mix_alike(host_grid: Path, monkeypatch: pytest.MonkeyPatch, tmp_
                 assert np.abs(bits.astype(np.int64) - cuda[name]).max() <= 1, name
 
 
-def test_levels_compute_losses_and_mixed_features_alike(tmp_path: Path) -> None:
-    first, *others = [call_at_level("compute_many", level, tmp_path) for level in LEVELS]
+def test_levels_compute_losses_and_mixed_features_alike(computed: dict[str, list[dict[str, np.ndarray]]]) -> None:
+    first, *others = [many for _, many in computed.values()]
     for other in others:
         assert all(np.array_equal(other[name], first[name]) for name in first)
 

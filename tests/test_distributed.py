@@ -20,6 +20,7 @@ import torch.distributed as dist
 from made import SOURCE, TARGET, write_folder
 from safetensors.torch import load_file
 from selecting import NETWORKS, STRATEGIES, Chooser, choose, pixel_network, settings_for
+from test_train import flags
 
 from xmixup_fast.class_statistics import class_means
 from xmixup_fast.data.dataset import BadFile, Dataset
@@ -88,11 +89,6 @@ def send(process: subprocess.Popen[str], number: int) -> None:
 
 def run(command: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(cache), timeout=900)
-
-
-def flags(values: dict[str, Any]) -> list[str]:
-    given = {name.replace("_", "-"): value for name, value in values.items() if name != "report"}
-    return ["--no-report", *(item for name, value in given.items() for item in (f"--{name}", str(value)))]
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,7 @@ from xmixup_fast.run import Result, fit
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """A run of a few steps, without a report."""
-    return fit(**arguments(data, tmp_path_factory.mktemp("run") / "run", "finetune", report=False))
+    return fit(**arguments(data, tmp_path_factory.mktemp("run") / "run", "finetune"))
 
 
 def evaluation(labels: list[int], predicted: list[int], losses: list[float]) -> Evaluation:
@@ -184,7 +183,7 @@ def test_what_cannot_be_evaluated_is_said(
 
 
 def test_weights_alone_tell_the_short_side_too(data: Path, tmp_path: Path) -> None:
-    result = fit(**arguments(data, tmp_path / "run", "finetune", resize="full", report=False))
+    result = fit(**arguments(data, tmp_path / "run", "finetune", resize="full"))
     weights = str(result.folder / "model.safetensors")
     assert main([weights, "--target", str(data / "target"), "--output", str(tmp_path / "weights")]) == 0
     assert main([str(result.folder), "--split", "all", "--output", str(tmp_path / "own")]) == 0

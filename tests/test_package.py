@@ -22,7 +22,7 @@ import torch
 begin = time.perf_counter()
 import xmixup_fast
 seconds = time.perf_counter() - begin
-print(json.dumps([seconds, sorted({name.split(".")[0] for name in sys.modules})]))
+print(json.dumps([seconds, sorted(sys.modules)]))
 """
 
 
@@ -31,10 +31,13 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_import_is_light() -> None:
-    runs = [json.loads(python("-c", IMPORT).stdout) for _ in range(3)]
-    assert min(seconds for seconds, _ in runs) <= 0.15
+    for _ in range(3):  # a busy machine may delay it
+        seconds, modules = json.loads(python("-c", IMPORT).stdout)
+        if seconds <= 0.15:
+            break
+    assert seconds <= 0.15
     heavy = {"nvidia.dali", "timm", "matplotlib", "torchvision", "scipy", "sklearn", "tyro"}
-    assert not heavy & set(runs[0][1])
+    assert not heavy & set(modules)
 
 
 def test_version_is_the_one_in_pyproject() -> None:

@@ -21,7 +21,7 @@ from xmixup_fast.recorder import Recorder
 from xmixup_fast.settings import Settings, identity
 from xmixup_fast.train import main
 
-WHAT = {"method": "finetune", "report": False, "checkpoint_steps": 2}
+WHAT = {"method": "finetune", "checkpoint_steps": 2}
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

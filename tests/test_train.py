@@ -26,10 +26,11 @@ TIMES = ("train_seconds", "seconds_per_step", "selection_seconds")
 
 
 def arguments(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> dict[str, Any]:
+    """A run of a few steps; without a report, which takes longer than they do."""
     return {
         **{"target": str(data / "target"), "source": str(data / "source"), "model": "test_resnet"},
         **{"weights": str(data / "weights.safetensors"), "method": method, "steps": 5, "batch_size": 8},
-        **{"image_size": 32, "device": "cpu", "output": str(output), **settings},
+        **{"image_size": 32, "device": "cpu", "report": False, "output": str(output), **settings},
     }
 
 
@@ -38,7 +39,10 @@ def run(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> Re
 
 
 def flags(values: dict[str, Any]) -> list[str]:
-    return [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    given = {name.replace("_", "-"): value for name, value in values.items()}
+    switches = [f"--{'' if on else 'no-'}{name}" for name, on in given.items() if isinstance(on, bool)]
+    others = [(f"--{name}", str(value)) for name, value in given.items() if not isinstance(value, bool)]
+    return [*switches, *(part for pair in others for part in pair)]
 
 
 def without_times(summary: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def without_times(summary: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> None:
-    result = run(data, tmp_path / "run", method)
+    result = run(data, tmp_path / "run", method, report=True)
     names = {"config.yaml", "metrics.jsonl", "metrics.csv", "model.safetensors", "batch.png", "summary.json"}
     names |= {"evaluation.json", "report.html", "checkpoints"}
     uses_source = METHODS[method].uses_source
