@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
+import native
 import pytest
 
 CORES = os.sched_getaffinity(0)
@@ -23,7 +21,6 @@ import torch  # noqa: E402
 
 from xmixup_fast import build_info, cpu_level  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
 THREADS = 2
 
 
@@ -70,12 +67,7 @@ def ceiling_library() -> None:
     """Compiles ceiling.cpp and registers it as torch.ops.xmixup_fast_bench."""
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("ceiling.cpp is written for x86-64")
-    build = ROOT / "build" / f"bench-{sys.implementation.cache_tag}"
-    configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "--fresh", f"-DPython_EXECUTABLE={sys.executable}"]
-    for command in (configure, ["cmake", "--build", build, "--target", "bench_ceiling"]):
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "XMIXUP_CUDA": "OFF"})
-        assert done.returncode == 0, done.stdout + done.stderr
-    (library,) = build.glob("libbench_ceiling.*")
+    (library,) = native.build("bench_ceiling").glob("libbench_ceiling.*")
     torch.ops.load_library(library)
 
 

@@ -64,17 +64,17 @@ class MixCount:
         return 65536 // (128 * -(-self.registers // 8) * 8)
 
 
-def compile_cubin(source: str, arch: str, folder: Path) -> tuple[str, str]:
-    """The disassembly of one file's kernels, and what ptxas says of them."""
+def compile_source(source: str, output: Path, *flags: str) -> str:
+    """Compiles one file of csrc/cuda, and returns what nvcc and ptxas say of it."""
     include = Path(torch.__file__).parent / "include"
     defines = ["-DTORCH_TARGET_VERSION=0x020d000000000000", "-DNDEBUG"]
-    cubin = folder / "kernel.cubin"
-    command = [NVCC, "-std=c++17", "-O3", *defines, f"-I{include}", "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v"]
+    command = [NVCC, "-std=c++17", "-O3", *defines, f"-I{include}", "-Xptxas=-v", *flags]
     done = subprocess.run(
-        [*command, str(ROOT / "csrc/cuda" / source), "-o", str(cubin)], capture_output=True, text=True, check=True
+        [*command, str(ROOT / "csrc/cuda" / source), "-o", str(output)], capture_output=True, text=True
     )
-    listing = subprocess.run([NVDISASM, "-c", str(cubin)], capture_output=True, text=True, check=True)
-    return listing.stdout, done.stdout + done.stderr
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    return done.stdout + done.stderr
 
 
 class Code:
@@ -139,10 +139,11 @@ class Code:
         raise ValueError(f"no way from {begin} to {end}")
 
 
-def count_mix(arch: str) -> list[MixCount]:
-    """Every kernel, with and without resampling."""
-    with tempfile.TemporaryDirectory() as folder:
-        listing, log = compile_cubin("mix.cu", arch, Path(folder))
+def count_mix(arch: str, folder: Path) -> list[MixCount]:
+    """Every kernel, with and without resampling. Leaves mix.ptx in the folder."""
+    cubin = folder / "mix.cubin"
+    log = compile_source("mix.cu", cubin, "-cubin", f"-arch=sm_{arch}", "--keep", f"--keep-dir={folder}")
+    listing = subprocess.run([NVDISASM, "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
     registers = dict(re.findall(r"entry function '(\S+)'[\s\S]*?Used (\d+) registers", log))
     counts: dict[tuple[str, ...], MixCount] = {}
     for part in re.split(r"\n\.text\.", listing)[1:]:
@@ -208,7 +209,9 @@ def main() -> None:
     parser.add_argument("--arch", default="90", help="architecture, such as 80 or 90")
     if NVCC is None or NVDISASM is None:
         parser.error("nvcc or nvdisasm is missing: pip install nvidia-cuda-nvcc nvidia-cuda-nvdisasm")
-    print(table(count_mix(parser.parse_args().arch)))
+    arch = parser.parse_args().arch
+    with tempfile.TemporaryDirectory() as folder:
+        print(table(count_mix(arch, Path(folder))))
 
 
 if __name__ == "__main__":

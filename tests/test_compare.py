@@ -240,7 +240,7 @@ def test_a_real_comparison(
     assert timing["rounds"] == 3 and 0.1 < timing["relative_seconds"] < 10
     settings = {name: real[name] for name in ("model", "weights", "image_size", "batch_size", "steps", "threads")}
     settings |= {"target": str(images / "target"), "source": str(images / "source"), "selection": "random"}
-    summary = fit(**settings, device="cpu", output=str(tmp_path / "fit")).summary
+    summary = fit(**settings, device="cpu", report=False, output=str(tmp_path / "fit")).summary
     for name in ("val_accuracy", "test_accuracy", "images_seen"):
         assert control[name] == summary[name]
     text = Path(real["results"]).read_text()

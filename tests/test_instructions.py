@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import native
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 0.05
 
 # In millions, for four images of 224 x 224 (see mix_once.cpp), as compiled by GCC 12. Where a change of the kernels is
@@ -33,11 +31,7 @@ pytestmark = pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs 
 @pytest.fixture(scope="module")
 def mix_once() -> Path:
     """The program mix_once, built with the flags of the package's own kernels."""
-    build = ROOT / "build" / f"mix_once-{sys.implementation.cache_tag}"
-    configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "--fresh", f"-DPython_EXECUTABLE={sys.executable}"]
-    for command in (configure, ["cmake", "--build", build, "--target", "mix_once"]):
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "XMIXUP_CUDA": "OFF"})
-        assert done.returncode == 0, done.stdout + done.stderr
+    build = native.build("mix_once")
     compiler = next(build.glob("CMakeFiles/*/CMakeCXXCompiler.cmake")).read_text()
     name = re.search(r'CMAKE_CXX_COMPILER_ID "(\w+)"', compiler)[1]
     version = re.search(r'CMAKE_CXX_COMPILER_VERSION "(\d+)', compiler)[1]

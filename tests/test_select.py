@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from made import SOURCE, TARGET, write_folder
 from PIL import Image
+from test_train import arguments
 
 from xmixup_fast.contact_sheet import GAP, ROWS, TARGET_IMAGES, TEXT, THUMBNAIL, contact_sheets
 from xmixup_fast.data import decode
@@ -55,12 +56,7 @@ def flags(data: Path, output: Path, **settings: Any) -> list[str]:
 
 
 def train(data: Path, output: Path, **settings: Any) -> Result:
-    values = {
-        **{"target": str(data / "target"), "source": str(data / "source"), "model": "test_resnet", "batch_size": 4},
-        **{"weights": str(data / "weights.safetensors"), "image_size": 32, "device": "cpu", "output": str(output)},
-        **{"steps": 2, **settings},
-    }
-    return fit(**values)
+    return fit(**arguments(data, output, **{"steps": 2, "batch_size": 4, **settings}))
 
 
 def split_as_settings_say(target: Path) -> Dataset:

@@ -104,7 +104,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flags(folders: Path, output: Path, *more: str) -> list[str]:
     small = ["--model", "test_resnet", "--weights", "none", "--selection", "random", "--top-k", "5"]
     small += ["--steps", "1", "--batch-size", "8", "--image-size", "32", "--device", "cpu", "--output", str(output)]
-    return [*small, "--target", str(folders / "target"), *more]
+    return [*small, "--no-report", "--target", str(folders / "target"), *more]
 
 
 def test_a_run_takes_several_sources(folders: Path, tmp_path: Path) -> None:

@@ -17,13 +17,12 @@ import torch
 from made import TARGET, write_folder
 from safetensors.torch import load_file
 from test_decode import DECODERS, HEIGHT, Bytes, encoded, kinds, made_decoder, photo
-from test_train import arguments, flags, without_times
+from test_train import arguments, flags, run, without_times
 
 from xmixup_fast import Crops, ImagePool
 from xmixup_fast.data.dataset import Sample
 from xmixup_fast.data.streams import AHEAD, Stream
 from xmixup_fast.rendering import Renderer
-from xmixup_fast.run import Result, fit
 from xmixup_fast.sampling import Auxiliary, Sampler
 from xmixup_fast.settings import Settings
 from xmixup_fast.train import main
@@ -226,10 +225,6 @@ def test_files_that_become_bad_are_named(name: str, short_side: int | None) -> N
         ValueError, match=r"(?s)no longer can:.*1\.jpg: .*4\.jpg: not a JPEG, PNG or WebP image|4\.jpg.*1\.jpg"
     ):
         list(stream.feed([sampler.draw(0).crops]))
-
-
-def run(data: Path, output: Path, **settings: Any) -> Result:
-    return fit(**arguments(data, output, **settings))
 
 
 @pytest.mark.parametrize("method", ["xmixup", "mixup"])
