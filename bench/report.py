@@ -16,8 +16,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from xmixup_fast.files import write_between_markers
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-BEGIN, END = "<!-- begin: written by bench/report.py -->", "<!-- end: written by bench/report.py -->"
 MIX_GROUPS = ("mix-crop-f32", "mix-crop-bf16", "mix-resized-f32")
 ALTERNATIVES = ("compiled", "torchvision", "kornia")
 
@@ -40,7 +41,7 @@ def main() -> None:
         data_table(results),
         alloc_table(results),
     ]
-    write_between_markers(DOCS / "performance.md", "\n\n".join(sections))
+    write_between_markers(DOCS / "performance.md", "bench/report.py", "\n\n".join(sections))
     plot_growth(results, DOCS / "performance.png")
 
 
@@ -179,14 +180,6 @@ def only(results: Results, group: str) -> dict[str, Any]:
 def table(head: tuple[str, ...], rows: list[Any]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def write_between_markers(file: Path, text: str) -> None:
-    before, _, rest = file.read_text().partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"{file}: expected the lines '{BEGIN}' and '{END}'")
-    file.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
 def plot_growth(results: Results, file: Path) -> None:

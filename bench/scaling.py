@@ -29,12 +29,12 @@ import torch.distributed as dist
 from PIL import Image
 
 from xmixup_fast import Settings, distributed
+from xmixup_fast.files import write_between_markers
 from xmixup_fast.preparation import prepare
 from xmixup_fast.run import reproducible, resolved
 from xmixup_fast.trainer import Trainer
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
-BEGIN, END = "<!-- begin: written by bench/scaling.py -->", "<!-- end: written by bench/scaling.py -->"
 CLASSES, IMAGES_OF_CLASS = 4, 100
 WARMUP, TIMES = 3, 20
 MIB = 2**20
@@ -75,7 +75,7 @@ def main() -> None:
     text = f"{machine(asked, results[0])}\n\n{text}"
     print(text)
     if not asked.no_write:
-        write_between_markers(text)
+        write_between_markers(DOCS, "bench/scaling.py", text)
     print(json.dumps(results))
 
 
@@ -187,14 +187,6 @@ def machine(asked: argparse.Namespace, result: dict[str, float]) -> str:
         f"xmixup, {asked.model}, {asked.image_size} x {asked.image_size} pixels, {asked.device}; "
         f"{result['gradient_bytes'] / MIB:.1f} MiB of gradients; {time.strftime('%Y-%m-%d')}."
     )
-
-
-def write_between_markers(text: str) -> None:
-    before, _, rest = DOCS.read_text().partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"{DOCS}: expected the lines '{BEGIN}' and '{END}'")
-    DOCS.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
 if __name__ == "__main__":

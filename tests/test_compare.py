@@ -19,7 +19,7 @@ from made import SOURCE, TARGET, write_folder, write_plan
 
 from xmixup_fast import fit
 from xmixup_fast.compare import main
-from xmixup_fast.comparison import report, workers
+from xmixup_fast.comparison import workers
 from xmixup_fast.comparison.results import Results
 from xmixup_fast.comparison.workers import without_folders
 from xmixup_fast.trainer import Trainer
@@ -307,10 +307,11 @@ def test_the_table_goes_between_markers(
     tmp_path: Path, plan: dict[str, Any], started: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    begin, end = (f"<!-- {edge}: written by python -m xmixup_fast.compare -->" for edge in ("begin", "end"))
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     assert compare(tmp_path, plan, "--markdown", str(page)) == 0
     text = (tmp_path / "results.md").read_text().strip()
-    assert page.read_text() == f"before\n{report.BEGIN}\n{text}\n{report.END}\nafter\n"
+    assert page.read_text() == f"before\n{begin}\n{text}\n{end}\nafter\n"
     page.write_text("no markers")
     before = len(started())
     again = {**plan, "results": str(tmp_path / "again.jsonl")}

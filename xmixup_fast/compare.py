@@ -40,8 +40,11 @@ from .comparison.results import Results
 from .comparison.tuning import choose, tuned
 from .comparison.workers import Workers
 from .distributed import check_alone
-from .files import write_text
+from .files import around_markers, write_between_markers, write_text
 from .settings import Settings
+
+WRITER = "python -m xmixup_fast.compare"
+"""What the tables of other people's pages are marked with."""
 
 Chosen = Mapping[str, Mapping[str, Any]]
 """Settings that tuning has chosen, by method."""
@@ -107,7 +110,7 @@ def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
     check_alone()
     results = Results(comparison.results)
     if asked.markdown is not None:
-        report.around_markers(asked.markdown)  # refused now, not after hours of runs
+        around_markers(asked.markdown, WRITER)  # refused now, not after hours of runs
     if asked.tune:
         if not comparison.grid:
             raise ValueError(f"{asked.file or 'flags'}: grid: expected the settings to try, got none")
@@ -126,7 +129,7 @@ def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
     text = _write_tables(comparison, chosen, lines, asked.split)
     print(f"\n{text}")
     if asked.markdown is not None:
-        report.write_between_markers(asked.markdown, text)
+        write_between_markers(asked.markdown, WRITER, text)
     return int(failures > 0)
 
 

@@ -47,6 +47,25 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         aside.write_bytes(content)  # save_file would let the owner alone read it
 
 
+def write_between_markers(file: Path, writer: str, text: str) -> None:
+    """Replaces what a command, the writer, has written to a file before. Raises as :func:`around_markers` does."""
+    before, after = around_markers(file, writer)
+    write_text(file, f"{before}\n{text}\n{after}")
+
+
+def around_markers(file: Path, writer: str) -> tuple[str, str]:
+    """A file up to and with the line that marks where the writer's text begins, and from that of its end.
+
+    Raises OSError, and ValueError where the two lines are missing.
+    """
+    begin, end = (f"<!-- {edge}: written by {writer} -->" for edge in ("begin", "end"))
+    before, _, rest = file.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{file}: expected the lines '{begin}' and '{end}'")
+    return before + begin, end + after
+
+
 def check_writable(folder: Path) -> None:
     """Raises OSError where the folder, or what is there of the path to it, cannot be written to. Leaves nothing."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())

@@ -11,11 +11,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
 from .plan import BASELINE, Task
 
-BEGIN = "<!-- begin: written by python -m xmixup_fast.compare -->"
-END = "<!-- end: written by python -m xmixup_fast.compare -->"
 AVERAGE = "average"
 LEVEL = 0.95
 """Of the intervals."""
@@ -221,18 +218,3 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
         up[place] = max(up[place], up[place - 1] + gap)
         down[-place - 1] = min(down[-place - 1], down[-place] - gap)
     return [(a + b) / 2 for a, b in zip(up, down, strict=True)]
-
-
-def write_between_markers(file: Path, text: str) -> None:
-    """Replaces what stands between two lines of a file. Raises as :func:`around_markers` does."""
-    before, after = around_markers(file)
-    write_text(file, f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
-def around_markers(file: Path) -> tuple[str, str]:
-    """What a file says before and after a table. Raises OSError, and ValueError where the two lines are missing."""
-    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{file}: expected the lines '{BEGIN}' and '{END}'")
-    return before, after
