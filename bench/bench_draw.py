@@ -40,7 +40,7 @@ def eager(inputs: DrawInputs, generator: torch.Generator) -> Draws:
     place = torch.rand(len(inputs.label), generator=generator) * (len(inputs.lam_quantiles) - 1)
     left = place.long()
     lam = torch.lerp(inputs.lam_quantiles[left], inputs.lam_quantiles[left + 1], place - left)
-    return Draws(target_crops, aux_crops, lam)
+    return Draws(target_crops, aux_crops, lam, torch.rand(len(lam), 2, generator=generator))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,7 @@ def check(draws: Draws, inputs: DrawInputs, side: str) -> None:
         assert (crops.window[:, :2] + crops.window[:, 2:] <= sizes[crops.index]).all()
     assert torch.equal(draws.aux_crops.index // MEMBERS, inputs.label)
     assert (draws.lam >= 0.5).all() and (draws.lam <= 1).all()
+    assert (draws.center >= 0).all() and (draws.center < 1).all()
 
 
 @pytest.mark.benchmark(group="draw")
