@@ -29,29 +29,57 @@ def logits_of(case: Case, images: Tensor) -> tuple[Array, Array, Array]:
 # --- L2-SP ---
 
 
+def parameters(case: Case) -> dict[str, Array]:
+    return {name: array(weight).copy() for name, weight in case.network.named_parameters()}
+
+
+def anchored(case: Case, start: dict[str, Array]) -> float:
+    """L2-SP's penalty with 0.3 and 0.2, of a network whose target head alone is new."""
+    now, head = parameters(case), {"body.fc.weight", "body.fc.bias"}
+    assert head < now.keys() and any("bn" in name for name in now)
+    distance = sum(((now[name] - start[name]) ** 2).sum() for name in now.keys() - head)
+    return float(0.3 / 2 * distance + 0.2 / 2 * sum((now[name] ** 2).sum() for name in head))
+
+
 def test_l2sp_draws_weights_to_their_start_and_the_head_to_zero() -> None:
     case = Case(l2sp_alpha=0.3, l2sp_beta=0.2)
     case.network.source_head = None
-    start = {name: array(weight).copy() for name, weight in case.network.named_parameters()}
+    start = parameters(case)
     method = METHODS["l2sp"](case.settings, case.network)
     case.disturb()
     draw = case.sampler.draw(0)
     loss = method.loss(case.network, method.inputs(draw, case.renderer), draw).item()
-    now = {name: array(weight) for name, weight in case.network.named_parameters()}
-    head = {"body.fc.weight", "body.fc.bias"}
-    assert head < now.keys() and any("bn" in name for name in now)
-    distance = sum(((now[name] - start[name]) ** 2).sum() for name in now.keys() - head)
-    norm = sum((now[name] ** 2).sum() for name in head)
     logits = array(case.network.train()(case.renderer.target(draw.crops)))
-    expected = cross_entropy(logits, draw.label).mean() + 0.3 / 2 * distance + 0.2 / 2 * norm
-    assert loss == pytest.approx(expected, rel=1e-5)
+    assert loss == pytest.approx(cross_entropy(logits, draw.label).mean() + anchored(case, start), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["xmixup", "xcutmix"])
+def test_an_anchor_adds_l2sps_penalty(name: str) -> None:
+    case, plain = (Case(l2sp_alpha=0.3, l2sp_beta=0.2, anchor=anchor) for anchor in (True, False))
+    plain.network.load_state_dict(case.network.state_dict())
+    start = parameters(case)
+    assert "source_head.weight" in start
+    method = case.method(name)
+    losses = []
+    for one, its in ((case, method), (plain, plain.method(name))):
+        one.disturb()
+        draw = one.sampler.draw(0)
+        losses.append(its.loss(one.network.train(), its.inputs(draw, one.renderer), draw).item())
+    assert losses[0] == pytest.approx(losses[1] + anchored(case, start), rel=1e-5)
+    again = METHODS[name](case.settings, case.network)  # as a resumed run makes it, then tells it where it started
+    again.load_state_dict(method.state_dict())
+    draw = case.sampler.draw(0)
+    resumed = again.loss(case.network, again.inputs(draw, case.renderer), draw).item()
+    assert resumed == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_l2sp_takes_the_place_of_weight_decay() -> None:
-    def decays(name: str) -> list[float]:
-        return [group["weight_decay"] for group in Case(weight_decay=0.03).trainer(name).optimizer.param_groups]
+    def decays(name: str, **settings: bool) -> list[float]:
+        trainer = Case(weight_decay=0.03, **settings).trainer(name)
+        return [group["weight_decay"] for group in trainer.optimizer.param_groups]
 
-    assert decays("l2sp") == [0, 0] and decays("finetune") == decays("delta") == [0.03, 0.03]
+    assert decays("l2sp") == decays("xmixup", anchor=True) == [0, 0]
+    assert decays("finetune") == decays("delta") == decays("xmixup") == [0.03, 0.03]
 
 
 # --- BSS ---

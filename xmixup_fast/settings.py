@@ -93,7 +93,7 @@ class Settings:
     momentum: float = 0.9
     """Nesterov momentum of sgd."""
     weight_decay: float = 1e-4
-    """L2 penalty of every weight, decoupled from the gradient with adamw; l2sp has its own instead."""
+    """L2 penalty of every weight, decoupled from the gradient with adamw; l2sp and anchor have their own instead."""
     no_norm_decay: bool = False
     """No weight decay of biases, normalisation layers and what else timm spares."""
     clip_grad: float | None = None
@@ -113,12 +113,15 @@ class Settings:
     """Share of the run, at its end, in which no image is mixed."""
     source_weight: float = 1.0
     """Weight of the loss on source classes."""
+    anchor: bool = False
+    """xmixup, xcutmix: draw all weights to where they started, and those of new heads to zero, by l2sp's penalties in
+    place of weight decay."""
     label_smoothing: float = 0.0
     """Label smoothing of every cross entropy with a class as its label."""
     l2sp_alpha: float = 0.01
-    """l2sp: penalty of the pretrained weights' way from where they started (0.01 in the code of DELTA's authors)."""
+    """l2sp, anchor: penalty of pretrained weights' way from their start (0.01 in the code of DELTA's authors)."""
     l2sp_beta: float = 0.01
-    """l2sp: penalty of the head's weights (0.01 in the paper)."""
+    """l2sp, anchor: penalty of the head's weights (0.01 in the paper)."""
     delta_alpha: float = 1.0
     """delta: weight of the difference of feature maps, relative to their size."""
     bss_eta: float = 1e-3
@@ -283,9 +286,11 @@ UNSAID = {"optimizer": "sgd", "schedule": "cosine"}
 
 
 def matters(name: str, settings: Settings) -> bool:
-    """Whether a setting can change what comes out: patience counts validations, and xmixup alone chooses how to mix."""
+    """Whether a setting can change what comes out: patience counts validations, and some settings are one method's."""
     if name == "rectangle_probability":
         return settings.method == "xmixup"
+    if name == "anchor":
+        return settings.method in ("xmixup", "xcutmix")
     return name not in HOW or (name == "val_interval" and settings.patience is not None)
 
 

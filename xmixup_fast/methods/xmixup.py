@@ -13,17 +13,27 @@ from .. import ops
 from ..models import Network
 from ..rendering import Renderer
 from ..sampling import Draw
+from ..settings import Settings
 from .base import Method, mixed_titles
+from .l2sp import Anchor
 
 
 class XMixup(Method):
     """lam CE(target logits, y_t) + source_weight (1 - lam) CE(source logits, y_s): one forward for both datasets.
 
     Images are blended with the weights lam and 1 - lam or, in steps with rectangles, 1 - lam is the area of one that is
-    pasted, less what of it lies outside of the image.
+    pasted, less what of it lies outside of the image. With the setting ``anchor``, the weights are drawn to where they
+    started, as by :class:`~.l2sp.L2SP`.
     """
 
     uses_source = True
+
+    def __init__(self, settings: Settings, network: Network) -> None:
+        super().__init__(settings, network)
+        self.anchor = Anchor(settings, network) if settings.anchor else None
+        if self.anchor is not None:
+            self.weight_decay = 0.0
+            self.state = {"start": self.anchor.start}
 
     def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
         return (render.xcutmix(draw) if draw.rectangle else render.xmixup(draw),)
@@ -36,12 +46,13 @@ class XMixup(Method):
         (images,) = inputs
         assert draw.aux_label is not None
         features = network.features(images)
-        return ops.dual_head_cross_entropy(
+        loss = ops.dual_head_cross_entropy(
             *(network.target_logits(features), network.source_logits(features)),
             *(draw.label, draw.aux_label, self.weights(draw)),
             source_weight=self.settings.source_weight,
             label_smoothing=self.settings.label_smoothing,
         )
+        return loss if self.anchor is None else loss + self.anchor.penalty()
 
     def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
         assert draw.aux_label is not None
