@@ -268,6 +268,8 @@ def test_settings_that_are_as_ever_leave_a_runs_identity() -> None:
     assert identity(Settings(**base, rectangle_probability=0.0)) == "8245138d3212ffc"  # before there were any of these
     finetune = Settings(**base, method="finetune")  # which pastes nothing, whatever it is told
     assert identity(finetune) == identity(replace(finetune, rectangle_probability=0.0))
+    assert identity(finetune) == identity(replace(finetune, anchor=True))
+    assert identity(Settings(**base)) != identity(Settings(**base, anchor=True))
     assert identity(Settings(**base, val_interval=2)) == identity(Settings(**base))
     changes: list[dict[str, Any]] = [
         *({"optimizer": "adamw"}, {"schedule": "linear"}, {"warmup_epochs": 1.0}, {"layer_decay": 0.9}),

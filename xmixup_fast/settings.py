@@ -284,13 +284,14 @@ HOW = (
 UNSAID = {"optimizer": "sgd", "schedule": "cosine"}
 """Values that are left out of the hash as what is off is."""
 
+OF_METHODS = {"rectangle_probability": ("xmixup",), "anchor": ("xmixup", "xcutmix")}
+"""Settings that count for these methods alone."""
+
 
 def matters(name: str, settings: Settings) -> bool:
-    """Whether a setting can change what comes out: patience counts validations, and some settings are one method's."""
-    if name == "rectangle_probability":
-        return settings.method == "xmixup"
-    if name == "anchor":
-        return settings.method in ("xmixup", "xcutmix")
+    """Whether a setting can change what comes out: patience counts validations, and some settings are some methods'."""
+    if name in OF_METHODS:
+        return settings.method in OF_METHODS[name]
     return name not in HOW or (name == "val_interval" and settings.patience is not None)
 
 
