@@ -19,7 +19,7 @@ NETWORKS = {"test_resnet": 32, "test_vit": 160, "test_convnext": 32, "tf_efficie
 
 
 def test_unmixed_images_are_those_of_finetuning() -> None:
-    case = Case(label_smoothing=0.1)
+    case = Case(label_smoothing=0.1, anchor=False)
     draw = case.sampler.draw(0, partners=True)
     unmixed = replace(draw, lam=torch.ones_like(draw.lam))
     expected = case.loss("finetune", unmixed)
@@ -29,7 +29,7 @@ def test_unmixed_images_are_those_of_finetuning() -> None:
 
 
 def test_losses_are_the_documented_formulas() -> None:
-    case = Case(source_weight=0.7, rectangle_probability=0.0)
+    case = Case(source_weight=0.7, anchor=False, rectangle_probability=0.0)
     draw = case.sampler.draw(1, partners=True)
     network, render = case.network, case.renderer
     assert draw.aux_label is not None

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transfer import Array, Case, array, cross_entropy, log_softmax
 
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.cotuning import Cotuning
+from xmixup_fast.methods.l2sp import half_square
 from xmixup_fast.methods.rifle import Rifle
 from xmixup_fast.models import build, save
 from xmixup_fast.sampling import Draw, Sampler, rectangles
@@ -53,6 +54,16 @@ def test_l2sp_draws_weights_to_their_start_and_the_head_to_zero() -> None:
     assert loss == pytest.approx(cross_entropy(logits, draw.label).mean() + anchored(case, start), rel=1e-5)
 
 
+def test_the_penaltys_gradient_is_the_way_from_the_start() -> None:
+    shapes = (3, 2), (4,), (1, 2, 2)
+    x = [nn.Parameter(torch.rand(shape).double()) for shape in shapes]
+    y = [torch.rand(shape).double() for shape in shapes]
+    assert torch.autograd.gradcheck(lambda *x: half_square([*x], y), x)
+    (3 * half_square(x, y)).backward()
+    for a, b in zip(x, y, strict=True):
+        torch.testing.assert_close(a.grad, 3 * (a - b))
+
+
 @pytest.mark.parametrize("name", ["xmixup", "xcutmix"])
 def test_an_anchor_adds_l2sps_penalty(name: str) -> None:
     case, plain = (Case(l2sp_alpha=0.3, l2sp_beta=0.2, anchor=anchor) for anchor in (True, False))
@@ -74,12 +85,13 @@ def test_an_anchor_adds_l2sps_penalty(name: str) -> None:
 
 
 def test_l2sp_takes_the_place_of_weight_decay() -> None:
-    def decays(name: str, **settings: bool) -> list[float]:
+    def decays(name: str, **settings: Any) -> list[float]:
         trainer = Case(weight_decay=0.03, **settings).trainer(name)
         return [group["weight_decay"] for group in trainer.optimizer.param_groups]
 
-    assert decays("l2sp") == decays("xmixup", anchor=True) == [0, 0]
-    assert decays("finetune") == decays("delta") == decays("xmixup") == [0.03, 0.03]
+    assert decays("l2sp") == decays("xmixup") == [0, 0]
+    assert decays("finetune") == decays("delta") == decays("xmixup", anchor=False) == [0.03, 0.03]
+    assert decays("xmixup", weights="none") == [0.03, 0.03]  # there is nothing to be drawn to
 
 
 # --- BSS ---
@@ -187,7 +199,7 @@ def test_cutmix_pastes_the_partner_and_weighs_labels_by_area() -> None:
 
 
 def test_xcutmix_pastes_the_auxiliary_image_and_weighs_both_heads_by_area() -> None:
-    case = Case(alpha=1.0, fold=False, source_weight=0.7)
+    case = Case(alpha=1.0, fold=False, source_weight=0.7, anchor=False)
     draw = case.sampler.draw(3)
     assert draw.aux_label is not None
     images, aux = array(case.renderer.target(draw.crops)), array(case.renderer.aux(draw.aux_crops))

@@ -113,9 +113,9 @@ class Settings:
     """Share of the run, at its end, in which no image is mixed."""
     source_weight: float = 1.0
     """Weight of the loss on source classes."""
-    anchor: bool = False
-    """xmixup, xcutmix: draw all weights to where they started, and those of new heads to zero, by l2sp's penalties in
-    place of weight decay."""
+    anchor: bool = True
+    """xmixup, xcutmix: draw pretrained weights to where they started, and those of new heads to zero, by l2sp's
+    penalties in place of weight decay; not with weights none."""
     label_smoothing: float = 0.0
     """Label smoothing of every cross entropy with a class as its label."""
     l2sp_alpha: float = 0.01

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +22,35 @@ class Anchor:
 
     def __init__(self, settings: Settings, network: Network) -> None:
         self.weights = (settings.l2sp_alpha, settings.l2sp_beta)
-        self.groups = network.parameter_groups()
-        self.start = flat(self.groups[0]).detach()
-        """float32[n]: w0, of all parameters one after the other."""
+        self.pretrained, self.head = network.parameter_groups()
+        self.start = [parameter.detach().clone() for parameter in self.pretrained]
+        self.zero = [torch.zeros_like(parameter) for parameter in self.head]
+        self.state = {f"start.{number}": tensor for number, tensor in enumerate(self.start)}
 
     def penalty(self) -> Tensor:
         """A scalar."""
-        pretrained, head = map(flat, self.groups)
-        way = pretrained - self.start
         alpha, beta = self.weights
-        return (alpha * way.dot(way) + beta * head.dot(head)) / 2
+        return alpha * half_square(self.pretrained, self.start) + beta * half_square(self.head, self.zero)
+
+
+def half_square(x: list[nn.Parameter], y: list[Tensor]) -> Tensor:
+    """|x - y|^2 / 2 of as many tensors in each list, with a gradient for x."""
+    distance: Tensor = _HalfSquare.apply(*x, *y)
+    return distance
+
+
+class _HalfSquare(torch.autograd.Function):
+    """half_square in half the time of autograd's own way, which copies."""
+
+    @staticmethod
+    def forward(ctx: Any, *both: Tensor) -> Tensor:
+        count = len(both) // 2
+        ctx.ways = torch._foreach_sub(both[:count], both[count:])
+        return torch.stack(torch._foreach_norm(ctx.ways)).square().sum() / 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*torch._foreach_mul(ctx.ways, grad), *[None] * len(ctx.ways))
 
 
 class L2SP(Finetune):
@@ -41,12 +60,7 @@ class L2SP(Finetune):
         super().__init__(settings, network)
         self.weight_decay = 0.0
         self.anchor = Anchor(settings, network)
-        self.state = {"start": self.anchor.start}
+        self.state = self.anchor.state
 
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         return super().loss(network, inputs, draw) + self.anchor.penalty()
-
-
-def flat(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """All parameters in one vector, which makes one operation of many."""
-    return torch.cat([parameter.flatten() for parameter in parameters])

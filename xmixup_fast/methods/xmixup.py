@@ -22,18 +22,18 @@ class XMixup(Method):
     """lam CE(target logits, y_t) + source_weight (1 - lam) CE(source logits, y_s): one forward for both datasets.
 
     Images are blended with the weights lam and 1 - lam or, in steps with rectangles, 1 - lam is the area of one that is
-    pasted, less what of it lies outside of the image. With the setting ``anchor``, the weights are drawn to where they
-    started, as by :class:`~.l2sp.L2SP`.
+    pasted, less what of it lies outside of the image. Unless the setting ``anchor`` is off, pretrained weights are
+    drawn to where they started, as by :class:`~.l2sp.L2SP`.
     """
 
     uses_source = True
 
     def __init__(self, settings: Settings, network: Network) -> None:
         super().__init__(settings, network)
-        self.anchor = Anchor(settings, network) if settings.anchor else None
+        self.anchor = Anchor(settings, network) if settings.anchor and settings.weights != "none" else None
         if self.anchor is not None:
             self.weight_decay = 0.0
-            self.state = {"start": self.anchor.start}
+            self.state = self.anchor.state
 
     def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
         return (render.xcutmix(draw) if draw.rectangle else render.xmixup(draw),)
