@@ -195,6 +195,18 @@ def _fit(data: Path, output: Path, **settings: Any) -> Result:
     return fit(**arguments(data, output, "finetune", **settings))
 
 
+def test_weight_decay_that_is_not_used_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs: list[dict[str, Any]] = [
+        {"method": "xmixup", "weight_decay": 0.02},
+        {"method": "xmixup"},
+        {"method": "xmixup", "weight_decay": 0.02, "anchor": False},
+    ]
+    for number, settings in enumerate(runs):
+        fit(**arguments(data, tmp_path / str(number), **settings))
+        said = "weight_decay 0.02 is not used: l2sp_alpha and l2sp_beta take its place" in capsys.readouterr().out
+        assert said == (number == 0)
+
+
 ACCURACIES = {2: 90.0, 3: 50.0, 5: 60.0, 6: 55.0, 7: 60.0, 8: 40.0, 9: 55.0}
 """By step; epochs of 18 images in batches of 8 end after 3, 5, 7 and 9."""
 

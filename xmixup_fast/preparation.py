@@ -101,6 +101,8 @@ def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | No
     say(images.builder.storage())
     if resumed is None:
         method.prepare(network, batches)
+    if settings.weight_decay not in (method.weight_decay, Settings.weight_decay):
+        say(f"weight_decay {settings.weight_decay:g} is not used: l2sp_alpha and l2sp_beta take its place")
     train, val, test = images.of.values()
     say(
         f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(train)} training, "
