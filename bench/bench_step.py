@@ -104,7 +104,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
-    """A trainer of each side on the same made images, with networks that start alike."""
+    """A trainer of each side on the same made images, with networks that start alike and count as pretrained."""
     option = request.config.getoption
     made = {}
     for side in sides(request.config):
@@ -112,7 +112,6 @@ def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
             target="made",
             source="made",
             model=option("--step-model"),
-            weights="none",
             method=side if side in METHODS else "mixup",
             image_size=option("--step-size"),
             batch_size=option("--step-batch"),
