@@ -277,8 +277,8 @@ def test_the_last_weights_are_kept_without_patience(data: Path, tmp_path: Path) 
 
 def test_settings_that_are_as_ever_leave_a_runs_identity() -> None:
     base: dict[str, Any] = {"target": "t", "model": "m"}
-    before = Settings(**base, rectangle_probability=0.0, anchor=False)  # there were any of these
-    assert identity(before) == "8245138d3212ffc"
+    plain = Settings(**base, rectangle_probability=0.0, anchor=False)
+    assert identity(plain) == "8245138d3212ffc"  # before there were any of these
     finetune = Settings(**base, method="finetune")  # which pastes nothing, whatever it is told
     assert identity(finetune) == identity(replace(finetune, rectangle_probability=0.0))
     assert identity(finetune) == identity(replace(finetune, anchor=False))
