@@ -301,6 +301,11 @@ def test_tuning_chooses_by_validation_accuracy_alone(
     assert compare(tmp_path, plan, "--table") == 0
     table = (tmp_path / "results.md").read_text()
     assert "| xmixup-random | lr 0.7 | 66.50 | chosen |" in table and "0 other lines of the file" in table
+    assert "minus each other" not in table and compare(tmp_path, plan, "--table", "--versus", "mixup") == 0
+    table = (tmp_path / "results.md").read_text()
+    assert "**mixup minus each other method, test accuracy, average over 2 targets**" in table
+    assert compare(tmp_path, plan, "--table", "--versus", "mixin") == 2
+    assert "error: versus: expected one of finetune, " in capsys.readouterr().err
 
 
 def test_the_table_goes_between_markers(

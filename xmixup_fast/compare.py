@@ -70,6 +70,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     what.add_argument("--tune", action="store_true", help="choose settings out of the grid")
     what.add_argument("--time", action="store_true", help="time steps in turn with finetune's")
     what.add_argument("--table", action="store_true", help="run nothing, make the table of what is there")
+    parser.add_argument("--versus", metavar="METHOD", help="add a table: this method minus each other one, in pairs")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table between the markers in it, too")
     group = parser.add_argument_group("settings of training, as python -m xmixup_fast.train --help tells")
     hints = typing.get_type_hints(Settings)
@@ -109,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
     check_alone()
     results = Results(comparison.results)
+    if asked.versus is not None and asked.versus not in comparison.methods:
+        raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {asked.versus}")
     if asked.markdown is not None:
         around_markers(asked.markdown, WRITER)  # refused now, not after hours of runs
     if asked.tune:
@@ -126,14 +129,16 @@ def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
     elif not asked.table:
         failures = Workers(results, asked.data).train(runs, asked.split)
     lines = results.lines()
-    text = _write_tables(comparison, chosen, lines, asked.split)
+    text = _write_tables(comparison, chosen, lines, asked.split, asked.versus)
     print(f"\n{text}")
     if asked.markdown is not None:
         write_between_markers(asked.markdown, WRITER, text)
     return int(failures > 0)
 
 
-def _write_tables(comparison: Comparison, chosen: Chosen, lines: Sequence[dict[str, Any]], split: str) -> str:
+def _write_tables(
+    comparison: Comparison, chosen: Chosen, lines: Sequence[dict[str, Any]], split: str, versus: str | None
+) -> str:
     """Writes Markdown, CSV and PNG beside the results; returns the Markdown."""
     runs = comparison.runs(chosen)
     done = {line["key"]: line for line in lines if line.get(f"{split}_accuracy") is not None}
@@ -160,6 +165,8 @@ def _write_tables(comparison: Comparison, chosen: Chosen, lines: Sequence[dict[s
         f"Made with {' and with '.join(versions)}." if versions else "",
     ]
     parts = [report.markdown(made, split), " ".join(filter(None, notes))]
+    if versus is not None:
+        parts.insert(1, report.ahead(by_seed, versus, comparison.methods, comparison.tasks, split))
     if comparison.grid:
         parts.append(tuned(comparison, lines))
     text = "\n\n".join(parts)

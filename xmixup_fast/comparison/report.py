@@ -108,6 +108,22 @@ def rows(
     return made
 
 
+def ahead(lines: BySeed, method: str, others: Iterable[str], tasks: Sequence[Task], split: str) -> str:
+    """A table of a method's accuracy minus each other one's, averaged over tasks; Markdown, paired as in ``rows``."""
+    column, cells = f"{split}_accuracy", []
+    for other in others:
+        both = [(lines.get((method, task), {}), lines.get((other, task), {})) for task in tasks]
+        seeds = sorted(set.intersection(*(set(a) & set(b) for a, b in both)))
+        if other != method and seeds:
+            gains = [[a[seed][column] - b[seed][column] for seed in seeds] for a, b in both]
+            pairs = [gain for task in gains for gain in task]
+            positive = f"{sum(gain > 0 for gain in pairs)} of {len(pairs)}"
+            cells.append((other, str(len(seeds)), str(Difference.of(*gains)), positive))
+    title = f"{method} minus each other method, {split} accuracy, average over {len(tasks)} targets"
+    head = ("method", "seeds", f"{method} minus it ({100 * LEVEL:.0f} % interval)", "pairs above zero")
+    return f"**{title}**\n\n{table(head, cells)}"
+
+
 def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else math.nan
 
