@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..models import Network
@@ -13,7 +14,10 @@ from .base import Method
 
 
 class Cotrain(Method):
-    """CE(target logits, y_t) + source_weight CE(source logits of the auxiliary image, y_s): two forwards."""
+    """CE(target logits, y_t) + source_weight CE(source logits of the auxiliary image, y_s).
+
+    One forward of both batches. Two would normalise each batch by its own statistics, and evaluation by those of both.
+    """
 
     uses_source = True
 
@@ -23,8 +27,9 @@ class Cotrain(Method):
     def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
         images, aux = inputs
         assert draw.aux_label is not None
-        target = self.cross_entropy(network(images), draw.label)
-        source = self.cross_entropy(network.source_logits(network.features(aux)), draw.aux_label)
+        features, aux_features = network.features(torch.cat([images, aux])).chunk(2)
+        target = self.cross_entropy(network.target_logits(features), draw.label)
+        source = self.cross_entropy(network.source_logits(aux_features), draw.aux_label)
         return (target + self.settings.source_weight * source).mean()
 
     def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
