@@ -69,7 +69,8 @@ class Row:
     peak_memory_mib: float
 
 
-BySeed = Mapping[tuple[str, Task], Mapping[int, Mapping[str, Any]]]
+_Runs = Mapping[int, Mapping[str, Any]]
+BySeed = Mapping[tuple[str, Task], _Runs]
 """Lines of results by method and task, then seed."""
 
 
@@ -87,9 +88,8 @@ def rows(
             own = [lines.get((method, task), {}) for task in wanted]
             base = [lines.get((BASELINE, task), {}) for task in wanted]
             seeds = sorted(set.intersection(*map(set, own)))
-            pairs = sorted(set(seeds).intersection(*map(set, base))) if method != BASELINE else []
             accuracies = [statistics.fmean(by[seed][column] for by in own) for seed in seeds]
-            gains = [[a[seed][column] - b[seed][column] for seed in pairs] for a, b in zip(own, base, strict=True)]
+            gains = _gains(own, base, column) if method != BASELINE else [[]]
             runs = [by[seed] for by in own for seed in seeds]
             times = [1.0 if method == BASELINE else seconds.get((method, task), math.nan) for task in wanted]
             made.append(
@@ -112,16 +112,21 @@ def ahead(lines: BySeed, method: str, others: Iterable[str], tasks: Sequence[Tas
     """A table of a method's accuracy minus each other one's, averaged over tasks; Markdown, paired as in ``rows``."""
     column, cells = f"{split}_accuracy", []
     for other in others:
-        both = [(lines.get((method, task), {}), lines.get((other, task), {})) for task in tasks]
-        seeds = sorted(set.intersection(*(set(a) & set(b) for a, b in both)))
-        if other != method and seeds:
-            gains = [[a[seed][column] - b[seed][column] for seed in seeds] for a, b in both]
-            pairs = [gain for task in gains for gain in task]
+        own, base = ([lines.get((name, task), {}) for task in tasks] for name in (method, other))
+        gains = _gains(own, base, column)
+        pairs = [gain for task in gains for gain in task]
+        if other != method and pairs:
             positive = f"{sum(gain > 0 for gain in pairs)} of {len(pairs)}"
-            cells.append((other, str(len(seeds)), str(Difference.of(*gains)), positive))
+            cells.append((other, str(len(gains[0])), str(Difference.of(*gains)), positive))
     title = f"{method} minus each other method, {split} accuracy, average over {len(tasks)} targets"
     head = ("method", "seeds", f"{method} minus it ({100 * LEVEL:.0f} % interval)", "pairs above zero")
     return f"**{title}**\n\n{table(head, cells)}"
+
+
+def _gains(own: Sequence[_Runs], base: Sequence[_Runs], column: str) -> list[list[float]]:
+    """Each task's differences, for the seeds that both sides have on all tasks."""
+    seeds = sorted(set.intersection(*map(set, [*own, *base])))
+    return [[a[seed][column] - b[seed][column] for seed in seeds] for a, b in zip(own, base, strict=True)]
 
 
 def _mean(values: Sequence[float]) -> float:
