@@ -137,7 +137,7 @@ def markdown(made: Sequence[Row], split: str) -> str:
     """A table for each task, the average first; of the methods that have been run."""
     head = (
         *("method", "seeds", f"{split} accuracy, %", f"minus {BASELINE}'s ({100 * LEVEL:.0f} % interval)"),
-        *(f"step time / {BASELINE}'s", "target images seen", "peak memory, MiB"),
+        *(f"step time / {BASELINE}'s", "images seen (steps x batch)", "peak memory, MiB"),
     )
     parts = []
     for name, shots in dict.fromkeys((row.target, row.shots) for row in made):
@@ -206,7 +206,8 @@ def plot(made: Sequence[Row], split: str, path: Path) -> bool:
         colour = "black" if method == BASELINE else f"C{number % 10}"
         if gain.pairs > 1:
             axes.vlines(time, gain.low, gain.high, color=colour, alpha=0.45, linewidth=2)
-        axes.plot(time, gain.mean, "s" if method == BASELINE else "o", color=colour)
+        marker = "s" if method == BASELINE else "o^"[number // 10 % 2]  # there are ten colours
+        axes.plot(time, gain.mean, marker, color=colour)
         # Many methods take nearly the same time, so names stand in a column at the right.
         line = {"arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.8, "shrinkB": 4, "relpos": (0, 0.5)}
         axes.annotate(
