@@ -146,7 +146,9 @@ def main(arguments: list[str]) -> int:
     recorded = json.loads(RECORDED.read_text())
     if recorded["machine"] != machine:
         print(f"recorded on {recorded['machine']}, compared on {machine}: figures may differ")
-    differing = [name for name in recorded["runs"].keys() | found.keys() if recorded["runs"].get(name) != found.get(name)]
+    differing = [
+        name for name in recorded["runs"].keys() | found.keys() if recorded["runs"].get(name) != found.get(name)
+    ]
     for name in sorted(differing):
         print(f"{name}: recorded {recorded['runs'].get(name)}\n    now {found.get(name)}")
     print(f"{len(found) - len(differing)} of {len(recorded['runs'])} runs are as recorded")
