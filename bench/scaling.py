@@ -98,7 +98,7 @@ def work(asked: list[dict[str, Any]], folder: Path) -> None:
         found = []
         for values in asked:
             settings = Settings(**data, **run, **values)
-            with reproducible(settings):
+            with reproducible(settings.seed, settings.threads):
                 found.append(measure(resolved(settings)))
         if distributed.rank() == 0:
             print(json.dumps(found))

@@ -14,7 +14,7 @@ from made import TARGET, write_folder
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample, by_name, split
 from xmixup_fast.data.folder import read_folder
 from xmixup_fast.methods import METHODS
-from xmixup_fast.settings import Settings, read_yaml
+from xmixup_fast.settings import Settings, read, read_yaml
 
 
 def made_dataset(counts: dict[str, int], test: int = 0) -> Dataset:
@@ -205,8 +205,8 @@ def test_settings_survive_yaml_and_overrides_come_on_top(tmp_path: Path) -> None
     settings = Settings(target="t", source=["a", "b"], model="m", alpha=0.5, flip=False, shots=3)
     path = tmp_path / "config.yaml"
     path.write_text(settings.to_yaml())
-    assert Settings.from_yaml(path) == settings
-    assert Settings.from_yaml(path, alpha=1).alpha == 1.0
+    assert read(path) == settings
+    assert read(path, alpha=1).alpha == 1.0
     path.write_text("lr: 1e-3\nbatch-size: 7\n")
     assert read_yaml(path) == {"lr": 0.001, "batch_size": 7}
     path.write_text("lambda_per: batch\n")

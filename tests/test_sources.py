@@ -14,7 +14,7 @@ from listings import listing, numbered, reasons, write, write_shard, write_table
 from made import SOURCE, TARGET, write_folder
 
 from xmixup_fast.data.sources import read_dataset
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings import read
 from xmixup_fast.train import main, parse
 
 
@@ -114,7 +114,7 @@ def test_a_run_takes_several_sources(folders: Path, tmp_path: Path) -> None:
     for entries in selection["classes"].values():
         assert {entry["class"] for entry in entries} == {*SOURCE, "mud"}
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["source"] == sources
-    assert Settings.from_yaml(tmp_path / "run" / "config.yaml").source == sources
+    assert read(tmp_path / "run" / "config.yaml").source == sources
     assert parse(["--config", str(tmp_path / "run" / "config.yaml"), "--seed", "2"]).source == sources
     assert parse(["--target", "t", "--model", "m", "--source", "a"]).source == "a"
 

@@ -19,7 +19,7 @@ from xmixup_fast import preparation
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.methods import METHODS
 from xmixup_fast.run import Result, fit
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings import Settings, read
 from xmixup_fast.train import main
 
 TIMES = ("train_seconds", "seconds_per_step", "selection_seconds")
@@ -74,7 +74,7 @@ def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> 
     assert lines[-1]["val_accuracy"] == summary["val_accuracy"]
     assert lines[0]["images_per_second"] > 0 and lines[-2]["lr"] > lines[-1]["lr"] > 0
 
-    config = Settings.from_yaml(result.folder / "config.yaml")
+    config = read(result.folder / "config.yaml")
     assert (config.resize, config.device, config.threads) == (37, "cpu", torch.get_num_threads())
 
     model = timm.create_model(
@@ -164,7 +164,7 @@ def test_a_run_repeats_from_its_config_and_flags_come_on_top(data: Path, tmp_pat
     again = json.loads((tmp_path / "again" / "summary.json").read_text())
     assert without_times(again) == without_times(first.summary)
     assert main([f"--config={config}", "--output", str(tmp_path / "top"), "--alpha", "0.3", "--steps", "2"]) == 0
-    top = Settings.from_yaml(tmp_path / "top" / "config.yaml")
+    top = read(tmp_path / "top" / "config.yaml")
     assert (top.alpha, top.steps, top.flip) == (0.3, 2, False)
 
 

@@ -19,7 +19,7 @@ import tyro
 
 from . import distributed
 from .files import write_json
-from .settings import Settings
+from .settings import Settings, read
 from .train import exit_status
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
     if (folder / "evaluation.json").exists():
         raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
     split, samples, bad = _samples(settings, is_own, options.split, network.classes)
-    with reproducible(settings):
+    with reproducible(settings.seed, settings.threads):
         builder = make_builder(settings, say)
         images = builder.images(samples, f"{split} images", settings.storage).to(settings.device)
         bad = check_bad(bad + builder.bad, settings.bad_files, "evaluates without them")
@@ -125,8 +125,8 @@ def _settings(options: Options, model: str, preprocessing: Preprocessing) -> tup
     if options.target is not None:
         given["target"] = options.target
     if config.is_file():
-        settings = Settings.from_yaml(config, **given)
-        return settings, settings.target == Settings.from_yaml(config).target
+        settings = read(config, **given)
+        return settings, settings.target == read(config).target
     if options.target is None:
         raise ValueError(f"target: expected a dataset, since {options.model} is no run folder; got none")
     return Settings(model=model, **given), False

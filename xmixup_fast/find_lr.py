@@ -114,7 +114,7 @@ def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
     # What changes in the middle of a run would be taken for the learning rate's doing.
     steady = {"warmup_epochs": 0.0, "unmixed_share": 0.0, "rifle_periods": 1, "seqtrain_share": 1.0}
     settings = replace(settings, output=str(folder), resume="never", steps=steps, **steady)  # type: ignore[arg-type]
-    with reproducible(settings):
+    with reproducible(settings.seed, settings.threads):
         settings = resolved(settings)
         prepared = prepare(settings, say)
         trainer = Trainer(prepared.network, prepared.method, prepared.sampler, prepared.renderer, settings)

@@ -14,7 +14,7 @@ from importlib import metadata
 
 import torch
 
-from . import build_info, cpu_level
+from ._C import build_info, cpu_level
 
 _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
 

@@ -19,7 +19,7 @@ from . import figures
 from .evaluation import Evaluation
 from .files import write_json, write_text
 from .loggers import LOGGERS, Logger, chosen
-from .settings import Settings
+from .settings import Settings, read
 
 PICTURE_IMAGES = 16
 """Images of the first batch that batch.png shows."""
@@ -40,7 +40,7 @@ class Recorder:
                 f"output: {folder} already holds a run; name another folder, remove it, or go on with --resume auto"
             )
         self.folder = folder
-        self.settings = Settings.from_yaml(config) if config.exists() else None
+        self.settings = read(config) if config.exists() else None
         """Those of the run that the folder holds."""
         self._metrics: list[dict[str, Any]] = []
         self._loggers: list[Logger] = []

@@ -17,7 +17,8 @@ import timm
 import torch
 from torch import Tensor
 
-from . import __version__, build_info, distributed, loggers, models, report_html
+from . import distributed, loggers, models, report_html
+from ._C import __version__, build_info
 from .checkpoints import Checkpoint, Checkpoints
 from .data import bad_files
 from .data.dataset import BadFile
@@ -61,7 +62,7 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
     OSError where a checkpoint cannot be written; Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
     settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
-    with distributed.processes(), reproducible(settings):
+    with distributed.processes(), reproducible(settings.seed, settings.threads):
         return _run(resolved(settings))
 
 
@@ -313,14 +314,17 @@ def usable_device(name: str) -> str:
 
 
 @contextmanager
-def reproducible(settings: Settings) -> Iterator[None]:
-    """Seeds PyTorch and sets its threads for one run, and has cuDNN choose the same kernels each time."""
-    threads = torch.get_num_threads()
+def reproducible(seed: int, threads: int | None) -> Iterator[None]:
+    """Seeds PyTorch, sets its CPU threads where they are given, and has cuDNN choose the same kernels each time.
+
+    Random number generators and threads are as they were afterwards.
+    """
+    threads_before = torch.get_num_threads()
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
-        torch.manual_seed(settings.seed)
-        torch.set_num_threads(settings.threads or threads)
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads or threads_before)
         try:
             yield
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(threads_before)

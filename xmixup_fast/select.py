@@ -63,7 +63,7 @@ def run(settings: Settings) -> Selection:
     target, source = read_datasets(settings, uses_source=True)
     assert source is not None
     bad = target.bad + source.bad
-    with reproducible(settings):
+    with reproducible(settings.seed, settings.threads):
         network = models.build(
             *(settings.model, settings.weights, target.classes, source.classes, settings.seed),
             image_size=settings.image_size,

@@ -262,17 +262,17 @@ class Settings:
         """The folder that ``cache`` stands for; None where nothing is kept."""
         return None if self.cache == "none" else Path(self.cache or default_cache())
 
-    @classmethod
-    def from_yaml(cls, path: str | os.PathLike[str], **overrides: Any) -> Settings:
-        """Settings of a YAML file, such as a run's config.yaml; the overrides come on top.
-
-        Raises FileNotFoundError, and ValueError for what :func:`read_yaml` and the settings themselves refuse.
-        """
-        return cls(**{**read_yaml(path), **overrides})
-
     def to_yaml(self) -> str:
-        """All settings as YAML text, which :meth:`from_yaml` reads."""
+        """All settings as YAML text, which :func:`read` reads."""
         return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+def read(path: str | os.PathLike[str], **overrides: Any) -> Settings:
+    """Settings of a YAML file, such as a run's config.yaml; the overrides come on top.
+
+    Raises FileNotFoundError, and ValueError for what :func:`read_yaml` and the settings themselves refuse.
+    """
+    return Settings(**{**read_yaml(path), **overrides})
 
 
 HOW = (
