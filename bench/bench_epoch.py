@@ -39,7 +39,7 @@ from xmixup_fast.data.decode import make_decoder
 from xmixup_fast.data.pools import PoolBuilder
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.sampling import Auxiliary, Sampler
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings.fields import Settings
 
 CLASSES, FILES, IMAGES, BATCH = 8, 64, 256, 32
 """Of the target and of the source each; the images of an epoch, ``IMAGES``, are ``FILES`` different ones."""

@@ -13,7 +13,7 @@ from xmixup_fast.data.decode import make_decoder
 from xmixup_fast.models import Network
 from xmixup_fast.selection import Selection
 from xmixup_fast.selector import Selector
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings.fields import Settings
 
 
 class Pixels(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xmixup_fast.checkpoints import Checkpoints
 from xmixup_fast.optimization import check_length
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
 from xmixup_fast.trainer import Trainer
 

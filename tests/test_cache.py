@@ -24,8 +24,9 @@ from xmixup_fast.data.dataset import BadFile, FileImage, Image, Sample
 from xmixup_fast.data.decode import Header, TorchvisionDecoder, read_header
 from xmixup_fast.data.pools import PoolBuilder
 from xmixup_fast.files import default_cache
-from xmixup_fast.memory import free_memory, parse_bytes
+from xmixup_fast.memory import free_memory
 from xmixup_fast.pool import ImagePool
+from xmixup_fast.settings.values import parse_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 

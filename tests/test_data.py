@@ -14,7 +14,8 @@ from made import TARGET, write_folder
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample, by_name, split
 from xmixup_fast.data.folder import read_folder
 from xmixup_fast.methods import METHODS
-from xmixup_fast.settings import Settings, read, read_yaml
+from xmixup_fast.settings.fields import Settings
+from xmixup_fast.settings.yaml_file import read, read_yaml
 
 
 def made_dataset(counts: dict[str, int], test: int = 0) -> Dataset:

@@ -16,12 +16,13 @@ from test_train import arguments
 from timm.optim import param_groups_layer_decay
 from torch import Tensor
 from transfer import Case
+from xmixup_fast.settings.identity.identity import identity
 
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models import build, save
 from xmixup_fast.optimization import freeze, parameter_groups, rate
 from xmixup_fast.run import Result, fit
-from xmixup_fast.settings import Settings, identity
+from xmixup_fast.settings.fields import Settings
 from xmixup_fast.trainer import Trainer
 
 # --- learning rates ---

@@ -22,7 +22,7 @@ from xmixup_fast.predict import Prediction, main, predict
 from xmixup_fast.preparation import prepare
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.run import Result, resolved
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings.fields import Settings
 
 NETWORK = "test_resnet"
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_train import run
+from xmixup_fast.settings.identity.identity import identity
 
 from xmixup_fast import profiling
 from xmixup_fast.profiling import PARTS, no_span, table
-from xmixup_fast.settings import Settings, identity
+from xmixup_fast.settings.fields import Settings
 
 ROWS = [*PARTS, "other", "step"]
 

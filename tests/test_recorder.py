@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from test_resume import interrupted, run
 from test_train import arguments, flags
+from xmixup_fast.settings.identity.identity import identity
 
 from xmixup_fast import loggers
 from xmixup_fast.recorder import Recorder
-from xmixup_fast.settings import Settings, identity
+from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
 
 WHAT = {"method": "finetune", "checkpoint_steps": 2}

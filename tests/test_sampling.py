@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xmixup_fast import ImagePool
 from xmixup_fast.sampling import TABLE_SIZE, Auxiliary, Draw, Sampler, beta_quantiles, center_crops, hash_integers
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings.fields import Settings
 
 AUX = Auxiliary(
     labels=torch.tensor([4, 4, 9, 6]),

@@ -36,7 +36,7 @@ from xmixup_fast.models import Network
 from xmixup_fast.sampling import Auxiliary
 from xmixup_fast.selection import Selection
 from xmixup_fast.selector import report
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings.fields import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,7 +14,7 @@ from listings import listing, numbered, reasons, write, write_shard, write_table
 from made import SOURCE, TARGET, write_folder
 
 from xmixup_fast.data.sources import read_dataset
-from xmixup_fast.settings import read
+from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.train import main, parse
 
 

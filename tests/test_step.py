@@ -14,13 +14,14 @@ from test_delta import tiny_case
 from test_train import run
 from torch import Tensor, nn
 from transfer import Case
+from xmixup_fast.settings.identity.identity import identity
 
 from xmixup_fast import graphs
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.delta import Delta
 from xmixup_fast.run import resolved
 from xmixup_fast.sampling import Draw
-from xmixup_fast.settings import Settings, identity
+from xmixup_fast.settings.fields import Settings
 from xmixup_fast.trainer import Trainer
 
 # --- 16 bits ---

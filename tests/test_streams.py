@@ -24,7 +24,7 @@ from xmixup_fast.data.dataset import Sample
 from xmixup_fast.data.streams import AHEAD, Stream
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.sampling import Auxiliary, Sampler
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
 
 SIZE = 32

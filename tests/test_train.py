@@ -19,7 +19,8 @@ from xmixup_fast import preparation
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.methods import METHODS
 from xmixup_fast.run import Result, fit
-from xmixup_fast.settings import Settings, read
+from xmixup_fast.settings.fields import Settings
+from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.train import main
 
 TIMES = ("train_seconds", "seconds_per_step", "selection_seconds")

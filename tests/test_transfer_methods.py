@@ -17,7 +17,7 @@ from xmixup_fast.methods.l2sp import half_square
 from xmixup_fast.methods.rifle import Rifle
 from xmixup_fast.models import build, save
 from xmixup_fast.sampling import Draw, Sampler, rectangles
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings.fields import Settings
 
 
 def logits_of(case: Case, images: Tensor) -> tuple[Array, Array, Array]:

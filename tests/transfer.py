@@ -15,7 +15,7 @@ from xmixup_fast.pool import ImagePool
 from xmixup_fast.precision import DTYPES
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.sampling import Auxiliary, Draw, Sampler
-from xmixup_fast.settings import Settings
+from xmixup_fast.settings.fields import Settings
 from xmixup_fast.trainer import Trainer
 
 Array = NDArray[np.float64]

@@ -24,7 +24,7 @@ from .pool import Crops, ImagePool
 if TYPE_CHECKING:
     from .run import Result, fit
     from .sampling import rectangles
-    from .settings import Settings
+    from .settings.fields import Settings
     from .xmixup import MixedLabels, XMixup, joint_labels
 
 # Imported when first used: they need timm or SciPy, which take a second.

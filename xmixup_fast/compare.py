@@ -41,7 +41,7 @@ from .comparison.tuning import choose, tuned
 from .comparison.workers import Workers
 from .distributed import check_alone
 from .files import around_markers, write_between_markers, write_text
-from .settings import Settings
+from .settings.fields import Settings
 
 WRITER = "python -m xmixup_fast.compare"
 """What the tables of other people's pages are marked with."""

@@ -19,7 +19,8 @@ import tyro
 
 from . import distributed
 from .files import write_json
-from .settings import Settings, read
+from .settings.fields import Settings
+from .settings.yaml_file import read
 from .train import exit_status
 
 if TYPE_CHECKING:

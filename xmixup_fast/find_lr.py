@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from . import distributed
 from .files import write_json
-from .settings import Settings
+from .settings.fields import Settings
 from .train import command
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .files import write_text
-from .settings import Settings
+from .settings.fields import Settings
 
 
 class Logger(ABC):

@@ -11,7 +11,7 @@ from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 
 from .models import Network
 from .sampling import run_steps
-from .settings import Settings
+from .settings.fields import Settings
 
 
 def make_optimizer(network: Network, settings: Settings, weight_decay: float) -> torch.optim.Optimizer:

@@ -19,7 +19,7 @@ from .data.decode import make_decoder
 from .data.pools import OverBudget, PoolBuilder
 from .data.sources import read_dataset
 from .data.streams import Stream
-from .memory import free_memory, parse_bytes
+from .memory import free_memory
 from .methods import METHODS, Method
 from .methods.base import Batches
 from .models import Network
@@ -28,7 +28,8 @@ from .precision import DTYPES
 from .rendering import Renderer
 from .sampling import Auxiliary, Sampler, run_steps
 from .selection import Selection
-from .settings import Settings
+from .settings.fields import Settings
+from .settings.values import parse_bytes
 
 
 @dataclass(frozen=True)

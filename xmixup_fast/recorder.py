@@ -19,7 +19,8 @@ from . import figures
 from .evaluation import Evaluation
 from .files import write_json, write_text
 from .loggers import LOGGERS, Logger, chosen
-from .settings import Settings, read
+from .settings.fields import Settings
+from .settings.yaml_file import read
 
 PICTURE_IMAGES = 16
 """Images of the first batch that batch.png shows."""

@@ -20,7 +20,7 @@ from .models import describe
 from .pool import Images
 from .preparation import Prepared
 from .sampling import center_crops
-from .settings import Settings
+from .settings.fields import Settings
 
 WORST = 16
 """Images with the highest loss that are shown."""

@@ -31,7 +31,8 @@ from .pool import Images
 from .preparation import Prepared, prepare
 from .profiling import profiled
 from .recorder import Recorder, Silent
-from .settings import Settings, check_same, identity
+from .settings.fields import Settings
+from .settings.identity import check_same, identity
 from .trainer import Trainer
 
 

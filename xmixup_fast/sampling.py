@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import ops
 from .pool import Crops, ImagePool
-from .settings import Settings
+from .settings.fields import Settings
 
 TABLE_SIZE = 4096
 """Intervals of the quantile table of the mixing weights."""

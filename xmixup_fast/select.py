@@ -28,7 +28,7 @@ import torch
 
 from . import distributed
 from .files import write_json
-from .settings import Settings
+from .settings.fields import Settings
 from .train import command
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from .models import Network
 from .pool import ImagePool
 from .rendering import Renderer
 from .selection import Selection, at_random, check_top_k, cosine, most_similar, one_to_one, read_selection
-from .settings import Settings
+from .settings.fields import Settings
 
 
 class Selector:

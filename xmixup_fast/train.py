@@ -29,7 +29,8 @@ import tyro
 
 from . import distributed
 from .interruption import Interrupted
-from .settings import Settings, read_yaml
+from .settings.fields import Settings
+from .settings.yaml_file import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from .precision import DTYPES, autocast
 from .profiling import Span, no_span
 from .rendering import Renderer
 from .sampling import Draw, Sampler, SeedUse, hash_integers
-from .settings import Settings
+from .settings.fields import Settings
 
 
 class Loss(nn.Module):

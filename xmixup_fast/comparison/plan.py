@@ -9,7 +9,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..settings import Settings, check_names, hashed, identity, load_yaml
+from ..settings.fields import Settings
+from ..settings.identity import hashed, identity
+from ..settings.values import check_names
+from ..settings.yaml_file import load_yaml
 
 BASELINE = "finetune"
 """The method that every other is compared with."""
@@ -52,7 +55,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """What tells it apart: see :func:`~xmixup_fast.settings.identity`."""
+        """What tells it apart: see :func:`~xmixup_fast.settings.identity.identity`."""
         return identity(self.settings)
 
 

@@ -23,7 +23,7 @@ import torch
 from ..files import write_text
 from ..preparation import prepare
 from ..run import fit, reproducible, resolved, usable_device
-from ..settings import Settings
+from ..settings.fields import Settings
 from ..trainer import Trainer
 
 WARM_UP, ROUNDS = 2, 20

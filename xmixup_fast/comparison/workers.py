@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from ..settings import HOW, Settings
+from ..settings.fields import Settings
+from ..settings.identity import HOW
 from .plan import Run, filled, pair_key
 from .results import Results
 

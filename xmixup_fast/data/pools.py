@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..distributed import first_of_machine_first
 from ..files import write_text, writing_to_cache
-from ..memory import format_bytes
 from ..pool import ImagePool
+from ..settings.values import format_bytes
 from .bad_files import without
 from .dataset import BadFile, Image, Sample, stamp_or_reason
 from .decode import Decoder, Header, Opened, in_order, read_header, resized_bytes

@@ -28,6 +28,6 @@ METHODS: dict[str, type[Method]] = {
     "xmixup": XMixup,
     "xcutmix": XCutmix,
 }
-"""By name; :class:`xmixup_fast.settings.Settings` lists the same names."""
+"""By name; :class:`xmixup_fast.settings.fields.Settings` lists the same names."""
 
 __all__ = ["METHODS", "Method"]

@@ -14,7 +14,7 @@ from ..class_statistics import LabelledBatches
 from ..models import Network
 from ..rendering import Renderer
 from ..sampling import Draw, Sampler
-from ..settings import Settings
+from ..settings.fields import Settings
 
 Batches = Callable[[], LabelledBatches]
 """Gives, each time it is called, one pass over the training images: unmixed centre crops with their labels."""

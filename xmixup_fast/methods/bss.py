@@ -10,7 +10,7 @@ from torch.distributed.nn.functional import all_gather
 from ..distributed import largest, world_size
 from ..models import Network
 from ..sampling import Draw
-from ..settings import Settings
+from ..settings.fields import Settings
 from .finetune import Finetune
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..class_statistics import class_means
 from ..models import Network
 from ..sampling import Draw
-from ..settings import Settings
+from ..settings.fields import Settings
 from .base import Batches
 from .finetune import Finetune
 

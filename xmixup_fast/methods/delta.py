@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..models import Network
 from ..precision import float32
 from ..sampling import Draw
-from ..settings import Settings
+from ..settings.fields import Settings
 from .base import Batches
 from .finetune import Finetune
 

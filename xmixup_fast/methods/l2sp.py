@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..models import Network
 from ..sampling import Draw
-from ..settings import Settings
+from ..settings.fields import Settings
 from .finetune import Finetune
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..models import Network
 from ..rendering import Renderer
 from ..sampling import Draw, Sampler
-from ..settings import Settings
+from ..settings.fields import Settings
 from .finetune import Finetune
 
 

@@ -13,7 +13,7 @@ from .. import ops
 from ..models import Network
 from ..rendering import Renderer
 from ..sampling import Draw
-from ..settings import Settings
+from ..settings.fields import Settings
 from .base import Method, mixed_titles
 from .l2sp import Anchor
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
-import os
-import types
 import typing
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from .files import default_cache
-from .memory import parse_bytes
+from ..files import default_cache
+from .values import _typed, parse_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,124 +259,3 @@ class Settings:
     def to_yaml(self) -> str:
         """All settings as YAML text, which :func:`read` reads."""
         return yaml.safe_dump(asdict(self), sort_keys=False)
-
-
-def read(path: str | os.PathLike[str], **overrides: Any) -> Settings:
-    """Settings of a YAML file, such as a run's config.yaml; the overrides come on top.
-
-    Raises FileNotFoundError, and ValueError for what :func:`read_yaml` and the settings themselves refuse.
-    """
-    return Settings(**{**read_yaml(path), **overrides})
-
-
-HOW = (
-    *("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test", "report", "loggers"),
-    *("profile", "compile", "cuda_graph"),
-    *("resume", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept"),
-)
-"""Settings that say where and how something is computed, not what."""
-UNSAID = {"optimizer": "sgd", "schedule": "cosine"}
-"""Values that are left out of the hash as what is off is."""
-
-OF_METHODS = {"rectangle_probability": ("xmixup",), "anchor": ("xmixup", "xcutmix")}
-"""Settings that count for these methods alone."""
-
-
-def matters(name: str, settings: Settings) -> bool:
-    """Whether a setting can change what comes out: patience counts validations, and some settings are some methods'."""
-    if name in OF_METHODS:
-        return settings.method in OF_METHODS[name]
-    return name not in HOW or (name == "val_interval" and settings.patience is not None)
-
-
-def identity(settings: Settings) -> str:
-    """A hash of the settings that matter, 15 hexadecimal digits.
-
-    Defaults are among them: where a default changes, it is another run. Settings that are off (None, False or zero)
-    are left out, and those in UNSAID, so that a new setting that is off by default changes nothing.
-    """
-    values = asdict(replace(settings, resize=settings.resize or settings.short_side))
-    values = {
-        name: value for name, value in values.items() if value and value != UNSAID.get(name) and matters(name, settings)
-    }
-    return hashed(json.dumps(values, sort_keys=True))
-
-
-def hashed(text: str) -> str:
-    """15 hexadecimal digits: a number of 60 bits, small enough for a place in a file."""
-    return hashlib.sha256(text.encode()).hexdigest()[:15]
-
-
-def check_same(before: Settings, now: Settings, folder: os.PathLike[str]) -> None:
-    """Raises ValueError, which names them, where settings that matter have changed since a run began."""
-    changed = [
-        f"{field.name} {getattr(before, field.name)} (now {getattr(now, field.name)})"
-        for field in fields(Settings)
-        if matters(field.name, now) and getattr(before, field.name) != getattr(now, field.name)
-    ]
-    if changed:
-        raise ValueError(f"resume: the run in {os.fspath(folder)} has {', '.join(changed)}; name another output")
-
-
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings that a YAML file gives, by name; a dash in a name stands for an underscore.
-
-    Raises FileNotFoundError, and ValueError where the file is no YAML mapping, has a name that is no setting, or a
-    value of the wrong type.
-    """
-    values = load_yaml(path)
-    check_names(str(path), values, [field.name for field in fields(Settings)])
-    hints = typing.get_type_hints(Settings)
-    return {name: _typed(name, value, hints[name]) for name, value in values.items()}
-
-
-def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a YAML file says by name, with underscores for dashes; FileNotFoundError, ValueError for other content."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"config: {path}: no such file")
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected lines of 'name: value', got {type(values).__name__}")
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
-
-
-def check_names(where: str, names: Iterable[str], known: Sequence[str]) -> None:
-    """Raises ValueError, with the nearest known name, for a name that is no setting."""
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f"{where}: {name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """The value as its setting's type; ValueError where it is of another."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        # A list is meant where one is given; an empty one falls through to the error.
-        lists = [option for option in typing.get_args(hint) if typing.get_origin(option) is list]
-        if lists and isinstance(value, list | tuple) and value:
-            return [_typed(name, item, typing.get_args(lists[0])[0]) for item in value]
-        words = [option for option in typing.get_args(hint) if typing.get_origin(option) is Literal]
-        if words and isinstance(value, str):
-            return _typed(name, value, words[0])
-        hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
-    if typing.get_origin(hint) is Literal:
-        options = typing.get_args(hint)
-        if value not in options:
-            raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}")
-        return value
-    if hint is str and isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
-        # YAML reads 1e-4, which has no point, as text.
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{name}: expected {hint.__name__}, got {value!r}")
-    return value
