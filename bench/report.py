@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from xmixup_fast.files import write_between_markers
+from xmixup_fast.runtime.files import write_between_markers
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MIX_GROUPS = ("mix-crop-f32", "mix-crop-bf16", "mix-resized-f32")

@@ -178,7 +178,7 @@ def test_a_restart_does_not_take_dead_processes_for_its_own(tmp_path: Path) -> N
     """Where the first process is late, the others find the addresses of those before in torchrun's store."""
     (tmp_path / "late.py").write_text(
         "import os, signal, time\n"
-        "from xmixup_fast.distributed import processes, total\n"
+        "from xmixup_fast.runtime.distributed import processes, total\n"
         "rank, again = os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT'] == '1'\n"
         "time.sleep(2 * (again and rank == '0'))\n"
         "with processes():\n"

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import xmixup_fast
-from xmixup_fast import _C, info, run
+from xmixup_fast import _C, info
+from xmixup_fast.runtime.device import usable_device
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -127,6 +128,6 @@ def test_without_cuda_kernels_a_run_on_a_gpu_is_refused(monkeypatch: pytest.Monk
     with pytest.raises(
         ValueError, match="device: expected cpu, got cuda: this build of xmixup_fast has no CUDA kernels"
     ):
-        run.usable_device("auto")
+        usable_device("auto")
     monkeypatch.setattr(run, "build_info", lambda: {"cuda": "13.0"})
-    assert run.usable_device("auto") == "cuda"
+    assert usable_device("auto") == "cuda"

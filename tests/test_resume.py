@@ -18,11 +18,11 @@ from test_train import arguments, flags, without_times
 
 from xmixup_fast import checkpoints as module
 from xmixup_fast.checkpoints import Checkpoint, Checkpoints
-from xmixup_fast.interruption import Interrupted, catching_signals
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models import build
 from xmixup_fast.recorder import Recorder
 from xmixup_fast.run import Result, fit
+from xmixup_fast.runtime.signals import Interrupted, catching_signals
 from xmixup_fast.train import main
 
 STEPS = 8

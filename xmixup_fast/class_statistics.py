@@ -23,10 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from . import distributed
 from .data.dataset import BadFile, Sample, stamp_or_reason
-from .files import write_tensors, writing_to_cache
 from .models import Network
+from .runtime import distributed
+from .runtime.files import writing_to_cache
+from .runtime.tensor_files import write_tensors
 
 FORMAT = 1
 """To be raised whenever cached statistics are no longer what a pass would find."""

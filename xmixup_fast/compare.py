@@ -39,8 +39,8 @@ from .comparison.plan import COMMON, Comparison, Task, pair_key, read
 from .comparison.results import Results
 from .comparison.tuning import choose, tuned
 from .comparison.workers import Workers
-from .distributed import check_alone
-from .files import around_markers, write_between_markers, write_text
+from .runtime.distributed import check_alone
+from .runtime.files import around_markers, write_between_markers, write_text
 from .settings.fields import Settings
 
 WRITER = "python -m xmixup_fast.compare"

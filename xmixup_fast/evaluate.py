@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from . import distributed
-from .files import write_json
+from .runtime import distributed
+from .runtime.files import write_json
 from .settings.fields import Settings
 from .settings.yaml_file import read
 from .train import exit_status
@@ -73,7 +73,8 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
     from .preparation import make_builder
     from .preprocessing import load
     from .rendering import Renderer
-    from .run import reproducible, run_name
+    from .run import run_name
+    from .runtime.device import reproducible
 
     distributed.check_alone()
     network, preprocessing = load(options.model)
@@ -113,7 +114,7 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
 
 def _settings(options: Options, model: str, preprocessing: Preprocessing) -> tuple[Settings, bool]:
     """The settings of the evaluation, and whether the target is the run's own, to be split as there."""
-    from .run import usable_device
+    from .runtime.device import usable_device
 
     config = Path(options.model, "config.yaml")
     names = ("batch_size", "decoder", "bad_files", "storage", "memory_budget", "cache", "threads")

@@ -27,12 +27,13 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from . import distributed, models
-from .files import replacing
+from . import models
 from .models import Network
 from .pool import ImagePool
 from .preprocessing import Preprocessing, load
 from .rendering import Renderer
+from .runtime import distributed
+from .runtime.files import replacing
 from .train import exit_status
 
 Run = Callable[[Tensor], Tensor]

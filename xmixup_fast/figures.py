@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .evaluation import Evaluation
-from .files import replacing
+from .runtime.files import replacing
 
 NUMBERED = 25
 """Classes up to which a confusion matrix has its numbers written into it."""

@@ -23,8 +23,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import distributed
-from .files import write_json
+from .runtime import distributed
+from .runtime.files import write_json
 from .settings.fields import Settings
 from .train import command
 
@@ -98,7 +98,8 @@ def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
     Raises as :func:`xmixup_fast.fit` does.
     """
     from .preparation import prepare
-    from .run import reproducible, resolved, run_name
+    from .run import resolved, run_name
+    from .runtime.device import reproducible
     from .trainer import Trainer
 
     folder = Path(settings.output or Path("runs", distributed.of_first(run_name("find-lr", settings))))

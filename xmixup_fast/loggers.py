@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from .files import write_text
+from .runtime.files import write_text
 from .settings.fields import Settings
 
 

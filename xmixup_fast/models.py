@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import pip_weights
-from .files import write_tensors
+from .runtime.tensor_files import write_tensors
 
 _imagenet = cache(ImageNetInfo)
 

@@ -29,17 +29,17 @@ from typing import IO, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from . import distributed
 from .data.bad_files import list_bad, printable, skipped
 from .data.dataset import BadFile, FileImage, Image
 from .data.decode import make_decoder
 from .data.folder import find_images
-from .files import replacing
 from .models import Network, describe
 from .pool import ImagePool
 from .preprocessing import Preprocessing, load
 from .rendering import Renderer
-from .run import usable_device
+from .runtime import distributed
+from .runtime.device import usable_device
+from .runtime.files import replacing
 from .train import exit_status
 
 Policy = Literal["error", "skip"]

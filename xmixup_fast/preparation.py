@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import distributed, models, optimization, selector
+from . import models, optimization, selector
 from .data.bad_files import check_bad, list_bad, skipped, without
 from .data.dataset import BadFile, Dataset, Sample, split
 from .data.decode import make_decoder
 from .data.pools import OverBudget, PoolBuilder
 from .data.sources import read_dataset
 from .data.streams import Stream
-from .memory import free_memory
 from .methods import METHODS, Method
 from .methods.base import Batches
 from .models import Network
 from .pool import ImagePool
-from .precision import DTYPES
 from .rendering import Renderer
+from .runtime import distributed
+from .runtime.device import DTYPES, free_memory
 from .sampling import Auxiliary, Sampler, run_steps
 from .selection import Selection
 from .settings.fields import Settings

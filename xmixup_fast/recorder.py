@@ -17,8 +17,8 @@ from torch import Tensor
 
 from . import figures
 from .evaluation import Evaluation
-from .files import write_json, write_text
 from .loggers import LOGGERS, Logger, chosen
+from .runtime.files import write_json, write_text
 from .settings.fields import Settings
 from .settings.yaml_file import read
 

@@ -7,8 +7,8 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,22 @@ import timm
 import torch
 from torch import Tensor
 
-from . import distributed, loggers, models, report_html
-from ._C import __version__, build_info
+from . import loggers, models, report_html
+from ._C import __version__
 from .checkpoints import Checkpoint, Checkpoints
 from .data import bad_files
 from .data.dataset import BadFile
 from .evaluation import Evaluation
-from .files import check_writable, default_cache
-from .interruption import Interrupted, catching_signals
 from .methods import METHODS
 from .models import Network
 from .pool import Images
 from .preparation import Prepared, prepare
 from .profiling import profiled
 from .recorder import Recorder, Silent
+from .runtime import distributed
+from .runtime.device import reproducible, usable_device
+from .runtime.files import check_writable, default_cache
+from .runtime.signals import Interrupted, catching_signals
 from .settings.fields import Settings
 from .settings.identity import check_same, identity
 from .trainer import Trainer
@@ -290,42 +292,3 @@ def run_name(what: str, settings: Settings) -> str:
     """A name for a run folder: time, what is run, target, seed."""
     target = re.sub(r"[^\w.-]+", "-", Path(settings.target).resolve().name)
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{what}-{target}-s{settings.seed}"
-
-
-def usable_device(name: str) -> str:
-    """The name of a usable device; of several processes on a machine's GPUs, each has its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name}")
-    if device.type == "cuda" and distributed.world_size() > 1:
-        device = torch.device("cuda", distributed.local_rank())
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: {device} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    if device.type == "cuda" and build_info()["cuda"] is None:
-        raise ValueError(
-            f"device: expected cpu, got {device}: this build of xmixup_fast has no CUDA kernels; "
-            "one that is made where nvcc is found has them"
-        )
-    return str(device)
-
-
-@contextmanager
-def reproducible(seed: int, threads: int | None) -> Iterator[None]:
-    """Seeds PyTorch, sets its CPU threads where they are given, and has cuDNN choose the same kernels each time.
-
-    Random number generators and threads are as they were afterwards.
-    """
-    threads_before = torch.get_num_threads()
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads or threads_before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads_before)

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from . import distributed
-from .files import write_json
+from .runtime import distributed
+from .runtime.files import write_json
 from .settings.fields import Settings
 from .train import command
 
@@ -45,7 +45,8 @@ def run(settings: Settings) -> Selection:
     from .data.bad_files import check_bad, list_bad, skipped, to_json
     from .data.decode import make_decoder
     from .preparation import read_datasets
-    from .run import reproducible, run_name, usable_device
+    from .run import run_name
+    from .runtime.device import reproducible, usable_device
 
     if settings.source is None:
         raise ValueError("source: expected a dataset to choose from, got none")

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import distributed
 from .class_statistics import ClassMeans, Found, LabelledBatches, cache_key, cached, class_means, nearest_images
 from .data.dataset import BadFile, Dataset, Sample
 from .data.decode import Decoder
 from .models import Network
 from .pool import ImagePool
 from .rendering import Renderer
+from .runtime import distributed
 from .selection import Selection, at_random, check_top_k, cosine, most_similar, one_to_one, read_selection
 from .settings.fields import Settings
 

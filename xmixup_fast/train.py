@@ -27,8 +27,8 @@ from dataclasses import dataclass, fields
 
 import tyro
 
-from . import distributed
-from .interruption import Interrupted
+from .runtime import distributed
+from .runtime.signals import Interrupted
 from .settings.fields import Settings
 from .settings.yaml_file import read_yaml
 

@@ -11,15 +11,16 @@ from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import distributed, optimization
+from . import optimization
 from .evaluation import Evaluation, examine, merge
 from .graphs import Graphs
 from .methods import Method
 from .models import Network
 from .pool import Images
-from .precision import DTYPES, autocast
 from .profiling import Span, no_span
 from .rendering import Renderer
+from .runtime import distributed
+from .runtime.device import DTYPES, autocast
 from .sampling import Draw, Sampler, SeedUse, hash_integers
 from .settings.fields import Settings
 

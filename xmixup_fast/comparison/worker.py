@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
-from ..files import write_text
 from ..preparation import prepare
-from ..run import fit, reproducible, resolved, usable_device
+from ..run import fit, resolved
+from ..runtime.device import reproducible, usable_device
+from ..runtime.files import write_text
 from ..settings.fields import Settings
 from ..trainer import Trainer
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..distributed import first_of_machine_first
-from ..files import write_text, writing_to_cache
 from ..pool import ImagePool
+from ..runtime.distributed import first_of_machine_first
+from ..runtime.files import write_text, writing_to_cache
 from ..settings.values import format_bytes
 from .bad_files import without
 from .dataset import BadFile, Image, Sample, stamp_or_reason

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from ..distributed import largest, world_size
 from ..models import Network
+from ..runtime.distributed import largest, world_size
 from ..sampling import Draw
 from ..settings.fields import Settings
 from .finetune import Finetune

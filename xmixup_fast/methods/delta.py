@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import Network
-from ..precision import float32
+from ..runtime.device import float32
 from ..sampling import Draw
 from ..settings.fields import Settings
 from .base import Batches

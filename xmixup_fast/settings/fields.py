@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ..files import default_cache
+from ..runtime.files import default_cache
 from .values import _typed, parse_bytes
 
 

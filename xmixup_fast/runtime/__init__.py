@@ -1,0 +1,1 @@
+"""What runs on a machine need: whole files, devices, processes, signals."""
