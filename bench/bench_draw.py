@@ -15,9 +15,10 @@ from mix_sides import make_inputs
 from samples import DrawInputs
 from torch import Tensor
 
-from xmixup_fast import Crops, ops, reference
-from xmixup_fast.ops import Draws
-from xmixup_fast.sampling import beta_quantiles
+from xmixup_fast import Crops, ops
+from xmixup_fast.ops import reference
+from xmixup_fast.ops.lam import beta_quantiles
+from xmixup_fast.ops.operators import Draws
 
 BATCH, SIZE, ROUNDS, CALLS = 64, (224, 224), 51, 20
 CLASSES, MEMBERS = 102, 1300  # flowers, each with one class of ImageNet

@@ -14,7 +14,8 @@ import torch
 from conftest import median_seconds_in_turn
 from samples import LossInputs
 
-from xmixup_fast import ops, reference
+from xmixup_fast import ops
+from xmixup_fast.ops import reference
 
 BATCH, CLASSES = 64, (102, 1000)
 ROUNDS = 201

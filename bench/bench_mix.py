@@ -14,7 +14,7 @@ import torch
 from conftest import evict_caches, median_seconds_in_turn
 from mix_sides import SIDES, make_inputs
 
-from xmixup_fast import reference
+from xmixup_fast.ops import reference
 
 GROUPS: dict[str, dict[str, Any]] = {
     "mix-crop-f32": {},

@@ -17,8 +17,9 @@ import torch
 from conftest import evict_caches, median_seconds_in_turn
 from torch import Tensor
 
-from xmixup_fast import mix_features, reference
-from xmixup_fast.sampling import beta_quantiles
+from xmixup_fast import mix_features
+from xmixup_fast.ops import reference
+from xmixup_fast.ops.lam import beta_quantiles
 
 SHAPE = (64, 128, 28, 28)
 Side = Callable[[], tuple[Tensor, ...]]

@@ -24,12 +24,14 @@ from samples import make_pool
 from torch import Tensor
 from torchvision.transforms import v2
 
-from xmixup_fast import Settings, models, ops, reference
+from xmixup_fast import Settings, models, ops
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models import Network
-from xmixup_fast.pool import ImagePool
+from xmixup_fast.ops import reference
+from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.rendering import Renderer
-from xmixup_fast.sampling import Auxiliary, Sampler
+from xmixup_fast.sampling import Sampler
 from xmixup_fast.trainer import Trainer
 
 TARGET_CLASSES, SOURCE_CLASSES, IMAGES, STEPS = 10, 100, 200, 10**6

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from samples import IMAGENET, MixInputs, make_crops, make_pool
 from torch import Tensor
 
-from xmixup_fast import Crops, ImagePool, ops, reference
+from xmixup_fast import Crops, ImagePool, ops
+from xmixup_fast.ops import reference
 
 SIZE = (224, 224)
 MEAN, STD = list(IMAGENET["mean"]), list(IMAGENET["std"])

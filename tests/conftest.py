@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from xmixup_fast import ops
+from xmixup_fast.ops import operators
 
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("default")
@@ -75,6 +75,6 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     """Where tensors go for the operators to run on: the CPU kernels, the CUDA kernels' emulation, or a GPU."""
     if request.param == "host_grid":
         request.getfixturevalue("host_grid")
-        monkeypatch.setattr(ops, "_library", torch.ops.xmixup_fast_host_grid)
+        monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_host_grid)
         return torch.device("cpu")
     return torch.device(request.param)

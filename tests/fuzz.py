@@ -32,7 +32,8 @@ from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, is_within, unch
 from spoiling import spoil
 from torch import Tensor
 
-from xmixup_fast import Crops, mix_features, ops, reference
+from xmixup_fast import Crops, mix_features, ops
+from xmixup_fast.ops import operators, reference
 
 CALLS_PER_PROCESS = 5000
 HOST_GRID_SHARE = 0.05  # the emulation is slow: it starts a thread of the CPU for each of a block where these wait
@@ -167,7 +168,7 @@ class Call:
 
     def call(self) -> Any:
         library = torch.ops.xmixup_fast_host_grid if self.emulated else torch.ops.xmixup_fast
-        ops._library = library  # type: ignore[assignment]
+        operators._library = library  # type: ignore[assignment]
         if self.op == "mix":
             return call_mix(ops.mix, self.arguments)
         if self.op == "mix_features":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xmixup_fast import Settings, find_lr, fit
-from xmixup_fast.pool import ImagePool
+from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.preparation import prepare
 from xmixup_fast.run import resolved
 from xmixup_fast.runtime import distributed

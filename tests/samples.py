@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from xmixup_fast import Crops, ImagePool, reference
-from xmixup_fast.ops import Draws
+from xmixup_fast import Crops, ImagePool
+from xmixup_fast.ops import reference
+from xmixup_fast.ops.operators import Draws
 
 Numbers = tuple[float, float, float]
 

@@ -23,7 +23,7 @@ from xmixup_fast.data import pools as pools_module
 from xmixup_fast.data.dataset import BadFile, FileImage, Image, Sample
 from xmixup_fast.data.decode import Header, TorchvisionDecoder, read_header
 from xmixup_fast.data.pools import PoolBuilder
-from xmixup_fast.pool import ImagePool
+from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.runtime.device import free_memory
 from xmixup_fast.runtime.files import default_cache
 from xmixup_fast.settings.values import parse_bytes

@@ -20,6 +20,7 @@ from samples import LossInputs, MixInputs, make_boxes
 from torch import Tensor
 
 from xmixup_fast import _C, mix_features, ops
+from xmixup_fast.ops import operators
 
 TESTS = Path(__file__).resolve().parent
 LEVELS = _C.supported_cpu_levels()
@@ -121,7 +122,7 @@ def test_the_suites_pass_at_every_level(level: str) -> None:
 def test_levels_mix_alike(
     computed: dict[str, list[dict[str, np.ndarray]]], host_grid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "_library", torch.ops.xmixup_fast_host_grid)
+    monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_host_grid)
     cuda = mix_many()
     for level, (mixed, _) in computed.items():
         assert set(mixed) == set(cuda) and len(cuda) == 4

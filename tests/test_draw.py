@@ -1,4 +1,4 @@
-"""The operator `draw`, on every backend, against its definition in xmixup_fast.reference, and the odds of its draws."""
+"""The operator `draw`, on every backend, against its reference, and the odds of its draws."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from samples import DrawInputs
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from xmixup_fast import ops, reference
-from xmixup_fast.ops import Draws
-from xmixup_fast.sampling import beta_quantiles
+from xmixup_fast import ops
+from xmixup_fast.ops import operators, reference
+from xmixup_fast.ops.lam import beta_quantiles
+from xmixup_fast.ops.operators import Draws
 
 INT32_MAX = 2**31 - 1
 
@@ -347,7 +348,7 @@ def test_wrong_values_are_named(
         pytest.skip("a device-side assert ends the process's CUDA context")
     inputs = DrawInputs.make()
     spoiled = replace(inputs, **{name: spoil(getattr(inputs, name))})
-    if ops._library is torch.ops.xmixup_fast:
+    if operators._library is torch.ops.xmixup_fast:
         with pytest.raises(RuntimeError, match=f"xmixup_fast.draw: {message}"):
             spoiled.call(ops.draw)
     elif assertion:  # a GPU looks at no more of the tables than the samples use

@@ -1,4 +1,4 @@
-"""The operator `dual_head_cross_entropy`, on every backend, against its definition in xmixup_fast.reference."""
+"""The operator `dual_head_cross_entropy`, on every backend, against its definition in xmixup_fast.ops.reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from samples import LossInputs
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from xmixup_fast import ops, reference
+from xmixup_fast import ops
+from xmixup_fast.ops import operators, reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -117,14 +118,14 @@ def test_extreme_logits_give_what_torch_gives(device: torch.device, row: list[fl
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_all_16_bit_logits_are_read_right(device: torch.device, dtype: torch.dtype) -> None:
     """A row of two logits, 0 and x: the loss of label 0 has the gradient sigmoid(x) in x; NaN for x = inf."""
-    emulated = ops._library is not torch.ops.xmixup_fast
+    emulated = operators._library is not torch.ops.xmixup_fast
     bits = torch.arange(-(2**15), 2**15, 331 if emulated else 1)  # the emulation is slow
     ends = torch.tensor([-inf, inf, nan], dtype=dtype)
     x = torch.cat([bits.short().view(dtype), ends])
     logits = torch.stack([torch.zeros_like(x), x], dim=1).to(device)
     labels = torch.zeros(len(x), dtype=torch.int64, device=device)
     inputs = LossInputs(logits, logits, labels, labels, torch.ones(len(x), device=device), label_smoothing=0.0)
-    _, grad, _ = ops._library.dual_head_cross_entropy(*inputs.raw())
+    _, grad, _ = operators._library.dual_head_cross_entropy(*inputs.raw())
     expected = logits.double().softmax(dim=1)[:, 1] / len(x)
     torch.testing.assert_close(grad[:, 1].double(), expected, rtol=5e-7, atol=1e-37, equal_nan=True)
 
@@ -196,7 +197,7 @@ def test_gradients_scale_with_the_losses(device: torch.device, dtype: torch.dtyp
     """2^16 is where torch's loss scaling for float16 begins, and is infinite in float16 itself."""
     inputs = replace(LossInputs.make(8, (30, 200), dtype), source_weight=0.01).to(device)
     grads = inputs.with_gradients(ops.dual_head_cross_entropy, scale)[1:]
-    for grad, raw in zip(grads, ops._library.dual_head_cross_entropy(*inputs.raw())[1:], strict=True):
+    for grad, raw in zip(grads, operators._library.dual_head_cross_entropy(*inputs.raw())[1:], strict=True):
         assert raw.dtype == torch.float32
         assert torch.equal(grad, (scale * raw).to(dtype)) and grad.isfinite().all()
 
@@ -279,7 +280,7 @@ def test_fake_cuda_tensors_give_a_fake_cuda_loss_and_gradients() -> None:
         with torch.no_grad():  # what autograd calls; the engine itself asks for a real GPU
             outputs = torch.ops.xmixup_fast.dual_head_cross_entropy(*inputs.raw())
             context = SimpleNamespace(saved_tensors=outputs[1:], dtype=logits.dtype)
-            grads = ops._backward(context, torch.ones_like(loss))[:2]
+            grads = operators._backward(context, torch.ones_like(loss))[:2]
         for grad, logits in zip(grads, (inputs.target_logits, inputs.source_logits), strict=True):
             assert grad.device.type == "cuda" and (grad.shape, grad.dtype) == (logits.shape, torch.bfloat16)
 
@@ -349,7 +350,7 @@ def test_wrong_values_are_named(device: torch.device, name: str, value: Any, mes
     inputs = LossInputs.make()
     spoiled = replace(inputs, **{name: put(value)(getattr(inputs, name))})
     expected = rf"xmixup_fast\.dual_head_cross_entropy: {name}\[1\]: {message}"
-    if ops._library is not torch.ops.xmixup_fast:
+    if operators._library is not torch.ops.xmixup_fast:
         expected = f"device-side assert triggered: dual_head_cross_entropy: a {on_device} "
     with pytest.raises(RuntimeError, match=expected):
         spoiled.call(ops.dual_head_cross_entropy)

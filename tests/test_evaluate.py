@@ -22,7 +22,7 @@ from xmixup_fast.data.decode import TorchvisionDecoder
 from xmixup_fast.data.streams import Stream
 from xmixup_fast.evaluate import main
 from xmixup_fast.evaluation import Evaluation, examine, merge
-from xmixup_fast.pool import ImagePool
+from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.run import Result, fit
 

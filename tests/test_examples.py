@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-import xmixup_fast.xmixup
-from xmixup_fast import ImagePool, rectangles, reference
+import xmixup_fast.ops.xmixup
+from xmixup_fast import ImagePool, rectangles
+from xmixup_fast.ops import reference
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "examples"
 TWO_HEADS = ["plain_loop", "lightning_module", "huggingface_trainer", "feature_mixing"]
@@ -43,7 +44,7 @@ class Recorder:
         self.inputs: list[Tensor] = []
         self.labels: list[tuple[Tensor, ...]] = []
         for name, calls in (("draw", self.draws), ("mix", self.mixes)):
-            patch.setattr(xmixup_fast.xmixup, name, recorded(getattr(xmixup_fast.xmixup, name), calls))
+            patch.setattr(xmixup_fast.ops.xmixup, name, recorded(getattr(xmixup_fast.ops.xmixup, name), calls))
         if hasattr(example, "dual_head_cross_entropy"):
             patch.setattr(example, "dual_head_cross_entropy", self.loss(example.dual_head_cross_entropy))
 

@@ -25,7 +25,7 @@ from transfer import Case
 
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models import Network
-from xmixup_fast.pool import Crops, ImagePool, Images
+from xmixup_fast.ops.image_pool import Crops, ImagePool, Images
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.sampling import Sampler
 from xmixup_fast.trainer import Trainer

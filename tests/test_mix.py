@@ -1,4 +1,4 @@
-"""The operator `mix`, on every backend, against its definition in xmixup_fast.reference."""
+"""The operator `mix`, on every backend, against its definition in xmixup_fast.ops.reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from samples import FORMATS, IMAGENET, MixInputs, is_within
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from xmixup_fast import Crops, ImagePool, ops, reference
+from xmixup_fast import Crops, ImagePool, ops
+from xmixup_fast.ops import reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

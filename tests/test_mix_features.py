@@ -1,4 +1,4 @@
-"""`mix_features`: equal to its definition in xmixup_fast.reference, forward and backward."""
+"""`mix_features`: equal to its definition in xmixup_fast.ops.reference, forward and backward."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from xmixup_fast import mix_features, reference
+from xmixup_fast import mix_features
+from xmixup_fast.ops import reference
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

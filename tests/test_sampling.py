@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xmixup_fast import ImagePool
-from xmixup_fast.sampling import TABLE_SIZE, Auxiliary, Draw, Sampler, beta_quantiles, center_crops, hash_integers
+from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.ops.lam import TABLE_SIZE, beta_quantiles
+from xmixup_fast.sampling import Draw, Sampler, center_crops, hash_integers
 from xmixup_fast.settings.fields import Settings
 
 AUX = Auxiliary(

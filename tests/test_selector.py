@@ -33,7 +33,7 @@ from xmixup_fast.data.decode import TorchvisionDecoder
 from xmixup_fast.data.folder import read_folder
 from xmixup_fast.data.pools import PoolBuilder
 from xmixup_fast.models import Network
-from xmixup_fast.sampling import Auxiliary
+from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.selection import Selection
 from xmixup_fast.selector import report
 from xmixup_fast.settings.fields import Settings

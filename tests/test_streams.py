@@ -22,8 +22,9 @@ from test_train import arguments, flags, run, without_times
 from xmixup_fast import Crops, ImagePool
 from xmixup_fast.data.dataset import Sample
 from xmixup_fast.data.streams import AHEAD, Stream
+from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.rendering import Renderer
-from xmixup_fast.sampling import Auxiliary, Sampler
+from xmixup_fast.sampling import Sampler
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
 

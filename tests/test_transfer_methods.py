@@ -16,7 +16,8 @@ from xmixup_fast.methods.cotuning import Cotuning
 from xmixup_fast.methods.l2sp import half_square
 from xmixup_fast.methods.rifle import Rifle
 from xmixup_fast.models import build, save
-from xmixup_fast.sampling import Draw, Sampler, rectangles
+from xmixup_fast.ops.lam import rectangles
+from xmixup_fast.sampling import Draw, Sampler
 from xmixup_fast.settings.fields import Settings
 
 

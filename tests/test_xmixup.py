@@ -10,8 +10,10 @@ import torch._dynamo.testing
 from samples import IMAGENET, make_pool
 from torch import Tensor
 
-from xmixup_fast import ImagePool, MixedLabels, XMixup, joint_labels, mix_features, rectangles, reference
-from xmixup_fast.sampling import Auxiliary, beta_quantiles
+from xmixup_fast import ImagePool, MixedLabels, XMixup, joint_labels, mix_features, rectangles
+from xmixup_fast.ops import reference
+from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.ops.lam import beta_quantiles
 
 SIZE, CLASSES = (9, 12), [[3], [1, 5]]
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from xmixup_fast.methods import METHODS, Method
 from xmixup_fast.models import Network, build
-from xmixup_fast.pool import ImagePool
+from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.runtime.device import DTYPES
-from xmixup_fast.sampling import Auxiliary, Draw, Sampler
+from xmixup_fast.sampling import Draw, Sampler
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.trainer import Trainer
 

@@ -18,14 +18,14 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .features import mix_features
-from .ops import Draws, draw, dual_head_cross_entropy, mix
-from .pool import Crops, ImagePool
+from .ops.image_pool import Crops, ImagePool
+from .ops.operators import Draws, draw, dual_head_cross_entropy, mix
 
 if TYPE_CHECKING:
+    from .ops.lam import rectangles
+    from .ops.xmixup import MixedLabels, XMixup, joint_labels
     from .run import Result, fit
-    from .sampling import rectangles
     from .settings.fields import Settings
-    from .xmixup import MixedLabels, XMixup, joint_labels
 
 # Imported when first used: they need timm or SciPy, which take a second.
 _LAZY = {

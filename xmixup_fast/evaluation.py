@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .models import Network
-from .pool import Images
+from .ops.image_pool import Images
 from .rendering import Renderer
 
 LISTED_LOSSES = 20

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from . import models
 from .models import Network
-from .pool import ImagePool
+from .ops.image_pool import ImagePool
 from .preprocessing import Preprocessing, load
 from .rendering import Renderer
 from .runtime import distributed

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
+from .ops import operators
 
 
 def mix_features(target: Tensor, aux: Tensor, lam: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def mix_features(target: Tensor, aux: Tensor, lam: Tensor) -> Tensor:
         raise ValueError(f"aux: expected {_describe(target)}, as target, got {_describe(aux)}")
     if not _is_floating_point(lam) or lam.shape != target.shape[:1] or lam.device != target.device:
         raise ValueError(f"lam: expected floating-point [{len(target)}] on {target.device}, got {_describe(lam)}")
-    mixed: Tensor = ops._library.mix_features(target, aux, lam)
+    mixed: Tensor = operators._library.mix_features(target, aux, lam)
     return mixed
 
 
@@ -98,9 +98,9 @@ def _backward(ctx: Any, mixed_grad: Tensor) -> tuple[Tensor | None, ...]:
         return _differentiable_backward(mixed_grad, lam, *features)
     target_grad = aux_grad = lam_grad = None
     if any(ctx.needs_input_grad[:2]):
-        target_grad, aux_grad = ops._library.mix_features_backward(mixed_grad, lam)
+        target_grad, aux_grad = operators._library.mix_features_backward(mixed_grad, lam)
     if features:
-        lam_grad = ops._library.mix_features_lam_backward(mixed_grad, *features, lam)
+        lam_grad = operators._library.mix_features_lam_backward(mixed_grad, *features, lam)
     return target_grad, aux_grad, lam_grad
 
 

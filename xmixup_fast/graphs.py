@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .pool import Crops
+from .ops.image_pool import Crops
 from .sampling import Draw
 
 WARMUP = 3

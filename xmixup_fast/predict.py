@@ -34,7 +34,7 @@ from .data.dataset import BadFile, FileImage, Image
 from .data.decode import make_decoder
 from .data.folder import find_images
 from .models import Network, describe
-from .pool import ImagePool
+from .ops.image_pool import ImagePool
 from .preprocessing import Preprocessing, load
 from .rendering import Renderer
 from .runtime import distributed

@@ -22,11 +22,12 @@ from .data.streams import Stream
 from .methods import METHODS, Method
 from .methods.base import Batches
 from .models import Network
-from .pool import ImagePool
+from .ops.auxiliary_index import Auxiliary
+from .ops.image_pool import ImagePool
 from .rendering import Renderer
 from .runtime import distributed
 from .runtime.device import DTYPES, free_memory
-from .sampling import Auxiliary, Sampler, run_steps
+from .sampling import Sampler, run_steps
 from .selection import Selection
 from .settings.fields import Settings
 from .settings.values import parse_bytes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .pool import Crops, ImagePool, Images
+from .ops.image_pool import Crops, ImagePool, Images
 from .sampling import Draw, center_crops
 
 

@@ -17,7 +17,7 @@ from . import figures
 from .contact_sheet import ROWS, contact_sheets
 from .evaluation import ClassResult, Evaluation, ImageResult
 from .models import describe
-from .pool import Images
+from .ops.image_pool import Images
 from .preparation import Prepared
 from .sampling import center_crops
 from .settings.fields import Settings

@@ -25,7 +25,7 @@ from .data.dataset import BadFile
 from .evaluation import Evaluation
 from .methods import METHODS
 from .models import Network
-from .pool import Images
+from .ops.image_pool import Images
 from .preparation import Prepared, prepare
 from .profiling import profiled
 from .recorder import Recorder, Silent

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from . import ops
-from .pool import Crops, ImagePool
+from .ops.auxiliary_index import NO_AUXILIARY, Auxiliary
+from .ops.image_pool import Crops
+from .ops.lam import beta_quantiles, rectangles
 from .settings.fields import Settings
-
-TABLE_SIZE = 4096
-"""Intervals of the quantile table of the mixing weights."""
 
 
 class SeedUse(IntEnum):
@@ -28,51 +23,6 @@ class SeedUse(IntEnum):
     STEP = 1
     HEAD = 2
     LAYERS = 3
-
-
-class Auxiliary(NamedTuple):
-    """The auxiliary images, and which of them each target class may be mixed with."""
-
-    labels: Tensor
-    """int64[n]: source class of each image."""
-    sizes: Tensor
-    """int32[n, 2]: height and width."""
-    offsets: Tensor
-    """int64[K_t + 1]: where each target class begins in ``members``."""
-    members: Tensor
-    """int64[M]: images of each target class."""
-
-    @classmethod
-    def of(cls, pool: ImagePool, source_classes: Sequence[Sequence[int]] | Tensor) -> Auxiliary:
-        """The images of a labelled pool: target class j may be mixed with those of ``source_classes[j]``.
-
-        Raises ValueError for a target class without an image.
-        """
-        rows = [torch.isin(pool.labels, torch.as_tensor(row, device=pool.device)) for row in source_classes]
-        images = [row.nonzero().flatten() for row in rows]
-        for target, (row, chosen) in enumerate(zip(images, source_classes, strict=True)):
-            if not len(row):
-                raise ValueError(
-                    f"source_classes[{target}]: no auxiliary image has a label among {list(map(int, chosen))}"
-                )
-        return cls.of_images(pool, images)
-
-    @classmethod
-    def of_images(cls, pool: ImagePool, images: Sequence[Sequence[int] | Tensor]) -> Auxiliary:
-        """Target class j may be mixed with the images at the positions ``images[j]`` of a labelled pool."""
-        lengths = torch.tensor([0, *map(len, images)], device=pool.device)
-        rows = [torch.as_tensor(row, dtype=torch.int64, device=pool.device) for row in images]
-        members = torch.cat(rows) if rows else lengths[:0]
-        return cls(pool.labels, pool.sizes, lengths.cumsum(0), members)
-
-
-NO_AUXILIARY = Auxiliary(
-    torch.empty(0, dtype=torch.int64),
-    torch.empty((0, 2), dtype=torch.int32),
-    torch.zeros(1, dtype=torch.int64),
-    torch.empty(0, dtype=torch.int64),
-)
-"""For methods that use none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,45 +205,11 @@ class Sampler:
         return drawn.where(mixed, 1.0)
 
 
-def rectangles(lam: Tensor, center: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """CutMix's rectangles (Yun et al. 2019, arXiv 1905.04899), for what :func:`xmixup_fast.draw` has drawn.
-
-    A rectangle's sides are sqrt(1 - lam) of the image's, rounded, about its center; what would lie outside is cut off.
-
-    Args:
-        lam: float32[B] in 0..1, weights of the images that rectangles are pasted into.
-        center: float32[B, 2] in 0..1, the middles of the rectangles, from the top and from the left.
-        size: height and width of the images.
-
-    Returns:
-        The rectangles, int32[B, 4], as :func:`xmixup_fast.mix` takes them for ``box``; and float32[B], the share of
-        each image that its rectangle leaves, which takes the place of ``lam``.
-    """
-    root = (1 - lam).sqrt()
-    begins, extents = [], []
-    for pixels, middle in zip(size, center.unbind(1), strict=True):
-        side = (root * pixels).round().int()
-        begin = (middle * pixels).int() - side // 2
-        end = (begin + side).clamp(max=pixels)
-        begins.append(begin.clamp(min=0))
-        extents.append(end - begins[-1])
-    return torch.stack([*begins, *extents], dim=1), 1 - extents[0] * extents[1] / (size[0] * size[1])
-
-
 def center_crops(sizes: Tensor, size: int, index: Tensor) -> Crops:
     """The middle ``size`` x ``size`` pixels of images, not mirrored: sizes int32[n, 2] of the pool, index int64[B]."""
     corner = (sizes[index] - size) // 2
     window = torch.cat([corner, torch.full_like(corner, size)], dim=1).int()
     return Crops(index, window, torch.zeros_like(index, dtype=torch.bool))
-
-
-def beta_quantiles(alpha: float, fold: bool) -> Tensor:
-    """Quantiles of Beta(alpha, alpha) at 0, 1/TABLE_SIZE, ... 1: float32[TABLE_SIZE + 1], rising.
-
-    Folded, they are those of max(lam, 1 - lam): by symmetry the upper half of the distribution.
-    """
-    p = np.linspace(0.5 if fold else 0.0, 1.0, TABLE_SIZE + 1)
-    return torch.from_numpy(betaincinv(alpha, alpha, p)).float()
 
 
 def hash_integers(*words: int) -> int:

@@ -14,7 +14,7 @@ from .class_statistics import ClassMeans, Found, LabelledBatches, cache_key, cac
 from .data.dataset import BadFile, Dataset, Sample
 from .data.decode import Decoder
 from .models import Network
-from .pool import ImagePool
+from .ops.image_pool import ImagePool
 from .rendering import Renderer
 from .runtime import distributed
 from .selection import Selection, at_random, check_top_k, cosine, most_similar, one_to_one, read_selection

@@ -16,7 +16,7 @@ from .evaluation import Evaluation, examine, merge
 from .graphs import Graphs
 from .methods import Method
 from .models import Network
-from .pool import Images
+from .ops.image_pool import Images
 from .profiling import Span, no_span
 from .rendering import Renderer
 from .runtime import distributed

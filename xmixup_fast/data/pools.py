@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..pool import ImagePool
+from ..ops.image_pool import ImagePool
 from ..runtime.distributed import first_of_machine_first
 from ..runtime.files import write_text, writing_to_cache
 from ..settings.values import format_bytes

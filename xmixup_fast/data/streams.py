@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from ..pool import Crops, ImagePool
+from ..ops.image_pool import Crops, ImagePool
 from .dataset import Sample
 from .decode import Decoder, in_order
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops import Draws
-from .pool import Crops, ImagePool
+from .image_pool import Crops, ImagePool
+from .operators import Draws
 
 
 def gather(pool: ImagePool, crops: Crops, size: tuple[int, int]) -> Tensor:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .ops import Draws, draw, mix
-from .pool import Crops, ImagePool
-from .sampling import Auxiliary, beta_quantiles, rectangles
+from .auxiliary_index import Auxiliary
+from .image_pool import Crops, ImagePool
+from .lam import beta_quantiles, rectangles
+from .operators import Draws, draw, mix
 
 
 class MixedLabels(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .runtime.files import replacing
+from ..runtime.files import replacing
 
 FLUSH_BYTES = 2**24
 """What :meth:`ImagePool.write` brings to the disk at a time, while the next images are made."""

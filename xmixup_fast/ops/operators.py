@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _C  # noqa: F401  (registers the operators)
-from .pool import Crops, ImagePool
+from .. import _C  # noqa: F401  (registers the operators)
+from .image_pool import Crops, ImagePool
 
 _library = torch.ops.xmixup_fast
 
@@ -199,6 +199,8 @@ def dual_head_cross_entropy(
 
 
 _SIDE_TENSORS = ("pixels", "offsets", "sizes", "index", "window", "flip")
+
+
 _MIX_TENSORS = (*(f"target_{name}" for name in _SIDE_TENSORS), *(f"aux_{name}" for name in _SIDE_TENSORS), "lam")
 
 

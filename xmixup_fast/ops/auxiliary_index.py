@@ -1,0 +1,56 @@
+"""Which auxiliary images each target class may be mixed with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .image_pool import ImagePool
+
+
+class Auxiliary(NamedTuple):
+    """The auxiliary images, and which of them each target class may be mixed with."""
+
+    labels: Tensor
+    """int64[n]: source class of each image."""
+    sizes: Tensor
+    """int32[n, 2]: height and width."""
+    offsets: Tensor
+    """int64[K_t + 1]: where each target class begins in ``members``."""
+    members: Tensor
+    """int64[M]: images of each target class."""
+
+    @classmethod
+    def of(cls, pool: ImagePool, source_classes: Sequence[Sequence[int]] | Tensor) -> Auxiliary:
+        """The images of a labelled pool: target class j may be mixed with those of ``source_classes[j]``.
+
+        Raises ValueError for a target class without an image.
+        """
+        rows = [torch.isin(pool.labels, torch.as_tensor(row, device=pool.device)) for row in source_classes]
+        images = [row.nonzero().flatten() for row in rows]
+        for target, (row, chosen) in enumerate(zip(images, source_classes, strict=True)):
+            if not len(row):
+                raise ValueError(
+                    f"source_classes[{target}]: no auxiliary image has a label among {list(map(int, chosen))}"
+                )
+        return cls.of_images(pool, images)
+
+    @classmethod
+    def of_images(cls, pool: ImagePool, images: Sequence[Sequence[int] | Tensor]) -> Auxiliary:
+        """Target class j may be mixed with the images at the positions ``images[j]`` of a labelled pool."""
+        lengths = torch.tensor([0, *map(len, images)], device=pool.device)
+        rows = [torch.as_tensor(row, dtype=torch.int64, device=pool.device) for row in images]
+        members = torch.cat(rows) if rows else lengths[:0]
+        return cls(pool.labels, pool.sizes, lengths.cumsum(0), members)
+
+
+NO_AUXILIARY = Auxiliary(
+    torch.empty(0, dtype=torch.int64),
+    torch.empty((0, 2), dtype=torch.int32),
+    torch.zeros(1, dtype=torch.int64),
+    torch.empty(0, dtype=torch.int64),
+)
+"""For methods that use none."""

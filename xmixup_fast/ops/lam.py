@@ -1,0 +1,45 @@
+"""Mixing weights: quantiles of their distribution, and CutMix's boxes with the weights that belong to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+
+TABLE_SIZE = 4096
+"""Intervals of the quantile table of the mixing weights."""
+
+
+def rectangles(lam: Tensor, center: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """CutMix's rectangles (Yun et al. 2019, arXiv 1905.04899), for what :func:`xmixup_fast.draw` has drawn.
+
+    A rectangle's sides are sqrt(1 - lam) of the image's, rounded, about its center; what would lie outside is cut off.
+
+    Args:
+        lam: float32[B] in 0..1, weights of the images that rectangles are pasted into.
+        center: float32[B, 2] in 0..1, the middles of the rectangles, from the top and from the left.
+        size: height and width of the images.
+
+    Returns:
+        The rectangles, int32[B, 4], as :func:`xmixup_fast.mix` takes them for ``box``; and float32[B], the share of
+        each image that its rectangle leaves, which takes the place of ``lam``.
+    """
+    root = (1 - lam).sqrt()
+    begins, extents = [], []
+    for pixels, middle in zip(size, center.unbind(1), strict=True):
+        side = (root * pixels).round().int()
+        begin = (middle * pixels).int() - side // 2
+        end = (begin + side).clamp(max=pixels)
+        begins.append(begin.clamp(min=0))
+        extents.append(end - begins[-1])
+    return torch.stack([*begins, *extents], dim=1), 1 - extents[0] * extents[1] / (size[0] * size[1])
+
+
+def beta_quantiles(alpha: float, fold: bool) -> Tensor:
+    """Quantiles of Beta(alpha, alpha) at 0, 1/TABLE_SIZE, ... 1: float32[TABLE_SIZE + 1], rising.
+
+    Folded, they are those of max(lam, 1 - lam): by symmetry the upper half of the distribution.
+    """
+    p = np.linspace(0.5 if fold else 0.0, 1.0, TABLE_SIZE + 1)
+    return torch.from_numpy(betaincinv(alpha, alpha, p)).float()
