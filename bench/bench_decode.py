@@ -28,8 +28,8 @@ from photos import all_cores, write_photos
 from torch import Tensor
 
 from xmixup_fast.data.dataset import FileImage, Sample
-from xmixup_fast.data.decode import make_decoder
-from xmixup_fast.data.pools import PoolBuilder
+from xmixup_fast.data.decoding.choose import make_decoder
+from xmixup_fast.data.image_store import PoolBuilder
 
 SHORT_SIDE = 256
 FILES, REPEATS, ROUNDS = 64, 4, 5

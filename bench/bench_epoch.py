@@ -34,8 +34,8 @@ from torchvision.transforms import v2 as transforms
 from torchvision.transforms.v2 import functional
 
 from xmixup_fast.data.dataset import FileImage, Sample
-from xmixup_fast.data.decode import make_decoder
-from xmixup_fast.data.pools import PoolBuilder
+from xmixup_fast.data.decoding.choose import make_decoder
+from xmixup_fast.data.image_store import PoolBuilder
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.rendering import Renderer

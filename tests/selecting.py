@@ -9,7 +9,7 @@ from made import SOURCE
 from torch import Tensor, nn
 
 from xmixup_fast.data.dataset import Dataset
-from xmixup_fast.data.decode import make_decoder
+from xmixup_fast.data.decoding.choose import make_decoder
 from xmixup_fast.models import Network
 from xmixup_fast.selection import Selection
 from xmixup_fast.selector import Selector

@@ -18,11 +18,11 @@ import PIL.Image
 import pytest
 import torch
 
-from xmixup_fast.data import decode
-from xmixup_fast.data import pools as pools_module
+from xmixup_fast.data import image_store as pools_module
 from xmixup_fast.data.dataset import BadFile, FileImage, Image, Sample
-from xmixup_fast.data.decode import Header, TorchvisionDecoder, read_header
-from xmixup_fast.data.pools import PoolBuilder
+from xmixup_fast.data.decoding import decoder as decoder_module
+from xmixup_fast.data.decoding.decoder import Header, TorchvisionDecoder, read_header
+from xmixup_fast.data.image_store import PoolBuilder
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.runtime.device import free_memory
 from xmixup_fast.runtime.files import default_cache
@@ -112,7 +112,7 @@ def test_a_build_reads_each_header_once(tmp_path: Path, monkeypatch: pytest.Monk
         count += 1
         return read_header(stream)
 
-    for module in (decode, pools_module):
+    for module in (decoder_module, pools_module):
         monkeypatch.setattr(module, "read_header", counted)
     for cache in (None, tmp_path / "cache"):
         count = 0
@@ -180,7 +180,7 @@ import os, signal, sys
 from pathlib import Path
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decode import TorchvisionDecoder
-from xmixup_fast.data.pools import PoolBuilder
+from xmixup_fast.data.image_store import PoolBuilder
 
 class Deadly(FileImage):
     def read(self):
@@ -272,7 +272,7 @@ from pathlib import Path
 import torch
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decode import make_decoder
-from xmixup_fast.data.pools import PoolBuilder
+from xmixup_fast.data.image_store import PoolBuilder
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

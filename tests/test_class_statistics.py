@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xmixup_fast.class_statistics import Found, cache_key, cached, class_means, nearest_images
 from xmixup_fast.data.dataset import BadFile, Sample
-from xmixup_fast.data.folder import read_folder
+from xmixup_fast.data.readers.folder import read_folder
 
 INF = float("inf")
 

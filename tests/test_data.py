@@ -12,7 +12,7 @@ import pytest
 from made import TARGET, write_folder
 
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample, by_name, split
-from xmixup_fast.data.folder import read_folder
+from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.methods import METHODS
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read, read_yaml

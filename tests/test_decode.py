@@ -21,9 +21,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from xmixup_fast.data import decode as decode_module
 from xmixup_fast.data.dataset import BadFile, FileImage, Image
-from xmixup_fast.data.decode import Decoder, Encoded, Header, in_order, make_decoder
+from xmixup_fast.data.decoding import choose
+from xmixup_fast.data.decoding.choose import make_decoder
+from xmixup_fast.data.decoding.decoder import Decoder, Encoded, Header, in_order
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -247,7 +248,7 @@ def test_large_images_below_pillows_limit_are_read_without_a_warning() -> None:
     with pytest.warns(PIL.Image.DecompressionBombWarning):
         PIL.Image.open(io.BytesIO(large))
     program = (
-        "import io, sys; from xmixup_fast.data.decode import read_header; "
+        "import io, sys; from xmixup_fast.data.decoding.decoder import read_header; "
         "print(read_header(io.BytesIO(sys.stdin.buffer.read())))"
     )
     done = subprocess.run([sys.executable, "-c", program], input=large, capture_output=True, cwd=ROOT)
@@ -256,7 +257,7 @@ def test_large_images_below_pillows_limit_are_read_without_a_warning() -> None:
 
 @pytest.mark.skipif(not HAS_DALI, reason="needs DALI")
 def test_what_dali_alone_cannot_decode_is_decoded_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xmixup_fast.data import dali
+    from xmixup_fast.data.decoding import dali
 
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("out of memory")
@@ -274,7 +275,7 @@ def test_what_dali_alone_cannot_decode_is_decoded_with_a_warning(monkeypatch: py
 
 @pytest.mark.skipif(not HAS_DALI, reason="needs DALI")
 def test_batches_are_bounded_in_images_and_bytes() -> None:
-    from xmixup_fast.data import dali
+    from xmixup_fast.data.decoding import dali
 
     def sizes(images: int, height: int, width: int) -> list[int]:
         made = Encoded("", np.zeros(0, np.uint8), Header(True, height, width))
@@ -291,7 +292,7 @@ def test_auto_takes_what_is_installed_and_says_so(monkeypatch: pytest.MonkeyPatc
     arguments = (20, torch.device("cpu"), 1, said.append)
     if HAS_DALI:
         assert make_decoder("auto", *arguments).name == "dali" and not said
-    monkeypatch.setattr(decode_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(choose, "find_spec", lambda name: None)
     assert make_decoder("auto", *arguments).name == "torchvision"
     assert said == ["decoder: torchvision, since DALI is not installed; pip install nvidia-dali-cuda130 (Linux only)"]
     assert make_decoder("torchvision", *arguments).name == "torchvision" and len(said) == 1

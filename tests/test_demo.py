@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from xmixup_fast import demo
-from xmixup_fast.data.folder import read_folder
+from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.run import Result
 
 Run = tuple[Path, dict[str, list[Result]], str]

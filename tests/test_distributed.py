@@ -24,7 +24,7 @@ from test_train import flags
 
 from xmixup_fast.class_statistics import class_means
 from xmixup_fast.data.dataset import BadFile, Dataset
-from xmixup_fast.data.folder import read_folder
+from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models import build, save
 from xmixup_fast.selection import Selection
 from xmixup_fast.train import parse

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from xmixup_fast import models
 from xmixup_fast.data.dataset import FileImage, Sample
-from xmixup_fast.data.decode import TorchvisionDecoder
-from xmixup_fast.data.streams import Stream
+from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
+from xmixup_fast.data.streamed import Stream
 from xmixup_fast.evaluate import main
 from xmixup_fast.evaluation import Evaluation, examine, merge
 from xmixup_fast.ops.image_pool import ImagePool

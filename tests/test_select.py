@@ -16,9 +16,9 @@ from PIL import Image
 from test_train import arguments
 
 from xmixup_fast.contact_sheet import GAP, ROWS, TARGET_IMAGES, TEXT, THUMBNAIL, contact_sheets
-from xmixup_fast.data import decode
 from xmixup_fast.data.dataset import BadFile, Dataset, split
-from xmixup_fast.data.folder import read_folder
+from xmixup_fast.data.decoding import choose
+from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models import build, save
 from xmixup_fast.run import Result, fit
 from xmixup_fast.select import main
@@ -250,7 +250,7 @@ def test_bad_files_are_all_listed_or_all_skipped(
 def test_the_command_says_which_decoder_stands_in(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "find_spec", lambda name: None)
+    monkeypatch.setattr(choose, "find_spec", lambda name: None)
     assert main(flags(data, tmp_path / "out")) == 0
     assert capsys.readouterr().out.count("decoder: torchvision, since DALI is not installed") == 1
     train(data, tmp_path / "run", selection="feature")

@@ -29,9 +29,9 @@ from torchvision.io import encode_png
 
 from xmixup_fast.class_statistics import class_means
 from xmixup_fast.data.dataset import BadFile, Dataset, FileImage, Image, Sample
-from xmixup_fast.data.decode import TorchvisionDecoder
-from xmixup_fast.data.folder import read_folder
-from xmixup_fast.data.pools import PoolBuilder
+from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
+from xmixup_fast.data.image_store import PoolBuilder
+from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models import Network
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.selection import Selection

@@ -21,7 +21,7 @@ from test_train import arguments, flags, run, without_times
 
 from xmixup_fast import Crops, ImagePool
 from xmixup_fast.data.dataset import Sample
-from xmixup_fast.data.streams import AHEAD, Stream
+from xmixup_fast.data.streamed import AHEAD, Stream
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.sampling import Sampler
@@ -100,7 +100,7 @@ def test_windows_are_those_of_whole_images(name: str, short_side: int | None) ->
 
 @pytest.mark.parametrize("name", ["dali"])
 def test_dalis_memory_goes_into_the_pool(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    dali = pytest.importorskip("xmixup_fast.data.dali")
+    dali = pytest.importorskip("xmixup_fast.data.decoding.dali")
     addresses = []
 
     def recorded(tensor: Any) -> torch.Tensor:

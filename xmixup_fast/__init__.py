@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 # Imported when first used: they need timm or SciPy, which take a second.
 _LAZY = {
-    "MixedLabels": "xmixup",
+    "MixedLabels": "ops.xmixup",
     "Result": "run",
-    "Settings": "settings",
-    "XMixup": "xmixup",
+    "Settings": "settings.fields",
+    "XMixup": "ops.xmixup",
     "fit": "run",
-    "joint_labels": "xmixup",
-    "rectangles": "sampling",
+    "joint_labels": "ops.xmixup",
+    "rectangles": "ops.lam",
 }
 
 __all__ = [

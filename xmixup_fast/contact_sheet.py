@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .data.dataset import BadFile, Dataset, Sample
-from .data.decode import TorchvisionDecoder
+from .data.decoding.decoder import TorchvisionDecoder
 from .models import describe
 from .selection import Selection
 

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from .data.bad_files import list_bad, printable, skipped
 from .data.dataset import BadFile, FileImage, Image
-from .data.decode import make_decoder
-from .data.folder import find_images
+from .data.decoding.choose import make_decoder
+from .data.readers.folder import find_images
 from .models import Network, describe
 from .ops.image_pool import ImagePool
 from .preprocessing import Preprocessing, load

@@ -15,10 +15,10 @@ from torch import Tensor
 from . import models, optimization, selector
 from .data.bad_files import check_bad, list_bad, skipped, without
 from .data.dataset import BadFile, Dataset, Sample, split
-from .data.decode import make_decoder
-from .data.pools import OverBudget, PoolBuilder
+from .data.decoding.choose import make_decoder
+from .data.image_store import OverBudget, PoolBuilder
 from .data.sources import read_dataset
-from .data.streams import Stream
+from .data.streamed import Stream
 from .methods import METHODS, Method
 from .methods.base import Batches
 from .models import Network

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .data.center_crops import center_crops
 from .ops.image_pool import Crops, ImagePool, Images
-from .sampling import Draw, center_crops
+from .sampling import Draw
 
 
 class Renderer:

@@ -15,11 +15,11 @@ from PIL import Image
 
 from . import figures
 from .contact_sheet import ROWS, contact_sheets
+from .data.center_crops import center_crops
 from .evaluation import ClassResult, Evaluation, ImageResult
 from .models import describe
 from .ops.image_pool import Images
 from .preparation import Prepared
-from .sampling import center_crops
 from .settings.fields import Settings
 
 WORST = 16

@@ -205,13 +205,6 @@ class Sampler:
         return drawn.where(mixed, 1.0)
 
 
-def center_crops(sizes: Tensor, size: int, index: Tensor) -> Crops:
-    """The middle ``size`` x ``size`` pixels of images, not mirrored: sizes int32[n, 2] of the pool, index int64[B]."""
-    corner = (sizes[index] - size) // 2
-    window = torch.cat([corner, torch.full_like(corner, size)], dim=1).int()
-    return Crops(index, window, torch.zeros_like(index, dtype=torch.bool))
-
-
 def hash_integers(*words: int) -> int:
     """A 64-bit hash of integers: each is added to the state, which then goes through splitmix64 (Steele et al. 2014).
 

@@ -43,7 +43,7 @@ def run(settings: Settings) -> Selection:
     from . import models, selector
     from .contact_sheet import contact_sheets
     from .data.bad_files import check_bad, list_bad, skipped, to_json
-    from .data.decode import make_decoder
+    from .data.decoding.choose import make_decoder
     from .preparation import read_datasets
     from .run import run_name
     from .runtime.device import reproducible, usable_device

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .dataset import Dataset
-from .folder import read_folder
-from .huggingface import read_huggingface
-from .listing import join
-from .manifest import SUFFIXES, read_manifest
-from .published import read_published
-from .shards import names_shards, read_shards
+from .readers.folder import read_folder
+from .readers.huggingface import read_huggingface
+from .readers.listing import join
+from .readers.table import SUFFIXES, read_manifest
+from .readers.tar_shards import names_shards, read_shards
+from .readers.torchvision_layouts import read_published
 
 KINDS = "a folder, a table (.csv, .tsv, .parquet), tar shards (.tar), torchvision:NAME[:ROOT] or hf:NAME[:CONFIG]"
 """What a dataset's name may be."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .dataset import BadFile, Dataset
+from ..dataset import BadFile, Dataset
 from .folder import SPLITS
 from .listing import Entry, Root, collect
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..ops.image_pool import Crops, ImagePool
 from .dataset import Sample
-from .decode import Decoder, in_order
+from .decoding.decoder import Decoder, in_order
 
 AHEAD = 2
 """Batches that are decoded, or are being decoded, beyond the one in use."""

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .bad_files import printable
-from .dataset import BadFile, Dataset, FileImage, Image, Sample, by_name
+from ..bad_files import printable
+from ..dataset import BadFile, Dataset, FileImage, Image, Sample, by_name
 
 
 class Entry(NamedTuple):

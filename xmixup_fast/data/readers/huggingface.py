@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .dataset import BadFile, Dataset, Image
+from ..dataset import BadFile, Dataset, Image
 from .folder import SPLITS
 from .listing import Entry, Root, collect
 

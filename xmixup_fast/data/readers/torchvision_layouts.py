@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .dataset import BadFile, Dataset, Image
+from ..dataset import BadFile, Dataset, Image
 from .folder import read_folder
 from .listing import Entry, Root, collect
 

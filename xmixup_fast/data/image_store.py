@@ -19,8 +19,8 @@ from ..runtime.files import write_text, writing_to_cache
 from ..settings.values import format_bytes
 from .bad_files import without
 from .dataset import BadFile, Image, Sample, stamp_or_reason
-from .decode import Decoder, Header, Opened, in_order, read_header, resized_bytes
-from .streams import Stream
+from .decoding.decoder import Decoder, Header, Opened, in_order, read_header, resized_bytes
+from .streamed import Stream
 
 FORMAT = 1
 """To be raised whenever cached pools are no longer what a decoder would give."""

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,18 +24,23 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import resize
 
-from .dataset import BadFile, Image, Sample
+from ..dataset import BadFile, Image, Sample
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """What is decoded, by Pillow's names; the bytes decide, not the file's name."""
 
+
 # Pillow warns of images above half of its limit, which are read. Such a filter cannot be set for one thread alone.
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+
 
 Windows = Sequence[Sequence[int]]
 """Top, left, height and width of one window of each image."""
 
+
 T = TypeVar("T")
+
+
 R = TypeVar("R")
 
 
@@ -120,33 +124,6 @@ class TorchvisionDecoder(Decoder):
 
     def cropper(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
         return lambda images, windows: crop_each(workers, images, windows, self.short_side)
-
-
-def make_decoder(
-    name: str, short_side: int | None, device: torch.device, threads: int, say: Callable[[str], object]
-) -> Decoder:
-    """The decoder named ``dali`` or ``torchvision``; for ``auto`` DALI, or torchvision where DALI is not installed,
-    which ``say`` is told of.
-
-    Raises ValueError where DALI is asked for and not installed.
-    """
-    if name != "torchvision" and _has_dali():
-        from .dali import DaliDecoder
-
-        return DaliDecoder(short_side, threads, device)
-    how = "pip install nvidia-dali-cuda130 (Linux only)"
-    if name == "dali":
-        raise ValueError(f"decoder: DALI is not installed; {how}, or use torchvision")
-    if name == "auto":
-        say(f"decoder: torchvision, since DALI is not installed; {how}")
-    return TorchvisionDecoder(short_side, threads)
-
-
-def _has_dali() -> bool:
-    try:
-        return find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def read(image: Image) -> Encoded | BadFile:

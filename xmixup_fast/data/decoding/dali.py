@@ -17,8 +17,8 @@ from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from .dataset import BadFile, Image
-from .decode import Decoder, Encoded, Windows, crop_each, decode_pixels, finish, in_order, read
+from ..dataset import BadFile, Image
+from .decoder import Decoder, Encoded, Windows, crop_each, decode_pixels, finish, in_order, read
 
 BATCH_IMAGES = 16
 BATCH_BYTES = 2**25

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from .dataset import BadFile, Dataset, FileImage, Image
+from ..dataset import BadFile, Dataset, FileImage, Image
 from .folder import EXTENSIONS, SPLITS, split_folders
 from .listing import Entry, Root, collect
 

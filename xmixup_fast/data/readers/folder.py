@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .dataset import BadFile, Dataset, FileImage
+from ..dataset import BadFile, Dataset, FileImage
 from .listing import Entry, Root, collect, refuse, unreadable
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}
