@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from xmixup_fast import export as exporting
 from xmixup_fast.export import Exporter, export, main
-from xmixup_fast.models import Network, build, load, save
+from xmixup_fast.models import Network, build, load_network, save
 from xmixup_fast.predict import predict
 
 pytest.importorskip("onnxscript", reason="needs pip install onnx onnxscript onnxruntime")
@@ -48,7 +48,7 @@ def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory, request: A
 
 def network_and_inputs(weights: Path, batch: int, as_bytes: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The network's logits of random crops, and the crops as a program takes them."""
-    network: Network = load(weights)[0].eval()
+    network: Network = load_network(weights)[0].eval()
     crops = torch.randint(256, (batch, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
     normalised = ((crops / 255 - torch.tensor(network.mean)) / torch.tensor(network.std)).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_safetensors_are_timms_and_predict_as_before(
     assert list(predict(folder / "model.safetensors", photos)) == list(predict(weights, photos))
     model = timm.create_model("test_resnet", num_classes=3, checkpoint_path=str(folder / "model.safetensors"))
     images = torch.randn(2, 3, SIZE, SIZE)
-    assert torch.equal(model.eval()(images), load(weights)[0].eval()(images))
+    assert torch.equal(model.eval()(images), load_network(weights)[0].eval()(images))
     with safe_open(folder / "model.safetensors", "pt") as file:
         stored = file.metadata()
     expected = told(weights, as_bytes=False)

@@ -17,7 +17,7 @@ from made import TARGET, write_folder
 from test_train import arguments, run
 
 from xmixup_fast.data.dataset import BadFile
-from xmixup_fast.models import build, load, save
+from xmixup_fast.models import build, load_network, save
 from xmixup_fast.predict import Prediction, main, predict
 from xmixup_fast.preparation import prepare
 from xmixup_fast.rendering import Renderer
@@ -204,7 +204,7 @@ def test_errors_are_one_line(
 
 def test_a_trained_network_is_loaded_whole(trained: Result, tmp_path: Path) -> None:
     state = torch.random.get_rng_state()
-    network, image_size = load(trained.folder)
+    network, image_size = load_network(trained.folder)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert (image_size, network.classes, network.mean) == (32, sorted(TARGET), trained.network.mean)
     state = trained.network.state_dict()

@@ -110,7 +110,7 @@ class Exporter:
         """Writes model.safetensors; returns the network of that file."""
         resize = self.preprocessing.resize
         models.save(self.network, path, self.preprocessing.image_size, "full" if resize is None else resize)
-        network, _ = models.load(path)
+        network, _ = models.load_network(path)
         if not self.with_preprocessing:
             return network
         return WithPreprocessing(network, self.preprocessing.mean, self.preprocessing.std).eval()

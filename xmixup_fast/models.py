@@ -203,7 +203,7 @@ def save(network: Network, path: Path, image_size: int, resize: int | str | None
     write_tensors(path, network.body.state_dict(), metadata)
 
 
-def load(path: str | os.PathLike[str]) -> tuple[Network, int]:
+def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
     """The trained network of a run folder, or of a file that :func:`save` wrote, and its image size.
 
     The network has no source head, and is in evaluation mode.

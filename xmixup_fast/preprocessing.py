@@ -42,11 +42,11 @@ class Preprocessing:
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Network, Preprocessing]:
-    """A trained network in evaluation mode, and the preprocessing that belongs to it. Raises as :func:`.models.load`.
+    """A trained network in evaluation mode, and the preprocessing that belongs to it. Raises as :func:`load_network`.
 
     Where the file does not tell the short side, it is 8/7 of the image size, as training has it by default.
     """
-    network, image_size = models.load(path)
+    network, image_size = models.load_network(path)
     with safe_open(models.trained_file(path), "pt") as file:
         told = file.metadata().get("resize", str(round(image_size * 8 / 7)))
     resize = None if told == "full" else int(told)
