@@ -16,10 +16,10 @@ import torch
 from conftest import median_seconds_in_turn
 from samples import make_pool
 from torch import Tensor
+from xmixup_fast.models.build.build import build
 
-from xmixup_fast import models
 from xmixup_fast.class_statistics import class_means
-from xmixup_fast.models import Network
+from xmixup_fast.models.network import Network
 from xmixup_fast.rendering import Renderer
 
 SIZE, SIDE, BATCH, IMAGES, CLASSES = 160, 183, 32, 64, 1000
@@ -38,7 +38,7 @@ def sides(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
     pool = make_pool([(SIDE, SIDE * 4 // 3)] * IMAGES, torch.Generator().manual_seed(0))
     pool.labels.copy_(torch.arange(IMAGES) * 7 % CLASSES)
     names = [str(i) for i in range(CLASSES)]
-    network = models.build(request.config.getoption("--select-model"), "none", ["a", "b"], names).eval()
+    network = build(request.config.getoption("--select-model"), "none", ["a", "b"], names).eval()
     network.to(memory_format=torch.channels_last)
     head = network.source_head
     network.classifier_weight, network.classifier_bias = head.weight.detach(), head.bias.detach()  # as if pretrained

@@ -23,10 +23,11 @@ from conftest import median_seconds_in_turn
 from samples import make_pool
 from torch import Tensor
 from torchvision.transforms import v2
+from xmixup_fast.models.build.build import build
 
-from xmixup_fast import Settings, models, ops
+from xmixup_fast import Settings, ops
 from xmixup_fast.methods import METHODS
-from xmixup_fast.models import Network
+from xmixup_fast.models.network import Network
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.ops.image_pool import ImagePool
@@ -125,7 +126,7 @@ def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
         target.labels.copy_(torch.arange(IMAGES) % TARGET_CLASSES)
         aux.labels.copy_(torch.arange(IMAGES) % SOURCE_CLASSES)
         names = [[f"{what}{i}" for i in range(n)] for what, n in (("t", TARGET_CLASSES), ("s", SOURCE_CLASSES))]
-        network = models.build(settings.model, "none", *names).to(memory_format=torch.channels_last)
+        network = build(settings.model, "none", *names).to(memory_format=torch.channels_last)
         renderer: Any = Renderer(target, aux, network.mean, network.std, settings.image_size)
         if side in METHODS:
             network.source_matched = torch.ones(SOURCE_CLASSES, dtype=torch.bool)  # as if it were pretrained

@@ -105,7 +105,9 @@ def checked(status: int) -> int:
 
 
 def save_weights(folder: Path) -> None:
-    from xmixup_fast.models import build, save
+    from xmixup_fast.models.build.build import build
+
+    from xmixup_fast.models.trained import save
 
     save(build("test_resnet", "none", sorted(SOURCE)), folder / "weights.safetensors", image_size=32)
 

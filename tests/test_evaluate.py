@@ -15,13 +15,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_train import arguments
 from torch import Tensor
+from xmixup_fast.models.build.build import build
 
-from xmixup_fast import models
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
 from xmixup_fast.data.streamed import Stream
 from xmixup_fast.evaluate import main
 from xmixup_fast.evaluation import Evaluation, examine, merge
+from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.run import Result, fit
@@ -198,7 +199,7 @@ def test_weights_alone_tell_the_short_side_too(data: Path, tmp_path: Path) -> No
 def test_a_trained_network_is_loaded_again(run: Result, tmp_path: Path) -> None:
     images = torch.randn(2, 3, 32, 32)
     for path in (run.folder, run.folder / "model.safetensors", str(run.folder)):
-        network, image_size = models.load_network(path)
+        network, image_size = load_network(path)
         assert image_size == 32 and network.classes == sorted(TARGET) and not network.training
         assert network.mean == run.network.mean and network.source_head is None
         torch.testing.assert_close(network(images), run.network.eval()(images))
@@ -229,11 +230,11 @@ def test_other_files_are_refused_by_name(
     save_file(state, tmp_path / "few.safetensors", {**metadata, "classes": '["a", "b"]'})
     save_file(state, tmp_path / "other.safetensors", {**metadata, "model": "test_vit", "classes": '["a", "b", "c"]'})
     with pytest.raises(error, match=message):
-        models.load_network(tmp_path / name)
+        load_network(tmp_path / name)
 
 
 def test_classes_keep_their_names_where_they_are_no_words(tmp_path: Path) -> None:
-    network = models.build("test_resnet", "none", ["<b>", 'a "quote"', "ünïcödé"])
-    models.save(network, tmp_path / "model.safetensors", 48)
-    loaded, image_size = models.load_network(tmp_path)
+    network = build("test_resnet", "none", ["<b>", 'a "quote"', "ünïcödé"])
+    save(network, tmp_path / "model.safetensors", 48)
+    loaded, image_size = load_network(tmp_path)
     assert (loaded.classes, image_size) == (["<b>", 'a "quote"', "ünïcödé"], 48) and len(SOURCE) == 4

@@ -12,10 +12,12 @@ import timm
 import torch
 from made import TARGET, write_folder
 from safetensors import safe_open
+from xmixup_fast.models.build.build import build
 
 from xmixup_fast import export as exporting
 from xmixup_fast.export import Exporter, export, main
-from xmixup_fast.models import Network, build, load_network, save
+from xmixup_fast.models.network import Network
+from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.predict import predict
 
 pytest.importorskip("onnxscript", reason="needs pip install onnx onnxscript onnxruntime")

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from transfer import Case
 
 from xmixup_fast.methods import METHODS
-from xmixup_fast.models import Network
+from xmixup_fast.models.network import Network
 from xmixup_fast.ops.image_pool import Crops, ImagePool, Images
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.sampling import Sampler

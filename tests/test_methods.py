@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transfer import Case
 
 from xmixup_fast.methods import METHODS
-from xmixup_fast.models import Network
+from xmixup_fast.models.network import Network
 from xmixup_fast.rendering import Renderer
 from xmixup_fast.trainer import Trainer
 

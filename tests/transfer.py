@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from xmixup_fast.models.build.build import build
 
 from xmixup_fast.methods import METHODS, Method
-from xmixup_fast.models import Network, build
+from xmixup_fast.models.network import Network
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.rendering import Renderer

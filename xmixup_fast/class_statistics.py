@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .data.dataset import BadFile, Sample, stamp_or_reason
-from .models import Network
+from .models.network import Network
 from .runtime import distributed
 from .runtime.files import writing_to_cache
 from .runtime.tensor_files import write_tensors

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .data.dataset import BadFile, Dataset, Sample
 from .data.decoding.decoder import TorchvisionDecoder
-from .models import describe
+from .models.class_names import describe
 from .selection import Selection
 
 ROWS = 20

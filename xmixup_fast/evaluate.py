@@ -26,7 +26,7 @@ from .train import exit_status
 if TYPE_CHECKING:
     from .data.dataset import BadFile, Sample
     from .evaluation import Evaluation
-    from .preprocessing import Preprocessing
+    from .models.trained import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
     from . import figures
     from .data.bad_files import check_bad, list_bad, skipped, to_json, without
     from .evaluation import examine
+    from .models.trained import load
     from .preparation import make_builder
-    from .preprocessing import load
     from .rendering import Renderer
     from .run import run_name
     from .runtime.device import reproducible

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .models import Network
+from .models.network import Network
 from .ops.image_pool import Images
 from .rendering import Renderer
 

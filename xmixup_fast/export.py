@@ -27,10 +27,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from . import models
-from .models import Network
+from .models.network import Network
+from .models.trained import Preprocessing, load, load_network, save
 from .ops.image_pool import ImagePool
-from .preprocessing import Preprocessing, load
 from .rendering import Renderer
 from .runtime import distributed
 from .runtime.files import replacing
@@ -109,8 +108,8 @@ class Exporter:
     def write_safetensors(self, path: Path) -> Run:
         """Writes model.safetensors; returns the network of that file."""
         resize = self.preprocessing.resize
-        models.save(self.network, path, self.preprocessing.image_size, "full" if resize is None else resize)
-        network, _ = models.load_network(path)
+        save(self.network, path, self.preprocessing.image_size, "full" if resize is None else resize)
+        network, _ = load_network(path)
         if not self.with_preprocessing:
             return network
         return WithPreprocessing(network, self.preprocessing.mean, self.preprocessing.std).eval()

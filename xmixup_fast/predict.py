@@ -33,9 +33,10 @@ from .data.bad_files import list_bad, printable, skipped
 from .data.dataset import BadFile, FileImage, Image
 from .data.decoding.choose import make_decoder
 from .data.readers.folder import find_images
-from .models import Network, describe
+from .models.class_names import describe
+from .models.network import Network
+from .models.trained import Preprocessing, load
 from .ops.image_pool import ImagePool
-from .preprocessing import Preprocessing, load
 from .rendering import Renderer
 from .runtime import distributed
 from .runtime.device import usable_device

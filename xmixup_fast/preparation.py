@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import models, optimization, selector
+from . import optimization, selector
 from .data.bad_files import check_bad, list_bad, skipped, without
 from .data.dataset import BadFile, Dataset, Sample, split
 from .data.decoding.choose import make_decoder
@@ -21,7 +21,9 @@ from .data.sources import read_dataset
 from .data.streamed import Stream
 from .methods import METHODS, Method
 from .methods.base import Batches
-from .models import Network
+from .models.build import build
+from .models.class_names import describe
+from .models.network import Network
 from .ops.auxiliary_index import Auxiliary
 from .ops.image_pool import ImagePool
 from .rendering import Renderer
@@ -64,7 +66,7 @@ class Prepared:
     def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
         """The batches that the first step looks at, each [B, 3, H, W], and the titles of their images."""
         draw = next(self.renderer.feed([self.method.draw(self.sampler, 0)]))
-        titles = self.method.titles(draw, self.network.classes, list(map(models.describe, self.source_classes)))
+        titles = self.method.titles(draw, self.network.classes, list(map(describe, self.source_classes)))
         return self.method.inputs(draw, self.renderer), titles
 
 
@@ -81,7 +83,7 @@ def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | No
     source_classes = source.classes if source else None
     if method_class.uses_classifier and settings.source:
         source_classes = read_dataset(settings.source).classes
-    network = models.build(
+    network = build(
         *(settings.model, settings.weights, target.classes, source_classes, settings.seed),
         keep_classifier=method_class.uses_classifier,
         image_size=settings.image_size,

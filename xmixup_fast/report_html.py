@@ -17,7 +17,7 @@ from . import figures
 from .contact_sheet import ROWS, contact_sheets
 from .data.center_crops import center_crops
 from .evaluation import ClassResult, Evaluation, ImageResult
-from .models import describe
+from .models.class_names import describe
 from .ops.image_pool import Images
 from .preparation import Prepared
 from .settings.fields import Settings

@@ -17,14 +17,15 @@ import timm
 import torch
 from torch import Tensor
 
-from . import loggers, models, report_html
+from . import loggers, report_html
 from ._C import __version__
 from .checkpoints import Checkpoint, Checkpoints
 from .data import bad_files
 from .data.dataset import BadFile
 from .evaluation import Evaluation
 from .methods import METHODS
-from .models import Network
+from .models.network import Network
+from .models.trained import save
 from .ops.image_pool import Images
 from .preparation import Prepared, prepare
 from .profiling import profiled
@@ -100,7 +101,7 @@ def _run(settings: Settings) -> Result:
             kept = f"kept the weights after step {progress.best_step}, validation {progress.best_accuracy:.2f} %"
             recorder.say(kept)
         if distributed.rank() == 0:
-            models.save(trainer.result, folder / "model.safetensors", settings.image_size, settings.resize)
+            save(trainer.result, folder / "model.safetensors", settings.image_size, settings.resize)
         return _finish(trainer, run, settings, progress, recorder)
 
 

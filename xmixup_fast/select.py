@@ -40,10 +40,11 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    from . import models, selector
+    from . import selector
     from .contact_sheet import contact_sheets
     from .data.bad_files import check_bad, list_bad, skipped, to_json
     from .data.decoding.choose import make_decoder
+    from .models.build import build
     from .preparation import read_datasets
     from .run import run_name
     from .runtime.device import reproducible, usable_device
@@ -65,7 +66,7 @@ def run(settings: Settings) -> Selection:
     assert source is not None
     bad = target.bad + source.bad
     with reproducible(settings.seed, settings.threads):
-        network = models.build(
+        network = build(
             *(settings.model, settings.weights, target.classes, source.classes, settings.seed),
             image_size=settings.image_size,
         )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data.dataset import Dataset, Sample, of_classes
-from .models import describe
+from .models.class_names import describe
 
 
 @dataclass(frozen=True)

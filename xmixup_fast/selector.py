@@ -13,7 +13,7 @@ from torch import Tensor
 from .class_statistics import ClassMeans, Found, LabelledBatches, cache_key, cached, class_means, nearest_images
 from .data.dataset import BadFile, Dataset, Sample
 from .data.decoding.decoder import Decoder
-from .models import Network
+from .models.network import Network
 from .ops.image_pool import ImagePool
 from .rendering import Renderer
 from .runtime import distributed

@@ -15,7 +15,7 @@ from . import optimization
 from .evaluation import Evaluation, examine, merge
 from .graphs import Graphs
 from .methods import Method
-from .models import Network
+from .models.network import Network
 from .ops.image_pool import Images
 from .profiling import Span, no_span
 from .rendering import Renderer

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..class_statistics import LabelledBatches
-from ..models import Network
+from ..models.network import Network
 from ..rendering import Renderer
 from ..sampling import Draw, Sampler
 from ..settings.fields import Settings

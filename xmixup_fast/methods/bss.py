@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from ..models import Network
+from ..models.network import Network
 from ..runtime.distributed import largest, world_size
 from ..sampling import Draw
 from ..settings.fields import Settings

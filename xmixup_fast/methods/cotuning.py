@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..class_statistics import class_means
-from ..models import Network
+from ..models.network import Network
 from ..sampling import Draw
 from ..settings.fields import Settings
 from .base import Batches

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models import Network
+from ..models.network import Network
 from ..runtime.device import float32
 from ..sampling import Draw
 from ..settings.fields import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..models import Network
+from ..models.network import Network
 from ..rendering import Renderer
 from ..sampling import Draw
 from .base import Method

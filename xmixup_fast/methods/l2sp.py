@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models import Network
+from ..models.network import Network
 from ..sampling import Draw
 from ..settings.fields import Settings
 from .finetune import Finetune

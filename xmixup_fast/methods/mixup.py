@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..models import Network
+from ..models.network import Network
 from ..rendering import Renderer
 from ..sampling import Draw, Sampler
 from .base import Method, mixed_titles

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..models import Network
+from ..models.network import Network
 from ..sampling import SeedUse, hash_integers
 from .finetune import Finetune
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..models import Network
+from ..models.network import Network
 from ..rendering import Renderer
 from ..sampling import Draw, Sampler
 from ..settings.fields import Settings

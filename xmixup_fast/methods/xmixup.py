@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import ops
-from ..models import Network
+from ..models.network import Network
 from ..rendering import Renderer
 from ..sampling import Draw
 from ..settings.fields import Settings

@@ -1,128 +1,23 @@
-"""Networks: a timm backbone with a head for the target classes and, where a method needs one, for the source's."""
+"""Building a network by its timm name, from downloaded weights, a file or none."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import pip_weights
-from .runtime.tensor_files import write_tensors
-
-_imagenet = cache(ImageNetInfo)
-
-
-class Network(nn.Module):
-    """A timm model whose classifier is the target head, with an optional source head on the same features.
-
-    ``forward(x)`` gives the target logits of normalised images, float[B, K_t] for float[B, 3, H, W].
-    """
-
-    def __init__(
-        self,
-        body: Any,
-        source_head: nn.Linear | None,
-        source_matched: Tensor | None,
-        *,
-        model_name: str,
-        classes: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-        classifier: nn.Linear | None = None,
-    ) -> None:
-        super().__init__()
-        self.body: Any = body
-        """The timm model; its classifier is the target head."""
-        self.source_head = source_head
-        self.source_matched = source_matched
-        """bool[K_s]: the source classes whose row of the source head comes from the pretrained classifier."""
-        self.classifier_weight: Tensor | None
-        self.classifier_bias: Tensor | None
-        # The pretrained classifier, for the selection; None where there is none. Neither trained nor saved.
-        for name in ("weight", "bias"):
-            parameter = getattr(classifier, name, None)
-            self.register_buffer(f"classifier_{name}", None if parameter is None else parameter.detach(), False)
-        self.model_name = model_name
-        self.classes = list(classes)
-        self.mean = tuple(mean)
-        self.std = tuple(std)
-
-    def place(self, device: torch.device | str) -> Network:
-        """Moves the network to a device and into channels_last, as all batches are; returns it."""
-        return self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-    def train(self, mode: bool = True) -> Network:
-        """As of any module, but frozen batch normalisation stays in evaluation mode, so that its statistics stay."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
-                module.eval()
-        return self
-
-    def features(self, x: Tensor) -> Tensor:
-        """What the classifier sees of images, float[B, D]."""
-        features: Tensor = self.body.forward_head(self.body.forward_features(x), pre_logits=True)
-        return features
-
-    def target_logits(self, features: Tensor) -> Tensor:
-        """Logits of the target classes, float[B, K_t], for float[B, D]."""
-        logits: Tensor = self.body.get_classifier()(features)
-        return logits
-
-    def source_logits(self, features: Tensor) -> Tensor:
-        """Logits of the source classes, float[B, K_s], for float[B, D]. Raises ValueError without a source head."""
-        if self.source_head is None:
-            raise ValueError("network: has no source head; build it with source_classes")
-        logits: Tensor = self.source_head(features)
-        return logits
-
-    def known_source_logits(self, features: Tensor) -> Tensor:
-        """As :meth:`source_logits`, with -inf for classes that are no outputs of the pretrained classifier."""
-        logits = self.source_logits(features)
-        assert self.source_matched is not None
-        return logits.masked_fill(~self.source_matched.to(logits.device), -torch.inf)
-
-    def classifier_logits(self, features: Tensor) -> Tensor:
-        """Logits of all outputs of the pretrained classifier, float[B, K], for float[B, D].
-
-        Raises ValueError where there is no such classifier.
-        """
-        if self.classifier_weight is None:
-            raise ValueError("network: has no pretrained classifier; build it with source_classes and other weights")
-        return F.linear(features, self.classifier_weight, self.classifier_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.target_logits(self.features(x))
-
-    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The pretrained parameters, and those of new heads: the target's, and the source's unless it is pretrained."""
-        new = list(self.body.get_classifier().parameters())
-        if self.source_head is not None and not (self.source_matched is not None and self.source_matched.all()):
-            new += self.source_head.parameters()
-        ids = {id(parameter) for parameter in new}
-        return [parameter for parameter in self.parameters() if id(parameter) not in ids], new
-
-
-def describe(class_name: str) -> str:
-    """A class's name with its meaning, where it is the WordNet id of an ImageNet class: "strawberry (n07745940)"."""
-    imagenet = _imagenet()
-    if class_name not in imagenet.label_names():
-        return class_name
-    return f"{imagenet.label_name_to_description(class_name).split(',')[0]} ({class_name})"
+from .network import Network
 
 
 @dataclass
@@ -183,63 +78,6 @@ def build(
         std=pretrained.std,
         classifier=None if source_classes is None or weights == "none" else classifier,
     )
-
-
-def save(network: Network, path: Path, image_size: int, resize: int | str | None = None) -> None:
-    """Writes the target network as safetensors, with the names of timm's own model of K_t classes.
-
-    The metadata hold model, classes, mean and std (JSON lists), image_size and, where it is given, resize: the short
-    side of images before they are cropped, or "full". The source head is left out.
-    ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and ``weights=path`` read the file.
-    """
-    metadata = {
-        **({} if resize is None else {"resize": str(resize)}),
-        "model": network.model_name,
-        "classes": json.dumps(network.classes),
-        "mean": json.dumps(network.mean),
-        "std": json.dumps(network.std),
-        "image_size": str(image_size),
-    }
-    write_tensors(path, network.body.state_dict(), metadata)
-
-
-def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
-    """The trained network of a run folder, or of a file that :func:`save` wrote, and its image size.
-
-    The network has no source head, and is in evaluation mode.
-
-    Raises FileNotFoundError where there is no such file, and ValueError for any other file.
-    """
-    file = trained_file(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; {TRAINED}")
-    if file.suffix != ".safetensors":
-        raise ValueError(f"{os.fspath(path)}: {TRAINED}")
-    state, metadata = _read_weights(file)
-    missing = [name for name in ("model", "classes", "mean", "std", "image_size") if name not in metadata]
-    if missing:
-        raise ValueError(f"{file}: {TRAINED}; its metadata lack {', '.join(missing)}")
-    model, image_size = metadata["model"], int(metadata["image_size"])
-    if not timm.is_model(model):
-        raise ValueError(f"{file}: timm has no {model!r}, which the metadata name")
-    classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
-    with torch.random.fork_rng(devices=[]):
-        body = _create(model, False, image_size)
-        _load(body, state, str(file), model)
-    outputs = body.get_classifier().out_features
-    if outputs != len(classes):
-        raise ValueError(f"{file}: the metadata name {len(classes)} classes, and the network has {outputs} outputs")
-    network = Network(body, None, None, model_name=model, classes=classes, mean=mean, std=std)
-    return network.eval(), image_size
-
-
-TRAINED = "expected a run folder that holds model.safetensors, or such a file"
-
-
-def trained_file(path: str | os.PathLike[str]) -> Path:
-    """The weights file of a run folder, or the file itself; it may not be there."""
-    file = Path(path)
-    return file / "model.safetensors" if file.is_dir() else file
 
 
 def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained:

@@ -1,0 +1,17 @@
+"""Names of classes for people."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from timm.data.imagenet_info import ImageNetInfo
+
+_imagenet = cache(ImageNetInfo)
+
+
+def describe(class_name: str) -> str:
+    """A class's name with its meaning, where it is the WordNet id of an ImageNet class: "strawberry (n07745940)"."""
+    imagenet = _imagenet()
+    if class_name not in imagenet.label_names():
+        return class_name
+    return f"{imagenet.label_name_to_description(class_name).split(',')[0]} ({class_name})"

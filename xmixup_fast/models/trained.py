@@ -1,0 +1,115 @@
+"""Trained networks in files: weights, classes and preprocessing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import safe_open
+
+from ..runtime.tensor_files import write_tensors
+from .build import _create, _load, _read_weights
+from .network import Network
+
+
+def save(network: Network, path: Path, image_size: int, resize: int | str | None = None) -> None:
+    """Writes the target network as safetensors, with the names of timm's own model of K_t classes.
+
+    The metadata hold model, classes, mean and std (JSON lists), image_size and, where it is given, resize: the short
+    side of images before they are cropped, or "full". The source head is left out.
+    ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and ``weights=path`` read the file.
+    """
+    metadata = {
+        **({} if resize is None else {"resize": str(resize)}),
+        "model": network.model_name,
+        "classes": json.dumps(network.classes),
+        "mean": json.dumps(network.mean),
+        "std": json.dumps(network.std),
+        "image_size": str(image_size),
+    }
+    write_tensors(path, network.body.state_dict(), metadata)
+
+
+def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
+    """The trained network of a run folder, or of a file that :func:`save` wrote, and its image size.
+
+    The network has no source head, and is in evaluation mode.
+
+    Raises FileNotFoundError where there is no such file, and ValueError for any other file.
+    """
+    file = trained_file(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; {TRAINED}")
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{os.fspath(path)}: {TRAINED}")
+    state, metadata = _read_weights(file)
+    missing = [name for name in ("model", "classes", "mean", "std", "image_size") if name not in metadata]
+    if missing:
+        raise ValueError(f"{file}: {TRAINED}; its metadata lack {', '.join(missing)}")
+    model, image_size = metadata["model"], int(metadata["image_size"])
+    if not timm.is_model(model):
+        raise ValueError(f"{file}: timm has no {model!r}, which the metadata name")
+    classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
+    with torch.random.fork_rng(devices=[]):
+        body = _create(model, False, image_size)
+        _load(body, state, str(file), model)
+    outputs = body.get_classifier().out_features
+    if outputs != len(classes):
+        raise ValueError(f"{file}: the metadata name {len(classes)} classes, and the network has {outputs} outputs")
+    network = Network(body, None, None, model_name=model, classes=classes, mean=mean, std=std)
+    return network.eval(), image_size
+
+
+TRAINED = "expected a run folder that holds model.safetensors, or such a file"
+
+
+def trained_file(path: str | os.PathLike[str]) -> Path:
+    """The weights file of a run folder, or the file itself; it may not be there."""
+    file = Path(path)
+    return file / "model.safetensors" if file.is_dir() else file
+
+
+INTERPOLATION = "bilinear, antialiased"
+"""How images are resized: torchvision's resize of uint8 images."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Short side resized to ``resize`` pixels, the middle ``image_size`` x ``image_size`` pixels, normalised."""
+
+    classes: list[str]
+    """What the network's outputs mean."""
+    image_size: int
+    resize: int | None
+    """None where images keep their own size."""
+    mean: Sequence[float]
+    """Of each channel, for images in 0..1; so is ``std``."""
+    std: Sequence[float]
+
+    def metadata(self) -> dict[str, str]:
+        """As texts, by the names that :func:`.models.save` uses; lists are JSON."""
+        return {
+            "classes": json.dumps(self.classes),
+            "mean": json.dumps(self.mean),
+            "std": json.dumps(self.std),
+            "image_size": str(self.image_size),
+            "resize": "full" if self.resize is None else str(self.resize),
+            "interpolation": INTERPOLATION,
+        }
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Network, Preprocessing]:
+    """A trained network in evaluation mode, and the preprocessing that belongs to it. Raises as :func:`load_network`.
+
+    Where the file does not tell the short side, it is 8/7 of the image size, as training has it by default.
+    """
+    network, image_size = load_network(path)
+    with safe_open(trained_file(path), "pt") as file:
+        told = file.metadata().get("resize", str(round(image_size * 8 / 7)))
+    resize = None if told == "full" else int(told)
+    return network, Preprocessing(network.classes, image_size, resize, network.mean, network.std)
