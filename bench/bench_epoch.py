@@ -33,13 +33,13 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2 as transforms
 from torchvision.transforms.v2 import functional
 
+from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.choose import make_decoder
 from xmixup_fast.data.image_store import PoolBuilder
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import Auxiliary
-from xmixup_fast.rendering import Renderer
-from xmixup_fast.sampling import Sampler
 from xmixup_fast.settings.fields import Settings
 
 CLASSES, FILES, IMAGES, BATCH = 8, 64, 256, 32

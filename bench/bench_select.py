@@ -18,9 +18,9 @@ from samples import make_pool
 from torch import Tensor
 from xmixup_fast.models.build.build import build
 
+from xmixup_fast.batches.render import Renderer
 from xmixup_fast.class_statistics import class_means
 from xmixup_fast.models.network import Network
-from xmixup_fast.rendering import Renderer
 
 SIZE, SIDE, BATCH, IMAGES, CLASSES = 160, 183, 32, 64, 1000
 

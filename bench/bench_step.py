@@ -26,13 +26,13 @@ from torchvision.transforms import v2
 from xmixup_fast.models.build.build import build
 
 from xmixup_fast import Settings, ops
+from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.ops.image_pool import ImagePool
-from xmixup_fast.rendering import Renderer
-from xmixup_fast.sampling import Sampler
 from xmixup_fast.trainer import Trainer
 
 TARGET_CLASSES, SOURCE_CLASSES, IMAGES, STEPS = 10, 100, 200, 10**6

@@ -17,6 +17,7 @@ from test_train import arguments
 from torch import Tensor
 from xmixup_fast.models.build.build import build
 
+from xmixup_fast.batches.render import Renderer
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
 from xmixup_fast.data.streamed import Stream
@@ -24,7 +25,6 @@ from xmixup_fast.evaluate import main
 from xmixup_fast.evaluation import Evaluation, examine, merge
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.ops.image_pool import ImagePool
-from xmixup_fast.rendering import Renderer
 from xmixup_fast.run import Result, fit
 
 

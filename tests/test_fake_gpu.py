@@ -23,11 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transfer import Case
 
+from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops.image_pool import Crops, ImagePool, Images
-from xmixup_fast.rendering import Renderer
-from xmixup_fast.sampling import Sampler
 from xmixup_fast.trainer import Trainer
 
 CUDA = torch.device("cuda:0")

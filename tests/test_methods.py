@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from transfer import Case
 
+from xmixup_fast.batches.render import Renderer
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.network import Network
-from xmixup_fast.rendering import Renderer
 from xmixup_fast.trainer import Trainer
 
 NETWORKS = {"test_resnet": 32, "test_vit": 160, "test_convnext": 32, "tf_efficientnet_lite0": 32}

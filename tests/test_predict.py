@@ -17,11 +17,11 @@ from made import TARGET, write_folder
 from test_train import arguments, run
 from xmixup_fast.models.build.build import build
 
+from xmixup_fast.batches.render import Renderer
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.predict import Prediction, main, predict
 from xmixup_fast.preparation import prepare
-from xmixup_fast.rendering import Renderer
 from xmixup_fast.run import Result, resolved
 from xmixup_fast.settings.fields import Settings
 

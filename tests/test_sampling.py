@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xmixup_fast import ImagePool
+from xmixup_fast.batches.plan import Draw
+from xmixup_fast.batches.sampler import Sampler
+from xmixup_fast.batches.seeds import hash_integers
 from xmixup_fast.data.center_crops import center_crops
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.ops.lam import TABLE_SIZE, beta_quantiles
-from xmixup_fast.sampling import Draw, Sampler, hash_integers
 from xmixup_fast.settings.fields import Settings
 
 AUX = Auxiliary(

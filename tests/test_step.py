@@ -17,10 +17,10 @@ from transfer import Case
 from xmixup_fast.settings.identity.identity import identity
 
 from xmixup_fast import graphs
+from xmixup_fast.batches.plan import Draw
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.delta import Delta
 from xmixup_fast.run import resolved
-from xmixup_fast.sampling import Draw
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.trainer import Trainer
 

@@ -20,11 +20,11 @@ from test_decode import DECODERS, HEIGHT, Bytes, encoded, kinds, made_decoder, p
 from test_train import arguments, flags, run, without_times
 
 from xmixup_fast import Crops, ImagePool
+from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.data.dataset import Sample
 from xmixup_fast.data.streamed import AHEAD, Stream
 from xmixup_fast.ops.auxiliary_index import Auxiliary
-from xmixup_fast.rendering import Renderer
-from xmixup_fast.sampling import Sampler
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
 

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from xmixup_fast.models.build.build import build
 
+from xmixup_fast.batches.plan import Draw
+from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS, Method
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.ops.image_pool import ImagePool
-from xmixup_fast.rendering import Renderer
 from xmixup_fast.runtime.device import DTYPES
-from xmixup_fast.sampling import Draw, Sampler
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.trainer import Trainer
 

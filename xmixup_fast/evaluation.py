@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .batches.render import Renderer
 from .models.network import Network
 from .ops.image_pool import Images
-from .rendering import Renderer
 
 LISTED_LOSSES = 20
 """Images with the highest loss that :meth:`Evaluation.to_json` lists."""

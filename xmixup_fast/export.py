@@ -27,10 +27,10 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
+from .batches.render import Renderer
 from .models.network import Network
 from .models.trained import Preprocessing, load, load_network, save
 from .ops.image_pool import ImagePool
-from .rendering import Renderer
 from .runtime import distributed
 from .runtime.files import replacing
 from .train import exit_status

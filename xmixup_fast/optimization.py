@@ -9,8 +9,8 @@ import torch
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 
+from .batches.sampler import run_steps
 from .models.network import Network
-from .sampling import run_steps
 from .settings.fields import Settings
 
 

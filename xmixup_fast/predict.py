@@ -29,6 +29,7 @@ from typing import IO, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from .batches.render import Renderer
 from .data.bad_files import list_bad, printable, skipped
 from .data.dataset import BadFile, FileImage, Image
 from .data.decoding.choose import make_decoder
@@ -37,7 +38,6 @@ from .models.class_names import describe
 from .models.network import Network
 from .models.trained import Preprocessing, load
 from .ops.image_pool import ImagePool
-from .rendering import Renderer
 from .runtime import distributed
 from .runtime.device import usable_device
 from .runtime.files import replacing

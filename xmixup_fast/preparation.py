@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from . import optimization, selector
+from .batches.render import Renderer
+from .batches.sampler import Sampler, run_steps
 from .data.bad_files import check_bad, list_bad, skipped, without
 from .data.dataset import BadFile, Dataset, Sample, split
 from .data.decoding.choose import make_decoder
@@ -26,10 +28,8 @@ from .models.class_names import describe
 from .models.network import Network
 from .ops.auxiliary_index import Auxiliary
 from .ops.image_pool import ImagePool
-from .rendering import Renderer
 from .runtime import distributed
 from .runtime.device import DTYPES, free_memory
-from .sampling import Sampler, run_steps
 from .selection import Selection
 from .settings.fields import Settings
 from .settings.values import parse_bytes

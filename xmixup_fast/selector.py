@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batches.render import Renderer
 from .class_statistics import ClassMeans, Found, LabelledBatches, cache_key, cached, class_means, nearest_images
 from .data.dataset import BadFile, Dataset, Sample
 from .data.decoding.decoder import Decoder
 from .models.network import Network
 from .ops.image_pool import ImagePool
-from .rendering import Renderer
 from .runtime import distributed
 from .selection import Selection, at_random, check_top_k, cosine, most_similar, one_to_one, read_selection
 from .settings.fields import Settings

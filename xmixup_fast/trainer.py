@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import optimization
+from .batches.plan import Draw
+from .batches.render import Renderer
+from .batches.sampler import Sampler
+from .batches.seeds import SeedUse, hash_integers
 from .evaluation import Evaluation, examine, merge
 from .graphs import Graphs
 from .methods import Method
 from .models.network import Network
 from .ops.image_pool import Images
 from .profiling import Span, no_span
-from .rendering import Renderer
 from .runtime import distributed
 from .runtime.device import DTYPES, autocast
-from .sampling import Draw, Sampler, SeedUse, hash_integers
 from .settings.fields import Settings
 
 

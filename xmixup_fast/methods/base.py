@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..batches.plan import Draw
+from ..batches.render import Renderer
+from ..batches.sampler import Sampler
 from ..class_statistics import LabelledBatches
 from ..models.network import Network
-from ..rendering import Renderer
-from ..sampling import Draw, Sampler
 from ..settings.fields import Settings
 
 Batches = Callable[[], LabelledBatches]

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
+from ..batches.plan import Draw
 from ..models.network import Network
 from ..runtime.distributed import largest, world_size
-from ..sampling import Draw
 from ..settings.fields import Settings
 from .finetune import Finetune
 

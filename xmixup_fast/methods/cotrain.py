@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..batches.plan import Draw
+from ..batches.render import Renderer
 from ..models.network import Network
-from ..rendering import Renderer
-from ..sampling import Draw
 from .base import Method
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..batches.plan import Draw
 from ..class_statistics import class_means
 from ..models.network import Network
-from ..sampling import Draw
 from ..settings.fields import Settings
 from .base import Batches
 from .finetune import Finetune

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..batches.plan import Draw
 from ..models.network import Network
 from ..runtime.device import float32
-from ..sampling import Draw
 from ..settings.fields import Settings
 from .base import Batches
 from .finetune import Finetune

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..batches.plan import Draw
+from ..batches.render import Renderer
 from ..models.network import Network
-from ..rendering import Renderer
-from ..sampling import Draw
 from .base import Method
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..batches.plan import Draw
 from ..models.network import Network
-from ..sampling import Draw
 from ..settings.fields import Settings
 from .finetune import Finetune
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..batches.plan import Draw
+from ..batches.render import Renderer
+from ..batches.sampler import Sampler
 from ..models.network import Network
-from ..rendering import Renderer
-from ..sampling import Draw, Sampler
 from .base import Method, mixed_titles
 
 

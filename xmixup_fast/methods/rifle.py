@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..batches.seeds import SeedUse, hash_integers
 from ..models.network import Network
-from ..sampling import SeedUse, hash_integers
 from .finetune import Finetune
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..batches.plan import Draw
+from ..batches.render import Renderer
+from ..batches.sampler import Sampler
 from ..models.network import Network
-from ..rendering import Renderer
-from ..sampling import Draw, Sampler
 from ..settings.fields import Settings
 from .finetune import Finetune
 

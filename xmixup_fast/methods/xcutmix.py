@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..rendering import Renderer
-from ..sampling import Draw
+from ..batches.plan import Draw
+from ..batches.render import Renderer
 from .xmixup import XMixup
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .. import ops
+from ..batches.plan import Draw
+from ..batches.render import Renderer
 from ..models.network import Network
-from ..rendering import Renderer
-from ..sampling import Draw
 from ..settings.fields import Settings
 from .base import Method, mixed_titles
 from .l2sp import Anchor

@@ -9,10 +9,10 @@ from itertools import tee
 import torch
 from torch import Tensor
 
-from . import ops
-from .data.center_crops import center_crops
-from .ops.image_pool import Crops, ImagePool, Images
-from .sampling import Draw
+from .. import ops
+from ..data.center_crops import center_crops
+from ..ops.image_pool import Crops, ImagePool, Images
+from .plan import Draw
 
 
 class Renderer:

@@ -1,0 +1,1 @@
+"""Batches: what each training step looks at, decided from the seed, then rendered."""
