@@ -23,7 +23,7 @@ from conftest import median_seconds_in_turn
 from samples import make_pool
 from torch import Tensor
 from torchvision.transforms import v2
-from xmixup_fast.models.build.build import build
+from xmixup_fast.models.build import build
 
 from xmixup_fast import Settings, ops
 from xmixup_fast.batches.render import Renderer

@@ -105,7 +105,7 @@ def checked(status: int) -> int:
 
 
 def save_weights(folder: Path) -> None:
-    from xmixup_fast.models.build.build import build
+    from xmixup_fast.models.build import build
 
     from xmixup_fast.models.trained import save
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from xmixup_fast.data.dataset import Dataset
 from xmixup_fast.data.decoding.choose import make_decoder
 from xmixup_fast.models.network import Network
-from xmixup_fast.selection import Selection
-from xmixup_fast.selector import Selector
+from xmixup_fast.selection.choice import Selection
+from xmixup_fast.selection.selector import Selector
 from xmixup_fast.settings.fields import Settings
 
 

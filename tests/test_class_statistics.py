@@ -12,9 +12,10 @@ from made import SOURCE, write_folder
 from selecting import colour_network, pixel_network
 from torch import Tensor
 
-from xmixup_fast.class_statistics import Found, cache_key, cached, class_means, nearest_images
 from xmixup_fast.data.dataset import BadFile, Sample
 from xmixup_fast.data.readers.folder import read_folder
+from xmixup_fast.selection.cache import Found, cache_key, cached
+from xmixup_fast.selection.statistics import class_means, nearest_images
 
 INF = float("inf")
 

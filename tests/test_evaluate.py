@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_train import arguments
 from torch import Tensor
-from xmixup_fast.models.build.build import build
+from xmixup_fast.models.build import build
 
 from xmixup_fast.batches.render import Renderer
 from xmixup_fast.data.dataset import FileImage, Sample

@@ -12,7 +12,7 @@ import timm
 import torch
 from made import TARGET, write_folder
 from safetensors import safe_open
-from xmixup_fast.models.build.build import build
+from xmixup_fast.models.build import build
 
 from xmixup_fast import export as exporting
 from xmixup_fast.export import Exporter, export, main

@@ -15,7 +15,7 @@ import pytest
 import torch
 from made import TARGET, write_folder
 from test_train import arguments, run
-from xmixup_fast.models.build.build import build
+from xmixup_fast.models.build import build
 
 from xmixup_fast.batches.render import Renderer
 from xmixup_fast.data.dataset import BadFile

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_train import arguments, flags, without_times
-from xmixup_fast.models.build.build import build
+from xmixup_fast.models.build import build
 
 from xmixup_fast import checkpoints as module
 from xmixup_fast.checkpoints import Checkpoint, Checkpoints
@@ -118,7 +118,7 @@ def test_what_was_selected_is_selected_no_more(data: Path, tmp_path: Path, selec
     whole = run(data, tmp_path / "whole", selection=selection, top_images=3)
     interrupted(data, tmp_path / "run", 3, selection=selection, top_images=3, cache="none")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xmixup_fast.selector.class_means", lambda *_: pytest.fail("passed over the images"))
+        patch.setattr("xmixup_fast.selection.selector.class_means", lambda *_: pytest.fail("passed over the images"))
         again = run(data, tmp_path / "run", selection=selection, top_images=3, cache="none", resume="auto")
     assert_same(whole, again)
 
@@ -135,7 +135,7 @@ def test_layers_with_random_numbers_go_on_with_them(
         )
         return network
 
-    monkeypatch.setattr("xmixup_fast.models.build.build", with_dropout)
+    monkeypatch.setattr("xmixup_fast.models.build", with_dropout)
     whole = run(data, tmp_path / "whole", "finetune")
     interrupted(data, tmp_path / "run", 4, "finetune")
     torch.rand(7)

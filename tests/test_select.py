@@ -14,7 +14,7 @@ import pytest
 from made import SOURCE, TARGET, write_folder
 from PIL import Image
 from test_train import arguments
-from xmixup_fast.models.build.build import build
+from xmixup_fast.models.build import build
 
 from xmixup_fast.contact_sheet import GAP, ROWS, TARGET_IMAGES, TEXT, THUMBNAIL, contact_sheets
 from xmixup_fast.data.dataset import BadFile, Dataset, split
@@ -23,7 +23,7 @@ from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.trained import save
 from xmixup_fast.run import Result, fit
 from xmixup_fast.select import main
-from xmixup_fast.selection import Selection
+from xmixup_fast.selection.choice import Selection
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENED: list[str] | None = None

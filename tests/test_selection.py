@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample
-from xmixup_fast.selection import Selection, at_random, cosine, most_similar, one_to_one, read_selection
+from xmixup_fast.selection.choice import Selection, read_selection
+from xmixup_fast.selection.strategies import at_random, cosine, most_similar, one_to_one
 
 INF = float("inf")
 

@@ -27,15 +27,15 @@ from selecting import (
 from torch import nn
 from torchvision.io import encode_png
 
-from xmixup_fast.class_statistics import class_means
 from xmixup_fast.data.dataset import BadFile, Dataset, FileImage, Image, Sample
 from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
 from xmixup_fast.data.image_store import PoolBuilder
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops.auxiliary_index import Auxiliary
-from xmixup_fast.selection import Selection
-from xmixup_fast.selector import report
+from xmixup_fast.selection.choice import Selection
+from xmixup_fast.selection.selector import report
+from xmixup_fast.selection.statistics import class_means
 from xmixup_fast.settings.fields import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -239,7 +239,7 @@ import torch
 from xmixup_fast import models
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample
 from xmixup_fast.data.decode import make_decoder
-from xmixup_fast.selector import Selector
+from xmixup_fast.selection.selector import Selector
 from xmixup_fast.settings import Settings
 
 def peak():

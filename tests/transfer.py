@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from xmixup_fast.models.build.build import build
+from xmixup_fast.models.build import build
 
 from xmixup_fast.batches.plan import Draw
 from xmixup_fast.batches.render import Renderer

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .data.dataset import BadFile, Dataset, Sample
 from .data.decoding.decoder import TorchvisionDecoder
 from .models.class_names import describe
-from .selection import Selection
+from .selection.choice import Selection
 
 ROWS = 20
 """Target classes on a sheet."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import optimization, selector
+from . import optimization
 from .batches.render import Renderer
 from .batches.sampler import Sampler, run_steps
 from .data.bad_files import check_bad, list_bad, skipped, without
@@ -30,7 +30,8 @@ from .ops.auxiliary_index import Auxiliary
 from .ops.image_pool import ImagePool
 from .runtime import distributed
 from .runtime.device import DTYPES, free_memory
-from .selection import Selection
+from .selection import selector
+from .selection.choice import Selection
 from .settings.fields import Settings
 from .settings.values import parse_bytes
 

@@ -32,7 +32,7 @@ from .settings.fields import Settings
 from .train import command
 
 if TYPE_CHECKING:
-    from .selection import Selection
+    from .selection.choice import Selection
 
 
 def run(settings: Settings) -> Selection:
@@ -40,7 +40,6 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    from . import selector
     from .contact_sheet import contact_sheets
     from .data.bad_files import check_bad, list_bad, skipped, to_json
     from .data.decoding.choose import make_decoder
@@ -48,6 +47,7 @@ def run(settings: Settings) -> Selection:
     from .preparation import read_datasets
     from .run import run_name
     from .runtime.device import reproducible, usable_device
+    from .selection import selector
 
     if settings.source is None:
         raise ValueError("source: expected a dataset to choose from, got none")

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..batches.plan import Draw
 from ..batches.render import Renderer
 from ..batches.sampler import Sampler
-from ..class_statistics import LabelledBatches
 from ..models.network import Network
+from ..selection.statistics import LabelledBatches
 from ..settings.fields import Settings
 
 Batches = Callable[[], LabelledBatches]

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batches.plan import Draw
-from ..class_statistics import class_means
 from ..models.network import Network
+from ..selection.statistics import class_means
 from ..settings.fields import Settings
 from .base import Batches
 from .finetune import Finetune

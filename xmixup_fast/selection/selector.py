@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batches.render import Renderer
-from .class_statistics import ClassMeans, Found, LabelledBatches, cache_key, cached, class_means, nearest_images
-from .data.dataset import BadFile, Dataset, Sample
-from .data.decoding.decoder import Decoder
-from .models.network import Network
-from .ops.image_pool import ImagePool
-from .runtime import distributed
-from .selection import Selection, at_random, check_top_k, cosine, most_similar, one_to_one, read_selection
-from .settings.fields import Settings
+from ..batches.render import Renderer
+from ..data.dataset import BadFile, Dataset, Sample
+from ..data.decoding.decoder import Decoder
+from ..models.network import Network
+from ..ops.image_pool import ImagePool
+from ..runtime import distributed
+from ..settings.fields import Settings
+from .cache import Found, cache_key, cached
+from .choice import Selection, read_selection
+from .statistics import ClassMeans, LabelledBatches, class_means, nearest_images
+from .strategies import at_random, check_top_k, cosine, most_similar, one_to_one
 
 
 class Selector:
@@ -50,7 +52,7 @@ class Selector:
         of the source; all others pass over its training images once.
 
         Raises ValueError where the source has too few classes or images, or a target class no image, and what
-        :func:`~xmixup_fast.selection.read_selection` and the cache raise.
+        :func:`~xmixup_fast.selection.choice.read_selection` and the cache raise.
         """
         settings, network = self.settings, self.network
         if settings.selection_file is not None:
@@ -173,7 +175,7 @@ def check(settings: Settings, network: Network, target: Dataset, source: Dataset
     """What can be said of a selection before an image is read.
 
     Raises ValueError where the source has too few classes or images or the network no classifier to choose with, and
-    what :func:`~xmixup_fast.selection.read_selection` raises.
+    what :func:`~xmixup_fast.selection.choice.read_selection` raises.
     """
     if settings.selection_file is not None:
         read_selection(settings.selection_file, target.classes, source)

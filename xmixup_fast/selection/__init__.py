@@ -1,0 +1,1 @@
+"""Selection: which source classes or images are mixed with which target class."""
