@@ -16,9 +16,9 @@ import torch
 from conftest import median_seconds_in_turn
 from samples import make_pool
 from torch import Tensor
-from xmixup_fast.models.build import build
 
 from xmixup_fast.batches.render import Renderer
+from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.selection.statistics import class_means
 

@@ -23,12 +23,12 @@ from conftest import median_seconds_in_turn
 from samples import make_pool
 from torch import Tensor
 from torchvision.transforms import v2
-from xmixup_fast.models.build import build
 
 from xmixup_fast import Settings, ops
 from xmixup_fast.batches.render import Renderer
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
+from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import Auxiliary

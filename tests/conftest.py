@@ -36,8 +36,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of target/ and source/, and of weights.safetensors, a network whose outputs are the source's classes."""
     # Late: the operators' tests, which run under sanitizers, need neither torchvision nor timm.
     from made import SOURCE, TARGET, write_folder
-    from xmixup_fast.models.build import build
 
+    from xmixup_fast.models.build import build
     from xmixup_fast.models.trained import save
 
     folder = tmp_path_factory.mktemp("data")

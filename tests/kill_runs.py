@@ -106,7 +106,6 @@ def checked(status: int) -> int:
 
 def save_weights(folder: Path) -> None:
     from xmixup_fast.models.build import build
-
     from xmixup_fast.models.trained import save
 
     save(build("test_resnet", "none", sorted(SOURCE)), folder / "weights.safetensors", image_size=32)

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from made import SOURCE, TARGET, write_folder
 from safetensors.torch import load_file
-from xmixup_fast.models.build import build
 
 import xmixup_fast
+from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 
 RECORDED = Path(__file__).with_name("recorded_runs.json")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transfer import Array, Case, array, cross_entropy, log_softmax
-from xmixup_fast.models.build import build
 
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.delta import IMAGES, Delta, layers
+from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 
 

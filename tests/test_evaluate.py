@@ -15,7 +15,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_train import arguments
 from torch import Tensor
-from xmixup_fast.models.build import build
 
 from xmixup_fast.batches.render import Renderer
 from xmixup_fast.data.dataset import FileImage, Sample
@@ -23,6 +22,7 @@ from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
 from xmixup_fast.data.streamed import Stream
 from xmixup_fast.evaluate import main
 from xmixup_fast.evaluation import Evaluation, examine, merge
+from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.run import Result, fit

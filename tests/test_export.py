@@ -12,10 +12,10 @@ import timm
 import torch
 from made import TARGET, write_folder
 from safetensors import safe_open
-from xmixup_fast.models.build import build
 
 from xmixup_fast import export as exporting
 from xmixup_fast.export import Exporter, export, main
+from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.predict import predict

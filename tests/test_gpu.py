@@ -20,11 +20,11 @@ from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, make_pool
 from test_cpu_levels import DTYPES, make_features, mix_many, mixed_with_gradients
 from torch import Tensor
 from transfer import Case
-from xmixup_fast.models.build import build
 
 import xmixup_fast
 from xmixup_fast import Draws, ImagePool, mix_features, ops
 from xmixup_fast.methods import METHODS
+from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 
 pytestmark = pytest.mark.gpu

@@ -11,9 +11,9 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from xmixup_fast.models.build import build
 
 from xmixup_fast.models import pip_weights
+from xmixup_fast.models.build import build
 from xmixup_fast.models.class_names import describe
 from xmixup_fast.models.trained import save
 

@@ -16,10 +16,10 @@ from test_train import arguments
 from timm.optim import param_groups_layer_decay
 from torch import Tensor
 from transfer import Case
-from xmixup_fast.models.build import build
 from xmixup_fast.settings.identity.identity import identity
 
 from xmixup_fast.methods import METHODS
+from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 from xmixup_fast.optimization import freeze, parameter_groups, rate
 from xmixup_fast.run import Result, fit

@@ -15,10 +15,10 @@ import pytest
 import torch
 from made import TARGET, write_folder
 from test_train import arguments, run
-from xmixup_fast.models.build import build
 
 from xmixup_fast.batches.render import Renderer
 from xmixup_fast.data.dataset import BadFile
+from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.predict import Prediction, main, predict
 from xmixup_fast.preparation import prepare

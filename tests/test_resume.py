@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_train import arguments, flags, without_times
-from xmixup_fast.models.build import build
 
 from xmixup_fast import checkpoints as module
 from xmixup_fast.checkpoints import Checkpoint, Checkpoints
 from xmixup_fast.methods import METHODS
+from xmixup_fast.models.build import build
 from xmixup_fast.recorder import Recorder
 from xmixup_fast.run import Result, fit
 from xmixup_fast.runtime.signals import Interrupted, catching_signals

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transfer import Array, Case, array, cross_entropy, log_softmax
-from xmixup_fast.models.build import build
 
 from xmixup_fast.batches.plan import Draw
 from xmixup_fast.batches.sampler import Sampler
@@ -18,6 +17,7 @@ from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.cotuning import Cotuning
 from xmixup_fast.methods.l2sp import half_square
 from xmixup_fast.methods.rifle import Rifle
+from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 from xmixup_fast.ops.lam import rectangles
 from xmixup_fast.settings.fields import Settings

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from xmixup_fast.models.build import build
 
 from xmixup_fast.batches.plan import Draw
 from xmixup_fast.batches.render import Renderer
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS, Method
+from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.ops.image_pool import ImagePool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from PIL import Image
 from . import figures
 from .contact_sheet import ROWS, contact_sheets
 from .data.center_crops import center_crops
+from .data.dataset import Dataset
 from .evaluation import ClassResult, Evaluation, ImageResult
 from .models.class_names import describe
 from .ops.image_pool import Images
-from .preparation import Prepared
+from .selection.choice import Selection
 from .settings.fields import Settings
 
 WORST = 16
@@ -59,23 +60,36 @@ small, .note { opacity: .75; font-size: .85rem; }
 """
 
 
-def run_page(
-    folder: Path,
-    run: Prepared,
-    settings: Settings,
-    summary: Mapping[str, Any],
-    metrics: Sequence[Mapping[str, Any]],
-    evaluation: Evaluation,
-    images: Images,
-) -> str:
-    """The page of a run: ``images`` are those that were evaluated, ``metrics`` the lines of metrics.jsonl."""
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What the page of a run is made of."""
+
+    folder: Path
+    """The run folder, which holds batch.png."""
+    settings: Settings
+    summary: Mapping[str, Any]
+    """The content of summary.json."""
+    metrics: Sequence[Mapping[str, Any]]
+    """The lines of metrics.jsonl."""
+    evaluation: Evaluation
+    images: Images
+    """The images that were evaluated."""
+    target: Dataset
+    source: Dataset | None
+    """None for a method without a source, as ``selection``."""
+    selection: Selection | None
+
+
+def run_page(run: RunRecord) -> str:
+    """The page of a run, as HTML."""
+    settings, evaluation = run.settings, run.evaluation
     split = "test" if settings.test else "val"
     parts = [
-        _figures(evaluation, split, summary),
-        _curves(metrics),
+        _figures(evaluation, split, run.summary),
+        _curves(run.metrics),
         _confusion(evaluation, split),
         _classes(evaluation.per_class()),
-        _worst(evaluation, images, settings.image_size, split),
+        _worst(evaluation, run.images, settings.image_size, split),
     ]
     if run.selection is not None and run.source is not None:
         sheet = contact_sheets(run.selection, run.target, run.source, [], most=ROWS)[0]
@@ -84,11 +98,11 @@ def run_page(
         text = "<p>Left: training images. Right: auxiliary images that they are mixed with, and how well they fit.</p>"
         shown = f'<div class="wide">{_image(_jpeg(sheet), "paper")}</div>'
         parts.append(_section("Selection", text + shown + note))
-    batch = _image(_png((folder / "batch.png").read_bytes()), "paper")
+    batch = _image(_png((run.folder / "batch.png").read_bytes()), "paper")
     parts += [
         _section("First batch", batch),
         _details("Settings", _pairs(asdict(settings))),
-        _details("Figures and versions", _pairs(_flat(summary))),
+        _details("Figures and versions", _pairs(_flat(run.summary))),
     ]
     return page(f"{settings.method} on {_spell(settings.target)}", parts)
 

@@ -146,8 +146,18 @@ def _finish(trainer: Trainer, run: Prepared, settings: Settings, progress: Progr
     }
     recorder.summary(summary)
     if settings.report and evaluation and distributed.rank() == 0:
-        page = report_html.run_page(recorder.folder, run, settings, summary, progress.metrics, evaluation, images)
-        recorder.report(page)
+        record = report_html.RunRecord(
+            folder=recorder.folder,
+            settings=settings,
+            summary=summary,
+            metrics=progress.metrics,
+            evaluation=evaluation,
+            images=images,
+            target=run.target,
+            source=run.source,
+            selection=run.selection,
+        )
+        recorder.report(report_html.run_page(record))
     tested = "not tested" if test_accuracy is None else f"test {test_accuracy:.2f} %"
     recorder.say(f"{tested}  {sum(progress.seconds):.1f} s of training  {recorder.folder}")
     return Result(recorder.folder, trainer.result, summary, run.report, evaluation)
