@@ -33,7 +33,7 @@ from xmixup_fast.models.network import Network
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.ops.image_pool import ImagePool
-from xmixup_fast.trainer import Trainer
+from xmixup_fast.training.trainer import Trainer
 
 TARGET_CLASSES, SOURCE_CLASSES, IMAGES, STEPS = 10, 100, 200, 10**6
 USER_SIDES = ["torchvision", "timm"]

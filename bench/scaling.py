@@ -29,12 +29,12 @@ import torch.distributed as dist
 from PIL import Image
 
 from xmixup_fast import Settings
-from xmixup_fast.preparation import prepare
-from xmixup_fast.run import resolved
 from xmixup_fast.runtime import distributed
 from xmixup_fast.runtime.device import reproducible
 from xmixup_fast.runtime.files import write_between_markers
-from xmixup_fast.trainer import Trainer
+from xmixup_fast.training.prepare import prepare
+from xmixup_fast.training.resolve import resolved
+from xmixup_fast.training.trainer import Trainer
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
 CLASSES, IMAGES_OF_CLASS = 4, 100

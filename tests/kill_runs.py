@@ -112,7 +112,7 @@ def save_weights(folder: Path) -> None:
 
 
 def run(settings: dict[str, Any], output: Path) -> None:
-    from xmixup_fast.run import fit
+    from xmixup_fast.training.run import fit
 
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)

@@ -15,9 +15,9 @@ from typing import Any
 
 from xmixup_fast import Settings, find_lr, fit
 from xmixup_fast.ops.image_pool import ImagePool
-from xmixup_fast.preparation import prepare
-from xmixup_fast.run import resolved
 from xmixup_fast.runtime import distributed
+from xmixup_fast.training.prepare import prepare
+from xmixup_fast.training.resolve import resolved
 
 
 def main(file: str) -> None:

@@ -14,11 +14,11 @@ from test_resume import run
 from test_train import arguments, flags
 from torch import Tensor
 
-from xmixup_fast.checkpoints import Checkpoints
-from xmixup_fast.optimization import check_length
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
-from xmixup_fast.trainer import Trainer
+from xmixup_fast.training.checkpoints import Checkpoints
+from xmixup_fast.training.optimizer import check_length
+from xmixup_fast.training.trainer import Trainer
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": "lion"}, ""),

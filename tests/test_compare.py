@@ -22,7 +22,7 @@ from xmixup_fast.compare import main
 from xmixup_fast.comparison import workers
 from xmixup_fast.comparison.results import Results
 from xmixup_fast.comparison.workers import without_folders
-from xmixup_fast.trainer import Trainer
+from xmixup_fast.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 

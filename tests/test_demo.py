@@ -13,7 +13,7 @@ from PIL import Image
 
 from xmixup_fast import demo
 from xmixup_fast.data.readers.folder import read_folder
-from xmixup_fast.run import Result
+from xmixup_fast.training.run import Result
 
 Run = tuple[Path, dict[str, list[Result]], str]
 TINY = demo.Budget(images_per_font=1, pretraining_steps=2, transfer_steps=2, seeds=(3,))

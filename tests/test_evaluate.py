@@ -25,7 +25,7 @@ from xmixup_fast.evaluation import Evaluation, examine, merge
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.ops.image_pool import ImagePool
-from xmixup_fast.run import Result, fit
+from xmixup_fast.training.run import Result, fit
 
 
 @pytest.fixture(scope="module")

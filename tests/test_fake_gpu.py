@@ -28,7 +28,7 @@ from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops.image_pool import Crops, ImagePool, Images
-from xmixup_fast.trainer import Trainer
+from xmixup_fast.training.trainer import Trainer
 
 CUDA = torch.device("cuda:0")
 

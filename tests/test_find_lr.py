@@ -15,7 +15,7 @@ from test_train import arguments, flags
 
 from xmixup_fast import find_lr, train
 from xmixup_fast.find_lr import Sweep, longest_fall, main
-from xmixup_fast.run import fit
+from xmixup_fast.training.run import fit
 
 
 def range_test(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from transfer import Case
 from xmixup_fast.batches.render import Renderer
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.network import Network
-from xmixup_fast.trainer import Trainer
+from xmixup_fast.training.trainer import Trainer
 
 NETWORKS = {"test_resnet": 32, "test_vit": 160, "test_convnext": 32, "tf_efficientnet_lite0": 32}
 """With the size of their images."""

@@ -21,10 +21,10 @@ from xmixup_fast.settings.identity.identity import identity
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
-from xmixup_fast.optimization import freeze, parameter_groups, rate
-from xmixup_fast.run import Result, fit
 from xmixup_fast.settings.fields import Settings
-from xmixup_fast.trainer import Trainer
+from xmixup_fast.training.optimizer import freeze, parameter_groups, rate
+from xmixup_fast.training.run import Result, fit
+from xmixup_fast.training.trainer import Trainer
 
 # --- learning rates ---
 

@@ -21,9 +21,10 @@ from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.predict import Prediction, main, predict
-from xmixup_fast.preparation import prepare
-from xmixup_fast.run import Result, resolved
 from xmixup_fast.settings.fields import Settings
+from xmixup_fast.training.prepare import prepare
+from xmixup_fast.training.resolve import resolved
+from xmixup_fast.training.run import Result
 
 NETWORK = "test_resnet"
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from test_train import run
 from xmixup_fast.settings.identity.identity import identity
 
-from xmixup_fast import profiling
-from xmixup_fast.profiling import PARTS, no_span, table
 from xmixup_fast.settings.fields import Settings
+from xmixup_fast.training import profiler as profiling
+from xmixup_fast.training.profiler import PARTS, no_span, table
 
 ROWS = [*PARTS, "other", "step"]
 

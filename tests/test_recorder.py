@@ -17,10 +17,10 @@ from test_resume import interrupted, run
 from test_train import arguments, flags
 from xmixup_fast.settings.identity.identity import identity
 
-from xmixup_fast import loggers
-from xmixup_fast.recorder import Recorder
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
+from xmixup_fast.training import loggers
+from xmixup_fast.training.run_folder import Recorder
 
 WHAT = {"method": "finetune", "checkpoint_steps": 2}
 
@@ -90,7 +90,7 @@ def test_weights_and_biases_gets_each_step_once_after_an_interruption(
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setattr(loggers, "chosen", lambda settings: ["wandb"])
-    monkeypatch.setattr("xmixup_fast.recorder.chosen", lambda settings: ["wandb"])
+    monkeypatch.setattr("xmixup_fast.training.run_folder.chosen", lambda settings: ["wandb"])
     lost_after(data, tmp_path / "run", 4)
     assert [step for step, _ in fake.logged] == [3, 5, 7] and fake.finished == 1
     result = run(data, tmp_path / "run", resume="auto", **WHAT)

@@ -21,7 +21,7 @@ from test_train import arguments
 
 from xmixup_fast import figures
 from xmixup_fast.evaluation import Evaluation
-from xmixup_fast.run import Result, fit
+from xmixup_fast.training.run import Result, fit
 
 ODD = {"<b>blue": TARGET["blue"], "green & 'quiet'": TARGET["green"], 'red "</td><script>x()': TARGET["red"]}
 """Colours of classes whose names are no HTML."""

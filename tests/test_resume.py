@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_train import arguments, flags, without_times
 
-from xmixup_fast import checkpoints as module
-from xmixup_fast.checkpoints import Checkpoint, Checkpoints
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
-from xmixup_fast.recorder import Recorder
-from xmixup_fast.run import Result, fit
 from xmixup_fast.runtime.signals import Interrupted, catching_signals
 from xmixup_fast.train import main
+from xmixup_fast.training import checkpoints as module
+from xmixup_fast.training.checkpoints import Checkpoint, Checkpoints
+from xmixup_fast.training.run import Result, fit
+from xmixup_fast.training.run_folder import Recorder
 
 STEPS = 8
 
@@ -144,7 +144,7 @@ def test_layers_with_random_numbers_go_on_with_them(
 
 def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(data, tmp_path / "run", resume="auto")
-    monkeypatch.setattr("xmixup_fast.trainer.Trainer.step", lambda _: pytest.fail("trained"))
+    monkeypatch.setattr("xmixup_fast.training.trainer.Trainer.step", lambda _: pytest.fail("trained"))
     again = run(data, tmp_path / "run", resume="auto")
     assert without_times(again.summary) == without_times(first.summary)
     assert again.summary["train_seconds"] == first.summary["train_seconds"]

@@ -21,9 +21,9 @@ from xmixup_fast.data.decoding import choose
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
-from xmixup_fast.run import Result, fit
 from xmixup_fast.select import main
 from xmixup_fast.selection.choice import Selection
+from xmixup_fast.training.run import Result, fit
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENED: list[str] | None = None

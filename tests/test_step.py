@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from transfer import Case
 from xmixup_fast.settings.identity.identity import identity
 
-from xmixup_fast import graphs
 from xmixup_fast.batches.plan import Draw
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.delta import Delta
-from xmixup_fast.run import resolved
 from xmixup_fast.settings.fields import Settings
-from xmixup_fast.trainer import Trainer
+from xmixup_fast.training import cuda_graph as graphs
+from xmixup_fast.training.resolve import resolved
+from xmixup_fast.training.trainer import Trainer
 
 # --- 16 bits ---
 

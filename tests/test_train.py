@@ -15,13 +15,13 @@ from made import SOURCE, TARGET, write_folder
 from safetensors.torch import load_file
 
 import xmixup_fast
-from xmixup_fast import preparation
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.methods import METHODS
-from xmixup_fast.run import Result, fit
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.train import main
+from xmixup_fast.training import images
+from xmixup_fast.training.run import Result, fit
 
 TIMES = ("train_seconds", "seconds_per_step", "selection_seconds")
 
@@ -265,8 +265,8 @@ def test_chosen_images_that_are_bad_are_left_out(data: Path, tmp_path: Path) -> 
 
 def test_what_a_reader_found_bad_counts_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = BadFile("../escape.jpg", "leads out of the archive")
-    read = preparation.read_dataset
-    monkeypatch.setattr(preparation, "read_dataset", lambda path: replace(read(path), bad=[found]))
+    read = images.read_dataset
+    monkeypatch.setattr(images, "read_dataset", lambda path: replace(read(path), bad=[found]))
     with pytest.raises(ValueError, match=r"1 bad file; .*\n  \.\./escape\.jpg: leads out of the archive"):
         run(data, tmp_path / "error", "finetune")
     summary = run(data, tmp_path / "skip", "finetune", bad_files="skip").summary

@@ -19,7 +19,7 @@ from xmixup_fast.ops.auxiliary_index import Auxiliary
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.runtime.device import DTYPES
 from xmixup_fast.settings.fields import Settings
-from xmixup_fast.trainer import Trainer
+from xmixup_fast.training.trainer import Trainer
 
 Array = NDArray[np.float64]
 

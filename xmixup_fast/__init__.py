@@ -24,16 +24,16 @@ from .ops.operators import Draws, draw, dual_head_cross_entropy, mix
 if TYPE_CHECKING:
     from .ops.lam import rectangles
     from .ops.xmixup import MixedLabels, XMixup, joint_labels
-    from .run import Result, fit
     from .settings.fields import Settings
+    from .training.run import Result, fit
 
 # Imported when first used: they need timm or SciPy, which take a second.
 _LAZY = {
     "MixedLabels": "ops.xmixup",
-    "Result": "run",
+    "Result": "training.run",
     "Settings": "settings.fields",
     "XMixup": "ops.xmixup",
-    "fit": "run",
+    "fit": "training.run",
     "joint_labels": "ops.xmixup",
     "rectangles": "ops.lam",
 }

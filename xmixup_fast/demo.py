@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .run import Result, fit
 from .runtime.distributed import check_alone
+from .training.run import Result, fit
 
 Pixels = NDArray[np.uint8]
 

@@ -72,9 +72,9 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
     from .data.bad_files import check_bad, list_bad, skipped, to_json, without
     from .evaluation import examine
     from .models.trained import load
-    from .preparation import make_builder
-    from .run import run_name
     from .runtime.device import reproducible
+    from .training.images import make_builder
+    from .training.resolve import run_name
 
     distributed.check_alone()
     network, preprocessing = load(options.model)

@@ -29,7 +29,7 @@ from .settings.fields import Settings
 from .train import command
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from .training.trainer import Trainer
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -97,10 +97,10 @@ def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    from .preparation import prepare
-    from .run import resolved, run_name
     from .runtime.device import reproducible
-    from .trainer import Trainer
+    from .training.prepare import prepare
+    from .training.resolve import resolved, run_name
+    from .training.trainer import Trainer
 
     folder = Path(settings.output or Path("runs", distributed.of_first(run_name("find-lr", settings))))
     first = distributed.rank() == 0

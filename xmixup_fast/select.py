@@ -44,10 +44,10 @@ def run(settings: Settings) -> Selection:
     from .data.bad_files import check_bad, list_bad, skipped, to_json
     from .data.decoding.choose import make_decoder
     from .models.build import build
-    from .preparation import read_datasets
-    from .run import run_name
     from .runtime.device import reproducible, usable_device
     from .selection import selector
+    from .training.images import read_datasets
+    from .training.resolve import run_name
 
     if settings.source is None:
         raise ValueError("source: expected a dataset to choose from, got none")

@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fit(settings: Settings) -> None:
-    from .run import fit  # late, so that --help need not wait for timm
+    from .training.run import fit  # late, so that --help need not wait for timm
 
     fit(settings)
 

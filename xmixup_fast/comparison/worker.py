@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 
-from ..preparation import prepare
-from ..run import fit, resolved
 from ..runtime.device import reproducible, usable_device
 from ..runtime.files import write_text
 from ..settings.fields import Settings
-from ..trainer import Trainer
+from ..training.prepare import prepare
+from ..training.resolve import resolved
+from ..training.run import fit
+from ..training.trainer import Trainer
 
 WARM_UP, ROUNDS = 2, 20
 """Steps of each side that are timed in turn: not counted, and counted."""

@@ -11,20 +11,20 @@ from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import optimization
-from .batches.plan import Draw
-from .batches.render import Renderer
-from .batches.sampler import Sampler
-from .batches.seeds import SeedUse, hash_integers
-from .evaluation import Evaluation, examine, merge
-from .graphs import Graphs
-from .methods import Method
-from .models.network import Network
-from .ops.image_pool import Images
-from .profiling import Span, no_span
-from .runtime import distributed
-from .runtime.device import DTYPES, autocast
-from .settings.fields import Settings
+from ..batches.plan import Draw
+from ..batches.render import Renderer
+from ..batches.sampler import Sampler
+from ..batches.seeds import SeedUse, hash_integers
+from ..evaluation import Evaluation, examine, merge
+from ..methods import Method
+from ..models.network import Network
+from ..ops.image_pool import Images
+from ..runtime import distributed
+from ..runtime.device import DTYPES, autocast
+from ..settings.fields import Settings
+from .cuda_graph import Graphs
+from .optimizer import make_optimizer, rate, warmup_steps
+from .profiler import Span, no_span
 
 
 class Loss(nn.Module):
@@ -42,7 +42,7 @@ class Loss(nn.Module):
 
 
 class Trainer:
-    """Trains a network with a method. What the settings freeze has to be frozen (:func:`.optimization.freeze`)."""
+    """Trains a network with a method. What the settings freeze has to be frozen (:func:`.optimizer.freeze`)."""
 
     def __init__(
         self, network: Network, method: Method, sampler: Sampler, renderer: Renderer, settings: Settings
@@ -79,8 +79,8 @@ class Trainer:
         """Of the whole run."""
         self._draws = self._draws_from_here()
         self.settings = settings
-        self.warmup = optimization.warmup_steps(settings, len(sampler.labels))
-        self.optimizer = optimization.make_optimizer(network, settings, method.weight_decay)
+        self.warmup = warmup_steps(settings, len(sampler.labels))
+        self.optimizer = make_optimizer(network, settings, method.weight_decay)
         self.lr = settings.lr
         """In the step to come, of pretrained parameters without layer-wise decay."""
         self._set_rates()
@@ -192,10 +192,10 @@ class Trainer:
         settings, step, steps = self.settings, self.steps_done, self.first_steps
         if step >= self.first_steps:
             step, steps = step - self.first_steps, self.sampler.steps
-        rate = optimization.rate(settings.schedule, self.warmup, step, steps)
-        self.lr = settings.lr * rate
+        factor = rate(settings.schedule, self.warmup, step, steps)
+        self.lr = settings.lr * factor
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * group["lr_scale"] * rate
+            group["lr"] = settings.lr * group["lr_scale"] * factor
 
     def examine(self, images: Images) -> Evaluation:
         """What the network makes of each image, on unmixed centre crops; in float32, as the weights are kept.

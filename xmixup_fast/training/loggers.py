@@ -9,8 +9,8 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from .runtime.files import write_text
-from .settings.fields import Settings
+from ..runtime.files import write_text
+from ..settings.fields import Settings
 
 
 class Logger(ABC):

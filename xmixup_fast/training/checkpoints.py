@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .runtime.tensor_files import write_tensors
+from ..runtime.tensor_files import write_tensors
 
 FORMAT = "xmixup_fast checkpoint 1"
 PATTERN = "step-{:09d}.safetensors"

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import figures
-from .evaluation import Evaluation
+from .. import figures
+from ..evaluation import Evaluation
+from ..runtime.files import write_json, write_text
+from ..settings.fields import Settings
+from ..settings.yaml_file import read
 from .loggers import LOGGERS, Logger, chosen
-from .runtime.files import write_json, write_text
-from .settings.fields import Settings
-from .settings.yaml_file import read
 
 PICTURE_IMAGES = 16
 """Images of the first batch that batch.png shows."""

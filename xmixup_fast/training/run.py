@@ -1,41 +1,38 @@
-"""A whole training run, or the rest of one: fit."""
+"""fit: a whole run, or the rest of one."""
 
 from __future__ import annotations
 
 import math
 import platform
-import re
 import statistics
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor
 
-from . import loggers, report_html
-from ._C import __version__
-from .checkpoints import Checkpoint, Checkpoints
-from .data import bad_files
-from .data.dataset import BadFile
-from .evaluation import Evaluation
-from .methods import METHODS
-from .models.network import Network
-from .models.trained import save
-from .ops.image_pool import Images
-from .preparation import Prepared, prepare
-from .profiling import profiled
-from .recorder import Recorder, Silent
-from .runtime import distributed
-from .runtime.device import reproducible, usable_device
-from .runtime.files import check_writable, default_cache
-from .runtime.signals import Interrupted, catching_signals
-from .settings.fields import Settings
-from .settings.identity import check_same, identity
+from .. import report_html
+from .._C import __version__
+from ..data import bad_files
+from ..evaluation import Evaluation
+from ..models.network import Network
+from ..models.trained import save
+from ..ops.image_pool import Images
+from ..runtime import distributed
+from ..runtime.device import reproducible
+from ..runtime.files import check_writable
+from ..runtime.signals import Interrupted, catching_signals
+from ..settings.fields import Settings
+from ..settings.identity import check_same, identity
+from .checkpoints import Checkpoints
+from .prepare import Prepared, prepare
+from .profiler import profiled
+from .progress import Progress
+from .resolve import resolved
+from .run_folder import Recorder, Silent
 from .trainer import Trainer
 
 
@@ -163,63 +160,6 @@ def _finish(trainer: Trainer, run: Prepared, settings: Settings, progress: Progr
     return Result(recorder.folder, trainer.result, summary, run.report, evaluation)
 
 
-NOTED = ("val_accuracy", "metrics", "bad", "best_accuracy", "best_step", "waited")
-"""What a checkpoint's notes hold of the progress."""
-
-
-@dataclass
-class Progress:
-    """What is known of a run so far."""
-
-    seconds: list[float] = field(default_factory=list)
-    """Of each step."""
-    losses: list[float] = field(default_factory=list)
-    """Of the steps of the epoch at hand."""
-    val_accuracy: float = 0.0
-    """In percent, when it was last measured."""
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    """The lines of metrics.jsonl."""
-    bad: list[BadFile] = field(default_factory=list)
-    """Images that are left out."""
-    best: dict[str, Tensor] = field(default_factory=dict)
-    """The network's state at the best validation, on the CPU; empty without patience, and before the first one."""
-    best_accuracy: float = 0.0
-    """What that validation found, in percent."""
-    best_step: int = 0
-    """The step after which it was."""
-    waited: int = 0
-    """Validations since."""
-
-    def validated(self, accuracy: float, trainer: Trainer) -> None:
-        """Keeps the weights where a validation is the best so far. Of equal ones the first is."""
-        self.waited += 1
-        if not self.best or accuracy > self.best_accuracy:
-            self.best = {name: tensor.to("cpu", copy=True) for name, tensor in trainer.result.state_dict().items()}
-            self.best_accuracy, self.best_step, self.waited = accuracy, trainer.steps_done, 0
-
-    def is_over(self, settings: Settings) -> bool:
-        """Whether the settings' patience is at its end."""
-        return settings.patience is not None and self.waited >= settings.patience
-
-    def checkpoint(self, trainer: Trainer) -> Checkpoint:
-        """The trainer's state, and this."""
-        tensors = trainer.state_dict()
-        for name in ("seconds", "losses"):
-            tensors[f"progress.{name}"] = torch.tensor(getattr(self, name), dtype=torch.float64)
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        notes = {name: getattr(self, name) for name in NOTED}
-        return Checkpoint(trainer.steps_done, tensors, notes)
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, bad: Sequence[BadFile]) -> Progress:
-        """What :meth:`checkpoint` kept, whose tensors it takes away; and images that were found to be bad since."""
-        tensors, notes = checkpoint.tensors, checkpoint.notes
-        seconds, losses = (tensors.pop(f"progress.{name}").tolist() for name in ("seconds", "losses"))
-        best = {name.removeprefix("best."): tensors.pop(name) for name in list(tensors) if name.startswith("best.")}
-        known = dict.fromkeys([*(BadFile(*item) for item in notes["bad"]), *bad])
-        return cls(seconds, losses, best=best, **{**notes, "bad": list(known)})
-
-
 def _train(
     trainer: Trainer, val: Images, settings: Settings, progress: Progress, recorder: Recorder, checkpoints: Checkpoints
 ) -> None:
@@ -277,29 +217,3 @@ def _train(
                     f"stopped after step {step} of {trainer.steps}; --resume auto --output {recorder.folder} goes on",
                     number,
                 )
-
-
-def resolved(settings: Settings) -> Settings:
-    """The settings with every default that depends on others, on the machine or on the time filled in."""
-    if METHODS[settings.method].uses_source and settings.source is None:
-        raise ValueError(f"source: {settings.method} needs a dataset of auxiliary images, got none")
-    if settings.resume == "auto" and settings.output is None:
-        raise ValueError("resume: auto goes on with the run of the folder output, got no output")
-    loggers.chosen(settings)  # finds out what is not installed
-    if settings.cuda_graph and distributed.world_size() > 1:
-        raise ValueError(f"cuda_graph: expected one process, got {distributed.world_size()}")
-    name = distributed.of_first(run_name(settings.method, settings))
-    return replace(
-        settings,
-        resize=settings.resize or settings.short_side,
-        device=usable_device(settings.device),
-        threads=torch.get_num_threads(),
-        cache=settings.cache or str(default_cache()),
-        output=settings.output or str(Path("runs", name)),
-    )
-
-
-def run_name(what: str, settings: Settings) -> str:
-    """A name for a run folder: time, what is run, target, seed."""
-    target = re.sub(r"[^\w.-]+", "-", Path(settings.target).resolve().name)
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{what}-{target}-s{settings.seed}"

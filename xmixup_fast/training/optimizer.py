@@ -9,9 +9,9 @@ import torch
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 
-from .batches.sampler import run_steps
-from .models.network import Network
-from .settings.fields import Settings
+from ..batches.sampler import run_steps
+from ..models.network import Network
+from ..settings.fields import Settings
 
 
 def make_optimizer(network: Network, settings: Settings, weight_decay: float) -> torch.optim.Optimizer:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batches.plan import Draw
-from .ops.image_pool import Crops
+from ..batches.plan import Draw
+from ..ops.image_pool import Crops
 
 WARMUP = 3
 """Steps of each kind that are run before one is captured, in which libraries choose kernels and take memory."""

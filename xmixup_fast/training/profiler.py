@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .runtime.files import replacing
+from ..runtime.files import replacing
 
 WARM_UP_STEPS = 5
 """Steps that are not profiled, at most: kernels are chosen and memory is taken in the first ones."""

@@ -1,0 +1,123 @@
+"""The images of a run: the target's splits and the auxiliary images, in memory or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..data.bad_files import check_bad, list_bad, skipped
+from ..data.dataset import BadFile, Dataset, Sample, split
+from ..data.decoding.choose import make_decoder
+from ..data.image_store import OverBudget, PoolBuilder
+from ..data.sources import read_dataset
+from ..data.streamed import Stream
+from ..ops.image_pool import ImagePool
+from ..runtime import distributed
+from ..runtime.device import free_memory
+from ..selection.choice import Selection
+from ..settings.fields import Settings
+from ..settings.values import parse_bytes
+
+
+def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Dataset | None]:
+    """Lists the images of target, split as the settings say, and source; none is decoded.
+
+    Raises what :func:`~xmixup_fast.data.sources.read_dataset` and :func:`~xmixup_fast.data.dataset.split` do.
+    """
+    listed = read_dataset(settings.target)
+    source = read_dataset(settings.source) if uses_source and settings.source else None
+    target = split(
+        listed,
+        val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+        shots=settings.shots,
+        seed=settings.seed,
+    )
+    return target, source
+
+
+def make_builder(settings: Settings, say: Callable[[str], object]) -> PoolBuilder:
+    """What makes pools and streams as the settings say. Raises ValueError where the decoder is not installed."""
+    device = torch.device(settings.device)
+    decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), say)
+    cache = settings.cache_folder
+    if cache is None and distributed.world_size() > 1:
+        say("cache: none: each process decodes all images, and keeps a copy of its own")
+    budget = None
+    if settings.storage != "resident":
+        # Through the cache, the processes of a machine share one copy.
+        copies = distributed.local_world_size() if cache is None and device.type == "cpu" else 1
+        free = 0.8 * free_memory(device) / copies
+        budget = int(free) if settings.memory_budget is None else parse_bytes(settings.memory_budget)
+        budget = int(distributed.smallest(budget)[0])  # all processes have to decide alike
+    return PoolBuilder(decoder, cache, budget, say, settings.image_size)
+
+
+class _Images:
+    """The target's images in pools or streams, then the auxiliary ones in a pool; and those of all that are bad."""
+
+    def __init__(
+        self, settings: Settings, target: Dataset, source: Dataset | None, say: Callable[[str], object]
+    ) -> None:
+        self.settings = settings
+        self.target = target
+        self.say = say
+        self.listed = target.bad + (source.bad if source else [])
+        self.builder = make_builder(settings, say)
+        self.of: dict[str, ImagePool | Stream] = {
+            name: self.builder.images(self._samples(name), f"{name} images", settings.storage)
+            for name in ("train", "val", "test")
+        }
+        """By split."""
+        for name, images in self.of.items():
+            self._check_classes(images, self._samples(name), target.classes, f"{name} images")
+        for name in ("train", "val"):
+            self.of[name] = self.of[name].to(settings.device)
+
+    @property
+    def bad(self) -> list[BadFile]:
+        """All that are bad so far."""
+        return list(dict.fromkeys(self.listed + self.builder.bad))
+
+    def auxiliary(self, selection: Selection, source: Dataset) -> ImagePool:
+        """The images that a selection chose. Where they do not fit the budget, others are streamed to make room."""
+        samples = selection.samples(source)
+        while True:
+            try:
+                pool = self.builder.build(samples, "auxiliary images")
+                break
+            except OverBudget:
+                if not self._make_room():
+                    raise
+        if selection.kind == "class":
+            self._check_classes(pool, samples, source.classes, "auxiliary images")
+        return pool.to(self.settings.device)
+
+    def check(self) -> None:
+        """Says how many images are skipped. Raises ValueError, which names them, where the settings forbid that."""
+        if bad := check_bad(self.bad, self.settings.bad_files):
+            self.say(f"{skipped(bad)}; summary.json lists them")
+
+    def _samples(self, name: str) -> list[Sample]:
+        samples: list[Sample] = getattr(self.target, name)
+        return samples
+
+    def _make_room(self) -> bool:
+        """Streams one split more, training images last. False where nothing is left to do."""
+        if self.settings.storage == "auto":
+            for name, images in reversed(self.of.items()):
+                if isinstance(images, ImagePool):
+                    stream = self.builder.release(images, self._samples(name), f"{name} images")
+                    self.of[name] = stream.to(images.device)
+                    return True
+        return False
+
+    def _check_classes(
+        self, images: ImagePool | Stream, samples: Sequence[Sample], classes: Sequence[str], what: str
+    ) -> None:
+        """Raises ValueError where a class has no image left, so that training cannot go on to find other bad files."""
+        lost = sorted({sample.label for sample in samples} - set(images.labels.tolist()))
+        if lost:
+            check_bad(self.bad, self.settings.bad_files)
+            raise ValueError(f"class {classes[lost[0]]}: none of its {what} can be decoded\n{list_bad(self.bad)}")
