@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xmixup_fast.comparison import report
 from xmixup_fast.comparison.plan import Task
-from xmixup_fast.comparison.report import Difference
+from xmixup_fast.comparison.plot import plot
+from xmixup_fast.comparison.tables import Difference, ahead, comma_separated, markdown, rows
 
 
 def test_intervals_are_students() -> None:
@@ -57,7 +57,7 @@ def figures() -> dict[tuple[str, Task], dict[int, dict[str, Any]]]:
 
 def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
-    made = report.rows(figures, {("other", tasks[0]): 1.5}, ["finetune", "other"], tasks, "test")
+    made = rows(figures, {("other", tasks[0]): 1.5}, ["finetune", "other"], tasks, "test")
     by_place = {(row.target, row.method): row for row in made}
     assert [row.target for row in made] == ["average", "average", "a", "a", "b", "b"]
     average = by_place["average", "other"]
@@ -67,29 +67,29 @@ def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) ->
     assert by_place["a", "other"].seeds == 4 and by_place["b", "other"].difference == Difference.of([1.0, 3.0])
     assert by_place["a", "other"].relative_seconds == 1.5 and math.isnan(average.relative_seconds)
     assert by_place["average", "finetune"].accuracy == np.mean([60, 62.5, 62])
-    text = report.markdown(made, "test")
+    text = markdown(made, "test")
     assert "**Average over 2 targets**" in text and "**a, 5 shots**" in text and "**b**" in text
     assert "| other | 2 | 72.5 | +2.0 (-10.7 to +14.7), includes zero |  | 100 | 200 |" in text
-    rows = list(csv.DictReader(io.StringIO(report.comma_separated(made))))
-    assert [row["accuracy"] for row in rows][:2] == [str(184.5 / 3), "63.25"]
-    assert rows[1]["relative_seconds"] == "" and float(rows[3]["difference"]) == 1.0
+    lines = list(csv.DictReader(io.StringIO(comma_separated(made))))
+    assert [row["accuracy"] for row in lines][:2] == [str(184.5 / 3), "63.25"]
+    assert lines[1]["relative_seconds"] == "" and float(lines[3]["difference"]) == 1.0
 
 
 def test_a_method_is_set_against_each_other_one(figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
     figures["third", tasks[0]] = {0: figures["other", tasks[0]][0]}  # on one of two tasks: no average, no line
-    text = report.ahead(figures, "other", ["finetune", "other", "third"], tasks, "test")
+    text = ahead(figures, "other", ["finetune", "other", "third"], tasks, "test")
     title, _, head, _, *lines = text.splitlines()
     assert title == "**other minus each other method, test accuracy, average over 2 targets**"
     assert head == "| method | seeds | other minus it (95 % interval) | pairs above zero |"
     assert lines == [f"| finetune | 2 | {Difference.of([3, 1], [1, 3])} | 4 of 4 |"]
-    assert "| other | 2 |" in report.ahead(figures, "finetune", ["other"], tasks, "test")
-    assert "| 0 of 4 |" in report.ahead(figures, "finetune", ["other"], tasks, "test")
+    assert "| other | 2 |" in ahead(figures, "finetune", ["other"], tasks, "test")
+    assert "| 0 of 4 |" in ahead(figures, "finetune", ["other"], tasks, "test")
 
 
 def test_a_plot_needs_methods_that_are_timed(tmp_path: Path, figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
-    untimed = report.rows(figures, {}, ["finetune", "other"], tasks, "test")
-    assert not report.plot(untimed, "test", tmp_path / "p.png") and not (tmp_path / "p.png").exists()
+    untimed = rows(figures, {}, ["finetune", "other"], tasks, "test")
+    assert not plot(untimed, "test", tmp_path / "p.png") and not (tmp_path / "p.png").exists()
     seconds = {("other", task): 1.5 for task in tasks}
-    assert report.plot(report.rows(figures, seconds, ["finetune", "other"], tasks, "test"), "test", tmp_path / "p.png")
+    assert plot(rows(figures, seconds, ["finetune", "other"], tasks, "test"), "test", tmp_path / "p.png")

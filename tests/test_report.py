@@ -19,8 +19,8 @@ from PIL import Image
 from test_resume import interrupted
 from test_train import arguments
 
-from xmixup_fast import figures
 from xmixup_fast.evaluation import Evaluation
+from xmixup_fast.report import figures
 from xmixup_fast.training.run import Result, fit
 
 ODD = {"<b>blue": TARGET["blue"], "green & 'quiet'": TARGET["green"], 'red "</td><script>x()': TARGET["red"]}

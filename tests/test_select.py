@@ -15,12 +15,12 @@ from made import SOURCE, TARGET, write_folder
 from PIL import Image
 from test_train import arguments
 
-from xmixup_fast.contact_sheet import GAP, ROWS, TARGET_IMAGES, TEXT, THUMBNAIL, contact_sheets
 from xmixup_fast.data.dataset import BadFile, Dataset, split
 from xmixup_fast.data.decoding import choose
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
+from xmixup_fast.report.contact_sheet import GAP, ROWS, TARGET_IMAGES, TEXT, THUMBNAIL, contact_sheets
 from xmixup_fast.select import main
 from xmixup_fast.selection.choice import Selection
 from xmixup_fast.training.run import Result, fit

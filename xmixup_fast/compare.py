@@ -34,9 +34,10 @@ from typing import Any
 
 import yaml
 
-from .comparison import report
 from .comparison.plan import COMMON, Comparison, Task, pair_key, read
+from .comparison.plot import plot
 from .comparison.results import Results
+from .comparison.tables import ahead, comma_separated, markdown, rows
 from .comparison.tuning import choose, tuned
 from .comparison.workers import Workers
 from .runtime.distributed import check_alone
@@ -149,7 +150,7 @@ def _write_tables(
             by_seed.setdefault((run.method, run.task), {})[run.settings.seed] = done[run.key]
     pairs = {(run.method, run.task): pair_key((base, run)) for base, run in comparison.pairs(chosen)}
     seconds = {place: timed[key] for place, key in pairs.items() if key in timed}
-    made = report.rows(by_seed, seconds, comparison.methods, comparison.tasks, split)
+    made = rows(by_seed, seconds, comparison.methods, comparison.tasks, split)
 
     keys = {run.key for run in runs}
     failed = {line["key"] for line in lines if "error" in line} & keys - done.keys()
@@ -164,16 +165,16 @@ def _write_tables(
         "Intervals are not corrected for the number of comparisons.",
         f"Made with {' and with '.join(versions)}." if versions else "",
     ]
-    parts = [report.markdown(made, split), " ".join(filter(None, notes))]
+    parts = [markdown(made, split), " ".join(filter(None, notes))]
     if versus is not None:
-        parts.insert(1, report.ahead(by_seed, versus, comparison.methods, comparison.tasks, split))
+        parts.insert(1, ahead(by_seed, versus, comparison.methods, comparison.tasks, split))
     if comparison.grid:
         parts.append(tuned(comparison, lines))
     text = "\n\n".join(parts)
     base_name = comparison.results.with_suffix("" if split == "test" else f".{split}")
     write_text(Path(f"{base_name}.md"), text + "\n")
-    write_text(Path(f"{base_name}.csv"), report.comma_separated(made))
-    report.plot(made, split, Path(f"{base_name}.png"))
+    write_text(Path(f"{base_name}.csv"), comma_separated(made))
+    plot(made, split, Path(f"{base_name}.png"))
     return text
 
 

@@ -67,11 +67,11 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
 
     Raises ValueError and OSError, with a message for the user, for what cannot be used.
     """
-    from . import figures
     from .batches.render import Renderer
     from .data.bad_files import check_bad, list_bad, skipped, to_json, without
     from .evaluation import examine
     from .models.trained import load
+    from .report import figures
     from .runtime.device import reproducible
     from .training.images import make_builder
     from .training.resolve import run_name

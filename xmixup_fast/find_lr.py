@@ -177,7 +177,7 @@ def draw(swept: Sweep, found: Suggestions | None, title: str, path: Path) -> Non
     """Draws losses over learning rates, with the suggestions, as a PNG file."""
     from matplotlib.figure import Figure
 
-    from . import figures
+    from .report import figures
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()

@@ -40,10 +40,10 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    from .contact_sheet import contact_sheets
     from .data.bad_files import check_bad, list_bad, skipped, to_json
     from .data.decoding.choose import make_decoder
     from .models.build import build
+    from .report.contact_sheet import contact_sheets
     from .runtime.device import reproducible, usable_device
     from .selection import selector
     from .training.images import read_datasets

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .plan import Comparison
-from .report import table
+from .tables import table
 
 Lines = Sequence[dict[str, Any]]
 

@@ -14,13 +14,13 @@ from typing import Any
 import timm
 import torch
 
-from .. import report_html
 from .._C import __version__
 from ..data import bad_files
 from ..evaluation import Evaluation
 from ..models.network import Network
 from ..models.trained import save
 from ..ops.image_pool import Images
+from ..report.page import RunRecord, run_page
 from ..runtime import distributed
 from ..runtime.device import reproducible
 from ..runtime.files import check_writable
@@ -143,7 +143,7 @@ def _finish(trainer: Trainer, run: Prepared, settings: Settings, progress: Progr
     }
     recorder.summary(summary)
     if settings.report and evaluation and distributed.rank() == 0:
-        record = report_html.RunRecord(
+        record = RunRecord(
             folder=recorder.folder,
             settings=settings,
             summary=summary,
@@ -154,7 +154,7 @@ def _finish(trainer: Trainer, run: Prepared, settings: Settings, progress: Progr
             source=run.source,
             selection=run.selection,
         )
-        recorder.report(report_html.run_page(record))
+        recorder.report(run_page(record))
     tested = "not tested" if test_accuracy is None else f"test {test_accuracy:.2f} %"
     recorder.say(f"{tested}  {sum(progress.seconds):.1f} s of training  {recorder.folder}")
     return Result(recorder.folder, trainer.result, summary, run.report, evaluation)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import figures
 from ..evaluation import Evaluation
+from ..report import figures
 from ..runtime.files import write_json, write_text
 from ..settings.fields import Settings
 from ..settings.yaml_file import read

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..data.center_crops import center_crops
+from ..data.dataset import Dataset
+from ..evaluation import ClassResult, Evaluation, ImageResult
+from ..models.class_names import describe
+from ..ops.image_pool import Images
+from ..selection.choice import Selection
+from ..settings.fields import Settings
 from . import figures
 from .contact_sheet import ROWS, contact_sheets
-from .data.center_crops import center_crops
-from .data.dataset import Dataset
-from .evaluation import ClassResult, Evaluation, ImageResult
-from .models.class_names import describe
-from .ops.image_pool import Images
-from .selection.choice import Selection
-from .settings.fields import Settings
 
 WORST = 16
 """Images with the highest loss that are shown."""

@@ -12,8 +12,8 @@ from matplotlib.colors import PowerNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .evaluation import Evaluation
-from .runtime.files import replacing
+from ..evaluation import Evaluation
+from ..runtime.files import replacing
 
 NUMBERED = 25
 """Classes up to which a confusion matrix has its numbers written into it."""

@@ -10,10 +10,10 @@ import matplotlib
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .data.dataset import BadFile, Dataset, Sample
-from .data.decoding.decoder import TorchvisionDecoder
-from .models.class_names import describe
-from .selection.choice import Selection
+from ..data.dataset import BadFile, Dataset, Sample
+from ..data.decoding.decoder import TorchvisionDecoder
+from ..models.class_names import describe
+from ..selection.choice import Selection
 
 ROWS = 20
 """Target classes on a sheet."""
