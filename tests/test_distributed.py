@@ -22,13 +22,13 @@ from safetensors.torch import load_file
 from selecting import NETWORKS, STRATEGIES, Chooser, choose, pixel_network, settings_for
 from test_train import flags
 
+from xmixup_fast.cli import parse
 from xmixup_fast.data.dataset import BadFile, Dataset
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 from xmixup_fast.selection.choice import Selection
 from xmixup_fast.selection.statistics import class_means
-from xmixup_fast.train import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS: dict[str, dict[str, Any]] = {

@@ -13,9 +13,10 @@ import pytest
 from listings import listing, numbered, reasons, write, write_shard, write_table
 from made import SOURCE, TARGET, write_folder
 
+from xmixup_fast.cli import parse
 from xmixup_fast.data.sources import read_dataset
 from xmixup_fast.settings.yaml_file import read
-from xmixup_fast.train import main, parse
+from xmixup_fast.train import main
 
 
 def test_missing_packages_are_named_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

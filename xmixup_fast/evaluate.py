@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from .cli import exit_status
 from .runtime import distributed
 from .runtime.files import write_json
 from .settings.fields import Settings
 from .settings.yaml_file import read
-from .train import exit_status
 
 if TYPE_CHECKING:
     from .data.dataset import BadFile, Sample

@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from .batches.render import Renderer
+from .cli import exit_status
 from .models.network import Network
 from .models.trained import Preprocessing, load, load_network, save
 from .ops.image_pool import ImagePool
 from .runtime import distributed
 from .runtime.files import replacing
-from .train import exit_status
 
 Run = Callable[[Tensor], Tensor]
 """Gives logits, float[B, K], for a batch of inputs."""

@@ -23,10 +23,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cli import command
 from .runtime import distributed
 from .runtime.files import write_json
 from .settings.fields import Settings
-from .train import command
 
 if TYPE_CHECKING:
     from .training.trainer import Trainer

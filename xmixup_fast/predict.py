@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from .batches.render import Renderer
+from .cli import exit_status
 from .data.bad_files import list_bad, printable, skipped
 from .data.dataset import BadFile, FileImage, Image
 from .data.decoding.choose import make_decoder
@@ -41,7 +42,6 @@ from .ops.image_pool import ImagePool
 from .runtime import distributed
 from .runtime.device import usable_device
 from .runtime.files import replacing
-from .train import exit_status
 
 Policy = Literal["error", "skip"]
 DecoderName = Literal["auto", "dali", "torchvision"]

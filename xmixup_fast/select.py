@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .cli import command
 from .runtime import distributed
 from .runtime.files import write_json
 from .settings.fields import Settings
-from .train import command
 
 if TYPE_CHECKING:
     from .selection.choice import Selection
