@@ -45,7 +45,7 @@ class Case:
 
 
 def tolerance(group: str, name: str) -> dict[str, float]:
-    """As in tests/test_mix.py; torchvision, which resamples bytes to bytes in two passes, may be off by a level."""
+    """As in tests/ops/test_mix.py; torchvision, which resamples bytes to bytes in two passes, may be off by a level."""
     atol = 4e-6 if group != "mix-resized-f32" else 1e-3
     if group == "mix-resized-f32" and name == "torchvision":
         atol = 1.5 / (255 * 0.224)

@@ -55,7 +55,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """What tells it apart: see :func:`~xmixup_fast.settings.identity.identity`."""
+        """What tells it apart: see :func:`~xmixup_fast.settings.identity`."""
         return identity(self.settings)
 
 

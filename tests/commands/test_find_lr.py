@@ -1,0 +1,105 @@
+"""Properties of the learning-rate range test: its suggestion, and that the seed alone decides."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from runs import arguments, flags
+
+from xmixup_fast import find_lr, train
+from xmixup_fast.find_lr import Sweep, longest_fall, main
+from xmixup_fast.training.run import fit
+
+
+def range_test(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> dict[str, Any]:
+    """What a range test writes."""
+    assert main(flags(arguments(data, output, method, **settings))) == 0
+    return json.loads((output / "lr.json").read_text())
+
+
+def test_the_suggestion_is_where_the_loss_falls_and_the_seed_alone_decides(
+    data: Path, tmp_path: Path, capsys: Any
+) -> None:
+    blend = {"rectangle_probability": 0.0}  # the smoother losses of the two ways to mix
+    found = range_test(data, tmp_path / "a", steps=40, **blend)
+    assert f"suggested: --lr {found['suggestions']['valley']:.1e} (" in capsys.readouterr().out
+    assert range_test(data, tmp_path / "b", steps=40, lr=0.3, unmixed_share=0.5, **blend) == found
+    assert range_test(data, tmp_path / "c", steps=8, seed=1, **blend)["losses"][0] != found["losses"][0]
+
+    rates, smoothed = found["rates"], found["smoothed"]
+    assert rates[0] == find_lr.LOWEST and all(math.isclose(b / a, rates[1] / rates[0]) for a, b in pairwise(rates))
+    assert len(rates) < 40  # it diverged
+    for rate in found["suggestions"].values():
+        assert 1e-5 < rate < 0.1 and rate < rates[smoothed.index(min(smoothed))]
+    with Image.open(tmp_path / "a" / "lr.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_training_at_the_suggestion_learns(data: Path, tmp_path: Path) -> None:
+    valley = range_test(data, tmp_path / "test", "finetune", steps=40)["suggestions"]["valley"]
+    assert fit(**arguments(data, tmp_path / "run", "finetune", steps=40, lr=valley)).summary["test_accuracy"] == 100
+
+
+def test_heads_keep_their_multiple(data: Path, tmp_path: Path) -> None:
+    own, tenfold = (
+        range_test(data, tmp_path / str(multiple), "finetune", steps=8, head_lr_multiplier=multiple)
+        for multiple in (1, 10)
+    )
+    assert own["rates"] == tenfold["rates"][: len(own["rates"])] and own["losses"][0] == tenfold["losses"][0]
+    assert own["losses"][1] != tenfold["losses"][1]
+
+
+def test_no_phase_begins_in_the_middle(data: Path, tmp_path: Path) -> None:
+    plain, rifle = (range_test(data, tmp_path / name, name, steps=6) for name in ("finetune", "rifle"))
+    assert plain == rifle
+    few, many = (
+        range_test(data, tmp_path / str(share), "seqtrain", steps=6, seqtrain_share=share) for share in (0.1, 3.0)
+    )
+    assert few == many and few["losses"] != plain["losses"]
+
+
+def test_an_output_that_holds_a_test_is_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
+    range_test(data, tmp_path / "test", "finetune", steps=2)
+    capsys.readouterr()
+    for flag in ("--find-lr", "--find_lr"):
+        assert train.main([*flags(arguments(data, tmp_path / "test", "finetune")), flag]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: output: ") and "already holds a range test" in error and error.count("\n") == 1
+
+
+def test_the_longest_fall_is_a_strictly_falling_subsequence_that_none_exceeds() -> None:
+    assert longest_fall([]) == [] and longest_fall([1.0, 1.0]) in ([0], [1])
+    chance = random.Random(0)
+    for _ in range(50):
+        values = [float(chance.randrange(8)) for _ in range(chance.randrange(1, 12))]
+        fall = longest_fall(values)
+        assert all(a < b and values[a] > values[b] for a, b in pairwise(fall))
+        longest = [1] * len(values)
+        for i, j in combinations(range(len(values)), 2):
+            if values[j] < values[i]:
+                longest[j] = max(longest[j], longest[i] + 1)
+        assert len(fall) == max(longest)
+
+
+def test_suggestions_of_a_known_curve() -> None:
+    rates = [10.0 ** (k / 10 - 6) for k in range(61)]
+    smoothed = [2.0 if k < 20 else 2 - (k - 20) * 0.04 for k in range(41)] + [1.2 + 0.1 * k for k in range(1, 21)]
+    smoothed[30] -= 0.03
+    found = Sweep(rates, smoothed, smoothed).suggestions()
+    assert found is not None
+    assert found.valley == rates[30] and found.steepest == rates[29] and found.minimum_over_10 == rates[40] / 10
+
+
+@pytest.mark.parametrize("smoothed", [[], [1.0] * 30, [1.0 + k for k in range(30)], [0.0, *range(30, 0, -1)]])
+def test_a_loss_that_does_not_fall_gives_no_suggestion(tmp_path: Path, smoothed: list[float]) -> None:
+    swept = Sweep([1e-6 * 1.5**k for k in range(len(smoothed))], smoothed, smoothed)
+    assert swept.suggestions() is None and find_lr.describe(swept, None).startswith("no suggestion: ")
+    find_lr.draw(swept, None, "title", tmp_path / "lr.png")
+    assert (tmp_path / "lr.png").stat().st_size > 1000

@@ -1,0 +1,111 @@
+"""Comparisons: what is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made import write_plan
+
+from xmixup_fast.comparison.plan import Comparison, Task, read
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def planned(folder: Path, plan: dict[str, Any], **flags: Any) -> Comparison:
+    return read(write_plan(folder, plan), **{"settings": {}, **flags})
+
+
+def test_runs_are_methods_x_targets_x_shots_x_seeds(tmp_path: Path, plan: dict[str, Any]) -> None:
+    plan["methods"]["mixup"] = {"seeds": [1]}
+    plan["targets"]["boats"]["shots"] = [2, 3]
+    runs = planned(tmp_path, plan).runs({})
+    assert len({run.key for run in runs}) == len(runs) == 3 * (2 + 2 + 1)
+    assert [run.settings.seed for run in runs] == [0] * 6 + [1] * 9
+    first = runs[0]
+    assert (first.method, str(first.task), first.settings.target) == ("finetune", "birds, 5 shots", "{data}/b")
+    control = next(run for run in runs if run.method == "xmixup-random" and run.task == Task("boats", 3))
+    assert (control.settings.method, control.settings.selection, control.settings.top_k) == ("xmixup", "random", 2)
+    assert (control.settings.steps, control.settings.shots) == (9, 3)
+
+
+def test_flags_come_on_top_of_common_settings_but_not_of_a_methods_own(tmp_path: Path, plan: dict[str, Any]) -> None:
+    only: dict[str, Any] = {"targets": ["boats"], "methods": ["finetune", "xmixup-random"], "seeds": [7], "shots": [1]}
+    runs = planned(tmp_path, plan, settings={"steps": 4, "top_k": 9}, **only).runs({})
+    assert [(run.method, str(run.task), run.settings.seed) for run in runs] == [
+        ("finetune", "boats, 1 shot", 7),
+        ("xmixup-random", "boats, 1 shot", 7),
+    ]
+    assert [(run.settings.steps, run.settings.top_k) for run in runs] == [(4, 9), (4, 2)]
+
+
+def test_without_a_file_flags_are_a_comparison_with_its_controls() -> None:
+    settings = {"model": "test_resnet", "source": ["s"]}
+    comparison = read(None, settings=settings, results="r.jsonl", targets=["x/cats", "dogs/"], shots=[1, 2])
+    assert comparison.tasks == [Task(name, shots) for name in ("cats", "dogs") for shots in (1, 2)]
+    assert list(comparison.methods) == ["finetune", "mixup", "xmixup", "xmixup-random"]
+    assert len(comparison.runs({})) == 4 * 4 * 5
+
+
+def test_a_run_is_known_by_the_settings_that_matter(tmp_path: Path, plan: dict[str, Any]) -> None:
+    def key(**changes: Any) -> str:
+        return planned(tmp_path, {**plan, **changes}).runs({})[0].key
+
+    same = {"device": "cuda", "threads": 3, "cache": "none", "storage": "resident", "memory_budget": "1GB"}
+    assert key() == key(**same) == key(resize=256) != key(resize=300)
+    assert len({key(), key(lr=0.02), key(alpha=0.3), key(source="{data}/t"), key(batch_size=47)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batchsize": 4}, "batchsize is no setting; did you mean batch_size"),
+        ({"seed": 4}, "seed is no setting; did you mean seeds"),
+        (
+            {"targets": {"a": {"target": "b", "imagesize": 4}}},
+            "targets: a: imagesize is no setting; did you mean image",
+        ),
+        ({"methods": {"finetune": {"lrr": 1}}}, "methods: finetune: lrr is no setting; did you mean lr"),
+        ({"methods": {"finetune": {}, "mixxup": {}}}, "mixxup on birds, 5 shots: method: expected one of finetune, "),
+        ({"methods": {"finetune": {}, "xmixup-rand": {}}}, "xmixup-rand on birds, 5 shots: selection: expected one of"),
+        ({"methods": {"xmixup": {}}}, "methods: expected finetune among them"),
+        ({"methods": ["finetune"]}, r"methods: expected names, each with its settings, got \['finetune'\]"),
+        ({"seeds": 3}, "seeds: expected a list of whole numbers, got 3"),
+        ({"lr": -1}, "finetune on birds, 5 shots: lr: expected a positive number, got -1"),
+        ({"model": None}, "finetune on birds, 5 shots: model: expected str, got None"),
+        ({"results": None}, "results: expected the name of a file, got None"),
+        ({"grid": {"finetune": {"lr": [1]}}, "tune_seeds": [9]}, "got finetune 1, xmixup-random 1, mixup 1"),
+        ({"grid": {"finetun": {"lr": [1]}}}, "grid: expected some of finetune, xmixup-random, mixup; got finetun"),
+        ({"grid": {"finetune": {"lr": 1}}}, "grid: finetune: lr: expected a list of values, got 1"),
+    ],
+)
+def test_what_a_file_gets_wrong_is_named(
+    tmp_path: Path, plan: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    if "got finetune 1, " in message:  # a method without a grid has one point, which is as many
+        assert len(planned(tmp_path, {**plan, **changes}).grid) == 3
+        changes["grid"]["finetune"]["lr"].append(2)
+        message = message.replace("finetune 1", "finetune 2")
+    with pytest.raises(ValueError, match=message):
+        planned(tmp_path, {**plan, **changes})
+
+
+def test_seeds_of_tuning_are_not_the_comparisons(tmp_path: Path, plan: dict[str, Any]) -> None:
+    plan |= {"grid": {"finetune": {"lr": [0.1]}}, "tune_seeds": [1, 2]}
+    with pytest.raises(ValueError, match=r"tune_seeds: expected other seeds than the comparison's, got \[1\]"):
+        planned(tmp_path, plan)
+
+
+def test_tuning_may_be_on_some_targets(tmp_path: Path, plan: dict[str, Any]) -> None:
+    plan |= {"grid": {"finetune": {"lr": [0.1]}}, "tune_seeds": [9], "tune_targets": ["boats"]}
+    comparison = planned(tmp_path, plan)
+    assert [run.task.target for points in comparison.tuning("finetune") for run in points] == ["boats"]
+    assert [task.target for task in comparison.tasks] == ["birds", "boats"]
+    with pytest.raises(ValueError, match="targets: expected some of birds, boats; got cars"):
+        planned(tmp_path, {**plan, "tune_targets": ["cars"]})
+
+
+def test_the_documented_comparison_can_be_read() -> None:
+    comparison = read(str(ROOT / "docs" / "comparison.yaml"), settings={})
+    assert len(comparison.tasks) == 3 and {"mixup", "xmixup-random"} < set(comparison.methods) and comparison.grid

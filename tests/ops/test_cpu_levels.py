@@ -1,0 +1,156 @@
+"""The CPU kernels of each instruction set: the operators' whole suites on each, and the same bits from them.
+
+`draw` is not here: all levels run one and the same code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from samples import LossInputs, MixInputs, make_boxes
+from torch import Tensor
+
+from xmixup_fast import _C, mix_features, ops
+from xmixup_fast.ops import operators
+
+HERE = Path(__file__).resolve().parent
+LEVELS = _C.supported_cpu_levels()
+
+SUITES = [f"tests/ops/test_{name}.py" for name in ("mix", "mix_memory", "mix_errors", "dual_head_cross_entropy")]
+
+CPU = torch.device("cpu")
+
+DTYPES = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+"""Output types, and the integers that hold their bits."""
+
+COMPUTE = """
+import sys, torch, test_cpu_levels
+from xmixup_fast import cpu_level
+_, level, file = sys.argv
+assert cpu_level() == level, cpu_level()
+torch.save([test_cpu_levels.mix_many(), test_cpu_levels.compute_many()], file)
+"""
+
+
+def mix_many(device: torch.device = CPU) -> dict[str, np.ndarray]:
+    """The results of many calls, of every layout, dtype and size, as the integers that their bits spell."""
+    results: dict[str, list[torch.Tensor]] = {}
+    sizes = [(4, (6, 5)), (3, (9, 33)), (2, (4, 600)), (8, (224, 224)), (8, (201, 231))]
+    for (seed, (batch, size)), memory_format, dtype, resampled in product(
+        enumerate(sizes), (torch.channels_last, torch.contiguous_format), DTYPES, (False, True)
+    ):
+        made = MixInputs.make(batch, size, None, memory_format, seed, dtype, (resampled, resampled))
+        made.lam[0] = 1
+        boxed = replace(made, box=make_boxes(batch, size, torch.Generator().manual_seed(seed)))
+        for inputs in (made, boxed):
+            bits = inputs.to(device).call(ops.mix).cpu().contiguous().flatten().view(DTYPES[dtype])
+            results.setdefault("resampled" if resampled else f"crop {dtype}", []).append(bits)
+    return {name: torch.cat([bits.int() for bits in arrays]).numpy() for name, arrays in results.items()}
+
+
+def lose_many() -> dict[str, np.ndarray]:
+    """The losses and gradients of many calls, of every dtype and of many numbers of classes."""
+    results = {}
+    for seed, classes in enumerate([(1, 2), (5, 16), (17, 31), (33, 100), (102, 1000)]):
+        for dtype in DTYPES:
+            inputs = LossInputs.make(4, classes, dtype, seed=seed)
+            outputs = torch.ops.xmixup_fast.dual_head_cross_entropy(*inputs.raw())
+            results[f"{classes} {dtype}"] = torch.cat([output.flatten() for output in outputs]).numpy()
+    return results
+
+
+def make_features(size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Features of both sides, and lam, whose samples are mixed or not."""
+    generator = torch.Generator().manual_seed(size)
+    target, aux = (torch.randn(3, size, generator=generator).to(dtype) for _ in range(2))
+    return [target, aux, torch.tensor([0.3, 1.0, 0.7])]
+
+
+def mixed_with_gradients(target: Tensor, aux: Tensor, lam: Tensor) -> list[Tensor]:
+    """Mixed features, and the gradients of half the sum of their squares."""
+    every = [t.detach().requires_grad_() for t in (target, aux, lam)]
+    mixed = mix_features(*every)
+    return [mixed.detach(), *torch.autograd.grad(mixed, every, mixed.detach())]
+
+
+def mix_features_many() -> dict[str, np.ndarray]:
+    """Digests of mixed features and their gradients: all remainders of a vector, several parts, past the caches."""
+    results = {}
+    for dtype, size in product([*DTYPES, torch.float64], [*range(1, 70, 3), 9000, 700_003]):
+        outputs = mixed_with_gradients(*make_features(size, dtype))
+        digest = hashlib.sha256(b"".join(output.view(torch.uint8).numpy().tobytes() for output in outputs))
+        results[f"{dtype} {size}"] = np.frombuffer(digest.digest(), np.uint8)
+    return results
+
+
+def compute_many() -> dict[str, np.ndarray]:
+    return {**lose_many(), **mix_features_many()}
+
+
+def run(command: list[str], level: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "XMIXUP_CPU_LEVEL": level,
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent / "support"))),
+    }
+    return subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, cwd=HERE.parents[1]
+    )
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, np.ndarray]]]:
+    """By level: what mix_many and compute_many give there."""
+    results = {}
+    for level in LEVELS:
+        file = tmp_path_factory.mktemp("levels") / level
+        done = run(["-c", COMPUTE, level, str(file)], level)
+        assert done.returncode == 0, done.stderr
+        results[level] = torch.load(file, weights_only=False)
+    return results
+
+
+@pytest.mark.parametrize("level", [level for level in LEVELS if level != _C.cpu_level()])
+def test_the_suites_pass_at_every_level(level: str) -> None:
+    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *SUITES, "-k", "cpu or threads"], level)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_levels_mix_alike(
+    computed: dict[str, list[dict[str, np.ndarray]]], host_grid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_host_grid)
+    cuda = mix_many()
+    for level, (mixed, _) in computed.items():
+        assert set(mixed) == set(cuda) and len(cuda) == 4
+        for name, bits in mixed.items():
+            if level != "baseline":
+                assert np.array_equal(bits, cuda[name]), (level, name)
+            elif name != "resampled":  # rounds twice where the others fuse: a unit in the last place
+                assert np.abs(bits.astype(np.int64) - cuda[name]).max() <= 1, name
+
+
+def test_levels_compute_losses_and_mixed_features_alike(computed: dict[str, list[dict[str, np.ndarray]]]) -> None:
+    first, *others = [many for _, many in computed.values()]
+    for other in others:
+        assert all(np.array_equal(other[name], first[name]) for name in first)
+
+
+@pytest.mark.parametrize("level", ["sse9", "AVX2 "])
+def test_a_level_that_is_not_there_fails_the_import(level: str) -> None:
+    done = run(["-c", "import xmixup_fast"], level)
+    assert done.returncode != 0
+    assert (
+        f"XMIXUP_CPU_LEVEL: expected one of the levels that this build and CPU have ({', '.join(LEVELS)})"
+        in done.stderr
+    )
+    assert f"got '{level}'" in done.stderr

@@ -1,0 +1,398 @@
+"""What only a GPU can show: ``pytest -m gpu``. The operators' own tests run there as well, by the `device` fixture."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo.testing
+from made import SOURCE, TARGET, write_folder
+from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, make_pool
+from test_cpu_levels import DTYPES, make_features, mix_many, mixed_with_gradients
+from torch import Tensor
+from transfer import Case
+
+import xmixup_fast
+from xmixup_fast import Draws, ImagePool, mix_features, ops
+from xmixup_fast.methods import METHODS
+from xmixup_fast.models.build import build
+from xmixup_fast.models.trained import save
+
+pytestmark = pytest.mark.gpu
+
+CUDA = torch.device("cuda")
+TESTS = Path(__file__).resolve().parents[1]
+LONG = 500_000_000
+"""Clock cycles, about a quarter of a second: far longer than the host needs for a call."""
+
+
+@dataclass
+class Step:
+    """A draw, a mix of what was drawn, and the loss of given logits with its gradients."""
+
+    drawn: DrawInputs
+    target: ImagePool
+    aux: ImagePool
+    heads: LossInputs
+
+    @classmethod
+    def make(cls, device: torch.device, batch: int = 8) -> Step:
+        generator = torch.Generator().manual_seed(0)
+        target = make_pool([(36, 40), (33, 37), (50, 45)], generator).to(device)
+        aux = make_pool([(32, 32), (41, 36), (60, 33), (38, 38)], generator).to(device)
+        drawn = DrawInputs.make(batch, (32, 32), images=3, aux_images=4).to(device)
+        drawn = replace(drawn, target_sizes=target.sizes, aux_sizes=aux.sizes)
+        return cls(drawn, target, aux, LossInputs.make(batch).to(device))
+
+    def advance(self, number: int) -> None:
+        """Puts other values into the same tensors."""
+        self.drawn.epoch.fill_(number)
+        self.heads.target_logits.mul_(1.1)
+
+    def empty_out(self) -> Tensor:
+        shape = (len(self.heads.lam), 3, 32, 32)
+        return torch.empty(shape, device=self.target.device).to(memory_format=torch.channels_last)
+
+    def run(self, out: Tensor) -> list[Tensor]:
+        """Windows, weights, images, loss and gradients."""
+        draws: Draws = self.drawn.call(ops.draw)
+        images = (self.target, draws.target_crops, self.aux, draws.aux_crops, draws.lam)
+        mixed = ops.mix(*images, size=(32, 32), **IMAGENET, out=out)
+        losses = replace(self.heads, lam=draws.lam).with_gradients(ops.dual_head_cross_entropy)
+        return [draws.target_crops.window, draws.aux_crops.window, draws.lam, mixed, *losses]
+
+
+def one_call(op: str, device: torch.device) -> tuple[Callable[[], list[Tensor]], Tensor]:
+    """A call of an operator that returns its results, and an input of it on which they depend."""
+    if op == "mix":
+        mix = MixInputs.make(4, (64, 64)).to(device)
+        out = mix.empty_out()
+        return lambda: [mix.call(ops.mix), mix.call(ops.mix, out=out).clone()], mix.lam
+    if op == "draw":
+        draw = DrawInputs.make(64, room=1000).to(device)
+        return lambda: [draw.call(ops.draw).target_crops.window, draw.call(ops.draw).lam], draw.sample
+    if op == "mix_features":
+        features = [t.to(device) for t in make_features(9000)]
+        return lambda: mixed_with_gradients(*features), features[2]
+    heads = LossInputs.make(8, (30, 200)).to(device)
+    return lambda: list(heads.with_gradients(ops.dual_head_cross_entropy)), heads.lam
+
+
+OPERATORS = ["mix", "draw", "dual_head_cross_entropy", "mix_features"]
+
+
+# --- the same results as on the CPU ---
+
+
+@pytest.mark.skipif(xmixup_fast.cpu_level() == "baseline", reason="the baseline has no fused multiply-add")
+def test_mix_gives_the_cpus_bits() -> None:
+    expected, mixed = mix_many(), mix_many(CUDA)
+    assert expected.keys() == mixed.keys()
+    for name, bits in expected.items():
+        assert np.array_equal(mixed[name], bits), name
+
+
+def test_draw_gives_the_cpus_bits() -> None:
+    inputs = DrawInputs.make(5000, room=200, aux_images=100, classes=20, intervals=4096)
+    draws, expected = inputs.to(CUDA).call(ops.draw), inputs.call(ops.draw)
+    for drawn, wanted in zip((*draws[0], *draws[1], draws[2]), (*expected[0], *expected[1], expected[2]), strict=True):
+        assert torch.equal(drawn.cpu(), wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_loss_agrees_with_the_cpus_and_repeats_to_the_bit(dtype: torch.dtype) -> None:
+    inputs = LossInputs.make(300, (102, 1000), dtype)
+    expected = torch.ops.xmixup_fast.dual_head_cross_entropy(*inputs.raw())
+    results = [torch.ops.xmixup_fast.dual_head_cross_entropy(*inputs.to(CUDA).raw()) for _ in range(2)]
+    for first, second, wanted in zip(*results, expected, strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first.cpu(), wanted, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize("size", [9000, 9001])
+def test_mixed_features_have_the_cpus_bits_and_repeat_to_the_bit(dtype: torch.dtype, size: int) -> None:
+    inputs = make_features(size, dtype)
+    expected = mixed_with_gradients(*inputs)
+    results = [mixed_with_gradients(*(t.to(CUDA) for t in inputs)) for _ in range(2)]
+    assert all(map(torch.equal, *results))
+    *features, lam_grad = (t.cpu() for t in results[0])
+    assert all(map(torch.equal, features, expected))
+    torch.testing.assert_close(lam_grad, expected[3], rtol=1e-5, atol=1e-2)  # a sum of 9000 numbers of size 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_training_step_has_the_cpus_loss(tmp_path: Path, method: str) -> None:
+    write_folder(tmp_path / "target", TARGET, 10)
+    write_folder(tmp_path / "source", SOURCE, 4)
+    save(build("test_resnet", "none", sorted(SOURCE)), tmp_path / "weights.safetensors", image_size=32)
+    losses = []
+    for device in ("cpu", str(CUDA)):
+        result = xmixup_fast.fit(
+            target=str(tmp_path / "target"),
+            source=str(tmp_path / "source"),
+            model="test_resnet",
+            weights=str(tmp_path / "weights.safetensors"),
+            selection="random",
+            method=method,
+            steps=1,
+            batch_size=8,
+            image_size=32,
+            device=device,
+            output=str(tmp_path / f"run-{len(losses)}"),
+        )
+        line = (result.folder / "metrics.jsonl").read_text().splitlines()[0]
+        losses.append(json.loads(line)["train_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)  # convolutions may run in TF32
+
+
+# --- streams, devices, graphs, memory ---
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_calls_take_their_turn_on_the_current_stream_and_do_not_wait(op: str) -> None:
+    call, changed = one_call(op, CUDA)
+    late = changed.clone()
+    expected = call()  # this also loads the kernels, for which the driver may wait
+    changed.zero_()
+    other = call()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()  # so that the stream has memory of its own
+        torch.cuda._sleep(LONG)
+        changed.copy_(late)
+        results = call()
+        still_busy = not stream.query()
+    stream.synchronize()
+    assert still_busy, "the call waited for the stream"
+    assert all(map(torch.equal, results, expected)) and not all(map(torch.equal, results, other))
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_no_call_synchronises(op: str) -> None:
+    call, _ = one_call(op, CUDA)
+    call()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("op", OPERATORS)
+def test_tensors_on_a_second_device_are_worked_on_there(op: str) -> None:
+    first, second = (one_call(op, torch.device("cuda", index))[0]() for index in (0, 1))
+    assert torch.cuda.current_device() == 0
+    for expected, result in zip(first, second, strict=True):
+        assert result.device.index == 1 and torch.equal(result.cpu(), expected.cpu())
+
+
+def test_a_step_is_captured_in_a_graph_and_replayed() -> None:
+    step, eager = Step.make(CUDA), Step.make(CUDA)
+    out = step.empty_out()
+    stream = torch.cuda.Stream()  # torch asks for a first run on a side stream
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step.run(out)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step.run(out)
+    before: list[Tensor] = []
+    for number in range(3):
+        for one in (step, eager):
+            one.advance(number)
+        graph.replay()
+        assert all(map(torch.equal, captured, eager.run(eager.empty_out())))
+        assert not before or not any(map(torch.equal, captured, before))
+        before = [tensor.clone() for tensor in captured]
+
+
+@pytest.mark.parametrize("amp", [None, "bf16", "fp16"])
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss"}))
+def test_training_steps_from_a_graph_are_those_without(name: str, amp: str | None) -> None:
+    settings = {"steps": 14, "seqtrain_share": 0.5, "rectangle_probability": 0.5, "amp": amp, "ema_decay": 0.9}
+    plain, replayed = (
+        Case(**settings, device=str(CUDA), cuda_graph=graph).to(CUDA).trainer(name) for graph in (False, True)
+    )
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        while plain.steps_done < plain.steps:
+            torch.testing.assert_close(replayed.step(), plain.step(), rtol=1e-2, atol=1e-3)
+    for key, tensor in plain.result.state_dict().items():
+        torch.testing.assert_close(replayed.result.state_dict()[key], tensor, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("storage", ["resident", "stream"])
+def test_a_run_from_a_graph_goes_on(tmp_path: Path, storage: str) -> None:
+    write_folder(tmp_path / "target", TARGET, 10)
+    write_folder(tmp_path / "source", SOURCE, 4)
+    save(build("test_resnet", "none", sorted(SOURCE)), tmp_path / "weights.safetensors", image_size=32)
+    losses = []
+    for graph in (False, True):
+        result = xmixup_fast.fit(
+            **{name: str(tmp_path / name) for name in ("target", "source")},
+            **{"model": "test_resnet", "weights": str(tmp_path / "weights.safetensors"), "selection": "random"},
+            **{"steps": 9, "batch_size": 8, "image_size": 32, "device": str(CUDA), "storage": storage},
+            **{"amp": "bf16", "ema_decay": 0.9, "cuda_graph": graph, "output": str(tmp_path / f"run-{graph}")},
+        )
+        lines = (result.folder / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["train_loss"] for line in lines])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("amp", [None, "bf16"])
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss", "rifle"}))
+def test_no_training_step_waits_for_the_device(name: str, amp: str | None) -> None:
+    """rifle makes new heads on the CPU; an SVD waits."""
+    trainer = Case(steps=6, amp=amp, ema_decay=0.9).to(CUDA).trainer(name)
+    trainer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        while trainer.steps_done < trainer.steps - 1:
+            trainer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_compiled_step_runs_on_without_recompiling() -> None:
+    pytest.importorskip("triton")
+    step, eager = Step.make(CUDA), Step.make(CUDA)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("inductor")
+
+    @torch.compile(backend=counter, fullgraph=True)
+    def forward(step: Step, logits: tuple[Tensor, Tensor], out: Tensor) -> tuple[Tensor, Tensor]:
+        draws = step.drawn.call(ops.draw)
+        images = (step.target, draws.target_crops, step.aux, draws.aux_crops, draws.lam)
+        mixed = ops.mix(*images, size=(32, 32), **IMAGENET, out=out)
+        labels = (step.heads.target_labels, step.heads.source_labels)
+        return mixed, ops.dual_head_cross_entropy(*logits, *labels, draws.lam, source_weight=0.7, label_smoothing=0.1)
+
+    for number in range(3):
+        for one in (step, eager):
+            one.advance(number)
+        logits = tuple(t.clone().requires_grad_() for t in (step.heads.target_logits, step.heads.source_logits))
+        mixed, loss = forward(step, logits, step.empty_out())
+        results = [mixed, loss.detach(), *torch.autograd.grad(loss, logits)]
+        assert all(map(torch.equal, results, eager.run(eager.empty_out())[3:]))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 6), ("loss", 4), ("features", 1)])
+def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
+    """Draw has 6 results; the loss 3, and each sample's loss. With `out`, mix has none."""
+    step = Step.make(CUDA)
+    out = step.empty_out()
+    draws = step.drawn.call(ops.draw)
+    images = (step.target, draws.target_crops, step.aux, draws.aux_crops, draws.lam)
+    mixed = ops.mix(*images, size=(32, 32), **IMAGENET)
+    calls: dict[str, Callable[[], object]] = {
+        "mix": lambda: ops.mix(*images, size=(32, 32), **IMAGENET, out=out),
+        "draw": lambda: step.drawn.call(ops.draw),
+        "loss": lambda: torch.ops.xmixup_fast.dual_head_cross_entropy(*step.heads.raw()),
+        "features": lambda: mix_features(mixed, mixed, draws.lam),
+    }
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    calls[op]()
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] - before == allocations
+
+
+# --- wrong values, and memory checks: in processes of their own ---
+
+WRONG_VALUE = """
+import torch
+from samples import DrawInputs, LossInputs, MixInputs
+from xmixup_fast import ops
+
+inputs = {maker}.make(boxes=True) if "{maker}" == "MixInputs" else {maker}.make()
+inputs = inputs.to(torch.device("{device}"))
+inputs.{place} = {value}
+inputs.call(ops.{op})
+torch.cuda.synchronize()
+"""
+
+MAKERS = {"mix": "MixInputs", "draw": "DrawInputs", "dual_head_cross_entropy": "LossInputs"}
+
+
+def run_child(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(TESTS / "support"), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    variables = {**os.environ, "PYTHONPATH": paths, **environment}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("op", "place", "value", "message"),
+    [
+        ("mix", "target_crops.index[1]", 3, "mix: an index is outside its image pool"),
+        ("mix", "aux_crops.index[2]", -1, "mix: an index is outside its image pool"),
+        ("mix", "target.offsets[inputs.target_crops.index[0]]", 10**15, "mix: an image is outside its pool's pixels"),
+        ("mix", "aux_crops.window[0, 1]", 2**31 - 1, "mix: a window is outside its image"),
+        ("mix", "lam[1]", 1.5, "mix: a lam is outside 0 to 1"),
+        ("mix", "lam[1]", "float('nan')", "mix: a lam is outside 0 to 1"),
+        ("mix", "box[1, 3]", 8, "mix: a box is outside the output"),
+        ("draw", "epoch[0]", -1, "draw: an epoch is outside 0 to 2**32 - 1"),
+        ("draw", "target_index[2]", 4, "draw: a target_index is outside target_sizes"),
+        ("draw", "target_sizes[:]", 4, "draw: a target image is smaller than its window"),
+        ("draw", "label[0]", 3, "draw: a label is outside the classes"),
+        ("draw", "offsets[:]", 0, "draw: a class has no members"),
+        ("draw", "members[:]", 10, "draw: a member is outside aux_sizes"),
+        ("draw", "aux_sizes[:]", 4, "draw: an auxiliary image is smaller than its window"),
+        ("draw", "lam_quantiles[:]", 2, "draw: a lam is outside 0 to 1"),
+        ("dual_head_cross_entropy", "lam[0]", -0.5, "dual_head_cross_entropy: a lam is outside 0 to 1"),
+        ("dual_head_cross_entropy", "target_labels[2]", 5, "dual_head_cross_entropy: a target label has no logit"),
+        ("dual_head_cross_entropy", "source_labels[1]", -1, "dual_head_cross_entropy: a source label has no logit"),
+    ],
+)
+def test_a_wrong_value_is_a_device_side_assert(op: str, place: str, value: object, message: str) -> None:
+    script = WRONG_VALUE.format(maker=MAKERS[op], op=op, place=place, value=value, device=CUDA)
+    done = run_child([sys.executable, "-c", script])
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr and "device-side assert triggered" in done.stderr, done.stderr
+
+
+ALL_KERNELS = """
+from itertools import product
+import torch
+from samples import DrawInputs, LossInputs, MixInputs
+from xmixup_fast import mix_features, ops
+
+device = torch.device("{device}")
+dtypes = (torch.float32, torch.bfloat16, torch.float16)
+layouts = (torch.channels_last, torch.contiguous_format)
+for dtype, layout, size, resampled in product(dtypes, layouts, ((5, 7), (16, 32)), (False, True)):
+    for boxes in (False, True):
+        inputs = MixInputs.make(3, size, [size], layout, 0, dtype, (resampled, resampled), boxes).to(device)
+        inputs.call(ops.mix)
+for batch in (1, 129):
+    DrawInputs.make(batch).to(device).call(ops.draw)
+for dtype in dtypes:
+    LossInputs.make(5, (3, 300), dtype).to(device).with_gradients(ops.dual_head_cross_entropy)
+for dtype, size in product((*dtypes, torch.float64), (9000, 9001)):
+    target, aux, lam = (torch.ones(3, n, dtype=dtype, device=device, requires_grad=True) for n in (size, size, 1))
+    mix_features(target, aux, lam[:, 0]).sum().backward()
+torch.cuda.synchronize()
+print("done")
+"""
+SANITIZER = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+
+
+@pytest.mark.skipif(SANITIZER is None, reason="needs compute-sanitizer")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_kernels_pass_compute_sanitizer(tool: str) -> None:
+    assert SANITIZER is not None
+    script = ALL_KERNELS.format(device=CUDA)
+    # What torch tries and gets refused at its start is no error of the kernels.
+    options = ["--tool", tool, "--report-api-errors", "no", "--error-exitcode", "9"]
+    # Without torch's cache, each tensor is an allocation of its own, whose ends are checked.
+    done = run_child([SANITIZER, *options, sys.executable, "-c", script], PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    assert done.returncode == 0 and "done" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]

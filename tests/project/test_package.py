@@ -1,0 +1,134 @@
+"""Importing the package, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import xmixup_fast
+from xmixup_fast import _C, info
+from xmixup_fast.runtime import device as device_module
+from xmixup_fast.runtime.device import usable_device
+
+ROOT = Path(__file__).resolve().parents[2]
+
+IMPORT = """
+import json, sys, time
+import torch
+begin = time.perf_counter()
+import xmixup_fast
+seconds = time.perf_counter() - begin
+print(json.dumps([seconds, sorted(sys.modules)]))
+"""
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_import_is_light() -> None:
+    for _ in range(3):  # a busy machine may delay it
+        seconds, modules = json.loads(python("-c", IMPORT).stdout)
+        if seconds <= 0.15:
+            break
+    assert seconds <= 0.15
+    heavy = {"nvidia.dali", "timm", "matplotlib", "torchvision", "scipy", "sklearn", "tyro"}
+    assert not heavy & set(modules)
+
+
+def test_version_is_the_one_in_pyproject() -> None:
+    (line,) = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version = ")]
+    assert xmixup_fast.__version__ == line.split('"')[1]
+
+
+def test_build_info_tells_compilers_and_levels() -> None:
+    info = xmixup_fast.build_info()
+    assert info["version"] == xmixup_fast.__version__
+    assert (info["cuda"] is None) == (info["cuda_architectures"] is None)
+    assert xmixup_fast.cpu_level() in info["cpu_levels"]
+    assert set(_C.supported_cpu_levels()) <= set(info["cpu_levels"])
+
+
+def test_info_command_prints_a_bug_report() -> None:
+    done = python("-m", "xmixup_fast.info")
+    assert done.returncode == 0, done.stderr
+    for name in ("xmixup_fast", "CUDA kernels", "CPU level", "torch", "Python", "threads", "DALI"):
+        assert any(line.startswith(name) for line in done.stdout.splitlines()), name
+    assert f"xmixup_fast   {xmixup_fast.__version__}" in done.stdout
+
+
+def test_info_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        info.main(["--help"])
+    assert ended.value.code == 0 and "Print what a report of a bug should hold" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        info.main(["--absent"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.endswith("unrecognized arguments: --absent\n") and error.count("\n") == 1
+
+
+def test_missing_extension_says_what_to_do() -> None:
+    done = python("-c", "import sys; sys.modules['xmixup_fast._C'] = None; import xmixup_fast")
+    assert done.returncode != 0
+    assert "the native extension is missing for this Python; in the project's folder run: pip install ." in done.stderr
+
+
+def test_unknown_names_are_refused() -> None:
+    assert "fit" in dir(xmixup_fast) and not hasattr(xmixup_fast, "fitt")
+
+
+# Namespaces of torch's C++ code: what they hold changes from release to release, unlike the C functions that the
+# extension calls.
+UNSTABLE = re.compile(r"\b(at|c10|caffe2|torch)::")
+
+
+def undefined_symbols(library: Path) -> list[str]:
+    done = subprocess.run(["nm", "-DC", "--undefined-only", library], capture_output=True, text=True, check=True)
+    return [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nm reads ELF files")
+def test_the_extension_needs_nothing_unstable_of_torch() -> None:
+    wanted = undefined_symbols(Path(_C.__file__))
+    assert any(name.startswith("aoti_torch_") for name in wanted)
+    assert not [name for name in wanted if UNSTABLE.search(name)]
+    library = Path(torch.__file__).parent / "lib" / "libshm.so"  # a library that does need such symbols
+    assert [name for name in undefined_symbols(library) if UNSTABLE.search(name)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="readelf reads ELF files")
+def test_the_extension_loads_without_cuda() -> None:
+    done = subprocess.run(["readelf", "-d", _C.__file__], capture_output=True, text=True, check=True)
+    needed = set(re.findall(r"NEEDED.*\[([\w+]+)", done.stdout))
+    assert "libtorch_cpu" in needed
+    assert needed <= {"libtorch_cpu", "libstdc++", "libm", "libgcc_s", "libc", "libpthread", "libdl", "librt", "ld"}
+
+
+@pytest.mark.skipif(xmixup_fast.build_info()["cuda"] is not None, reason="this build has CUDA kernels")
+def test_without_cuda_kernels_cuda_tensors_are_refused() -> None:
+    logits, labels, lam = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), torch.ones(2)
+    on_a_gpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with pytest.raises(RuntimeError, match="expected tensors on the CPU, as this build has no CUDA kernels"):
+        torch.ops.xmixup_fast.dual_head_cross_entropy.default.redispatch(
+            on_a_gpu, logits, logits, labels, labels, lam, 1.0, 0.0
+        )
+    operators = ("mix", "mix_out", "draw", "dual_head_cross_entropy", "mix_features", "mix_features_backward")
+    assert all(torch._C._dispatch_has_kernel_for_dispatch_key(f"xmixup_fast::{name}", "CUDA") for name in operators)
+
+
+def test_without_cuda_kernels_a_run_on_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(device_module, "build_info", lambda: {"cuda": None})
+    with pytest.raises(
+        ValueError, match="device: expected cpu, got cuda: this build of xmixup_fast has no CUDA kernels"
+    ):
+        usable_device("auto")
+    monkeypatch.setattr(device_module, "build_info", lambda: {"cuda": "13.0"})
+    assert usable_device("auto") == "cuda"

@@ -1,0 +1,168 @@
+"""report.html: well-formed, complete, self-contained, and safe whatever classes and files are called."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from interrupted_runs import interrupted
+from made import TARGET, write_folder
+from PIL import Image
+from runs import arguments
+
+from xmixup_fast.evaluation import Evaluation
+from xmixup_fast.report import figures
+from xmixup_fast.training.run import Result, fit
+
+ODD = {"<b>blue": TARGET["blue"], "green & 'quiet'": TARGET["green"], 'red "</td><script>x()': TARGET["red"]}
+"""Colours of classes whose names are no HTML."""
+OPTIONAL = {"p", "td", "th", "tr", "li"}
+"""Elements that need no end tag."""
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """A parsed page; fails where elements are not closed in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open[-1] != tag and self.open[-1] in OPTIONAL:
+            self.open.pop()
+        assert self.open and self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] not in (["style"], ["title"]) and data.strip():
+            self.text.append(data.strip())
+
+    def images(self) -> list[Image.Image]:
+        """All pictures, decoded."""
+        sources = [values["src"] or "" for tag, values in self.tags if tag == "img"]
+        return [Image.open(io.BytesIO(base64.b64decode(source.partition(";base64,")[2]))) for source in sources]
+
+
+def options(folder: Path, data: Path, **settings: Any) -> dict[str, Any]:
+    """Settings of a run whose classes have odd names."""
+    if not (folder / "target").exists():
+        # A slash would part a file's name; the names are those of folders.
+        write_folder(folder / "target", {name.replace("/", "\u2215"): colour for name, colour in ODD.items()}, 8)
+    return arguments(data, folder / "run", **{"target": str(folder / "target"), "steps": 4, "report": True, **settings})
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    folder = tmp_path_factory.mktemp("report")
+    return fit(**options(folder, data, top_k=2))
+
+
+@pytest.fixture(scope="module")
+def text(run: Result) -> str:
+    return (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_nothing_is_asked_of_others(text: str) -> None:
+    page = Page(text)
+    for _, values in page.tags:
+        assert not values.keys() & {"href", "srcset", "onclick", "onload", "action"}
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "base", "form", "a"})
+    assert all(values["src"].startswith("data:image/") for tag, values in page.tags if tag == "img" and values["src"])
+    without_pictures = re.sub(r"data:image/\w+;base64,[\w+/=]+", "", text)
+    assert not re.search(r"https?:|//|url\(|@import", without_pictures.replace("</", "<"))
+
+
+def test_names_are_text_and_not_markup(run: Result, text: str) -> None:
+    page = Page(text)
+    assert run.evaluation is not None
+    for name in run.network.classes:
+        assert page.text.count(name) >= 2  # in the table of classes, and above an image
+    assert not {"script", "b>blue"} & {tag for tag, _ in page.tags}
+    assert "<script>" not in text and "<b>blue" not in text
+
+
+def test_all_that_there_is_to_see_is_there(run: Result, text: str) -> None:
+    page = Page(text)
+    shown = " ".join(page.text)
+    for title in ("Training", "Confusion of the test images", "Classes", "Selection", "First batch", "Settings"):
+        assert title in page.text
+    assert f"{run.summary['test_accuracy']:.2f} %" in page.text
+    assert run.evaluation is not None
+    for row in run.evaluation.top_losses(6):
+        assert Path(row.name).name in page.text
+        assert f"loss {row.loss:.3f}" in page.text
+        assert f"taken for {row.predicted}, {100 * row.probability:.0f} %" in shown
+    assert "versions torch" in page.text and torch.__version__ in page.text and "batch_size" in page.text
+    pictures = page.images()
+    worst = len(run.evaluation)  # fewer than would be shown
+    assert len(pictures) == 3 + 1 + worst + 1 + 1  # curves, confusion, images, selection, batch
+    colours = {name: ODD[name.replace("\u2215", "/")] for name in run.network.classes}
+    for row, picture in zip(run.evaluation.top_losses(worst), pictures[4:], strict=False):
+        assert picture.size == (32, 32)
+        mean = torch.from_numpy(np.array(picture.convert("RGB"))).float().mean((0, 1))
+        torch.testing.assert_close(mean, torch.tensor(colours[row.label], dtype=torch.float32), atol=12, rtol=0)
+
+
+def test_without_a_test_the_report_is_of_the_validation_images(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = fit(**options(tmp_path, data, method="finetune", test=False, storage="stream"))
+    text = (result.folder / "report.html").read_text()
+    page = Page(text)
+    assert "Confusion of the validation images" in page.text and "Selection" not in page.text
+    assert "test accuracy" not in page.text and "validation accuracy" in page.text
+    content = json.loads((result.folder / "evaluation.json").read_text())
+    assert content["split"] == "val" and content["accuracy"] == result.summary["val_accuracy"]
+    assert "not tested" in capsys.readouterr().out
+    off = fit(**{**options(tmp_path, data, method="finetune", test=False, report=False), "output": f"{tmp_path}/off"})
+    assert off.evaluation is None and not {"report.html", "evaluation.json"} & {p.name for p in off.folder.iterdir()}
+
+
+def test_the_report_changes_nothing(data: Path, tmp_path: Path, run: Result) -> None:
+    state, other = torch.get_rng_state(), random.getstate()
+    settings = {**options(tmp_path, data, top_k=2), "target": str(run.folder.parent / "target"), "report": False}
+    plain = fit(**settings)
+    assert torch.equal(torch.get_rng_state(), state) and random.getstate() == other
+    for name, tensor in plain.network.state_dict().items():
+        assert torch.equal(tensor, run.network.state_dict()[name])
+    assert plain.summary["test_accuracy"] == run.summary["test_accuracy"]
+
+
+def test_a_run_that_was_interrupted_has_a_report_of_all_of_it(data: Path, tmp_path: Path) -> None:
+    interrupted(data, tmp_path / "run", 4)
+    assert not (tmp_path / "run" / "report.html").exists()
+    result = fit(**arguments(data, tmp_path / "run", steps=8, report=True, resume="auto"))
+    page = Page((result.folder / "report.html").read_text())
+    assert "Selection" in page.text
+    assert any(f"{result.summary['test_accuracy']:.2f} %" == part for part in page.text)
+
+
+@pytest.mark.parametrize("count", [1, 3, 60, 400])
+def test_confusion_matrices_of_any_size_are_pictures(count: int) -> None:
+    labels = torch.arange(count).repeat(2)
+    evaluation = Evaluation(
+        [f"a long name of class {i}" * (1 + i % 3) for i in range(count)],
+        *(torch.arange(len(labels)), labels, labels.flip(0)),
+        *(torch.rand(len(labels)), torch.rand(len(labels))),
+    )
+    picture = Image.open(io.BytesIO(figures.png(figures.confusion_matrix(evaluation))))
+    assert max(picture.size) < 3000 and min(picture.size) > 200

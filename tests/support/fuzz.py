@@ -1,0 +1,347 @@
+"""Calls the operators with random arguments, valid and wrong, and fails where one does what it does not document.
+
+    python tests/support/fuzz.py --calls 100000 --seed 0 --host-grid
+    python tests/support/fuzz.py --calls 1 --first 4711 --seed 0 --host-grid    # one call again
+
+Arguments that nobody spoiled must be taken. What an operator takes must give results of the right shape, dtype and
+range, and, for a part of the calls, those of the reference. What it refuses must be refused by a RuntimeError,
+ValueError or TypeError that names the argument, or by torch itself for what does not fit the operator's schema; `out`
+is then as it was. The calls are made in child processes, which tell a crash apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import pickle
+import random
+import re
+import struct
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import emulation
+import torch
+from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, is_within, unchecked_pool
+from spoiling import spoil
+from torch import Tensor
+
+from xmixup_fast import Crops, mix_features, ops
+from xmixup_fast.ops import operators, reference
+
+CALLS_PER_PROCESS = 5000
+HOST_GRID_SHARE = 0.05  # the emulation is slow: it starts a thread of the CPU for each of a block where these wait
+COMPARED_SHARE = 0.3
+META_SHARE = 0.03  # of the calls that nobody spoiled
+
+SIDE = ("pixels", "offsets", "sizes", *Crops._fields)
+MIX_TENSORS = [*(f"{side}_{name}" for side in ("target", "aux") for name in SIDE), "lam", "box"]
+
+
+def mix_arguments(rng: random.Random) -> dict[str, Any]:
+    size = (rng.randint(1, 6), rng.choice([rng.randint(1, 40), rng.randint(500, 600)]))
+    inputs = MixInputs.make(
+        batch=rng.choice([0, 1, 2, 3, 4]),
+        size=size,
+        sizes=[(size[0] + rng.randint(0, 4), size[1] + rng.randint(0, 4)) for _ in range(rng.randint(1, 3))],
+        memory_format=rng.choice([torch.channels_last, torch.contiguous_format]),
+        seed=rng.getrandbits(31),
+        dtype=rng.choice([torch.float32, torch.bfloat16, torch.float16]),
+        resampled=(rng.random() < 0.3, rng.random() < 0.3),
+        boxes=rng.random() < 0.3,
+    )
+    inputs.lam[: rng.randint(0, 2)] = rng.choice([0.0, 1.0])
+    arguments = dict(zip([*MIX_TENSORS, "mean", "std", "size"], inputs.raw(), strict=True))
+    arguments |= {"dtype": inputs.dtype, "memory_format": inputs.memory_format}
+    if rng.random() < 0.5:
+        arguments |= {"out": inputs.empty_out()}
+    return arguments
+
+
+def call_mix(mix: Callable[..., Any], arguments: dict[str, Any], **more: Any) -> Any:
+    others = {name: value for name, value in arguments.items() if name not in MIX_TENSORS or name in ("lam", "box")}
+    sides = []
+    for side in ("target", "aux"):
+        pixels, offsets, sizes, *crops = (arguments[f"{side}_{name}"] for name in SIDE)
+        sides += [unchecked_pool(pixels, offsets, sizes), Crops(*crops)]
+    return mix(*sides, **{**others, **more})
+
+
+def draw_arguments(rng: random.Random) -> dict[str, Any]:
+    inputs = DrawInputs.make(
+        batch=rng.choice([0, 1, 2, 3, 300]),
+        size=(rng.randint(1, 300), rng.randint(1, 300)),
+        room=rng.choice([0, 1, 30, 2**31 - 301]),
+        aux_images=rng.randint(0, 5),
+        intervals=rng.choice([rng.randint(1, 20), rng.randint(1, 5000)]),
+        seed=rng.getrandbits(31),
+    )
+    return {**vars(inputs), "seed": rng.randint(-(2**63), 2**63 - 1), "flip": rng.random() < 0.5}
+
+
+def loss_arguments(rng: random.Random) -> dict[str, Any]:
+    inputs = LossInputs.make(
+        batch=rng.choice([0, 1, 2, 3, 5]),
+        classes=(rng.randint(1, 40), rng.choice([rng.randint(1, 40), rng.randint(120, 300)])),
+        dtype=rng.choice([torch.float32, torch.bfloat16, torch.float16]),
+        spread=rng.choice([0.0, 1.0, 10.0, 1e4]),
+        seed=rng.getrandbits(31),
+    )
+    inputs.lam[: rng.randint(0, 2)] = rng.choice([0.0, 1.0])
+    weights = {"source_weight": rng.choice([0.0, 0.5, 3.0]), "label_smoothing": rng.choice([0.0, 0.1, 1.0])}
+    return {**vars(inputs), **weights}
+
+
+def feature_arguments(rng: random.Random) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(rng.getrandbits(31))
+    shape = [rng.choice([0, 1, 2, 3]), *(rng.choice([1, 2, 3, 8, 40]) for _ in range(rng.randint(0, 3)))]
+    dtype = rng.choice([torch.float32, torch.bfloat16, torch.float16, torch.float64])
+    target, aux = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    if rng.random() < 0.3:
+        target = target.transpose(-1, 0).contiguous().transpose(-1, 0)
+    lam = torch.rand(shape[0], generator=generator)
+    lam[: rng.randint(0, 2)] = rng.choice([0.0, 1.0])
+    return {"target": target, "aux": aux, "lam": lam}
+
+
+MAKERS = {
+    "mix": mix_arguments,
+    "draw": draw_arguments,
+    "dual_head_cross_entropy": loss_arguments,
+    "mix_features": feature_arguments,
+}
+
+TORCH_REFUSES = (
+    r"xmixup_fast(_host_grid)?::\w+\(\) "  # what does not fit the schema
+    r"|Could not run 'xmixup_fast"  # layouts that no kernel is for
+    r"|call, .*Not yet supported ScalarType UNKNOWN_SCALAR"  # integers that are no dtype
+    r"|[\s\S]*can't allocate memory"  # huge expansions of one number, which are copied
+)
+
+
+class Call:
+    """Call ``number`` of all that a seed makes. ``spoiled`` names the arguments that may be wrong."""
+
+    def __init__(self, seed: int, number: int, host_grid: bool) -> None:
+        rng = random.Random(f"{seed}/{number}")
+        self.op = rng.choice(list(MAKERS))
+        self.arguments = MAKERS[self.op](rng)
+        self.spoiled = rng.sample(sorted(self.arguments), rng.choice([0, 0, 1, 1, 1, 2]))
+        for name in self.spoiled:
+            self.arguments[name] = spoil(name, self.arguments[name], rng)
+        if not self.spoiled and rng.random() < META_SHARE:
+            tensors = {name: value for name, value in self.arguments.items() if isinstance(value, Tensor)}
+            self.arguments |= {name: tensor.to("meta") for name, tensor in tensors.items()}
+        self.on_meta = [value.is_meta for value in self.arguments.values() if isinstance(value, Tensor)]
+        self.emulated = host_grid and not any(self.on_meta) and rng.random() < HOST_GRID_SHARE
+        self.is_compared = rng.random() < COMPARED_SHARE
+
+    def run(self) -> str:
+        """What came of it. Raises AssertionError, or what the operator raised, where that is not as documented."""
+        before = copy_tensors(self.arguments)
+        try:
+            result = self.call()
+        except Exception as error:
+            outcome = self.explain(error)
+            if outcome is None or not self.spoiled:
+                raise
+            if outcome == "device-side assert":  # a GPU's threads do not wait for one another's checks
+                before.pop("out", None)
+            assert_unchanged(self.arguments, before)
+            return outcome
+        before.pop("out", None)
+        assert_unchanged(self.arguments, before)
+        if any(self.on_meta):  # fake kernels check the devices alone
+            assert all(self.on_meta)
+            return "taken on meta"
+        self.check(result)
+        if self.is_compared:
+            self.compare(result)
+            return "compared"
+        return "taken"
+
+    def call(self) -> Any:
+        library = torch.ops.xmixup_fast_host_grid if self.emulated else torch.ops.xmixup_fast
+        operators._library = library  # type: ignore[assignment]
+        if self.op == "mix":
+            return call_mix(ops.mix, self.arguments)
+        if self.op == "mix_features":
+            return mix_features(**self.arguments)
+        return getattr(ops, self.op)(**self.arguments)
+
+    def explain(self, error: Exception) -> str | None:
+        """Who refused the arguments, or None for an error that is not documented."""
+        message = str(error)
+        names = "|".join(map(re.escape, self.arguments))
+        if isinstance(error, RuntimeError) and re.match(rf"xmixup_fast\.{self.op}: ({names})\b", message):
+            return "refused by name"
+        if isinstance(error, ValueError) and re.match(rf"({names}): expected", message):
+            return "refused by name"
+        if self.emulated and message.startswith(f"device-side assert triggered: {self.op}: "):
+            return "device-side assert"
+        if isinstance(error, (RuntimeError, TypeError)) and re.match(TORCH_REFUSES, message):
+            return "refused by torch"
+        return None
+
+    def check(self, result: Any) -> None:
+        """Shapes, dtypes and ranges of a result."""
+        given = self.arguments
+        if self.op == "mix":
+            out = given.get("out")
+            assert out is None or result is out
+            assert result.dtype == (given["dtype"] if out is None else out.dtype)
+            assert result.shape == (len(given["lam"]), 3, *given["size"])
+            assert result.numel() == 0 or result.is_contiguous(memory_format=given["memory_format"])
+            assert given["std"] != IMAGENET["std"] or given["mean"] != IMAGENET["mean"] or result.isfinite().all()
+        elif self.op == "draw":
+            batch = len(given["sample"])
+            for crops in result[:2]:
+                assert (crops.index.dtype, crops.index.shape) == (torch.int64, (batch,))
+                assert (crops.window.dtype, crops.window.shape) == (torch.int32, (batch, 4))
+                assert (crops.flip.dtype, crops.flip.shape) == (torch.bool, (batch,))
+            assert (result.lam.dtype, result.lam.shape) == (torch.float32, (batch,))
+            assert result.lam.isfinite().all()
+        elif self.op == "mix_features":
+            assert (result.dtype, result.shape) == (given["target"].dtype, given["target"].shape)
+        else:
+            assert result.dtype == torch.float32 and result.shape == ()
+            usual = len(given["lam"]) > 0 and not {"target_logits", "source_logits", "source_weight"} & {*self.spoiled}
+            assert not usual or result.isfinite().all()
+
+    def compare(self, result: Any) -> None:
+        """With the reference, as exactly as the operators' tests do."""
+        given = self.arguments
+        if self.op == "mix":
+            given = {name: value for name, value in given.items() if name != "out"}
+            given["size"] = tuple(map(int, given["size"]))
+            expected = call_mix(reference.mix, given, dtype=torch.float32)
+            error = 2 * call_mix(error_of_mix, given) + TINY
+            assert is_within(result, expected, error), "mix: other numbers than the reference's"
+        elif self.op == "draw":
+            expected = reference.draw(**{**given, "flip": bool(given["flip"])})
+            pairs = zip((*result[0], *result[1], *result[2:]), (*expected[0], *expected[1], *expected[2:]), strict=True)
+            assert all(torch.equal(*pair) for pair in pairs), "draw: other numbers than the reference's"
+        elif self.op == "mix_features":
+            computed = torch.promote_types(result.dtype, torch.float32)
+            expected = reference.mix_features(*(tensor.to(computed) for tensor in given.values()))
+            torch.testing.assert_close(result, expected.to(result.dtype), rtol=0, atol=0, equal_nan=True)
+        else:
+            inputs = LossInputs(**given)
+            inputs.label_smoothing = float(torch.tensor(inputs.label_smoothing))  # as the kernels hold it
+            # Of extreme numbers, a sum may overflow in float32 or not, as it is ordered.
+            expected = [i.call(reference.dual_head_cross_entropy).float() for i in (inputs, inputs.double())]
+            close = [torch.isclose(result, one, rtol=1e-5, atol=1e-5, equal_nan=True) for one in expected]
+            assert any(close), f"dual_head_cross_entropy: {result}, and the reference's {expected}"
+
+
+TINY = 2.0**-126
+"""Below this, float32 has fewer digits: for extreme values of ``std``."""
+
+
+def error_of_mix(*sides: Any, lam: Tensor, mean: Any, std: Any, size: Any, **_: Any) -> Tensor:
+    return MixInputs(*sides, lam, size).error(mean, std)
+
+
+def copy_tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """Copies of the tensors that hold something, and are no huge expansion of one number."""
+    tensors = {name: t for name, t in arguments.items() if isinstance(t, Tensor) and t.layout == torch.strided}
+    return {name: t.detach().clone() for name, t in tensors.items() if not t.is_meta and t.numel() < 2**30}
+
+
+def assert_unchanged(arguments: dict[str, Any], before: dict[str, Tensor]) -> None:
+    for name, tensor in before.items():
+        assert ((arguments[name] == tensor) | (tensor != tensor)).all(), f"{name} was changed"
+
+
+# --- chunks of calls, each in a process of its own ---
+
+
+@dataclass
+class Chunk:
+    """What became of some calls: outcomes, and the numbers of the calls that failed."""
+
+    outcomes: Counter[tuple[str, str, str]]
+    failed: list[int]
+
+
+def run_chunk(numbers: range, options: argparse.Namespace) -> Chunk:
+    """Runs the calls in a child process; the call in which it ends otherwise than by itself has failed."""
+    current = mmap.mmap(-1, 8)  # shared with the child: the call that it is in
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reading)
+            chunk = run_calls(numbers, options, current)
+            with os.fdopen(writing, "wb") as pipe:
+                pipe.write(pickle.dumps(chunk))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        written = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == 0:
+        return pickle.loads(written)
+    (crashed,) = struct.unpack("q", current[:])
+    print(f"call {crashed}: the process ended with {status}", flush=True)
+    rest = run_chunk(range(crashed + 1, numbers.stop), options) if crashed + 1 < numbers.stop else Chunk(Counter(), [])
+    return Chunk(rest.outcomes, [crashed, *rest.failed])
+
+
+def run_calls(numbers: range, options: argparse.Namespace, current: mmap.mmap) -> Chunk:
+    chunk = Chunk(Counter(), [])
+    for number in numbers:
+        current[:] = struct.pack("q", number)
+        call = Call(options.seed, number, options.host_grid)
+        try:
+            outcome = call.run()
+        except Exception as error:
+            outcome = "unexplained"
+            chunk.failed.append(number)
+            print(f"call {number}: {call.op}, emulated: {call.emulated}, spoiled: {call.spoiled}")
+            for name in call.spoiled:
+                print(f"  {name} = {call.arguments[name]!r:.400}")
+            trace = "".join(traceback.format_tb(error.__traceback__, limit=-2))
+            print(f"{trace}{type(error).__name__}: {error!s:.400}", flush=True)
+        chunk.outcomes[call.op, "host_grid" if call.emulated else "cpu", outcome] += 1
+    return chunk
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=100_000, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one")
+    parser.add_argument("--seed", type=int, default=0, help="of all arguments")
+    parser.add_argument("--host-grid", action="store_true", help="call the emulated CUDA kernels too")
+    options = parser.parse_args()
+    if options.host_grid:
+        emulation.load()
+    torch.set_num_threads(1)  # threads would not outlive a fork
+    started = time.perf_counter()
+    outcomes: Counter[tuple[str, str, str]] = Counter()
+    failed: list[int] = []
+    for begin in range(options.first, options.first + options.calls, CALLS_PER_PROCESS):
+        end = min(begin + CALLS_PER_PROCESS, options.first + options.calls)
+        chunk = run_chunk(range(begin, end), options)
+        outcomes += chunk.outcomes
+        failed += chunk.failed
+    for (op, kernels, outcome), count in sorted(outcomes.items()):
+        print(f"{op:24}{kernels:12}{outcome:20}{count:8}")
+    print(f"{options.calls} calls in {time.perf_counter() - started:.0f} s, {len(failed)} failed")
+    for number in failed:
+        again = f"--calls 1 --first {number} --seed {options.seed}" + " --host-grid" * options.host_grid
+        print(f"  again: python tests/support/fuzz.py {again}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

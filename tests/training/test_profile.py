@@ -1,0 +1,114 @@
+"""Properties of --profile: a trace and a table whose parts make up the step, and the same run to the bit."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import run
+from safetensors.torch import load_file
+from xmixup_fast.settings.identity import identity
+
+from xmixup_fast.settings.fields import Settings
+from xmixup_fast.training import profiler as profiling
+from xmixup_fast.training.profiler import PARTS, no_span, table
+
+ROWS = [*PARTS, "other", "step"]
+
+
+def numbers(lines: list[str]) -> dict[str, list[float]]:
+    """The numbers of each row of a table."""
+    found = {}
+    for line in lines:
+        match = re.match(r"  (\w[a-z ]*?) +([\d. %]+)$", line)
+        if match:
+            found[match[1]] = [float(number.rstrip("%")) for number in match[2].split()]
+    return found
+
+
+def parts_add_up(rows: dict[str, list[float]]) -> bool:
+    return all(
+        sum(rows[name][column] for name in ROWS[:-1]) == pytest.approx(rows["step"][column], abs=0.06 * len(ROWS))
+        for column in range(len(rows["step"]))
+    )
+
+
+@pytest.mark.parametrize("storage", ["resident", "stream"])
+@pytest.mark.parametrize("steps", [9, 2])
+def test_a_profiled_run_is_the_same_run(data: Path, tmp_path: Path, capsys: Any, steps: int, storage: str) -> None:
+    settings = {"steps": steps, "storage": storage, "grad_accum_steps": 2}
+    plain = run(data, tmp_path / "plain", **settings)
+    capsys.readouterr()
+    profiled = run(data, tmp_path / "profiled", profile=True, **settings)
+    weights = [load_file(result.folder / "model.safetensors") for result in (plain, profiled)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    said = capsys.readouterr().out.splitlines()
+    assert f"the profiler's trace: {profiled.folder}/trace.json.gz" in said
+    before = min(profiling.WARM_UP_STEPS, steps // 2)
+    assert any(line.startswith(f"mean of {steps - before} steps ") for line in said)
+    rows = numbers(said)
+    assert list(rows) == ROWS and parts_add_up(rows) and rows["forward"][0] > 0 and rows["backward"][0] > 0
+    with gzip.open(profiled.folder / "trace.json.gz") as file:
+        names = [event.get("name") for event in json.load(file)["traceEvents"]]
+    assert names.count("forward") == 2 * names.count("step")
+    assert set(PARTS) - set(names) <= ({"draw"} if (steps, storage) == (2, "stream") else set())  # drawn ahead
+
+
+def test_profiling_is_off_by_default_and_tells_no_runs_apart(data: Path, tmp_path: Path, capsys: Any) -> None:
+    assert not (run(data, tmp_path / "run", "finetune", steps=1).folder / "trace.json.gz").exists()
+    assert "mean of" not in capsys.readouterr().out
+    plain = Settings(target="a", model="b")
+    assert identity(plain) == identity(Settings(target="a", model="b", profile=True))
+    assert no_span("mix") is no_span("draw")  # nothing is made for it
+
+
+def span(name: str, begin: float, length: float, thread: int = 1) -> dict[str, Any]:
+    return {"cat": "user_annotation", "name": name, "ts": begin, "dur": length, "tid": thread}
+
+
+def launch(at: float, correlation: int, category: str = "kernel", length: float = 100.0) -> Iterator[dict[str, Any]]:
+    """A call on another thread, and what it starts on the GPU, later."""
+    arguments = {"correlation": correlation}
+    yield {"cat": "cuda_runtime", "name": "launch", "ts": at, "dur": 1, "tid": 2, "args": arguments}
+    yield {"cat": category, "name": "work", "ts": at + 5000, "dur": length, "tid": 7, "args": arguments}
+
+
+STEP = [
+    span("step", 1000, 1000),
+    span("wait for data", 1000, 300),
+    span("draw", 1100, 100),
+    span("forward", 1400, 200),
+    span("backward", 1600, 300),
+    span("forward", 1400, 200, thread=9),
+]
+
+
+def test_a_part_counts_nothing_of_parts_inside_of_it() -> None:
+    events = [*STEP, span("mix", 5000, 10), *({**event, "ts": event["ts"] + 10000} for event in STEP)]
+    lines = table(events)
+    assert lines[0].split() == ["mean", "of", "2", "steps", "ms", "share"]
+    assert numbers(lines) == {
+        **{"wait for data": [0.2, 20.0], "draw": [0.1, 10.0], "mix": [0.005, 0.5], "forward": [0.2, 20.0]},
+        **{"backward": [0.3, 30.0], "update": [0.0, 0.0], "other": [0.2, 20.0], "step": [1.0, 100.0]},
+    }
+
+
+def test_gpu_work_belongs_to_the_part_that_launched_it() -> None:
+    works = [launch(1450, 1), launch(1700, 2, length=300), launch(1950, 3, "gpu_memcpy"), launch(3000, 4)]
+    lines = table([*STEP, *(event for work in works for event in work)])
+    assert lines[0].split()[-4:] == ["share", "GPU", "ms", "share"]
+    rows = numbers(lines)
+    assert [rows[name][2:] for name in ("forward", "backward", "other", "step")] == [
+        *([0.1, 10.0], [0.3, 30.0], [0.1, 10.0], [0.5, 50.0]),
+    ]
+    assert parts_add_up(rows)
+
+
+def test_a_trace_without_steps_is_said() -> None:
+    assert table([span("mix", 1, 2)]) == ["profile: no step was profiled"]
