@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from timm.optim import param_groups_layer_decay
 from torch import Tensor
 from transfer import Case
-from xmixup_fast.settings.identity import identity
 
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 from xmixup_fast.settings.fields import Settings
+from xmixup_fast.settings.identity import identity
 from xmixup_fast.training.optimizer import freeze, parameter_groups, rate
 from xmixup_fast.training.run import Result, fit
 from xmixup_fast.training.trainer import Trainer

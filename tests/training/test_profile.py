@@ -13,9 +13,9 @@ import pytest
 import torch
 from runs import run
 from safetensors.torch import load_file
-from xmixup_fast.settings.identity import identity
 
 from xmixup_fast.settings.fields import Settings
+from xmixup_fast.settings.identity import identity
 from xmixup_fast.training import profiler as profiling
 from xmixup_fast.training.profiler import PARTS, no_span, table
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from interrupted_runs import interrupted, run
 from runs import arguments, flags
-from xmixup_fast.settings.identity import identity
 
 from xmixup_fast.settings.fields import Settings
+from xmixup_fast.settings.identity import identity
 from xmixup_fast.train import main
 from xmixup_fast.training import loggers
 from xmixup_fast.training.run_folder import Recorder

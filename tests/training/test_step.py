@@ -13,12 +13,12 @@ from runs import run
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transfer import Case, tiny_case
-from xmixup_fast.settings.identity import identity
 
 from xmixup_fast.batches.plan import Draw
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.delta import Delta
 from xmixup_fast.settings.fields import Settings
+from xmixup_fast.settings.identity import identity
 from xmixup_fast.training import cuda_graph as graphs
 from xmixup_fast.training.resolve import resolved
 from xmixup_fast.training.trainer import Trainer
