@@ -29,7 +29,7 @@ from torch import Tensor
 
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.choose import make_decoder
-from xmixup_fast.data.image_store import PoolBuilder
+from xmixup_fast.data.image_store import ImageStore
 
 SHORT_SIDE = 256
 FILES, REPEATS, ROUNDS = 64, 4, 5
@@ -99,7 +99,7 @@ def test_windows(benchmark: Any, samples: list[Sample]) -> None:
         for size in sizes
     ]
     with ThreadPoolExecutor(THREADS) as workers:
-        crops = {name: decoder.cropper(workers) for name, decoder in decoders.items()}
+        crops = {name: decoder.window_decoder(workers) for name, decoder in decoders.items()}
 
         def batches(name: str) -> Iterator[Tensor]:
             for begin in range(0, IMAGES, BATCH):
@@ -123,7 +123,7 @@ def test_pool(benchmark: Any, samples: list[Sample], name: str, tmp_path: Path) 
     decoder = make_decoder(name, SHORT_SIDE, torch.device("cpu"), THREADS, print)
 
     def build() -> int:
-        return len(PoolBuilder(decoder, tmp_path / "cache", 2**40, lambda line: None).build(samples, "photos"))
+        return len(ImageStore(decoder, tmp_path / "cache", 2**40, lambda line: None).build(samples, "photos"))
 
     def decode_only() -> int:
         return sum(1 for image in decoder.decode(sample.image for sample in samples) if isinstance(image, Tensor))

@@ -18,13 +18,13 @@ from torch import Tensor
 from xmixup_fast import Crops, ops
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.lam import beta_quantiles
-from xmixup_fast.ops.operators import Draws
+from xmixup_fast.ops.operators import DrawOutput
 
 BATCH, SIZE, ROUNDS, CALLS = 64, (224, 224), 51, 20
 CLASSES, MEMBERS = 102, 1300  # flowers, each with one class of ImageNet
 
 
-def eager(inputs: DrawInputs, generator: torch.Generator) -> Draws:
+def eager(inputs: DrawInputs, generator: torch.Generator) -> DrawOutput:
     """The same odds from a torch.Generator, in two dozen calls of PyTorch."""
 
     def below(limit: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def eager(inputs: DrawInputs, generator: torch.Generator) -> Draws:
     place = torch.rand(len(inputs.label), generator=generator) * (len(inputs.lam_quantiles) - 1)
     left = place.long()
     lam = torch.lerp(inputs.lam_quantiles[left], inputs.lam_quantiles[left + 1], place - left)
-    return Draws(target_crops, aux_crops, lam, torch.rand(len(lam), 2, generator=generator))
+    return DrawOutput(target_crops, aux_crops, lam, torch.rand(len(lam), 2, generator=generator))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def sides(inputs: DrawInputs) -> dict[str, Any]:
     }
 
 
-def check(draws: Draws, inputs: DrawInputs, side: str) -> None:
+def check(draws: DrawOutput, inputs: DrawInputs, side: str) -> None:
     """What is fused equals the reference; what is eager has other random numbers, but must obey the same limits."""
     expected = inputs.call(reference.draw)
     if side != "eager":

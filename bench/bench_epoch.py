@@ -37,9 +37,9 @@ from xmixup_fast.batches.render import Renderer
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.choose import make_decoder
-from xmixup_fast.data.image_store import PoolBuilder
+from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.ops import reference
-from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.settings.fields import Settings
 
 CLASSES, FILES, IMAGES, BATCH = 8, 64, 256, 32
@@ -82,7 +82,7 @@ class Resident:
 
     def __init__(self, target: Path, source: Path) -> None:
         decoder = make_decoder("auto", SHORT_SIDE, torch.device("cpu"), THREADS, print)
-        builder = PoolBuilder(decoder, None, None, lambda line: None)
+        builder = ImageStore(decoder, None, None, lambda line: None)
         self.target, self.source = (
             builder.build([Sample(FileImage(path), label) for path, label in listed(folder)], folder.name)
             for folder in (target, source)
@@ -91,7 +91,7 @@ class Resident:
             target=str(target), model="none", epochs=1, batch_size=BATCH, image_size=SIZE, alpha=ALPHA, seed=SEED
         )
         self.stream = builder.stream([Sample(FileImage(path), label) for path, label in listed(target)], "stream")
-        self.aux = Auxiliary.of(self.source, [[label] for label in range(CLASSES)])
+        self.aux = AuxiliaryIndex.of(self.source, [[label] for label in range(CLASSES)])
         self.sampler = Sampler(self.target.labels, self.target.sizes, self.aux, settings)
 
         self.renderers = {

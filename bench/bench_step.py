@@ -31,7 +31,7 @@ from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops import reference
-from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.training.trainer import Trainer
 
@@ -73,7 +73,7 @@ class UserMixup:
             ]
         )
 
-    def first_steps(self, steps: int) -> int:
+    def source_phase_steps(self, steps: int) -> int:
         return 0
 
     def draw(self, sampler: UserMixup, step: int) -> UserDraw:
@@ -131,7 +131,7 @@ def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
         if side in METHODS:
             network.source_matched = torch.ones(SOURCE_CLASSES, dtype=torch.bool)  # as if it were pretrained
             offsets = torch.arange(TARGET_CLASSES + 1) * (IMAGES // TARGET_CLASSES)
-            source = Auxiliary(aux.labels, aux.sizes, offsets, torch.arange(IMAGES))
+            source = AuxiliaryIndex(aux.labels, aux.sizes, offsets, torch.arange(IMAGES))
             method: Any = METHODS[side](settings, network)
             sampler: Any = Sampler(target.labels, target.sizes, source, settings)
         else:

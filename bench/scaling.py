@@ -114,13 +114,13 @@ def measure(settings: Settings) -> dict[str, float]:
     gradients = torch.zeros(parameters, device=settings.device)
 
     def step() -> None:
-        (loss,) = distributed.total(float(trainer.step()))
-        distributed.largest(0, 0)
+        (loss,) = distributed.all_reduce_sum(float(trainer.step()))
+        distributed.all_reduce_max(0, 0)
         assert np.isfinite(loss)
 
     def agree() -> None:
-        distributed.total(1.0)
-        distributed.largest(0, 0)
+        distributed.all_reduce_sum(1.0)
+        distributed.all_reduce_max(0, 0)
 
     def reduce() -> None:
         if distributed.world_size() > 1:
@@ -137,8 +137,8 @@ def measure(settings: Settings) -> dict[str, float]:
         "images": settings.batch_size,
         "rate": settings.batch_size / seconds["step"],
         "gradient_bytes": 4 * parameters,
-        **dict(zip(("memory", "pools"), distributed.total(whole / MIB, pools / MIB), strict=True)),
-        "private": distributed.largest(private / MIB)[0],
+        **dict(zip(("memory", "pools"), distributed.all_reduce_sum(whole / MIB, pools / MIB), strict=True)),
+        "private": distributed.all_reduce_max(private / MIB)[0],
     }
 
 
@@ -150,7 +150,7 @@ def median_seconds(what: Callable[[], object]) -> float:
         began = time.perf_counter()
         what()
         seconds.append(time.perf_counter() - began)
-    return distributed.largest(statistics.median(seconds[WARMUP:]))[0]
+    return distributed.all_reduce_max(statistics.median(seconds[WARMUP:]))[0]
 
 
 def memory(pools: str) -> tuple[int, int, int]:

@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 
 from .features import mix_features
 from .ops.image_pool import Crops, ImagePool
-from .ops.operators import Draws, draw, dual_head_cross_entropy, mix
+from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix
 
 if TYPE_CHECKING:
     from .ops.lam import rectangles
@@ -40,7 +40,7 @@ _LAZY = {
 
 __all__ = [
     "Crops",
-    "Draws",
+    "DrawOutput",
     "ImagePool",
     "MixedLabels",
     "Result",

@@ -34,13 +34,13 @@ from typing import Any
 
 import yaml
 
-from .comparison.plan import COMMON, Comparison, Task, pair_key, read
+from .comparison.plan import COMMON, Comparison, Task, read, timing_key
 from .comparison.plot import plot
 from .comparison.results import Results
-from .comparison.tables import ahead, comma_separated, markdown, rows
+from .comparison.tables import comma_separated, markdown, paired_table, rows
 from .comparison.tuning import choose, tuned
 from .comparison.workers import Workers
-from .runtime.distributed import check_alone
+from .runtime.distributed import require_one_process
 from .runtime.files import around_markers, write_between_markers, write_text
 from .settings.fields import Settings
 
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
-    check_alone()
+    require_one_process()
     results = Results(comparison.results)
     if asked.versus is not None and asked.versus not in comparison.methods:
         raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {asked.versus}")
@@ -148,7 +148,7 @@ def _write_tables(
     for run in runs:
         if run.key in done:
             by_seed.setdefault((run.method, run.task), {})[run.settings.seed] = done[run.key]
-    pairs = {(run.method, run.task): pair_key((base, run)) for base, run in comparison.pairs(chosen)}
+    pairs = {(run.method, run.task): timing_key((base, run)) for base, run in comparison.pairs(chosen)}
     seconds = {place: timed[key] for place, key in pairs.items() if key in timed}
     made = rows(by_seed, seconds, comparison.methods, comparison.tasks, split)
 
@@ -167,7 +167,7 @@ def _write_tables(
     ]
     parts = [markdown(made, split), " ".join(filter(None, notes))]
     if versus is not None:
-        parts.insert(1, ahead(by_seed, versus, comparison.methods, comparison.tasks, split))
+        parts.insert(1, paired_table(by_seed, versus, comparison.methods, comparison.tasks, split))
     if comparison.grid:
         parts.append(tuned(comparison, lines))
     text = "\n\n".join(parts)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .runtime.distributed import check_alone
+from .runtime.distributed import require_one_process
 from .training.run import Result, fit
 
 Pixels = NDArray[np.uint8]
@@ -73,7 +73,7 @@ def main(output: Path | None = None, budget: Budget | None = None) -> dict[str, 
     Everything is written to ``output``, ``runs/TIME-demo`` if not given: both datasets as class folders, and the run
     folder of each run. Raises FileExistsError where that is there already, and ValueError under torchrun.
     """
-    check_alone()
+    require_one_process()
     budget = budget or Budget()
     output = output or Path("runs", time.strftime("%Y%m%d-%H%M%S-demo"))
     output.mkdir(parents=True)

@@ -62,21 +62,21 @@ class Options:
     """CPU threads; PyTorch's default if not given."""
 
 
-def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
-    """Evaluates as the options say, and writes evaluation.json and confusion.png; ``say`` gets lines for the user.
+def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
+    """Evaluates as the options say, and writes evaluation.json and confusion.png; ``log`` gets lines for the user.
 
     Raises ValueError and OSError, with a message for the user, for what cannot be used.
     """
     from .batches.render import Renderer
-    from .data.bad_files import check_bad, list_bad, skipped, to_json, without
-    from .evaluation import examine
+    from .data.bad_files import list_bad, refuse_bad_files, skipped, to_json, without
+    from .evaluation import evaluate_network
     from .models.trained import load
     from .report import figures
     from .runtime.device import reproducible
     from .training.images import make_builder
     from .training.resolve import run_name
 
-    distributed.check_alone()
+    distributed.require_one_process()
     network, preprocessing = load(options.model)
     settings, is_own = _settings(options, network.model_name, preprocessing)
     folder = Path(options.output or Path("runs", run_name("evaluate", settings)))
@@ -84,14 +84,14 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
         raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
     split, samples, bad = _samples(settings, is_own, options.split, network.classes)
     with reproducible(settings.seed, settings.threads):
-        builder = make_builder(settings, say)
+        builder = make_builder(settings, log)
         images = builder.images(samples, f"{split} images", settings.storage).to(settings.device)
-        bad = check_bad(bad + builder.bad, settings.bad_files, "evaluates without them")
+        bad = refuse_bad_files(bad + builder.bad, settings.bad_files, "evaluates without them")
         if not len(images):
             raise ValueError(f"target: {settings.target}: none of its images can be decoded\n{list_bad(bad)}")
-        network.place(settings.device)
+        network.to_device(settings.device)
         renderer = Renderer(images, None, network.mean, network.std, preprocessing.image_size)
-        evaluation = examine(network, renderer, images, settings.batch_size)
+        evaluation = evaluate_network(network, renderer, images, settings.batch_size)
     evaluation = replace(evaluation, names=[sample.image.name for sample in without(samples, bad)])
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,14 +101,14 @@ def run(options: Options, say: Callable[[str], object] = print) -> Evaluation:
         "bad_files": to_json(bad),
     }
     write_json(folder / "evaluation.json", content)
-    say("\n".join(evaluation.lines()))
+    log("\n".join(evaluation.lines()))
     if bad:
-        say(f"{skipped(bad)}; evaluation.json lists them")
-    say(
+        log(f"{skipped(bad)}; evaluation.json lists them")
+    log(
         f"{split}: {evaluation.accuracy:.2f} % of {len(evaluation)} images, mean of the classes "
         f"{evaluation.balanced_accuracy:.2f} %, loss {evaluation.loss:.4f}"
     )
-    say(f"evaluation.json and confusion.png in {folder}")
+    log(f"evaluation.json and confusion.png in {folder}")
     return evaluation
 
 

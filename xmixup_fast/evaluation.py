@@ -142,7 +142,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def examine(
+def evaluate_network(
     network: Network, renderer: Renderer, images: Images, batch_size: int, positions: Tensor | None = None
 ) -> Evaluation:
     """Evaluates a network on unmixed centre crops of the images at some positions, int64[n]; of all, if not given.
@@ -165,7 +165,7 @@ def examine(
     return Evaluation(network.classes, positions.cpu(), labels, predicted, probabilities, losses)
 
 
-def merge(parts: Sequence[Evaluation]) -> Evaluation:
+def merge_evaluations(parts: Sequence[Evaluation]) -> Evaluation:
     """The evaluation of all images out of evaluations of parts of them, in the images' order.
 
     Raises ValueError where an image is in two parts.

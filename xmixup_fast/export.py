@@ -33,7 +33,7 @@ from .models.network import Network
 from .models.trained import Preprocessing, load, load_network, save
 from .ops.image_pool import ImagePool
 from .runtime import distributed
-from .runtime.files import replacing
+from .runtime.files import atomic_write
 
 Run = Callable[[Tensor], Tensor]
 """Gives logits, float[B, K], for a batch of inputs."""
@@ -213,14 +213,14 @@ def _write(exporter: Exporter, name: str, path: Path) -> float:
                 f"format: {name}: logits differ from the network's by {difference:.1e} of the largest logit, more than "
                 f"{TOLERANCE:.0e}; the file is not kept"
             )
-        with replacing(path) as place:
+        with atomic_write(path) as place:
             os.replace(aside, place)
     return difference
 
 
 def run(asked: argparse.Namespace) -> None:
     """Exports what the flags ask for, and says so. Raises as :func:`export` does."""
-    distributed.check_alone()
+    distributed.require_one_process()
     for name, difference in export(asked.weights, asked.format, asked.output, asked.with_preprocessing).items():
         path = asked.output / f"model{FORMATS[name]}"
         print(

@@ -55,7 +55,7 @@ class Suggestions:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RangeTest:
     """What a range test saw, one value for each step."""
 
     rates: list[float]
@@ -92,7 +92,7 @@ def longest_fall(values: Sequence[float]) -> list[int]:
     return fall[::-1]
 
 
-def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
+def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     """Tests learning rates as the settings say; prints the suggestion, and writes lr.json and lr.png.
 
     Raises as :func:`xmixup_fast.fit` does.
@@ -102,10 +102,10 @@ def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
     from .training.resolve import resolved, run_name
     from .training.trainer import Trainer
 
-    folder = Path(settings.output or Path("runs", distributed.of_first(run_name("find-lr", settings))))
+    folder = Path(settings.output or Path("runs", distributed.broadcast_object(run_name("find-lr", settings))))
     first = distributed.rank() == 0
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         if first:
             print(text, flush=True)
 
@@ -117,36 +117,36 @@ def run(settings: Settings) -> tuple[Sweep, Suggestions | None]:
     settings = replace(settings, output=str(folder), resume="never", steps=steps, **steady)  # type: ignore[arg-type]
     with reproducible(settings.seed, settings.threads):
         settings = resolved(settings)
-        prepared = prepare(settings, say)
+        prepared = prepare(settings, log)
         trainer = Trainer(prepared.network, prepared.method, prepared.sampler, prepared.renderer, settings)
         swept = sweep(trainer, steps)
     found = swept.suggestions()
     if first:
         _write(folder, settings, swept, found)
-    say(describe(swept, found))
-    say(f"lr.json and lr.png in {folder}")
+    log(describe(swept, found))
+    log(f"lr.json and lr.png in {folder}")
     return swept, found
 
 
-def _write(folder: Path, settings: Settings, swept: Sweep, found: Suggestions | None) -> None:
+def _write(folder: Path, settings: Settings, swept: RangeTest, found: Suggestions | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     draw(swept, found, f"{settings.method} on {Path(settings.target).name}, {settings.model}", folder / "lr.png")
     report = {"suggestions": asdict(found) if found else None, **asdict(swept)}
     write_json(folder / "lr.json", report)
 
 
-def sweep(trainer: Trainer, steps: int) -> Sweep:
+def sweep(trainer: Trainer, steps: int) -> RangeTest:
     """Trains for so many steps, or until the loss diverges, while the learning rates grow."""
     from tqdm import tqdm
 
-    swept = Sweep([], [], [])
+    swept = RangeTest([], [], [])
     average, least = 0.0, math.inf
     # None: no bar where stderr is not a terminal.
     for step in tqdm(range(steps), "range test", unit=" steps", leave=False, disable=distributed.rank() > 0 or None):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / max(steps - 1, 1))
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
-        (loss,) = distributed.total(float(trainer.step()))
+        (loss,) = distributed.all_reduce_sum(float(trainer.step()))
         if not math.isfinite(loss):
             break
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
@@ -160,7 +160,7 @@ def sweep(trainer: Trainer, steps: int) -> Sweep:
     return swept
 
 
-def describe(swept: Sweep, found: Suggestions | None) -> str:
+def describe(swept: RangeTest, found: Suggestions | None) -> str:
     """A line for the user."""
     if not swept.rates:
         return "no suggestion: the first loss is not finite"
@@ -173,7 +173,7 @@ def describe(swept: Sweep, found: Suggestions | None) -> str:
     )
 
 
-def draw(swept: Sweep, found: Suggestions | None, title: str, path: Path) -> None:
+def draw(swept: RangeTest, found: Suggestions | None, title: str, path: Path) -> None:
     """Draws losses over learning rates, with the suggestions, as a PNG file."""
     from matplotlib.figure import Figure
 

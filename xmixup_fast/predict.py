@@ -35,13 +35,13 @@ from .data.bad_files import list_bad, printable, skipped
 from .data.dataset import BadFile, FileImage, Image
 from .data.decoding.choose import make_decoder
 from .data.readers.folder import find_images
-from .models.class_names import describe
+from .models.class_names import readable_name
 from .models.network import Network
 from .models.trained import Preprocessing, load
 from .ops.image_pool import ImagePool
 from .runtime import distributed
 from .runtime.device import usable_device
-from .runtime.files import replacing
+from .runtime.files import atomic_write
 
 Policy = Literal["error", "skip"]
 DecoderName = Literal["auto", "dali", "torchvision"]
@@ -111,12 +111,12 @@ class _Classifier:
     """A network that looks at decoded images just as evaluation does."""
 
     def __init__(self, network: Network, preprocessing: Preprocessing, top_k: int, device: torch.device) -> None:
-        self.network = network.place(device)
+        self.network = network.to_device(device)
         self.preprocessing = preprocessing
         self.top_k = min(top_k, len(preprocessing.classes))
         self.device = device
         self.classes = preprocessing.classes
-        self.meanings = list(map(describe, self.classes))
+        self.meanings = list(map(readable_name, self.classes))
         empty = ImagePool.from_images([])
         self.renderer = Renderer(empty, None, preprocessing.mean, preprocessing.std, preprocessing.image_size)
 
@@ -206,7 +206,7 @@ def _opened(output: Path | None) -> Iterator[IO[str]]:
     if output is None:
         yield sys.stdout
         return
-    with replacing(output) as aside, aside.open("w", encoding="utf-8") as file:
+    with atomic_write(output) as aside, aside.open("w", encoding="utf-8") as file:
         yield file
 
 
@@ -245,7 +245,7 @@ def run(asked: argparse.Namespace) -> None:
     """Predicts what the flags ask for. Raises as :func:`predict` does, ValueError and OSError for the output."""
     from tqdm import tqdm
 
-    distributed.check_alone()
+    distributed.require_one_process()
     if asked.output is not None and asked.output.suffix not in SUFFIXES:
         raise ValueError(f"output: expected a file named {' or '.join(SUFFIXES)}, got {asked.output}")
     if asked.output is not None and not asked.output.parent.is_dir():

@@ -40,7 +40,7 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    from .data.bad_files import check_bad, list_bad, skipped, to_json
+    from .data.bad_files import list_bad, refuse_bad_files, skipped, to_json
     from .data.decoding.choose import make_decoder
     from .models.build import build
     from .report.contact_sheet import contact_sheets
@@ -58,7 +58,7 @@ def run(settings: Settings) -> Selection:
 
     rank = distributed.rank()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         if rank == 0:
             print(text, flush=True)
 
@@ -70,10 +70,10 @@ def run(settings: Settings) -> Selection:
             *(settings.model, settings.weights, target.classes, source.classes, settings.seed),
             image_size=settings.image_size,
         )
-        network.place(settings.device)
+        network.to_device(settings.device)
         threads = torch.get_num_threads()
-        decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, say)
-        chooser = selector.Selector(settings, network, decoder, say, bad)
+        decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, log)
+        chooser = selector.AuxiliarySelector(settings, network, decoder, log, bad)
         try:
             selection = chooser.select(chooser.stream(target.train, "target images", bad), target, source)
         except ValueError as error:
@@ -84,7 +84,7 @@ def run(settings: Settings) -> Selection:
         return selection
 
     sheets = contact_sheets(selection, target, source, bad)
-    bad = check_bad(bad, settings.bad_files)
+    bad = refuse_bad_files(bad, settings.bad_files)
     report = selector.report(settings, selection, target, source)
     report["bad_files"] = to_json(bad)
     print(f"{report['how']}: {len(target.classes)} target classes, {len(source.classes)} source classes")

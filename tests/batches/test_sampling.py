@@ -15,12 +15,12 @@ from xmixup_fast import ImagePool
 from xmixup_fast.batches.plan import Draw
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.batches.seeds import hash_integers
-from xmixup_fast.data.center_crops import center_crops
-from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.data.center_crops import center_windows
+from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.ops.lam import TABLE_SIZE, beta_quantiles
 from xmixup_fast.settings.fields import Settings
 
-AUX = Auxiliary(
+AUX = AuxiliaryIndex(
     labels=torch.tensor([4, 4, 9, 6]),
     sizes=torch.tensor([[10, 12], [14, 10], [11, 11], [10, 10]], dtype=torch.int32),
     offsets=torch.tensor([0, 2, 4]),
@@ -29,7 +29,7 @@ AUX = Auxiliary(
 
 
 def made_sampler(
-    images: int = 20, aux: Auxiliary | None = None, rank: int = 0, world_size: int = 1, **settings: Any
+    images: int = 20, aux: AuxiliaryIndex | None = None, rank: int = 0, world_size: int = 1, **settings: Any
 ) -> Sampler:
     values = {"target": "t", "model": "m", "image_size": 10, "batch_size": 8, "epochs": 4, **settings}
     sizes = torch.stack([10 + torch.arange(images) % 3, 10 + torch.arange(images) % 4], 1).int()
@@ -199,7 +199,7 @@ def test_flips_can_be_switched_off() -> None:
 
 def test_centre_crops_are_in_the_middle() -> None:
     sizes = torch.tensor([[10, 12], [15, 10]], dtype=torch.int32)
-    crops = center_crops(sizes, 10, torch.tensor([1, 0]))
+    crops = center_windows(sizes, 10, torch.tensor([1, 0]))
     assert crops.window.tolist() == [[2, 0, 10, 10], [0, 1, 10, 10]] and not crops.flip.any()
 
 
@@ -218,8 +218,8 @@ def test_the_hash_spreads_consecutive_integers() -> None:
 def test_auxiliary_images_are_those_of_the_chosen_classes() -> None:
     pool = ImagePool.from_images([torch.zeros(2, 3, 3, dtype=torch.uint8)] * 5, labels=[5, 2, 5, 7, 2])
     for classes in ([[5, 7], [2, 5]], torch.tensor([[5, 7], [2, 5]])):
-        aux = Auxiliary.of(pool, classes)
+        aux = AuxiliaryIndex.of(pool, classes)
         assert aux.labels is pool.labels and aux.sizes is pool.sizes
         assert aux.offsets.tolist() == [0, 3, 7] and aux.members.tolist() == [0, 2, 3, 0, 1, 2, 4]
     with pytest.raises(ValueError, match=r"source_classes\[1\]: no auxiliary image has a label among \[6, 8\]"):
-        Auxiliary.of(pool, [[5], [6, 8]])
+        AuxiliaryIndex.of(pool, [[5], [6, 8]])

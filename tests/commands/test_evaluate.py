@@ -19,9 +19,9 @@ from torch import Tensor
 from xmixup_fast.batches.render import Renderer
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
-from xmixup_fast.data.streamed import Stream
+from xmixup_fast.data.streamed import StreamedImages
 from xmixup_fast.evaluate import main
-from xmixup_fast.evaluation import Evaluation, examine, merge
+from xmixup_fast.evaluation import Evaluation, evaluate_network, merge_evaluations
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.ops.image_pool import ImagePool
@@ -72,14 +72,14 @@ def images_of(folder: Path) -> list[Sample]:
     ]
 
 
-def collections(data: Path) -> Iterator[ImagePool | Stream]:
+def collections(data: Path) -> Iterator[ImagePool | StreamedImages]:
     """The same images in memory, and decoded anew."""
     samples = images_of(data / "target")
     decoder = TorchvisionDecoder(37, 1)
     pixels = [image for image in decoder.decode(sample.image for sample in samples) if isinstance(image, Tensor)]
     pool = ImagePool.from_images(pixels, [sample.label for sample in samples])
     yield pool
-    yield Stream(samples, pool.sizes, decoder)
+    yield StreamedImages(samples, pool.sizes, decoder)
 
 
 def test_a_pass_gives_what_the_network_gives_in_memory_and_streaming(data: Path, run: Result) -> None:
@@ -87,18 +87,18 @@ def test_a_pass_gives_what_the_network_gives_in_memory_and_streaming(data: Path,
     found = []
     for images in collections(data):
         renderer = Renderer(images, None, network.mean, network.std, 32)
-        found.append(examine(network, renderer, images, 7))
+        found.append(evaluate_network(network, renderer, images, 7))
         assert network.training
-        parts = [examine(network, renderer, images, 4, torch.arange(len(images))[i::3]) for i in range(3)]
-        merged = merge([parts[2], parts[0], parts[1]])
+        parts = [evaluate_network(network, renderer, images, 4, torch.arange(len(images))[i::3]) for i in range(3)]
+        merged = merge_evaluations([parts[2], parts[0], parts[1]])
         for name in ("positions", "labels", "predicted"):
             assert torch.equal(getattr(merged, name), getattr(found[0], name))
         for name in ("probabilities", "losses"):  # batches of other sizes round otherwise
             torch.testing.assert_close(getattr(merged, name), getattr(found[0], name), atol=1e-5, rtol=1e-5)
-        none = examine(network, renderer, images, 4, torch.arange(0))
-        assert len(none) == 0 and torch.equal(merge([none, *parts]).predicted, merged.predicted)
+        none = evaluate_network(network, renderer, images, 4, torch.arange(0))
+        assert len(none) == 0 and torch.equal(merge_evaluations([none, *parts]).predicted, merged.predicted)
         with pytest.raises(ValueError, match="parts: expected each image in one part"):
-            merge([parts[0], parts[0]])
+            merge_evaluations([parts[0], parts[0]])
         (batch, labels), *_ = renderer.batches(images, len(images))
         with torch.no_grad():
             probabilities = network.eval()(batch).softmax(1)

@@ -14,7 +14,7 @@ from PIL import Image
 from runs import arguments, flags
 
 from xmixup_fast import find_lr, train
-from xmixup_fast.find_lr import Sweep, longest_fall, main
+from xmixup_fast.find_lr import RangeTest, longest_fall, main
 from xmixup_fast.training.run import fit
 
 
@@ -92,14 +92,14 @@ def test_suggestions_of_a_known_curve() -> None:
     rates = [10.0 ** (k / 10 - 6) for k in range(61)]
     smoothed = [2.0 if k < 20 else 2 - (k - 20) * 0.04 for k in range(41)] + [1.2 + 0.1 * k for k in range(1, 21)]
     smoothed[30] -= 0.03
-    found = Sweep(rates, smoothed, smoothed).suggestions()
+    found = RangeTest(rates, smoothed, smoothed).suggestions()
     assert found is not None
     assert found.valley == rates[30] and found.steepest == rates[29] and found.minimum_over_10 == rates[40] / 10
 
 
 @pytest.mark.parametrize("smoothed", [[], [1.0] * 30, [1.0 + k for k in range(30)], [0.0, *range(30, 0, -1)]])
 def test_a_loss_that_does_not_fall_gives_no_suggestion(tmp_path: Path, smoothed: list[float]) -> None:
-    swept = Sweep([1e-6 * 1.5**k for k in range(len(smoothed))], smoothed, smoothed)
+    swept = RangeTest([1e-6 * 1.5**k for k in range(len(smoothed))], smoothed, smoothed)
     assert swept.suggestions() is None and find_lr.describe(swept, None).startswith("no suggestion: ")
     find_lr.draw(swept, None, "title", tmp_path / "lr.png")
     assert (tmp_path / "lr.png").stat().st_size > 1000

@@ -14,7 +14,7 @@ from scipy import stats
 
 from xmixup_fast.comparison.plan import Task
 from xmixup_fast.comparison.plot import plot
-from xmixup_fast.comparison.tables import Difference, ahead, comma_separated, markdown, rows
+from xmixup_fast.comparison.tables import Difference, comma_separated, markdown, paired_table, rows
 
 
 def test_intervals_are_students() -> None:
@@ -78,13 +78,13 @@ def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) ->
 def test_a_method_is_set_against_each_other_one(figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
     figures["third", tasks[0]] = {0: figures["other", tasks[0]][0]}  # on one of two tasks: no average, no line
-    text = ahead(figures, "other", ["finetune", "other", "third"], tasks, "test")
+    text = paired_table(figures, "other", ["finetune", "other", "third"], tasks, "test")
     title, _, head, _, *lines = text.splitlines()
     assert title == "**other minus each other method, test accuracy, average over 2 targets**"
     assert head == "| method | seeds | other minus it (95 % interval) | pairs above zero |"
     assert lines == [f"| finetune | 2 | {Difference.of([3, 1], [1, 3])} | 4 of 4 |"]
-    assert "| other | 2 |" in ahead(figures, "finetune", ["other"], tasks, "test")
-    assert "| 0 of 4 |" in ahead(figures, "finetune", ["other"], tasks, "test")
+    assert "| other | 2 |" in paired_table(figures, "finetune", ["other"], tasks, "test")
+    assert "| 0 of 4 |" in paired_table(figures, "finetune", ["other"], tasks, "test")
 
 
 def test_a_plot_needs_methods_that_are_timed(tmp_path: Path, figures: Any) -> None:

@@ -22,7 +22,7 @@ from xmixup_fast.data import image_store as pools_module
 from xmixup_fast.data.dataset import BadFile, FileImage, Image, Sample
 from xmixup_fast.data.decoding import decoder as decoder_module
 from xmixup_fast.data.decoding.decoder import Header, TorchvisionDecoder, read_header
-from xmixup_fast.data.image_store import PoolBuilder
+from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.runtime.device import free_memory
 from xmixup_fast.runtime.files import default_cache
@@ -50,7 +50,7 @@ class Start:
     ) -> None:
         self.said: list[str] = []
         decoder = Counted(short_side, 2)
-        builder = PoolBuilder(decoder, cache, budget, self.said.append)
+        builder = ImageStore(decoder, cache, budget, self.said.append)
         self.pool = builder.build(samples, "images")
         self.bad = builder.bad
         self.decoded = decoder.count
@@ -248,7 +248,7 @@ def test_what_exceeds_the_budget_is_refused_before_decoding(
 def test_the_budget_is_for_all_pools_together(tmp_path: Path) -> None:
     samples = write_images(tmp_path)
     size = Start(samples, None).pool.pixels.numel()
-    builder = PoolBuilder(Counted(8, 1), None, 2 * size - 1, print)
+    builder = ImageStore(Counted(8, 1), None, 2 * size - 1, print)
     builder.build(samples, "first images")
     with pytest.raises(ValueError, match=r"second images need .*, with those before them .*, and the budget is"):
         builder.build(samples, "second images")

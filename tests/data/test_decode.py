@@ -24,7 +24,7 @@ from torch import Tensor
 from xmixup_fast.data.dataset import BadFile, FileImage, Image
 from xmixup_fast.data.decoding import choose
 from xmixup_fast.data.decoding.choose import make_decoder
-from xmixup_fast.data.decoding.decoder import Decoder, Encoded, Header, in_order
+from xmixup_fast.data.decoding.decoder import Decoder, Encoded, Header, ordered_map
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -310,7 +310,7 @@ def test_workers_stay_in_order_and_not_too_far_ahead() -> None:
         return 2 * item
 
     with ThreadPoolExecutor(3) as workers:
-        results = in_order(workers, work, range(100), 5)
+        results = ordered_map(workers, work, range(100), 5)
         taken = [next(results) for _ in range(10)]
         workers.submit(int).result()
         assert len(started) <= 16

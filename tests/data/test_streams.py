@@ -23,8 +23,8 @@ from xmixup_fast import Crops, ImagePool
 from xmixup_fast.batches.render import Renderer
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.data.dataset import Sample
-from xmixup_fast.data.streamed import AHEAD, Stream
-from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.data.streamed import AHEAD, StreamedImages
+from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
 
@@ -56,14 +56,14 @@ def made_images(data: Sequence[bytes]) -> list[Sample]:
     return [Sample(Counted(f"{i}.jpg", item), i % 3) for i, item in enumerate(data)]
 
 
-def made_stream(name: str, samples: Sequence[Sample], short_side: int | None) -> tuple[Stream, ImagePool]:
+def made_stream(name: str, samples: Sequence[Sample], short_side: int | None) -> tuple[StreamedImages, ImagePool]:
     """A stream, and a pool of the same images."""
     decoder = made_decoder(name, short_side)
     images = list(decoder.decode(sample.image for sample in samples))
     pool = ImagePool.from_images(images, [sample.label for sample in samples])
     for sample in samples:
         sample.image.reads = 0
-    return Stream(samples, pool.sizes, decoder), pool
+    return StreamedImages(samples, pool.sizes, decoder), pool
 
 
 def shown(pool: ImagePool, crops: Crops) -> list[torch.Tensor]:
@@ -82,7 +82,7 @@ def test_windows_are_those_of_whole_images(name: str, short_side: int | None) ->
     jpegs = [i for i, data in enumerate(files) if data.startswith(b"\xff\xd8")]
     generator = torch.Generator().manual_seed(0)
     with ThreadPoolExecutor(decoder.threads) as workers:
-        crop = decoder.cropper(workers)
+        crop = decoder.window_decoder(workers)
         for places in (range(len(files)), jpegs, jpegs[:3], jpegs * 6):  # mixed, and JPEG alone
             for height, width in ((32, 32), (7, 23)):
                 images = [wholes[i] for i in places]
@@ -123,7 +123,7 @@ def made_sampler(images: Any, **settings: Any) -> Sampler:
     aux = ImagePool.from_images(
         [torch.randint(0, 256, (SIZE, 40, 3), dtype=torch.uint8, generator=generator)] * 2, [0, 1]
     )
-    auxiliary = Auxiliary.of(aux, [[0], [1], [0, 1]])
+    auxiliary = AuxiliaryIndex.of(aux, [[0], [1], [0, 1]])
     return Sampler(images.labels, images.sizes, auxiliary, Settings(**values), rank, world_size)
 
 

@@ -15,7 +15,7 @@ from xmixup_fast.batches.plan import Draw
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.cotuning import Cotuning
-from xmixup_fast.methods.l2sp import half_square
+from xmixup_fast.methods.l2sp import half_squared_distance
 from xmixup_fast.methods.rifle import Rifle
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
@@ -61,8 +61,8 @@ def test_the_penaltys_gradient_is_the_way_from_the_start() -> None:
     shapes = (3, 2), (4,), (1, 2, 2)
     x = [nn.Parameter(torch.rand(shape).double()) for shape in shapes]
     y = [torch.rand(shape).double() for shape in shapes]
-    assert torch.autograd.gradcheck(lambda *x: half_square([*x], y), x)
-    (3 * half_square(x, y)).backward()
+    assert torch.autograd.gradcheck(lambda *x: half_squared_distance([*x], y), x)
+    (3 * half_squared_distance(x, y)).backward()
     for a, b in zip(x, y, strict=True):
         torch.testing.assert_close(a.grad, 3 * (a - b))
 
@@ -283,7 +283,7 @@ def test_the_source_head_can_be_the_pretrained_classifier_itself(tmp_path: Any) 
 def test_seqtrain_first_learns_the_source_then_the_target() -> None:
     case = Case(steps=8, seqtrain_share=0.5, lr=0.02)
     trainer = case.trainer("seqtrain")
-    assert (trainer.first_steps, trainer.steps) == (4, 12)
+    assert (trainer.source_phase_steps, trainer.steps) == (4, 12)
     plain = Case(steps=8)
     target_head, source_head = case.network.body.get_classifier(), case.network.source_head
     assert source_head is not None

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from xmixup_fast.models import pip_weights
 from xmixup_fast.models.build import build
-from xmixup_fast.models.class_names import describe
+from xmixup_fast.models.class_names import readable_name
 from xmixup_fast.models.trained import save
 
 NETWORK = "test_resnet"
@@ -174,5 +174,5 @@ def test_pip_weights_load_under_timms_names() -> None:
 
 
 def test_classes_named_by_wordnet_are_described() -> None:
-    assert describe("n07745940") == "strawberry (n07745940)"
-    assert describe("capital-A") == "capital-A"
+    assert readable_name("n07745940") == "strawberry (n07745940)"
+    assert readable_name("capital-A") == "capital-A"

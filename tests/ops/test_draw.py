@@ -21,16 +21,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from xmixup_fast import ops
 from xmixup_fast.ops import operators, reference
 from xmixup_fast.ops.lam import beta_quantiles
-from xmixup_fast.ops.operators import Draws
+from xmixup_fast.ops.operators import DrawOutput
 
 INT32_MAX = 2**31 - 1
 
 
-def tensors(draws: Draws) -> list[Tensor]:
+def tensors(draws: DrawOutput) -> list[Tensor]:
     return [*draws.target_crops, *draws.aux_crops, draws.lam, draws.center]
 
 
-def assert_same(draws: Draws, expected: Draws) -> None:
+def assert_same(draws: DrawOutput, expected: DrawOutput) -> None:
     for actual, wanted in zip(tensors(draws), tensors(expected), strict=True):
         assert actual.dtype == wanted.dtype and actual.device == wanted.device and torch.equal(actual, wanted)
 
@@ -153,7 +153,7 @@ ROOM, MEMBERS = 6, 7
 
 
 @pytest.fixture(scope="module")
-def many() -> Draws:
+def many() -> DrawOutput:
     """Draws of consecutive samples in consecutive epochs, as a run makes them: images 6 pixels larger than windows."""
     classes = torch.arange(DRAWS) % 2
     sizes = torch.tensor([[5 + ROOM, 7 + ROOM]], dtype=torch.int32)
@@ -171,7 +171,7 @@ def assert_uniform(values: Tensor, count: int) -> None:
 
 
 @pytest.mark.parametrize("side", ["target_crops", "aux_crops"])
-def test_every_window_and_flip_is_equally_likely(many: Draws, side: str) -> None:
+def test_every_window_and_flip_is_equally_likely(many: DrawOutput, side: str) -> None:
     crops = getattr(many, side)
     top, left, height, width = crops.window.unbind(1)
     assert (height == 5).all() and (width == 7).all()
@@ -180,7 +180,7 @@ def test_every_window_and_flip_is_equally_likely(many: Draws, side: str) -> None
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_every_member_of_a_class_is_equally_likely(many: Draws, label: int) -> None:
+def test_every_member_of_a_class_is_equally_likely(many: DrawOutput, label: int) -> None:
     assert_uniform(many.aux_crops.index[label::2] - label * MEMBERS, MEMBERS)
 
 
@@ -199,7 +199,7 @@ def test_weights_follow_the_beta_distribution(alpha: float, fold: bool) -> None:
     assert lam[0] >= (0.5 if fold else 0) and lam[-1] <= 1
 
 
-def test_what_is_drawn_for_one_purpose_tells_nothing_of_another(many: Draws) -> None:
+def test_what_is_drawn_for_one_purpose_tells_nothing_of_another(many: DrawOutput) -> None:
     columns = [*(crops.window[:, k] for crops in many[:2] for k in (0, 1)), many.target_crops.flip, many.aux_crops.flip]
     columns += [many.aux_crops.index % MEMBERS, many.lam, *many.center.unbind(1)]
     now = torch.stack([column.double() for column in columns])
@@ -246,7 +246,7 @@ def test_compiles_to_one_graph_that_serves_every_step() -> None:
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
 
     @torch.compile(backend=counter, fullgraph=True)
-    def step(arguments: dict[str, Any]) -> Draws:
+    def step(arguments: dict[str, Any]) -> DrawOutput:
         return ops.draw(**arguments)
 
     for number in range(3):

@@ -22,7 +22,7 @@ from torch import Tensor
 from transfer import Case
 
 import xmixup_fast
-from xmixup_fast import Draws, ImagePool, mix_features, ops
+from xmixup_fast import DrawOutput, ImagePool, mix_features, ops
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
@@ -64,7 +64,7 @@ class Step:
 
     def run(self, out: Tensor) -> list[Tensor]:
         """Windows, weights, images, loss and gradients."""
-        draws: Draws = self.drawn.call(ops.draw)
+        draws: DrawOutput = self.drawn.call(ops.draw)
         images = (self.target, draws.target_crops, self.aux, draws.aux_crops, draws.lam)
         mixed = ops.mix(*images, size=(32, 32), **IMAGENET, out=out)
         losses = replace(self.heads, lam=draws.lam).with_gradients(ops.dual_head_cross_entropy)
@@ -229,8 +229,8 @@ def test_training_steps_from_a_graph_are_those_without(name: str, amp: str | Non
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         while plain.steps_done < plain.steps:
             torch.testing.assert_close(replayed.step(), plain.step(), rtol=1e-2, atol=1e-3)
-    for key, tensor in plain.result.state_dict().items():
-        torch.testing.assert_close(replayed.result.state_dict()[key], tensor, rtol=1e-2, atol=1e-2)
+    for key, tensor in plain.final_network.state_dict().items():
+        torch.testing.assert_close(replayed.final_network.state_dict()[key], tensor, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("storage", ["resident", "stream"])

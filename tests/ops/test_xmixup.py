@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xmixup_fast import ImagePool, MixedLabels, XMixup, joint_labels, mix_features, rectangles
 from xmixup_fast.ops import reference
-from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.ops.lam import beta_quantiles
 
 SIZE, CLASSES = (9, 12), [[3], [1, 5]]
@@ -40,7 +40,7 @@ def test_a_batch_is_what_the_reference_draws_and_mixes(device: torch.device, rec
     images, labels, sample = made_batch(device)
     mixed, (target, source, lam) = made_xmixup(device, seed=7, rectangle=rectangle)(images, labels, sample, epoch=3)
     pool, aux = ImagePool.from_dense(images), made_aux(device)
-    index = Auxiliary.of(aux, CLASSES)
+    index = AuxiliaryIndex.of(aux, CLASSES)
     drawn = reference.draw(
         7,
         sample=sample,

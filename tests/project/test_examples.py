@@ -35,7 +35,7 @@ def path() -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-class Recorder:
+class RunFolder:
     """What an example draws and mixes, and what its network and its loss are given."""
 
     def __init__(self, example: ModuleType, patch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def recorded(call: Any, calls: list[tuple[Any, ...]]) -> Any:
 @pytest.mark.parametrize("name", TWO_HEADS + SOFT_LABELS)
 def test_example_trains_on_what_the_reference_mixes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     example = importlib.import_module(name)
-    recorder = Recorder(example, monkeypatch)
+    recorder = RunFolder(example, monkeypatch)
     hook = register_module_forward_pre_hook(recorder.look)
     try:
         losses = example.main(STEPS)
@@ -123,7 +123,7 @@ def test_draws_differ_between_the_loaders_workers() -> None:
 
 def test_evaluation_of_the_hugging_face_trainer_does_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = importlib.import_module("huggingface_trainer")
-    recorder = Recorder(example, monkeypatch)
+    recorder = RunFolder(example, monkeypatch)
     trainer = example.make_trainer(str(tmp_path), 1)
     images = torch.randn(4, 3, 32, 32)
     metrics = trainer.evaluate(torch.utils.data.StackDataset(pixel_values=images, labels=torch.tensor([0, 1, 2, 0])))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xmixup_fast.data.dataset import BadFile, Sample
 from xmixup_fast.data.readers.folder import read_folder
-from xmixup_fast.selection.cache import Found, cache_key, cached
+from xmixup_fast.selection.cache import PassResult, cache_key, cached
 from xmixup_fast.selection.statistics import class_means, nearest_images
 
 INF = float("inf")
@@ -73,9 +73,12 @@ def test_of_equally_near_images_the_first_are_taken() -> None:
         assert images.tolist() == [[0, 1, 2, 3]]
 
 
-def remember(cache: Path, value: float, still_bad: bool = True) -> float:
+def remember(cache: Path, value: float, all_unreadable: bool = True) -> float:
     found = cached(
-        cache, "key", lambda: Found({"x": torch.tensor(value)}, [BadFile("a", "b")]), lambda bad: bad and still_bad
+        cache,
+        "key",
+        lambda: PassResult({"x": torch.tensor(value)}, [BadFile("a", "b")]),
+        lambda bad: bad and all_unreadable,
     )
     assert found.bad == [BadFile("a", "b")]
     return float(found.tensors["x"])
@@ -90,7 +93,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
 
 
 def test_what_is_no_longer_bad_makes_the_cache_again(tmp_path: Path) -> None:
-    assert [remember(tmp_path, 1), remember(tmp_path, 2, still_bad=False), remember(tmp_path, 3)] == [1, 2, 2]
+    assert [remember(tmp_path, 1), remember(tmp_path, 2, all_unreadable=False), remember(tmp_path, 3)] == [1, 2, 2]
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:

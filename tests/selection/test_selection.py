@@ -11,7 +11,7 @@ import torch
 
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample
 from xmixup_fast.selection.choice import Selection, read_selection
-from xmixup_fast.selection.strategies import at_random, cosine, most_similar, one_to_one
+from xmixup_fast.selection.strategies import assignment_selection, cosine, most_similar, random_classes
 
 INF = float("inf")
 
@@ -29,12 +29,12 @@ def test_assignment_is_the_best_of_all_permutations() -> None:
     for _ in range(20):
         similarity = torch.rand(3, 6, generator=generator, dtype=torch.float64)
         similarity[:, 4] = -INF  # a class that the pretrained classifier lacks
-        selection = one_to_one(similarity)
+        selection = assignment_selection(similarity)
         best = max(itertools.permutations((0, 1, 2, 3, 5), 3), key=lambda p: sum(similarity[range(3), p].tolist()))
         assert selection.chosen == [[i] for i in best]
         assert selection.scores == similarity[range(3), best].unsqueeze(1).tolist()
     with pytest.raises(ValueError, match="at least as many source classes as target classes, 3, and 2 can be used"):
-        one_to_one(similarity[:, [0, 1, 4]])
+        assignment_selection(similarity[:, [0, 1, 4]])
 
 
 def test_cosine_does_not_depend_on_length() -> None:
@@ -43,12 +43,12 @@ def test_cosine_does_not_depend_on_length() -> None:
 
 
 def test_random_classes_are_distinct_and_repeatable() -> None:
-    selection = at_random(50, 6, 4, seed=3)
+    selection = random_classes(50, 6, 4, seed=3)
     assert all(len(set(row)) == 4 for row in selection.chosen)
     assert {i for row in selection.chosen for i in row} == set(range(6))
-    assert selection == at_random(50, 6, 4, seed=3) != at_random(50, 6, 4, seed=4)
+    assert selection == random_classes(50, 6, 4, seed=3) != random_classes(50, 6, 4, seed=4)
     with pytest.raises(ValueError, match="top_k: expected at most 6, the number of usable source classes, got 7"):
-        at_random(50, 6, 7, seed=0)
+        random_classes(50, 6, 7, seed=0)
 
 
 def made_dataset(labels: list[int]) -> Dataset:

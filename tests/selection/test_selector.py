@@ -29,10 +29,10 @@ from torchvision.io import encode_png
 
 from xmixup_fast.data.dataset import BadFile, Dataset, FileImage, Image, Sample
 from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
-from xmixup_fast.data.image_store import PoolBuilder
+from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.network import Network
-from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.selection.choice import Selection
 from xmixup_fast.selection.selector import report
 from xmixup_fast.selection.statistics import class_means
@@ -355,8 +355,8 @@ def test_assignment_needs_enough_source_classes_by_feature_too(data: tuple[Datas
 def test_auxiliary_images_can_be_single_ones(data: tuple[Dataset, Dataset]) -> None:
     selection = choose(settings_for("sample"), data)
     samples = selection.samples(data[1])
-    pool = PoolBuilder(TorchvisionDecoder(37, 1), None, None, print).build(samples, "images")
-    auxiliary = Auxiliary.of_images(pool, selection.places())
+    pool = ImageStore(TorchvisionDecoder(37, 1), None, None, print).build(samples, "images")
+    auxiliary = AuxiliaryIndex.of_images(pool, selection.places())
     assert auxiliary.offsets.tolist() == [0, 5, 10, 15] and len(pool) == len(samples)
     for target, row in enumerate(selection.chosen):
         members = auxiliary.members[5 * target : 5 * target + 5].tolist()

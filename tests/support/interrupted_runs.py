@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from xmixup_fast.runtime.signals import Interrupted
 from xmixup_fast.training.run import Result, fit
-from xmixup_fast.training.run_folder import Recorder
+from xmixup_fast.training.run_folder import RunFolder
 
 STEPS = 8
 
@@ -27,14 +27,14 @@ def run(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> Re
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
     """Sends a signal in a step, counted over all runs from here on."""
     steps = iter(range(1, 1000))
-    original = Recorder.step
+    original = RunFolder.step
 
-    def with_signal(self: Recorder, images: int, loss: float) -> None:
+    def with_signal(self: RunFolder, images: int, loss: float) -> None:
         if next(steps) == step:
             os.kill(os.getpid(), number)
         original(self, images, loss)
 
-    monkeypatch.setattr(Recorder, "step", with_signal)
+    monkeypatch.setattr(RunFolder, "step", with_signal)
 
 
 def interrupted(data: Path, output: Path, step: int, method: str = "xmixup", **settings: Any) -> None:

@@ -54,7 +54,7 @@ def memory(settings: Settings) -> dict[str, float]:
         if inside and name in kib:
             kib[name] += int(value.split()[0])
     distributed.barrier()  # until here all have them mapped
-    mapped, shares = distributed.total(kib["Rss"], kib["Pss"])
+    mapped, shares = distributed.all_reduce_sum(kib["Rss"], kib["Pss"])
     return {"files": sum(path.stat().st_size for path in files) / 1024, "mapped": mapped, "shares": shares}
 
 

@@ -9,7 +9,7 @@ import torch
 
 from xmixup_fast import Crops, ImagePool
 from xmixup_fast.ops import reference
-from xmixup_fast.ops.operators import Draws
+from xmixup_fast.ops.operators import DrawOutput
 
 Numbers = tuple[float, float, float]
 
@@ -221,7 +221,7 @@ class DrawInputs:
         names = ("sample", "epoch", "label", "target_index")
         return replace(self, **{name: getattr(self, name)[samples] for name in names})
 
-    def call(self, draw: Any) -> Draws:
+    def call(self, draw: Any) -> DrawOutput:
         """draw(...) of `ops` or `reference` on these arguments."""
         return draw(**vars(self))
 

@@ -12,7 +12,7 @@ from xmixup_fast.data.dataset import Dataset
 from xmixup_fast.data.decoding.choose import make_decoder
 from xmixup_fast.models.network import Network
 from xmixup_fast.selection.choice import Selection
-from xmixup_fast.selection.selector import Selector
+from xmixup_fast.selection.selector import AuxiliarySelector
 from xmixup_fast.settings.fields import Settings
 
 
@@ -71,7 +71,7 @@ def pixel_network(known: int = 4, classifier: nn.Linear | None = None) -> Networ
     return network
 
 
-class Chooser(Selector):
+class Chooser(AuxiliarySelector):
     """A selector with what it says and finds bad, the target's images included."""
 
     def __init__(self, settings: Settings, network: Network | None = None) -> None:

@@ -15,7 +15,7 @@ from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS, Method
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
-from xmixup_fast.ops.auxiliary_index import Auxiliary
+from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.runtime.device import DTYPES
 from xmixup_fast.settings.fields import Settings
@@ -41,7 +41,7 @@ class Case:
             **{"target": "t", "model": model, "image_size": size, "batch_size": 6, "steps": 12, **settings}
         )
         offsets, members = torch.tensor([0, 2, 4, 6]), torch.tensor([0, 4, 1, 5, 3, 7])
-        index = Auxiliary(self.aux.labels, self.aux.sizes, offsets, members)
+        index = AuxiliaryIndex(self.aux.labels, self.aux.sizes, offsets, members)
         self.sampler = Sampler(self.target.labels, self.target.sizes, index, self.settings)
         self.renderer = Renderer(self.target, self.aux, (0.5,) * 3, (0.5,) * 3, size, DTYPES[self.settings.amp])
         self.network: Network = build(model, "none", list("abc"), list("wxyz"))

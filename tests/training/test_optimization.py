@@ -21,7 +21,7 @@ from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 from xmixup_fast.settings.fields import Settings
-from xmixup_fast.settings.identity import identity
+from xmixup_fast.settings.identity import run_hash
 from xmixup_fast.training.optimizer import freeze, parameter_groups, rate
 from xmixup_fast.training.run import Result, fit
 from xmixup_fast.training.trainer import Trainer
@@ -280,18 +280,18 @@ def test_the_last_weights_are_kept_without_patience(data: Path, tmp_path: Path) 
 def test_settings_that_are_as_ever_leave_a_runs_identity() -> None:
     base: dict[str, Any] = {"target": "t", "model": "m"}
     plain = Settings(**base, rectangle_probability=0.0, anchor=False)
-    assert identity(plain) == "8245138d3212ffc"  # before there were any of these
+    assert run_hash(plain) == "8245138d3212ffc"  # before there were any of these
     finetune = Settings(**base, method="finetune")  # which pastes nothing, whatever it is told
-    assert identity(finetune) == identity(replace(finetune, rectangle_probability=0.0))
-    assert identity(finetune) == identity(replace(finetune, anchor=False))
-    assert identity(Settings(**base)) != identity(Settings(**base, anchor=False))
-    assert identity(Settings(**base, val_interval=2)) == identity(Settings(**base))
+    assert run_hash(finetune) == run_hash(replace(finetune, rectangle_probability=0.0))
+    assert run_hash(finetune) == run_hash(replace(finetune, anchor=False))
+    assert run_hash(Settings(**base)) != run_hash(Settings(**base, anchor=False))
+    assert run_hash(Settings(**base, val_interval=2)) == run_hash(Settings(**base))
     changes: list[dict[str, Any]] = [
         *({"optimizer": "adamw"}, {"schedule": "linear"}, {"warmup_epochs": 1.0}, {"layer_decay": 0.9}),
         *({"freeze": 1}, {"freeze": "backbone"}, {"clip_grad": 1.0}, {"no_norm_decay": True}),
         *({"patience": 3}, {"patience": 3, "val_interval": 2}),
     ]
-    assert len({identity(Settings(**base, **change)) for change in [{}, *changes]}) == len(changes) + 1
+    assert len({run_hash(Settings(**base, **change)) for change in [{}, *changes]}) == len(changes) + 1
 
 
 # --- networks of one input size ---

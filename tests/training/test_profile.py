@@ -15,7 +15,7 @@ from runs import run
 from safetensors.torch import load_file
 
 from xmixup_fast.settings.fields import Settings
-from xmixup_fast.settings.identity import identity
+from xmixup_fast.settings.identity import run_hash
 from xmixup_fast.training import profiler as profiling
 from xmixup_fast.training.profiler import PARTS, no_span, table
 
@@ -64,7 +64,7 @@ def test_profiling_is_off_by_default_and_tells_no_runs_apart(data: Path, tmp_pat
     assert not (run(data, tmp_path / "run", "finetune", steps=1).folder / "trace.json.gz").exists()
     assert "mean of" not in capsys.readouterr().out
     plain = Settings(target="a", model="b")
-    assert identity(plain) == identity(Settings(target="a", model="b", profile=True))
+    assert run_hash(plain) == run_hash(Settings(target="a", model="b", profile=True))
     assert no_span("mix") is no_span("draw")  # nothing is made for it
 
 

@@ -17,10 +17,10 @@ from interrupted_runs import interrupted, run
 from runs import arguments, flags
 
 from xmixup_fast.settings.fields import Settings
-from xmixup_fast.settings.identity import identity
+from xmixup_fast.settings.identity import run_hash
 from xmixup_fast.train import main
 from xmixup_fast.training import loggers
-from xmixup_fast.training.run_folder import Recorder
+from xmixup_fast.training.run_folder import RunFolder
 
 WHAT = {"method": "finetune", "checkpoint_steps": 2}
 
@@ -127,7 +127,7 @@ def test_a_missing_package_is_named_before_anything_is_read(
 def test_what_a_run_shows_does_not_tell_it_apart() -> None:
     plain = Settings(target="a", model="b")
     shown = Settings(target="a", model="b", loggers=["tensorboard", "wandb"], report=False)
-    assert identity(plain) == identity(shown)
+    assert run_hash(plain) == run_hash(shown)
     with pytest.raises(ValueError, match="loggers: expected one of tensorboard, wandb, got 'comet'"):
         Settings(target="a", model="b", loggers=["comet"])  # type: ignore[list-item]
 
@@ -153,7 +153,7 @@ def test_a_terminal_gets_a_bar_with_loss_validation_speed_and_time_left(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    recorder = Recorder(tmp_path)
+    recorder = RunFolder(tmp_path)
     line = {"epoch": 1, "step": 1, "lr": 0.1, "train_loss": 0.5, "val_accuracy": 62.5, "images_per_second": 9.0}
     with recorder.progress(40):
         for loss in (0.5, 0.25, 0.125):

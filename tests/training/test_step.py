@@ -18,7 +18,7 @@ from xmixup_fast.batches.plan import Draw
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.delta import Delta
 from xmixup_fast.settings.fields import Settings
-from xmixup_fast.settings.identity import identity
+from xmixup_fast.settings.identity import run_hash
 from xmixup_fast.training import cuda_graph as graphs
 from xmixup_fast.training.resolve import resolved
 from xmixup_fast.training.trainer import Trainer
@@ -146,7 +146,7 @@ def test_the_average_is_the_formula_once_for_each_update() -> None:
                 expected[name] = decay * expected[name] + (1 - decay) * now.double()
             else:
                 expected[name] = now.double()
-    average = trainer.result.state_dict()
+    average = trainer.final_network.state_dict()
     assert average.keys() == expected.keys()
     for name, tensor in average.items():
         torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
@@ -157,11 +157,11 @@ def test_an_average_changes_no_step_and_is_what_is_measured() -> None:
     with_average, without = (Case(ema_decay=decay, lr=0.05).trainer("finetune") for decay in (0.99, None))
     for _ in range(3):
         assert torch.equal(with_average.step(), without.step())
-    assert without.result is without.network and with_average.result is not with_average.network
+    assert without.final_network is without.network and with_average.final_network is not with_average.network
     with torch.no_grad():
-        with_average.result.body.get_classifier().bias.copy_(torch.tensor([0.0, 1e6, 0.0]))
+        with_average.final_network.body.get_classifier().bias.copy_(torch.tensor([0.0, 1e6, 0.0]))
     assert with_average.evaluate(with_average.renderer.images) == pytest.approx(100 / 3)  # always the second class
-    assert with_average.network.training and not with_average.result.training
+    assert with_average.network.training and not with_average.final_network.training
 
 
 def test_the_averaged_weights_are_kept(data: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_weights_and_averages_are_channels_last(settings: dict[str, Any]) -> Non
     resumed.load_state_dict({name: tensor.contiguous() for name, tensor in trainer.state_dict().items()}, 1)
     for each in (trainer, resumed):
         each.step()
-        convolutions = [p for p in (*each.network.parameters(), *each.result.parameters()) if p.dim() == 4]
+        convolutions = [p for p in (*each.network.parameters(), *each.final_network.parameters()) if p.dim() == 4]
         tensors = [*convolutions, *(p.grad for p in convolutions if p.grad is not None)]
         tensors += [values["momentum_buffer"] for p, values in each.optimizer.state.items() if p.dim() == 4]
         assert len(tensors) > 10
@@ -225,13 +225,13 @@ def test_a_compiled_run_is_nearly_a_plain_one_and_its_state_has_the_same_names()
 # --- from a graph ---
 
 
-class OnCPU(graphs.Graphs):
+class OnCPU(graphs.CudaGraphRunner):
     """Replays by doing the work again on the very tensors that a graph would read and write."""
 
     captured = 0
     network: nn.Module
 
-    def _aside(self, work: Callable[[], Tensor]) -> Tensor:
+    def _on_side_stream(self, work: Callable[[], Tensor]) -> Tensor:
         return work()
 
     def _capture(self, inputs: tuple[Tensor, ...], draw: Draw) -> tuple[Callable[[], object], Tensor]:
@@ -303,8 +303,8 @@ def test_a_graph_without_a_gpu_is_refused_before_training() -> None:
 
 def test_only_what_changes_the_result_makes_another_run() -> None:
     plain = Settings(target="t", model="m", method="finetune")
-    assert identity(plain) == identity(Settings(target="t", model="m", method="finetune", compile=True))
+    assert run_hash(plain) == run_hash(Settings(target="t", model="m", method="finetune", compile=True))
     others = [
         Settings(target="t", model="m", method="finetune", **one) for one in ({"amp": "bf16"}, {"ema_decay": 0.9})
     ]
-    assert len({identity(settings) for settings in (plain, *others)}) == 3
+    assert len({run_hash(settings) for settings in (plain, *others)}) == 3

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..data.center_crops import center_crops
+from ..data.center_crops import center_windows
 from ..ops.image_pool import Crops, ImagePool, Images
 from .plan import Draw
 
@@ -100,7 +100,7 @@ class Renderer:
         if positions is None:
             positions = torch.arange(len(images), device=images.labels.device)
         indices = torch.split(positions.contiguous(), batch_size) if len(positions) else ()
-        feed = images.feed(center_crops(images.sizes, self.size, index) for index in indices)
+        feed = images.feed(center_windows(images.sizes, self.size, index) for index in indices)
         for index, (pool, crops) in zip(indices, feed, strict=True):
             yield self.plain(pool, crops), images.labels[index]
 

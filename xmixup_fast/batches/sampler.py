@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..ops.auxiliary_index import NO_AUXILIARY, Auxiliary
+from ..ops.auxiliary_index import NO_AUXILIARY, AuxiliaryIndex
 from ..ops.lam import beta_quantiles
 from ..settings.fields import Settings
 from .plan import Draw
@@ -44,7 +44,7 @@ class Sampler:
         self,
         pool_labels: Tensor,
         pool_sizes: Tensor,
-        aux: Auxiliary | None,
+        aux: AuxiliaryIndex | None,
         settings: Settings,
         rank: int = 0,
         world_size: int = 1,
@@ -52,7 +52,7 @@ class Sampler:
         self.device = pool_labels.device
         self.labels, self.sizes = pool_labels, pool_sizes
         self.has_aux = aux is not None
-        self.aux = Auxiliary(*(tensor.to(self.device) for tensor in aux or NO_AUXILIARY))
+        self.aux = AuxiliaryIndex(*(tensor.to(self.device) for tensor in aux or NO_AUXILIARY))
         self.settings = settings
         if settings.batch_size < world_size:
             raise ValueError(f"batch_size: expected at least {world_size}, the processes, got {settings.batch_size}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings.fields import Settings
-from ..settings.identity import hashed, identity
+from ..settings.identity import run_hash, short_hash
 from ..settings.values import check_names
 from ..settings.yaml_file import load_yaml
 
@@ -55,13 +55,13 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """What tells it apart: see :func:`~xmixup_fast.settings.identity`."""
-        return identity(self.settings)
+        """What tells it apart: see :func:`~xmixup_fast.settings.run_hash`."""
+        return run_hash(self.settings)
 
 
-def pair_key(pair: tuple[Run, Run]) -> str:
+def timing_key(pair: tuple[Run, Run]) -> str:
     """A hash of what is timed in turn."""
-    return hashed(" ".join(run.key for run in pair))
+    return short_hash(" ".join(run.key for run in pair))
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Comparison:
             raise ValueError(f"{method} on {task}: {error}") from None
 
 
-def filled(settings: Settings, data: str | None) -> Settings:
+def with_data_folder(settings: Settings, data: str | None) -> Settings:
     """The settings with the data folder filled in. Raises ValueError where it is needed and not given."""
 
     def fill(name: str, value: Any) -> Any:

@@ -111,7 +111,7 @@ def rows(
     return made
 
 
-def ahead(lines: BySeed, method: str, others: Iterable[str], tasks: Sequence[Task], split: str) -> str:
+def paired_table(lines: BySeed, method: str, others: Iterable[str], tasks: Sequence[Task], split: str) -> str:
     """A table of a method's accuracy minus each other one's, averaged over tasks; Markdown, paired as in ``rows``."""
     column, cells = f"{split}_accuracy", []
     for other in others:

@@ -12,8 +12,8 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from ..settings.fields import Settings
-from ..settings.identity import HOW
-from .plan import Run, filled, pair_key
+from ..settings.identity import NOT_HASHED
+from .plan import Run, timing_key, with_data_folder
 from .results import Results
 
 COMMAND = [sys.executable, "-m", "xmixup_fast.comparison.worker"]
@@ -35,7 +35,11 @@ class Workers:
     def time(self, pairs: Sequence[tuple[Run, Run]]) -> int:
         """Makes the timings of pairs of runs that are missing. Returns how many of them failed."""
         jobs = {
-            pair_key((base, run)): (f"steps of {run.method} on {run.task}", [base.settings, run.settings], _names(run))
+            timing_key((base, run)): (
+                f"steps of {run.method} on {run.task}",
+                [base.settings, run.settings],
+                _names(run),
+            )
             for base, run in pairs
         }
         return self._work(jobs, "relative_seconds")
@@ -46,7 +50,7 @@ class Workers:
         failures, elsewhere = 0, 0
         for _, settings, _ in jobs.values():
             for one in settings:
-                filled(one, self.data)  # finds a missing data folder before the first run
+                with_data_folder(one, self.data)  # finds a missing data folder before the first run
         for number, (key, (title, settings, names)) in enumerate(jobs.items(), start=1):
             with self.results.claim(key) as mine:
                 if not mine:
@@ -56,7 +60,7 @@ class Workers:
                 failed = any(line["key"] == key and "error" in line for line in lines[before:])
                 if failed or any(line["key"] == key and line.get(figure) is not None for line in lines):
                     continue
-                line = self._process(key, [filled(one, self.data) for one in settings])
+                line = self._process(key, [with_data_folder(one, self.data) for one in settings])
                 self.results.append({**names, "key": key, **line, "settings": _changed(settings[-1])})
             shown = f"failed: {line['error']}" if "error" in line else f"{figure} {line[figure]:.4g}"
             print(f"[{number}/{len(jobs)}] {title}: {shown}", flush=True)
@@ -109,7 +113,9 @@ def _without_output(settings: Settings) -> dict[str, Any]:
 def _changed(settings: Settings) -> dict[str, Any]:
     """The settings that matter and are not the defaults, for the reader of a line; folders are left out."""
     defaults = {item.name: item.default for item in fields(Settings)}
-    values = {name: value for name, value in asdict(settings).items() if value != defaults[name] and name not in HOW}
+    values = {
+        name: value for name, value in asdict(settings).items() if value != defaults[name] and name not in NOT_HASHED
+    }
     return {name: json.loads(without_folders(json.dumps(value))) for name, value in values.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from .dataset import BadFile, Sample
 
 
-def check_bad(bad: Iterable[BadFile], policy: str, does: str = "trains without them") -> list[BadFile]:
+def refuse_bad_files(bad: Iterable[BadFile], policy: str, does: str = "trains without them") -> list[BadFile]:
     """Each bad file once, in order. Raises ValueError as :func:`list_bad` words it, where the policy is "error"."""
     each = list(dict.fromkeys(bad))
     if each and policy == "error":

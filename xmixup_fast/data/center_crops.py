@@ -8,7 +8,7 @@ from torch import Tensor
 from ..ops.image_pool import Crops
 
 
-def center_crops(sizes: Tensor, size: int, index: Tensor) -> Crops:
+def center_windows(sizes: Tensor, size: int, index: Tensor) -> Crops:
     """The middle ``size`` x ``size`` pixels of images, not mirrored: sizes int32[n, 2] of the pool, index int64[B]."""
     corner = (sizes[index] - size) // 2
     window = torch.cat([corner, torch.full_like(corner, size)], dim=1).int()

@@ -19,8 +19,8 @@ from ..runtime.files import write_text, writing_to_cache
 from ..settings.values import format_bytes
 from .bad_files import without
 from .dataset import BadFile, Image, Sample, stamp_or_reason
-from .decoding.decoder import Decoder, Header, Opened, in_order, read_header, resized_bytes
-from .streamed import Stream
+from .decoding.decoder import Decoder, Header, Opened, ordered_map, read_header, resized_bytes
+from .streamed import StreamedImages
 
 FORMAT = 1
 """To be raised whenever cached pools are no longer what a decoder would give."""
@@ -32,12 +32,12 @@ class OverBudget(ValueError):
     """A pool does not fit the memory budget."""
 
 
-class PoolBuilder:
+class ImageStore:
     """Makes the pools and streams of a run, one after the other.
 
     ``cache`` is a folder of pools, each named by a hash of its images' names, stamps and labels and of the decoder's
     settings; with None, pools are made in memory. ``budget`` is the number of bytes that all pools may have together;
-    with None, it is not checked. ``say`` gets a line about each pool. ``smallest`` is the least height and width, in
+    with None, it is not checked. ``log`` gets a line about each pool. ``smallest`` is the least height and width, in
     pixels, that images need.
     """
 
@@ -46,13 +46,13 @@ class PoolBuilder:
         decoder: Decoder,
         cache: Path | None,
         budget: int | None,
-        say: Callable[[str], object],
+        log: Callable[[str], object],
         smallest: int = 1,
     ) -> None:
         self.decoder = decoder
         self.cache = cache / "pools" if cache else None
         self.budget = budget
-        self.say = say
+        self.log = log
         self.smallest = smallest
         self.bytes = 0
         """Of all pools so far."""
@@ -61,7 +61,7 @@ class PoolBuilder:
         self.bad: list[BadFile] = []
         """The images that could not be decoded so far."""
 
-    def images(self, samples: Sequence[Sample], what: str, storage: str) -> ImagePool | Stream:
+    def images(self, samples: Sequence[Sample], what: str, storage: str) -> ImagePool | StreamedImages:
         """A pool of the images, or for ``storage`` "stream" a stream, or for "auto" a pool if it fits the budget."""
         if storage != "stream":
             try:
@@ -71,11 +71,11 @@ class PoolBuilder:
                     raise
         return self.stream(samples, what)
 
-    def release(self, pool: ImagePool, samples: Sequence[Sample], what: str) -> Stream:
+    def release(self, pool: ImagePool, samples: Sequence[Sample], what: str) -> StreamedImages:
         """A stream instead of a pool that was built of these samples, which no longer counts."""
         self.bytes -= pool.pixels.numel()
         self.streamed.append(what)
-        return Stream(without(samples, self.bad), pool.sizes.cpu(), self.decoder)
+        return StreamedImages(without(samples, self.bad), pool.sizes.cpu(), self.decoder)
 
     def storage(self) -> str:
         """A line that tells where the images are."""
@@ -102,7 +102,7 @@ class PoolBuilder:
         self.bad += bad
         return pool
 
-    def stream(self, samples: Sequence[Sample], what: str) -> Stream:
+    def stream(self, samples: Sequence[Sample], what: str) -> StreamedImages:
         """A stream of those images that can be decoded, in order, on the CPU.
 
         All are decoded once, which finds the bad ones and the sizes; the cache keeps what was found.
@@ -114,14 +114,14 @@ class PoolBuilder:
         self.bad += bad
         self.streamed.append(what)
         table = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
-        return Stream(without(samples, self.bad), table, self.decoder)
+        return StreamedImages(without(samples, self.bad), table, self.decoder)
 
     def _sizes(self, samples: Sequence[Sample], what: str) -> tuple[list[list[int]], list[BadFile]]:
         """Heights and widths of the images that can be decoded, and the others; out of the cache if they are there."""
         path = self.cache and self.cache / f"{self._key(samples)}.sizes.json"
         found = self._find_sizes(path, samples) if path else None
         if found:
-            self.say(f"{what}: {len(found[0])} known from the cache, {path}")
+            self.log(f"{what}: {len(found[0])} known from the cache, {path}")
             return found
         bad: list[BadFile] = []
         headers = self._headers(samples) if self.decoder.short_side is None else repeat(None)
@@ -144,7 +144,7 @@ class PoolBuilder:
         found = self._find(path, samples)
         if found:
             self._check(found[0].pixels.numel(), what)
-            self.say(f"{what}: {len(found[0])} from the cache, {path}")
+            self.log(f"{what}: {len(found[0])} from the cache, {path}")
             return found
         headers = self._headers(samples)
         self._check_size(headers, what)
@@ -169,7 +169,7 @@ class PoolBuilder:
             bad = [BadFile(*item) for item in json.loads(_list_of_bad(path).read_text())]
         except (OSError, ValueError):
             return None
-        return (pool, bad) if self.decoder.still_bad(samples, bad) else None
+        return (pool, bad) if self.decoder.all_unreadable(samples, bad) else None
 
     def _find_sizes(self, path: Path, samples: Sequence[Sample]) -> tuple[list[list[int]], list[BadFile]] | None:
         """What the cache knows for a stream; None where that is nothing, or an image that was bad no longer is."""
@@ -178,7 +178,7 @@ class PoolBuilder:
         except (OSError, ValueError):
             return None
         bad = [BadFile(*item) for item in found["bad"]]
-        return (found["sizes"], bad) if self.decoder.still_bad(samples, bad) else None
+        return (found["sizes"], bad) if self.decoder.all_unreadable(samples, bad) else None
 
     def _decode(
         self,
@@ -209,7 +209,7 @@ class PoolBuilder:
             else:
                 yield result, sample.label
         seconds = time.perf_counter() - started
-        self.say(f"{what}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s")
+        self.log(f"{what}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s")
 
     def _headers(self, samples: Sequence[Sample]) -> list[Header | None]:
         """The images' headers; None for those that cannot be read: bad files are named when they are decoded.
@@ -217,7 +217,7 @@ class PoolBuilder:
         Raises ValueError for an image that is not resized and too small.
         """
         with ThreadPoolExecutor(self.decoder.threads) as workers:
-            headers = list(chain.from_iterable(in_order(workers, _headers_of, _lists(samples, 64), 8)))
+            headers = list(chain.from_iterable(ordered_map(workers, _headers_of, _lists(samples, 64), 8)))
         for (image, _), header in zip(samples, headers, strict=True):
             if header and self.decoder.short_side is None and min(header.height, header.width) < self.smallest:
                 size = f"{header.height}x{header.width}"

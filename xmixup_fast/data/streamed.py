@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..ops.image_pool import Crops, ImagePool
 from .dataset import Sample
-from .decoding.decoder import Decoder, in_order
+from .decoding.decoder import Decoder, ordered_map
 
 AHEAD = 2
 """Batches that are decoded, or are being decoded, beyond the one in use."""
 
 
-class Stream:
+class StreamedImages:
     """Images that stay encoded, for datasets that do not fit into memory; used as an ImagePool of the same images is.
 
     Args:
@@ -37,9 +37,9 @@ class Stream:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def to(self, device: torch.device | str) -> Stream:
+    def to(self, device: torch.device | str) -> StreamedImages:
         """The stream with labels, sizes and batches on another device."""
-        return Stream(self.samples, self.sizes, self.decoder, device)
+        return StreamedImages(self.samples, self.sizes, self.decoder, device)
 
     def feed(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         """For each of ``crops`` a pool of its windows, decoded ahead, and crops of that pool which show the same.
@@ -49,7 +49,7 @@ class Stream:
         Raises ValueError, which names the images, where some can no longer be decoded.
         """
         with ThreadPoolExecutor(self.decoder.threads) as workers, ThreadPoolExecutor(1) as conductor:
-            crop = self.decoder.cropper(workers)
+            crop = self.decoder.window_decoder(workers)
 
             def decode(batch: Crops) -> tuple[ImagePool, Crops]:
                 images = [self.samples[i].image for i in batch.index.tolist()]
@@ -59,4 +59,4 @@ class Stream:
                 whole[:, :2] = 0
                 return pool, Crops(torch.arange(len(images), device=whole.device), whole, batch.flip)
 
-            yield from in_order(conductor, decode, crops, AHEAD)
+            yield from ordered_map(conductor, decode, crops, AHEAD)

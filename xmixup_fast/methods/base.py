@@ -27,7 +27,7 @@ class Method(ABC):
     A new run makes the method with the network as it starts, and calls :meth:`prepare`; a resumed run calls
     :meth:`load_state_dict` instead. Each step then calls :meth:`draw`, :meth:`before_step`, :meth:`inputs` and
     :meth:`loss`, in this order. ``step`` counts all steps of the run from 0; ``steps`` are those of fine-tuning, to
-    which :meth:`first_steps` come on top.
+    which :meth:`source_phase_steps` come on top.
 
     Raises ValueError where the network lacks what the method needs.
     """
@@ -51,7 +51,7 @@ class Method(ABC):
         """Measures what the method needs to know of the training images. Here: nothing."""
         return
 
-    def first_steps(self, steps: int) -> int:
+    def source_phase_steps(self, steps: int) -> int:
         """How many steps come before ``steps`` of fine-tuning, as a phase with a learning rate schedule of its own."""
         return 0
 

@@ -9,7 +9,7 @@ from torch.distributed.nn.functional import all_gather
 
 from ..batches.plan import Draw
 from ..models.network import Network
-from ..runtime.distributed import largest, world_size
+from ..runtime.distributed import all_reduce_max, world_size
 from ..settings.fields import Settings
 from .finetune import Finetune
 
@@ -40,6 +40,6 @@ def _of_all_processes(features: Tensor) -> Tensor:
     """The features of all processes, float[N, D]; rows of zeros, which add no singular value, make parts as long."""
     if world_size() == 1:
         return features
-    longest = int(largest(len(features))[0])
+    longest = int(all_reduce_max(len(features))[0])
     padded = F.pad(features, (0, 0, 0, longest - len(features)))
     return torch.cat(all_gather(padded))

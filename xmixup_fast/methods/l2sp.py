@@ -30,16 +30,18 @@ class Anchor:
     def penalty(self) -> Tensor:
         """A scalar."""
         alpha, beta = self.weights
-        return alpha * half_square(self.pretrained, self.start) + beta * half_square(self.head, self.zero)
+        return alpha * half_squared_distance(self.pretrained, self.start) + beta * half_squared_distance(
+            self.head, self.zero
+        )
 
 
-def half_square(x: list[nn.Parameter], y: list[Tensor]) -> Tensor:
+def half_squared_distance(x: list[nn.Parameter], y: list[Tensor]) -> Tensor:
     """|x - y|^2 / 2 of as many tensors in each list, with a gradient for x."""
-    distance: Tensor = _HalfSquare.apply(*x, *y)
+    distance: Tensor = _HalfSquaredDistance.apply(*x, *y)
     return distance
 
 
-class _HalfSquare(torch.autograd.Function):
+class _HalfSquaredDistance(torch.autograd.Function):
     """half_square in half the time of autograd's own way, which copies."""
 
     @staticmethod

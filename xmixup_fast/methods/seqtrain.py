@@ -31,15 +31,15 @@ class Seqtrain(Finetune):
         super().__init__(settings, network)
         self.first_phase = True
 
-    def first_steps(self, steps: int) -> int:
+    def source_phase_steps(self, steps: int) -> int:
         return max(1, round(self.settings.seqtrain_share * steps))
 
     def draw(self, sampler: Sampler, step: int) -> Draw:
-        first = self.first_steps(sampler.steps)
+        first = self.source_phase_steps(sampler.steps)
         return sampler.draw(step, aux_of_any_class=True) if step < first else sampler.draw(step - first)
 
     def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-        first = self.first_steps(steps)
+        first = self.source_phase_steps(steps)
         self.first_phase = step < first
         if step == first:
             optimizer.state.clear()

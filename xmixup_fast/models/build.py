@@ -83,14 +83,14 @@ def build(
 def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained:
     if weights == "timm":
         try:
-            body: Any = _create(model, True, image_size)
+            body: Any = create_model(model, True, image_size)
         except (OSError, RuntimeError) as error:  # no network; no weights published
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"weights: timm cannot get its weights for {model} ({reason}); try pip or a file"
             ) from error
     else:
-        body = _create(model, False, image_size)
+        body = create_model(model, False, image_size)
     classifier = body.get_classifier()
     if not isinstance(classifier, nn.Linear):
         raise ValueError(f"model: {model} has no linear classifier, but a {type(classifier).__name__}")
@@ -100,8 +100,8 @@ def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained
         state = pip_weights.load(model, body)
         body.load_state_dict(state)
     elif weights not in ("timm", "none"):
-        state, metadata = _read_weights(Path(weights))
-        _load(body, state, weights, model)
+        state, metadata = read_weights(Path(weights))
+        load_weights(body, state, weights, model)
     classes = None
     if "classes" in metadata:
         classes = json.loads(metadata["classes"])
@@ -112,7 +112,7 @@ def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained
     return _Pretrained(body, classes, mean, std)
 
 
-def _create(model: str, pretrained: bool, image_size: int | None) -> Any:
+def create_model(model: str, pretrained: bool, image_size: int | None) -> Any:
     """timm's model, for images of a size if one is given. ValueError where a network of a fixed size takes no other."""
     config = timm.get_pretrained_cfg(model)
     if image_size is None or not config or not config.fixed_input_size or config.input_size[-1] == image_size:
@@ -140,7 +140,7 @@ def _wrong_size(model: str, image_size: int, error: Exception) -> ValueError:
     return ValueError(f"image_size: {model} cannot take images of {image_size} x {image_size} ({reason})")
 
 
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State dict and metadata of a weights file."""
     if not path.is_file():
         raise FileNotFoundError(f"weights: {path}: no such file (and not timm, pip or none)")
@@ -159,7 +159,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, {}
 
 
-def _load(body: Any, state: dict[str, Tensor], weights: str, model: str) -> None:
+def load_weights(body: Any, state: dict[str, Tensor], weights: str, model: str) -> None:
     """Loads a state dict into a model, whose classifier takes the size that the state has."""
     name = next(name for name, module in body.named_modules() if module is body.get_classifier())
     if f"{name}.weight" in state:

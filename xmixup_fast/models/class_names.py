@@ -9,7 +9,7 @@ from timm.data.imagenet_info import ImageNetInfo
 _imagenet = cache(ImageNetInfo)
 
 
-def describe(class_name: str) -> str:
+def readable_name(class_name: str) -> str:
     """A class's name with its meaning, where it is the WordNet id of an ImageNet class: "strawberry (n07745940)"."""
     imagenet = _imagenet()
     if class_name not in imagenet.label_names():

@@ -46,7 +46,7 @@ class Network(nn.Module):
         self.mean = tuple(mean)
         self.std = tuple(std)
 
-    def place(self, device: torch.device | str) -> Network:
+    def to_device(self, device: torch.device | str) -> Network:
         """Moves the network to a device and into channels_last, as all batches are; returns it."""
         return self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from ..runtime.tensor_files import write_tensors
-from .build import _create, _load, _read_weights
+from .build import create_model, load_weights, read_weights
 from .network import Network
 
 
@@ -47,7 +47,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
         raise FileNotFoundError(f"{file}: no such file; {TRAINED}")
     if file.suffix != ".safetensors":
         raise ValueError(f"{os.fspath(path)}: {TRAINED}")
-    state, metadata = _read_weights(file)
+    state, metadata = read_weights(file)
     missing = [name for name in ("model", "classes", "mean", "std", "image_size") if name not in metadata]
     if missing:
         raise ValueError(f"{file}: {TRAINED}; its metadata lack {', '.join(missing)}")
@@ -56,8 +56,8 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
         raise ValueError(f"{file}: timm has no {model!r}, which the metadata name")
     classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
     with torch.random.fork_rng(devices=[]):
-        body = _create(model, False, image_size)
-        _load(body, state, str(file), model)
+        body = create_model(model, False, image_size)
+        load_weights(body, state, str(file), model)
     outputs = body.get_classifier().out_features
     if outputs != len(classes):
         raise ValueError(f"{file}: the metadata name {len(classes)} classes, and the network has {outputs} outputs")

@@ -4,6 +4,6 @@ Importing it registers the operators as ``torch.ops.xmixup_fast``.
 """
 
 from .image_pool import Crops, ImagePool, Images
-from .operators import Draws, draw, dual_head_cross_entropy, mix
+from .operators import DrawOutput, draw, dual_head_cross_entropy, mix
 
-__all__ = ["Crops", "Draws", "ImagePool", "Images", "draw", "dual_head_cross_entropy", "mix"]
+__all__ = ["Crops", "DrawOutput", "ImagePool", "Images", "draw", "dual_head_cross_entropy", "mix"]

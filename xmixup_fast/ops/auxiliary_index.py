@@ -11,7 +11,7 @@ from torch import Tensor
 from .image_pool import ImagePool
 
 
-class Auxiliary(NamedTuple):
+class AuxiliaryIndex(NamedTuple):
     """The auxiliary images, and which of them each target class may be mixed with."""
 
     labels: Tensor
@@ -24,7 +24,7 @@ class Auxiliary(NamedTuple):
     """int64[M]: images of each target class."""
 
     @classmethod
-    def of(cls, pool: ImagePool, source_classes: Sequence[Sequence[int]] | Tensor) -> Auxiliary:
+    def of(cls, pool: ImagePool, source_classes: Sequence[Sequence[int]] | Tensor) -> AuxiliaryIndex:
         """The images of a labelled pool: target class j may be mixed with those of ``source_classes[j]``.
 
         Raises ValueError for a target class without an image.
@@ -39,7 +39,7 @@ class Auxiliary(NamedTuple):
         return cls.of_images(pool, images)
 
     @classmethod
-    def of_images(cls, pool: ImagePool, images: Sequence[Sequence[int] | Tensor]) -> Auxiliary:
+    def of_images(cls, pool: ImagePool, images: Sequence[Sequence[int] | Tensor]) -> AuxiliaryIndex:
         """Target class j may be mixed with the images at the positions ``images[j]`` of a labelled pool."""
         lengths = torch.tensor([0, *map(len, images)], device=pool.device)
         rows = [torch.as_tensor(row, dtype=torch.int64, device=pool.device) for row in images]
@@ -47,7 +47,7 @@ class Auxiliary(NamedTuple):
         return cls(pool.labels, pool.sizes, lengths.cumsum(0), members)
 
 
-NO_AUXILIARY = Auxiliary(
+NO_AUXILIARY = AuxiliaryIndex(
     torch.empty(0, dtype=torch.int64),
     torch.empty((0, 2), dtype=torch.int32),
     torch.zeros(1, dtype=torch.int64),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..runtime.files import replacing
+from ..runtime.files import atomic_write
 
 FLUSH_BYTES = 2**24
 """What :meth:`ImagePool.write` brings to the disk at a time, while the next images are made."""
@@ -145,7 +145,7 @@ class ImagePool:
         sizes: list[Sequence[int]] = []
         labels: list[int] = []
         flushes: list[Future[None]] = []
-        with replacing(Path(path)) as aside, aside.open("wb") as file, ThreadPoolExecutor(1) as disk:
+        with atomic_write(Path(path)) as aside, aside.open("wb") as file, ThreadPoolExecutor(1) as disk:
             file.seek(PIXELS_BEGIN)
             for image, label in images:
                 file.write(image.contiguous().numpy().data)
@@ -193,7 +193,7 @@ class ImagePool:
         from safetensors.torch import save_file
 
         tensors = {"pixels": self.pixels, "offsets": self.offsets, "sizes": self.sizes, "labels": self.labels}
-        with replacing(Path(path)) as aside:
+        with atomic_write(Path(path)) as aside:
             save_file(tensors, aside)
             aside.chmod(0o666 & ~_umask())  # save_file lets the owner alone read it
 

@@ -89,7 +89,7 @@ def mix(
     return out
 
 
-class Draws(NamedTuple):
+class DrawOutput(NamedTuple):
     """All that is random in a batch of B samples, on one device."""
 
     target_crops: Crops
@@ -116,7 +116,7 @@ def draw(
     lam_quantiles: Tensor,
     size: tuple[int, int],
     flip: bool = True,
-) -> Draws:
+) -> DrawOutput:
     """Draws all that :func:`mix` needs: crops of target and auxiliary images, which of these, weights, places.
 
     Besides the tables, what is drawn for a sample depends on the seed, its ``sample`` and its ``epoch`` alone: it is
@@ -154,7 +154,7 @@ def draw(
         *(size, flip),
     )
     aux_crops = Crops(aux_index, aux_window, aux_flip)
-    return Draws(Crops(target_index, target_window, target_flip), aux_crops, lam, center)
+    return DrawOutput(Crops(target_index, target_window, target_flip), aux_crops, lam, center)
 
 
 def dual_head_cross_entropy(

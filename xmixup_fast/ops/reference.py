@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .image_pool import Crops, ImagePool
-from .operators import Draws
+from .operators import DrawOutput
 
 
 def gather(pool: ImagePool, crops: Crops, size: tuple[int, int]) -> Tensor:
@@ -90,7 +90,7 @@ def draw(
     lam_quantiles: Tensor,
     size: tuple[int, int],
     flip: bool = True,
-) -> Draws:
+) -> DrawOutput:
     """What :func:`xmixup_fast.ops.draw` draws, to the bit."""
 
     def words(purpose: int) -> Tensor:
@@ -114,7 +114,7 @@ def draw(
     left, right = lam_quantiles[position >> 24], lam_quantiles[(position >> 24) + 1]
     fraction = (position & 2**24 - 1).float() * 2**-24
     center = (last_words[:, 1:3] >> 8).float() * 2**-24
-    return Draws(target_crops, aux_crops, left + fraction * (right - left), center)
+    return DrawOutput(target_crops, aux_crops, left + fraction * (right - left), center)
 
 
 def below(n: Tensor, words: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .auxiliary_index import Auxiliary
+from .auxiliary_index import AuxiliaryIndex
 from .image_pool import Crops, ImagePool
 from .lam import beta_quantiles, rectangles
-from .operators import Draws, draw, mix
+from .operators import DrawOutput, draw, mix
 
 
 class MixedLabels(NamedTuple):
@@ -101,7 +101,7 @@ class XMixup:
         self.size, self.mean, self.std = size, mean, std
         self.rectangle, self.flip, self.seed = rectangle, flip, seed
         self.dtype, self.memory_format = dtype, memory_format
-        self._index = Auxiliary.of(aux, source_classes)
+        self._index = AuxiliaryIndex.of(aux, source_classes)
         self._quantiles = beta_quantiles(alpha, fold).to(aux.device)
 
     def __call__(
@@ -152,7 +152,7 @@ class XMixup:
 
     def _draw(
         self, images: Tensor, labels: Tensor, sample: Tensor | None, epoch: int | Tensor
-    ) -> tuple[ImagePool, Draws, MixedLabels]:
+    ) -> tuple[ImagePool, DrawOutput, MixedLabels]:
         pool, index = self._pool(images)
         if sample is None:
             sample = torch.randint(2**62, labels.shape, device=labels.device)

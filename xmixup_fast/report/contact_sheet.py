@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.decoding.decoder import TorchvisionDecoder
-from ..models.class_names import describe
+from ..models.class_names import readable_name
 from ..selection.choice import Selection
 
 ROWS = 20
@@ -70,12 +70,12 @@ def _auxiliary(
     if selection.kind == "class":
         for i, score in list(zip(chosen, scores, strict=True))[:AUXILIARY_IMAGES]:
             count = AUXILIARY_IMAGES // min(len(chosen), AUXILIARY_IMAGES)
-            groups.append((score + describe(source.classes[i]), pictures(by_class[i], count)))
+            groups.append((score + readable_name(source.classes[i]), pictures(by_class[i], count)))
         return groups
     for position, score in zip(chosen, scores, strict=True):
         sample = source.train[position]
         if len(groups) < AUXILIARY_IMAGES and (shown := pictures([sample], 1)):
-            groups.append((score + describe(source.classes[sample.label]), shown))
+            groups.append((score + readable_name(source.classes[sample.label]), shown))
     return groups
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..evaluation import Evaluation
-from ..runtime.files import replacing
+from ..runtime.files import atomic_write
 
 NUMBERED = 25
 """Classes up to which a confusion matrix has its numbers written into it."""
@@ -36,7 +36,7 @@ def png(figure: Figure, dpi: int = 120, transparent: bool = False) -> bytes:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as a PNG file, in one piece."""
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(png(figure))
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..data.center_crops import center_crops
+from ..data.center_crops import center_windows
 from ..data.dataset import Dataset
 from ..evaluation import ClassResult, Evaluation, ImageResult
-from ..models.class_names import describe
+from ..models.class_names import readable_name
 from ..ops.image_pool import Images
 from ..selection.choice import Selection
 from ..settings.fields import Settings
@@ -148,9 +148,9 @@ def _classes(rows: Sequence[ClassResult]) -> str:
     lines = []
     for row in sorted(rows, key=lambda row: (row.accuracy is None, row.accuracy)):
         accuracy = "" if row.accuracy is None else f"{row.accuracy:.1f} %"
-        taken = f"{escape(describe(row.taken_for))} ({row.times})" if row.taken_for else ""
+        taken = f"{escape(readable_name(row.taken_for))} ({row.times})" if row.taken_for else ""
         lines.append(
-            f"<tr><td>{escape(describe(row.name))}<td class=number>{row.images}<td class=number>{accuracy}"
+            f"<tr><td>{escape(readable_name(row.name))}<td class=number>{row.images}<td class=number>{accuracy}"
             f'<td class=bar><i style="width: {row.accuracy or 0:.0f}%"></i><td>{taken}</tr>'
         )
     return _section("Classes", f'<div class="table"><table>{head}{"".join(lines)}</table></div>')
@@ -169,8 +169,8 @@ def _worst(evaluation: Evaluation, images: Images, size: int, split: str) -> str
 def _figure(row: ImageResult, picture: Image.Image) -> str:
     name = row.name.replace("\\", "/").rsplit("/", 1)[-1]
     return (
-        f"<figure>{_image(_jpeg(picture), alt=row.label)}<b>{escape(describe(row.label))}</b><br>"
-        f"taken for {escape(describe(row.predicted))}, {100 * row.probability:.0f} %<br>loss {row.loss:.3f}<br>"
+        f"<figure>{_image(_jpeg(picture), alt=row.label)}<b>{escape(readable_name(row.label))}</b><br>"
+        f"taken for {escape(readable_name(row.predicted))}, {100 * row.probability:.0f} %<br>loss {row.loss:.3f}<br>"
         f'<small title="{escape(row.name)}">{escape(name)}</small></figure>'
     )
 
@@ -178,7 +178,7 @@ def _figure(row: ImageResult, picture: Image.Image) -> str:
 def _crops(images: Images, positions: Sequence[int], size: int) -> list[Image.Image]:
     """The centre crops of some images, made small."""
     index = torch.tensor(positions, device=images.labels.device)
-    pool, crops = next(images.feed([center_crops(images.sizes, size, index)]))
+    pool, crops = next(images.feed([center_windows(images.sizes, size, index)]))
     pictures = []
     for i, (top, left, height, width) in zip(crops.index.tolist(), crops.window.tolist(), strict=True):
         picture = Image.fromarray(pool[i][top : top + height, left : left + width].cpu().numpy())

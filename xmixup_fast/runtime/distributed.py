@@ -88,23 +88,23 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
-def check_alone() -> None:
+def require_one_process() -> None:
     """For commands that share no work. Raises ValueError where torchrun has started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("torchrun: this command runs in one process; start it without torchrun")
 
 
-def total(*values: float) -> list[float]:
+def all_reduce_sum(*values: float) -> list[float]:
     """The sums of values over all processes, in float64."""
     return _reduced(values, dist.ReduceOp.SUM)
 
 
-def smallest(*values: float) -> list[float]:
+def all_reduce_min(*values: float) -> list[float]:
     """The least of the processes' values, for each of some values."""
     return _reduced(values, dist.ReduceOp.MIN)
 
 
-def largest(*values: float) -> list[float]:
+def all_reduce_max(*values: float) -> list[float]:
     """The greatest of the processes' values, for each of some values."""
     return _reduced(values, dist.ReduceOp.MAX)
 
@@ -117,7 +117,7 @@ def _reduced(values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[floa
     return result
 
 
-def summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+def sum_gradients(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     """For DistributedDataParallel's ``register_comm_hook``: the gradients' sum over the processes, not their mean.
 
     Each process's loss is then scaled as one process's would be, which matters to gradients in 16 bits. The annotations
@@ -128,7 +128,7 @@ def summed(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  #
     return result
 
 
-def of_first(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """What process 0 gives, in all processes; it is pickled."""
     values = [value]
     if world_size() > 1:
@@ -136,7 +136,7 @@ def of_first(value: T) -> T:
     return values[0]
 
 
-def of_all(value: T) -> list[T]:
+def gather_objects(value: T) -> list[T]:
     """What each process gives, in all processes; it is pickled."""
     if world_size() == 1:
         return [value]
@@ -148,7 +148,7 @@ def of_all(value: T) -> list[T]:
 def barrier() -> None:
     """Waits until all processes are here."""
     if world_size() > 1:
-        total(0.0)
+        all_reduce_sum(0.0)
 
 
 @contextmanager

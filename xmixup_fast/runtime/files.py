@@ -13,7 +13,7 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a path to write to, in the same folder, which takes the name ``path`` once it is written and on disk."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file in one piece."""
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

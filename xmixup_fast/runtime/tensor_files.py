@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .files import replacing
+from .files import atomic_write
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -15,5 +15,5 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     from safetensors.torch import save
 
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    with replacing(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(content)  # save_file would let the owner alone read it

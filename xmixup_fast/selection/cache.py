@@ -24,7 +24,7 @@ FORMAT = 1
 """To be raised whenever cached statistics are no longer what a pass would find."""
 
 
-class Found(NamedTuple):
+class PassResult(NamedTuple):
     """What a pass over images finds."""
 
     tensors: dict[str, Tensor]
@@ -33,18 +33,18 @@ class Found(NamedTuple):
 
 
 def cached(
-    cache: Path, key: str, compute: Callable[[], Found], still_bad: Callable[[Sequence[BadFile]], bool]
-) -> Found:
+    cache: Path, key: str, compute: Callable[[], PassResult], all_unreadable: Callable[[Sequence[BadFile]], bool]
+) -> PassResult:
     """What ``compute`` gives, or what it gave for the same key before: kept as selection/KEY.safetensors in the cache.
 
-    It is computed anew where the file cannot be read, or where ``still_bad`` says that an image which was bad no longer
-    is. Several processes that work together all compute, or none.
+    It is computed anew where the file cannot be read, or where ``all_unreadable`` says that an image which was bad no
+    longer is. Several processes that work together all compute, or none.
 
     Raises OSError where the cache cannot be written.
     """
     path = cache / "selection" / f"{key}.safetensors"
     found = _load(path)
-    (usable,) = distributed.smallest(found is not None and still_bad(found.bad))
+    (usable,) = distributed.all_reduce_min(found is not None and all_unreadable(found.bad))
     if found is not None and usable:
         return found
     found = compute()
@@ -54,12 +54,12 @@ def cached(
     return found
 
 
-def _load(path: Path) -> Found | None:
+def _load(path: Path) -> PassResult | None:
     """What a file of the cache holds; None where there is no whole one."""
     try:
         with safe_open(path, "pt") as file:
             bad = [BadFile(*item) for item in json.loads(file.metadata()["bad"])]
-        return Found(load_file(path), bad)
+        return PassResult(load_file(path), bad)
     except (OSError, SafetensorError):
         return None
 

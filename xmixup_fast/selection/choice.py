@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..data.dataset import Dataset, Sample, of_classes
-from ..models.class_names import describe
+from ..models.class_names import readable_name
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Selection:
         row, scores = self.chosen[target], self.scores[target] if self.scores else []
         if self.kind == "image":
             counts = Counter(source.train[position].label for position in row).most_common(5)
-            listed = ", ".join(f"{describe(source.classes[label])} {count}" for label, count in counts)
+            listed = ", ".join(f"{readable_name(source.classes[label])} {count}" for label, count in counts)
             rest = len(row) - sum(count for _, count in counts)
             between = f", {scores[0]:.3f} to {scores[-1]:.3f}" if scores else ""
             return f"{len(row)} images{between}: {listed}" + (f", others {rest}" if rest else "")
         values = [f" {score:.3f}" for score in scores] or [""] * len(row)
-        return ", ".join(describe(source.classes[i]) + value for i, value in zip(row, values, strict=True))
+        return ", ".join(readable_name(source.classes[i]) + value for i, value in zip(row, values, strict=True))
 
 
 def read_selection(path: str, target_classes: Sequence[str], source: Dataset) -> Selection:

@@ -17,16 +17,16 @@ from ..models.network import Network
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
 from ..settings.fields import Settings
-from .cache import Found, cache_key, cached
+from .cache import PassResult, cache_key, cached
 from .choice import Selection, read_selection
 from .statistics import ClassMeans, LabelledBatches, class_means, nearest_images
-from .strategies import at_random, check_top_k, cosine, most_similar, one_to_one
+from .strategies import assignment_selection, check_top_k, cosine, most_similar, random_classes
 
 
-class Selector:
+class AuxiliarySelector:
     """Chooses source classes or images for each target class, as the settings say.
 
-    ``say`` gets lines for the user; ``bad`` gets the images of the source that cannot be decoded, which are left out.
+    ``log`` gets lines for the user; ``bad`` gets the images of the source that cannot be decoded, which are left out.
     What passes over the source find is kept in the cache. Where torch.distributed is initialised, the processes share
     the images.
     """
@@ -36,13 +36,13 @@ class Selector:
         settings: Settings,
         network: Network,
         decoder: Decoder,
-        say: Callable[[str], object],
+        log: Callable[[str], object],
         bad: list[BadFile],
     ) -> None:
         self.settings = settings
         self.network = network
         self.decoder = decoder
-        self.say = say
+        self.log = log
         self.bad = bad
 
     def select(self, target_images: LabelledBatches, target: Dataset, source: Dataset) -> Selection:
@@ -59,7 +59,7 @@ class Selector:
             return read_selection(settings.selection_file, target.classes, source)
         check(settings, network, target, source)
         if settings.selection == "random":
-            return at_random(len(target.classes), len(source.classes), settings.top_k, settings.seed)
+            return random_classes(len(target.classes), len(source.classes), settings.top_k, settings.seed)
         assign = settings.selection == "assignment"
         similarity = settings.similarity if assign else settings.selection
         logits = self._logits(similarity, target, source)
@@ -75,7 +75,7 @@ class Selector:
             values = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
         else:
             values = _similarities(means, self._source_means(source))
-        return one_to_one(values) if assign else most_similar(values, settings.top_k)
+        return assignment_selection(values) if assign else most_similar(values, settings.top_k)
 
     def stream(self, samples: Sequence[Sample], what: str, bad: list[BadFile]) -> LabelledBatches:
         """One pass over encoded images: normalised centre crops with their labels, decoded as they are needed.
@@ -103,7 +103,7 @@ class Selector:
                     pool = ImagePool.from_images([image for image, _ in good], [label for _, label in good])
                     yield from renderer.batches(pool.to(settings.device), size)
                 bar.update(len(batch))
-        bad += sorted(chain.from_iterable(distributed.of_all(found))) if processes > 1 else found
+        bad += sorted(chain.from_iterable(distributed.gather_objects(found))) if processes > 1 else found
 
     def _logits(self, similarity: str, target: Dataset, source: Dataset) -> Callable[[Tensor], Tensor] | None:
         """What is to be predicted for the target's images, if anything."""
@@ -113,7 +113,7 @@ class Selector:
         known, needed = _known(network), _classes_needed(self.settings, target)
         if known >= needed:
             return network.known_source_logits
-        self.say(
+        self.log(
             f"selection: prediction needs a pass over the source's images, since {known} of its {len(source.classes)} "
             "classes are outputs of the pretrained classifier"
         )
@@ -154,9 +154,9 @@ class Selector:
     ) -> dict[str, Tensor]:
         """What ``compute`` finds in a pass over the source, or what the cache has."""
 
-        def run() -> Found:
+        def run() -> PassResult:
             bad: list[BadFile] = []
-            return Found(compute(self.stream(samples, "source images", bad)), bad)
+            return PassResult(compute(self.stream(samples, "source images", bad)), bad)
 
         settings, network = self.settings, self.network
         if settings.cache_folder is None:
@@ -166,7 +166,7 @@ class Selector:
             preprocessing = [network.mean, network.std, settings.image_size, settings.short_side, self.decoder.name]
             device = torch.device(settings.device).type
             key = cache_key(network, key_samples, [*key_parameters, *preprocessing, device])
-            found = cached(settings.cache_folder, key, run, partial(self.decoder.still_bad, samples))
+            found = cached(settings.cache_folder, key, run, partial(self.decoder.all_unreadable, samples))
         self.bad += found.bad
         return found.tensors
 

@@ -81,7 +81,7 @@ def nearest_images(
             new = directions @ F.normalize(network.features(batch).double(), dim=1).T
             identities, cosines = _best([identities, identity.expand_as(new)], [cosines, new], count)
     identities, cosines = identities.cpu(), cosines.cpu()
-    parts = distributed.of_all((identities, cosines))
+    parts = distributed.gather_objects((identities, cosines))
     return _best([part[0] for part in parts], [part[1] for part in parts], count)
 
 

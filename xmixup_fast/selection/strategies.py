@@ -24,7 +24,7 @@ def most_similar(similarity: Tensor, top_k: int) -> Selection:
     return Selection("class", classes[:, :top_k].tolist(), scores[:, :top_k].tolist())
 
 
-def one_to_one(similarity: Tensor) -> Selection:
+def assignment_selection(similarity: Tensor) -> Selection:
     """One source class for each target class, none of them twice, so that the similarities' sum is the largest.
 
     Kuhn's Hungarian method (1955), for float64[K_t, K_s]; -inf for what must not be. Raises ValueError where there are
@@ -43,7 +43,7 @@ def one_to_one(similarity: Tensor) -> Selection:
     return Selection("class", classes.tolist(), similarity.gather(1, classes).tolist())
 
 
-def at_random(num_target_classes: int, num_source_classes: int, top_k: int, seed: int) -> Selection:
+def random_classes(num_target_classes: int, num_source_classes: int, top_k: int, seed: int) -> Selection:
     """``top_k`` distinct source classes for each target class, drawn from ``seed``; the control of every comparison.
 
     Raises ValueError where there are fewer source classes than ``top_k``.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from ..runtime.files import default_cache
-from .values import _typed, parse_bytes
+from .values import as_type, parse_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
-            object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
+            object.__setattr__(self, name, as_type(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
         more = ("grad_accum_steps", "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods")
         for name in (*counts, *more, "patience"):

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, replace
 
 from .fields import Settings
 
-HOW = (
+NOT_HASHED = (
     *("device", "threads", "cache", "storage", "memory_budget", "val_interval", "output", "test", "report", "loggers"),
     *("profile", "compile", "cuda_graph"),
     *("resume", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept"),
@@ -17,7 +17,7 @@ HOW = (
 """Settings that say where and how something is computed, not what."""
 
 
-UNSAID = {"optimizer": "sgd", "schedule": "cosine"}
+NEUTRAL = {"optimizer": "sgd", "schedule": "cosine"}
 """Values that are left out of the hash as what is off is."""
 
 
@@ -25,14 +25,14 @@ OF_METHODS = {"rectangle_probability": ("xmixup",), "anchor": ("xmixup", "xcutmi
 """Settings that count for these methods alone."""
 
 
-def matters(name: str, settings: Settings) -> bool:
+def affects_result(name: str, settings: Settings) -> bool:
     """Whether a setting can change what comes out: patience counts validations, and some settings are some methods'."""
     if name in OF_METHODS:
         return settings.method in OF_METHODS[name]
-    return name not in HOW or (name == "val_interval" and settings.patience is not None)
+    return name not in NOT_HASHED or (name == "val_interval" and settings.patience is not None)
 
 
-def identity(settings: Settings) -> str:
+def run_hash(settings: Settings) -> str:
     """A hash of the settings that matter, 15 hexadecimal digits.
 
     Defaults are among them: where a default changes, it is another run. Settings that are off (None, False or zero)
@@ -40,12 +40,14 @@ def identity(settings: Settings) -> str:
     """
     values = asdict(replace(settings, resize=settings.resize or settings.short_side))
     values = {
-        name: value for name, value in values.items() if value and value != UNSAID.get(name) and matters(name, settings)
+        name: value
+        for name, value in values.items()
+        if value and value != NEUTRAL.get(name) and affects_result(name, settings)
     }
-    return hashed(json.dumps(values, sort_keys=True))
+    return short_hash(json.dumps(values, sort_keys=True))
 
 
-def hashed(text: str) -> str:
+def short_hash(text: str) -> str:
     """15 hexadecimal digits: a number of 60 bits, small enough for a place in a file."""
     return hashlib.sha256(text.encode()).hexdigest()[:15]
 
@@ -55,7 +57,7 @@ def check_same(before: Settings, now: Settings, folder: os.PathLike[str]) -> Non
     changed = [
         f"{field.name} {getattr(before, field.name)} (now {getattr(now, field.name)})"
         for field in fields(Settings)
-        if matters(field.name, now) and getattr(before, field.name) != getattr(now, field.name)
+        if affects_result(field.name, now) and getattr(before, field.name) != getattr(now, field.name)
     ]
     if changed:
         raise ValueError(f"resume: the run in {os.fspath(folder)} has {', '.join(changed)}; name another output")

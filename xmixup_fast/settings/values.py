@@ -19,7 +19,7 @@ def check_names(where: str, names: Iterable[str], known: Sequence[str]) -> None:
             raise ValueError(f"{where}: {name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
+def as_type(name: str, value: Any, hint: Any) -> Any:
     """The value as its setting's type; ValueError where it is of another."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None:
@@ -27,10 +27,10 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         # A list is meant where one is given; an empty one falls through to the error.
         lists = [option for option in typing.get_args(hint) if typing.get_origin(option) is list]
         if lists and isinstance(value, list | tuple) and value:
-            return [_typed(name, item, typing.get_args(lists[0])[0]) for item in value]
+            return [as_type(name, item, typing.get_args(lists[0])[0]) for item in value]
         words = [option for option in typing.get_args(hint) if typing.get_origin(option) is Literal]
         if words and isinstance(value, str):
-            return _typed(name, value, words[0])
+            return as_type(name, value, words[0])
         hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
     if typing.get_origin(hint) is Literal:
         options = typing.get_args(hint)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from .fields import Settings
-from .values import _typed, check_names
+from .values import as_type, check_names
 
 
 def read(path: str | os.PathLike[str], **overrides: Any) -> Settings:
@@ -31,7 +31,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     values = load_yaml(path)
     check_names(str(path), values, [field.name for field in fields(Settings)])
     hints = typing.get_type_hints(Settings)
-    return {name: _typed(name, value, hints[name]) for name, value in values.items()}
+    return {name: as_type(name, value, hints[name]) for name, value in values.items()}
 
 
 def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:

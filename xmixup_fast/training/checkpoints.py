@@ -55,13 +55,13 @@ class Checkpoints:
         for old in self._paths()[: -self.keep]:
             old.unlink(missing_ok=True)
 
-    def newest(self, say: Callable[[str], object]) -> Checkpoint | None:
-        """The newest checkpoint that can be used; ``say`` gets a line about each newer one that cannot."""
+    def newest(self, log: Callable[[str], object]) -> Checkpoint | None:
+        """The newest checkpoint that can be used; ``log`` gets a line about each newer one that cannot."""
         for path in reversed(self._paths()):
             try:
                 return self._read(path)
             except (OSError, SafetensorError, ValueError, KeyError) as error:
-                say(f"checkpoint: {path}: not used ({error})")
+                log(f"checkpoint: {path}: not used ({error})")
         return None
 
     def before(self, step: int) -> str:

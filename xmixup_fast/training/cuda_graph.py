@@ -36,7 +36,7 @@ class _Kind:
     """What a replay writes, too."""
 
 
-class Graphs:
+class CudaGraphRunner:
     """Does some work on batches and draws, from the fourth step on by replaying what was captured of it.
 
     Batches are read where they are: what is rendered into another buffer (in seqtrain's first phase, or where xmixup
@@ -53,7 +53,7 @@ class Graphs:
         kind = self._kinds.setdefault(tuple(batch.data_ptr() for batch in inputs), _Kind(inputs))
         kind.steps += 1
         if kind.steps <= WARMUP:
-            return self._aside(lambda: self.work(inputs, draw))
+            return self._on_side_stream(lambda: self.work(inputs, draw))
         if kind.replay is None or kind.draw is None or kind.loss is None:
             kind.draw = copy.deepcopy(draw)
             kind.replay, kind.loss = self._capture(inputs, kind.draw)
@@ -64,7 +64,7 @@ class Graphs:
             parameter.grad = gradient
         return kind.loss
 
-    def _aside(self, work: Callable[[], Tensor]) -> Tensor:
+    def _on_side_stream(self, work: Callable[[], Tensor]) -> Tensor:
         """Does it on another stream, as what is to be captured has to be warmed up."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

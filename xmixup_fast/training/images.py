@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..data.bad_files import check_bad, list_bad, skipped
+from ..data.bad_files import list_bad, refuse_bad_files, skipped
 from ..data.dataset import BadFile, Dataset, Sample, split
 from ..data.decoding.choose import make_decoder
-from ..data.image_store import OverBudget, PoolBuilder
+from ..data.image_store import ImageStore, OverBudget
 from ..data.sources import read_dataset
-from ..data.streamed import Stream
+from ..data.streamed import StreamedImages
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
 from ..runtime.device import free_memory
@@ -37,35 +37,35 @@ def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Datas
     return target, source
 
 
-def make_builder(settings: Settings, say: Callable[[str], object]) -> PoolBuilder:
+def make_builder(settings: Settings, log: Callable[[str], object]) -> ImageStore:
     """What makes pools and streams as the settings say. Raises ValueError where the decoder is not installed."""
     device = torch.device(settings.device)
-    decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), say)
+    decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), log)
     cache = settings.cache_folder
     if cache is None and distributed.world_size() > 1:
-        say("cache: none: each process decodes all images, and keeps a copy of its own")
+        log("cache: none: each process decodes all images, and keeps a copy of its own")
     budget = None
     if settings.storage != "resident":
         # Through the cache, the processes of a machine share one copy.
         copies = distributed.local_world_size() if cache is None and device.type == "cpu" else 1
         free = 0.8 * free_memory(device) / copies
         budget = int(free) if settings.memory_budget is None else parse_bytes(settings.memory_budget)
-        budget = int(distributed.smallest(budget)[0])  # all processes have to decide alike
-    return PoolBuilder(decoder, cache, budget, say, settings.image_size)
+        budget = int(distributed.all_reduce_min(budget)[0])  # all processes have to decide alike
+    return ImageStore(decoder, cache, budget, log, settings.image_size)
 
 
-class _Images:
+class SplitImages:
     """The target's images in pools or streams, then the auxiliary ones in a pool; and those of all that are bad."""
 
     def __init__(
-        self, settings: Settings, target: Dataset, source: Dataset | None, say: Callable[[str], object]
+        self, settings: Settings, target: Dataset, source: Dataset | None, log: Callable[[str], object]
     ) -> None:
         self.settings = settings
         self.target = target
-        self.say = say
+        self.log = log
         self.listed = target.bad + (source.bad if source else [])
-        self.builder = make_builder(settings, say)
-        self.of: dict[str, ImagePool | Stream] = {
+        self.builder = make_builder(settings, log)
+        self.of: dict[str, ImagePool | StreamedImages] = {
             name: self.builder.images(self._samples(name), f"{name} images", settings.storage)
             for name in ("train", "val", "test")
         }
@@ -96,8 +96,8 @@ class _Images:
 
     def check(self) -> None:
         """Says how many images are skipped. Raises ValueError, which names them, where the settings forbid that."""
-        if bad := check_bad(self.bad, self.settings.bad_files):
-            self.say(f"{skipped(bad)}; summary.json lists them")
+        if bad := refuse_bad_files(self.bad, self.settings.bad_files):
+            self.log(f"{skipped(bad)}; summary.json lists them")
 
     def _samples(self, name: str) -> list[Sample]:
         samples: list[Sample] = getattr(self.target, name)
@@ -114,10 +114,10 @@ class _Images:
         return False
 
     def _check_classes(
-        self, images: ImagePool | Stream, samples: Sequence[Sample], classes: Sequence[str], what: str
+        self, images: ImagePool | StreamedImages, samples: Sequence[Sample], classes: Sequence[str], what: str
     ) -> None:
         """Raises ValueError where a class has no image left, so that training cannot go on to find other bad files."""
         lost = sorted({sample.label for sample in samples} - set(images.labels.tolist()))
         if lost:
-            check_bad(self.bad, self.settings.bad_files)
+            refuse_bad_files(self.bad, self.settings.bad_files)
             raise ValueError(f"class {classes[lost[0]]}: none of its {what} can be decoded\n{list_bad(self.bad)}")

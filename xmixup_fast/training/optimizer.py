@@ -81,13 +81,13 @@ def warmup_steps(settings: Settings, images: int) -> int:
     return round(settings.warmup_epochs * images / settings.batch_size)
 
 
-def check_length(settings: Settings, images: int, first_steps: int = 0) -> None:
+def check_length(settings: Settings, images: int, source_phase_steps: int = 0) -> None:
     """Raises ValueError where a part of the run, by a number of training images, is longer than what it is part of.
 
-    ``first_steps`` is the length of a phase before fine-tuning, if there is one.
+    ``source_phase_steps`` is the length of a phase before fine-tuning, if there is one.
     """
     steps, warmup = run_steps(settings, images), warmup_steps(settings, images)
-    for phase, length in (("run", steps), ("phase before fine-tuning", first_steps or steps)):
+    for phase, length in (("run", steps), ("phase before fine-tuning", source_phase_steps or steps)):
         if warmup and warmup >= length:
             raise ValueError(
                 f"warmup_epochs: expected less than the {phase}, {length} steps of {settings.batch_size} images, "

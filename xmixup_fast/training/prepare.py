@@ -16,34 +16,34 @@ from ..batches.sampler import Sampler, run_steps
 from ..data.bad_files import list_bad, without
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.sources import read_dataset
-from ..data.streamed import Stream
+from ..data.streamed import StreamedImages
 from ..methods import METHODS, Method
 from ..methods.base import Batches
 from ..models.build import build
-from ..models.class_names import describe
+from ..models.class_names import readable_name
 from ..models.network import Network
-from ..ops.auxiliary_index import Auxiliary
+from ..ops.auxiliary_index import AuxiliaryIndex
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
 from ..runtime.device import DTYPES
 from ..selection import selector
 from ..selection.choice import Selection
 from ..settings.fields import Settings
-from .images import _Images, read_datasets
+from .images import SplitImages, read_datasets
 from .optimizer import check_length, freeze
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingSetup:
     """A run before its first step. Test images are on the CPU, all others on the run's device."""
 
     network: Network
     method: Method
     sampler: Sampler
     renderer: Renderer
-    train: ImagePool | Stream
-    val: ImagePool | Stream
-    test: ImagePool | Stream
+    train: ImagePool | StreamedImages
+    val: ImagePool | StreamedImages
+    test: ImagePool | StreamedImages
     source_classes: list[str]
     """Empty for a method without a source."""
     report: dict[str, Any] | None
@@ -64,12 +64,12 @@ class Prepared:
     def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
         """The batches that the first step looks at, each [B, 3, H, W], and the titles of their images."""
         draw = next(self.renderer.feed([self.method.draw(self.sampler, 0)]))
-        titles = self.method.titles(draw, self.network.classes, list(map(describe, self.source_classes)))
+        titles = self.method.titles(draw, self.network.classes, list(map(readable_name, self.source_classes)))
         return self.method.inputs(draw, self.renderer), titles
 
 
-def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | None = None) -> Prepared:
-    """Makes a run ready, by resolved settings; ``say`` gets lines for the user.
+def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | None = None) -> TrainingSetup:
+    """Makes a run ready, by resolved settings; ``log`` gets lines for the user.
 
     For a run that goes on, ``resumed`` is its folder: what was selected is read there, and the method, whose state is
     to be loaded, measures nothing.
@@ -87,30 +87,30 @@ def prepare(settings: Settings, say: Callable[[str], object], resumed: Path | No
         image_size=settings.image_size,
     )
     freeze(network, settings.freeze)
-    network.place(settings.device)
+    network.to_device(settings.device)
     method = method_class(settings, network)
-    check_length(settings, len(target.train), method.first_steps(run_steps(settings, len(target.train))))
+    check_length(settings, len(target.train), method.source_phase_steps(run_steps(settings, len(target.train))))
     if source and resumed is None:
         selector.check(settings, network, target, source)
-    images = _Images(settings, target, source, say)
+    images = SplitImages(settings, target, source, log)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         train = images.of["train"]
         return Renderer(train, None, network.mean, network.std, settings.image_size).batches(train, settings.batch_size)
 
-    chosen = _choose(settings, network, batches, target, source, images, say, resumed) if source else None
+    chosen = _choose(settings, network, batches, target, source, images, log, resumed) if source else None
     images.check()
-    say(images.builder.storage())
+    log(images.builder.storage())
     if resumed is None:
         method.prepare(network, batches)
     if settings.weight_decay not in (method.weight_decay, Settings.weight_decay):
-        say(f"weight_decay {settings.weight_decay:g} is not used: l2sp_alpha and l2sp_beta take its place")
+        log(f"weight_decay {settings.weight_decay:g} is not used: l2sp_alpha and l2sp_beta take its place")
     train, val, test = images.of.values()
-    say(
+    log(
         f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(train)} training, "
         f"{len(val)} validation and {len(test)} test images"
     )
-    return Prepared(
+    return TrainingSetup(
         network,
         method,
         Sampler(
@@ -137,7 +137,7 @@ class _Chosen:
 
     selection: Selection
     pool: ImagePool
-    index: Auxiliary
+    index: AuxiliaryIndex
     report: dict[str, Any]
     seconds: float
 
@@ -148,8 +148,8 @@ def _choose(
     batches: Batches,
     target: Dataset,
     source: Dataset,
-    images: _Images,
-    say: Callable[[str], object],
+    images: SplitImages,
+    log: Callable[[str], object],
     resumed: Path | None,
 ) -> _Chosen:
     """Selects source classes or images, or reads what a run that goes on has; decodes what is chosen alone."""
@@ -157,11 +157,11 @@ def _choose(
         settings = replace(settings, selection_file=str(resumed / "selection.json"))
     try:
         started = time.perf_counter()
-        chooser = selector.Selector(settings, network, images.builder.decoder, say, images.builder.bad)
+        chooser = selector.AuxiliarySelector(settings, network, images.builder.decoder, log, images.builder.bad)
         selection = chooser.select(batches(), target, source)
         seconds = time.perf_counter() - started
         for line in selection.lines(target.classes, source):
-            say(line)
+            log(line)
         pool = images.auxiliary(selection, source)
     except ValueError as error:
         if settings.bad_files == "skip" or not images.bad or list_bad(images.bad) == str(error):
@@ -170,9 +170,9 @@ def _choose(
     if selection.kind == "image":
         samples = selection.samples(source)
         places = _places_of_good(selection.places(), samples, images.bad, target.classes)
-        index = Auxiliary.of_images(pool, places)
+        index = AuxiliaryIndex.of_images(pool, places)
     else:
-        index = Auxiliary.of(pool, selection.chosen)
+        index = AuxiliaryIndex.of(pool, selection.chosen)
     report = selector.report(settings, selection, target, source)
     if resumed:
         report = json.loads((resumed / "selection.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..runtime.files import replacing
+from ..runtime.files import atomic_write
 
 WARM_UP_STEPS = 5
 """Steps that are not profiled, at most: kernels are chosen and memory is taken in the first ones."""
@@ -49,10 +49,10 @@ class Steps(Protocol):
 
 
 @contextmanager
-def profiled(trainer: Steps, folder: Path, say: Callable[[str], object]) -> Iterator[None]:
+def profiled(trainer: Steps, folder: Path, log: Callable[[str], object]) -> Iterator[None]:
     """Profiles the trainer's next steps, after a few, while the context lasts.
 
-    Writes them to trace.json.gz in the run folder, for chrome://tracing or ui.perfetto.dev; ``say`` gets the table.
+    Writes them to trace.json.gz in the run folder, for chrome://tracing or ui.perfetto.dev; ``log`` gets the table.
     """
     left = trainer.steps - trainer.steps_done
     if left == 0:
@@ -66,13 +66,13 @@ def profiled(trainer: Steps, folder: Path, say: Callable[[str], object]) -> Iter
 
     def finish(profiler: torch.profiler.profile) -> None:
         path = folder / "trace.json.gz"
-        with replacing(path) as aside:
+        with atomic_write(path) as aside:
             profiler.export_chrome_trace(str(aside))
             trace = aside.read_bytes()
             aside.write_bytes(gzip.compress(trace))
         for line in table(json.loads(trace)["traceEvents"]):
-            say(line)
-        say(f"the profiler's trace: {path}")
+            log(line)
+        log(f"the profiler's trace: {path}")
 
     with torch.profiler.profile(schedule=schedule, on_trace_ready=finish) as profiler:
 

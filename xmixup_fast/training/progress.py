@@ -19,7 +19,7 @@ NOTED = ("val_accuracy", "metrics", "bad", "best_accuracy", "best_step", "waited
 
 
 @dataclass
-class Progress:
+class RunState:
     """What is known of a run so far."""
 
     seconds: list[float] = field(default_factory=list)
@@ -45,7 +45,9 @@ class Progress:
         """Keeps the weights where a validation is the best so far. Of equal ones the first is."""
         self.waited += 1
         if not self.best or accuracy > self.best_accuracy:
-            self.best = {name: tensor.to("cpu", copy=True) for name, tensor in trainer.result.state_dict().items()}
+            self.best = {
+                name: tensor.to("cpu", copy=True) for name, tensor in trainer.final_network.state_dict().items()
+            }
             self.best_accuracy, self.best_step, self.waited = accuracy, trainer.steps_done, 0
 
     def is_over(self, settings: Settings) -> bool:
@@ -62,7 +64,7 @@ class Progress:
         return Checkpoint(trainer.steps_done, tensors, notes)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, bad: Sequence[BadFile]) -> Progress:
+    def of(cls, checkpoint: Checkpoint, bad: Sequence[BadFile]) -> RunState:
         """What :meth:`checkpoint` kept, whose tensors it takes away; and images that were found to be bad since."""
         tensors, notes = checkpoint.tensors, checkpoint.notes
         seconds, losses = (tensors.pop(f"progress.{name}").tolist() for name in ("seconds", "losses"))

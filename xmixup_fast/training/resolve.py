@@ -26,7 +26,7 @@ def resolved(settings: Settings) -> Settings:
     loggers.chosen(settings)  # finds out what is not installed
     if settings.cuda_graph and distributed.world_size() > 1:
         raise ValueError(f"cuda_graph: expected one process, got {distributed.world_size()}")
-    name = distributed.of_first(run_name(settings.method, settings))
+    name = distributed.broadcast_object(run_name(settings.method, settings))
     return replace(
         settings,
         resize=settings.resize or settings.short_side,

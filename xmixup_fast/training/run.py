@@ -26,13 +26,13 @@ from ..runtime.device import reproducible
 from ..runtime.files import check_writable
 from ..runtime.signals import Interrupted, catching_signals
 from ..settings.fields import Settings
-from ..settings.identity import check_same, identity
+from ..settings.identity import check_same, run_hash
 from .checkpoints import Checkpoints
-from .prepare import Prepared, prepare
+from .prepare import TrainingSetup, prepare
 from .profiler import profiled
-from .progress import Progress
+from .progress import RunState
 from .resolve import resolved
-from .run_folder import Recorder, Silent
+from .run_folder import NullRunFolder, RunFolder
 from .trainer import Trainer
 
 
@@ -70,20 +70,22 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
 def _run(settings: Settings) -> Result:
     """A run with resolved settings, or the rest of one."""
     folder = Path(str(settings.output))
-    recorder: Recorder = (Recorder if distributed.rank() == 0 else Silent)(folder, resume=settings.resume == "auto")
+    recorder: RunFolder = (RunFolder if distributed.rank() == 0 else NullRunFolder)(
+        folder, resume=settings.resume == "auto"
+    )
     check_writable(folder)
     if recorder.settings is not None:
         check_same(recorder.settings, settings, folder)
-    checkpoints = Checkpoints(folder / "checkpoints", identity(settings), settings.checkpoints_kept)
-    checkpoint = distributed.of_first(checkpoints.newest(recorder.say) if distributed.rank() == 0 else None)
-    run = prepare(settings, recorder.say, folder if checkpoint else None)
+    checkpoints = Checkpoints(folder / "checkpoints", run_hash(settings), settings.checkpoints_kept)
+    checkpoint = distributed.broadcast_object(checkpoints.newest(recorder.log) if distributed.rank() == 0 else None)
+    run = prepare(settings, recorder.log, folder if checkpoint else None)
     trainer = Trainer(run.network, run.method, run.sampler, run.renderer, settings)
-    progress = Progress(bad=run.bad)
+    progress = RunState(bad=run.bad)
     if checkpoint:
-        progress = Progress.of(checkpoint, run.bad)
+        progress = RunState.of(checkpoint, run.bad)
         recorder.resume(progress.metrics)
         trainer.load_state_dict(checkpoint.tensors, checkpoint.step)
-        recorder.say(f"going on after step {checkpoint.step} of {trainer.steps}")
+        recorder.log(f"going on after step {checkpoint.step} of {trainer.steps}")
     else:
         recorder.config(settings.to_yaml())
         if run.report is not None:
@@ -91,18 +93,20 @@ def _run(settings: Settings) -> Result:
         recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
     profiling = settings.profile and distributed.rank() == 0
     with recorder.logging(settings, trainer.steps_done):
-        with profiled(trainer, folder, recorder.say) if profiling else nullcontext():
+        with profiled(trainer, folder, recorder.log) if profiling else nullcontext():
             _train(trainer, run.val, settings, progress, recorder, checkpoints)
         if progress.best:
-            trainer.result.load_state_dict(progress.best)
+            trainer.final_network.load_state_dict(progress.best)
             kept = f"kept the weights after step {progress.best_step}, validation {progress.best_accuracy:.2f} %"
-            recorder.say(kept)
+            recorder.log(kept)
         if distributed.rank() == 0:
-            save(trainer.result, folder / "model.safetensors", settings.image_size, settings.resize)
+            save(trainer.final_network, folder / "model.safetensors", settings.image_size, settings.resize)
         return _finish(trainer, run, settings, progress, recorder)
 
 
-def _finish(trainer: Trainer, run: Prepared, settings: Settings, progress: Progress, recorder: Recorder) -> Result:
+def _finish(
+    trainer: Trainer, run: TrainingSetup, settings: Settings, progress: RunState, recorder: RunFolder
+) -> Result:
     """What comes after training: the test, the summary and the report."""
     evaluation = None
     # The test images are not looked at before all is decided.
@@ -156,18 +160,18 @@ def _finish(trainer: Trainer, run: Prepared, settings: Settings, progress: Progr
         )
         recorder.report(run_page(record))
     tested = "not tested" if test_accuracy is None else f"test {test_accuracy:.2f} %"
-    recorder.say(f"{tested}  {sum(progress.seconds):.1f} s of training  {recorder.folder}")
-    return Result(recorder.folder, trainer.result, summary, run.report, evaluation)
+    recorder.log(f"{tested}  {sum(progress.seconds):.1f} s of training  {recorder.folder}")
+    return Result(recorder.folder, trainer.final_network, summary, run.report, evaluation)
 
 
 def _train(
-    trainer: Trainer, val: Images, settings: Settings, progress: Progress, recorder: Recorder, checkpoints: Checkpoints
+    trainer: Trainer, val: Images, settings: Settings, progress: RunState, recorder: RunFolder, checkpoints: Checkpoints
 ) -> None:
     """All steps to come, with validations and checkpoints as the settings say.
 
     Raises Interrupted on SIGINT and SIGTERM, once a checkpoint is saved.
     """
-    batch_size, first = trainer.batch_size, trainer.first_steps
+    batch_size, first = trainer.batch_size, trainer.source_phase_steps
     ends = {first: 0} | {first + step: epoch for step, epoch in trainer.sampler.epoch_ends().items()}
     saved = time.monotonic()
     with recorder.progress(trainer.steps * batch_size, trainer.steps_done * batch_size), catching_signals() as signal:
@@ -176,7 +180,7 @@ def _train(
             started = time.perf_counter()
             with trainer.span("step"):
                 mine = float(trainer.step())  # waits for the device, so that the time is the step's
-                (loss,) = distributed.total(mine)
+                (loss,) = distributed.all_reduce_sum(mine)
                 progress.seconds.append(time.perf_counter() - started)
             progress.losses.append(loss)
             step = trainer.steps_done
@@ -206,7 +210,7 @@ def _train(
                 progress.losses = []
             due = settings.checkpoint_steps is not None and step % settings.checkpoint_steps == 0
             late = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
-            save, number = map(int, distributed.largest(due or late, signal() or 0))
+            save, number = map(int, distributed.all_reduce_max(due or late, signal() or 0))
             if save or number or step == trainer.steps or progress.is_over(settings):
                 if distributed.rank() == 0:
                     checkpoints.save(progress.checkpoint(trainer))

@@ -26,7 +26,7 @@ PICTURE_IMAGES = 16
 """Images of the first batch that batch.png shows."""
 
 
-class Recorder:
+class RunFolder:
     """Writes one run to its folder: config.yaml, selection.json, batch.png, metrics.jsonl, metrics.csv, summary.json,
     evaluation.json and report.html.
 
@@ -50,7 +50,7 @@ class Recorder:
         self._started = 0.0
         self._before = self._done = 0
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line on stdout, above the progress bar where there is one."""
         if self._bar is None:
             print(text, flush=True)
@@ -131,7 +131,7 @@ class Recorder:
         if metrics["val_accuracy"] is not None:
             self._shown["validation"] = f"{metrics['val_accuracy']:.2f} %"
             validation = f"validation {self._shown['validation']}  "
-        self.say(
+        self.log(
             f"epoch {metrics['epoch']:3d}  step {metrics['step']:5d}  loss {metrics['train_loss']:.3f}  "
             f"{validation}{metrics['images_per_second']:.1f} images/s{self._time_left()}"
         )
@@ -181,7 +181,7 @@ class Recorder:
         return f"  {tqdm.format_interval(seconds)} left"
 
 
-class Silent(Recorder):
+class NullRunFolder(RunFolder):
     """A recorder that writes and shows nothing: that of all processes but the first."""
 
     def __init__(self, folder: Path, resume: bool = False) -> None:
@@ -197,4 +197,4 @@ class Silent(Recorder):
         """Does nothing."""
 
     logging = progress = _nothing_while
-    say = config = selection = batch = step = epoch = resume = evaluation = report = summary = _nothing
+    log = config = selection = batch = step = epoch = resume = evaluation = report = summary = _nothing

@@ -15,14 +15,14 @@ from ..batches.plan import Draw
 from ..batches.render import Renderer
 from ..batches.sampler import Sampler
 from ..batches.seeds import SeedUse, hash_integers
-from ..evaluation import Evaluation, examine, merge
+from ..evaluation import Evaluation, evaluate_network, merge_evaluations
 from ..methods import Method
 from ..models.network import Network
 from ..ops.image_pool import Images
 from ..runtime import distributed
 from ..runtime.device import DTYPES, autocast
 from ..settings.fields import Settings
-from .cuda_graph import Graphs
+from .cuda_graph import CudaGraphRunner
 from .optimizer import make_optimizer, rate, warmup_steps
 from .profiler import Span, no_span
 
@@ -59,14 +59,14 @@ class Trainer:
             self.loss = DistributedDataParallel(
                 self.loss, forward_sync_buffers=False, find_unused_parameters=method.has_unused_parameters
             )
-            self.loss.register_comm_hook(None, distributed.summed)
+            self.loss.register_comm_hook(None, distributed.sum_gradients)
         device = next(network.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
         self._scaled = ("scale", "_growth_tracker") if self.scaler.is_enabled() else ()
         self.average: ModelEmaV3 | None = None
         if settings.ema_decay:
             self.average = ModelEmaV3(network, settings.ema_decay, use_warmup=True).requires_grad_(False)
-        self.backward = Graphs(self._backward, network.parameters()) if settings.cuda_graph else self._backward
+        self.backward = CudaGraphRunner(self._backward, network.parameters()) if settings.cuda_graph else self._backward
         self.seed = settings.seed
         self.batch_size = settings.batch_size
         self.parts = settings.grad_accum_steps or 1
@@ -74,8 +74,8 @@ class Trainer:
         self.span: Span = no_span
         """Names a part of a step to the profiler, where there is one (see :mod:`.profiling`)."""
         self.steps_done = 0
-        self.first_steps = method.first_steps(sampler.steps)
-        self.steps = self.first_steps + sampler.steps
+        self.source_phase_steps = method.source_phase_steps(sampler.steps)
+        self.steps = self.source_phase_steps + sampler.steps
         """Of the whole run."""
         self._draws = self._draws_from_here()
         self.settings = settings
@@ -100,7 +100,7 @@ class Trainer:
         losses = []
         parts = list(self._split(draw))
         for number, part in enumerate(parts, start=1):
-            with self._gradients_stay_here() if number < len(parts) else nullcontext():
+            with self._no_sync() if number < len(parts) else nullcontext():
                 with self.span("mix"):
                     inputs = self.method.inputs(part, self.renderer)
                 losses.append(self.backward(inputs, part))
@@ -125,15 +125,15 @@ class Trainer:
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         return loss.detach() * share
 
-    def _gradients_stay_here(self) -> AbstractContextManager[None]:
+    def _no_sync(self) -> AbstractContextManager[None]:
         loss = self.loss
         return loss.no_sync() if isinstance(loss, DistributedDataParallel) else nullcontext()
 
     @property
-    def result(self) -> Network:
+    def final_network(self) -> Network:
         """The network to validate, test and keep: the average where there is one."""
-        result: Network = self.network if self.average is None else self.average.module
-        return result
+        network: Network = self.network if self.average is None else self.average.module
+        return network
 
     def _split(self, draw: Draw) -> Iterator[Draw]:
         """The parts of a batch that go through the network one after the other."""
@@ -189,9 +189,9 @@ class Trainer:
 
     def _set_rates(self) -> None:
         """Gives the optimiser the next step's learning rates."""
-        settings, step, steps = self.settings, self.steps_done, self.first_steps
-        if step >= self.first_steps:
-            step, steps = step - self.first_steps, self.sampler.steps
+        settings, step, steps = self.settings, self.steps_done, self.source_phase_steps
+        if step >= self.source_phase_steps:
+            step, steps = step - self.source_phase_steps, self.sampler.steps
         factor = rate(settings.schedule, self.warmup, step, steps)
         self.lr = settings.lr * factor
         for group in self.optimizer.param_groups:
@@ -202,9 +202,13 @@ class Trainer:
 
         The processes share the work.
         """
-        self._share_statistics(self.result)
+        self._share_statistics(self.final_network)
         mine = torch.arange(len(images), device=images.labels.device)[distributed.rank() :: distributed.world_size()]
-        return merge(distributed.of_all(examine(self.result, self.renderer, images, self.batch_size, mine)))
+        return merge_evaluations(
+            distributed.gather_objects(
+                evaluate_network(self.final_network, self.renderer, images, self.batch_size, mine)
+            )
+        )
 
     def evaluate(self, images: Images) -> float:
         """Accuracy on unmixed centre crops, in percent."""

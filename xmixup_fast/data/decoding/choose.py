@@ -11,10 +11,10 @@ from .decoder import Decoder, TorchvisionDecoder
 
 
 def make_decoder(
-    name: str, short_side: int | None, device: torch.device, threads: int, say: Callable[[str], object]
+    name: str, short_side: int | None, device: torch.device, threads: int, log: Callable[[str], object]
 ) -> Decoder:
     """The decoder named ``dali`` or ``torchvision``; for ``auto`` DALI, or torchvision where DALI is not installed,
-    which ``say`` is told of.
+    which ``log`` is told of.
 
     Raises ValueError where DALI is asked for and not installed.
     """
@@ -26,7 +26,7 @@ def make_decoder(
     if name == "dali":
         raise ValueError(f"decoder: DALI is not installed; {how}, or use torchvision")
     if name == "auto":
-        say(f"decoder: torchvision, since DALI is not installed; {how}")
+        log(f"decoder: torchvision, since DALI is not installed; {how}")
     return TorchvisionDecoder(short_side, threads)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from ..dataset import BadFile, Image
-from .decoder import Decoder, Encoded, Windows, crop_each, decode_pixels, finish, in_order, read
+from .decoder import Decoder, Encoded, Windows, crop_each, decode_and_resize, decode_pixels, ordered_map, read
 
 BATCH_IMAGES = 16
 BATCH_BYTES = 2**25
@@ -41,12 +41,12 @@ class DaliDecoder(Decoder):
     def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
         with ThreadPoolExecutor(self.threads) as workers, ThreadPoolExecutor(1) as dali:
             jpegs = _Pipeline(self.device, self.threads, windows=False)
-            batches = _batches(in_order(workers, read, images, BATCH_IMAGES))
-            decoded = in_order(dali, partial(_decode_batch, workers, jpegs), batches, 1)
-            finishing = partial(finish, short_side=self.short_side)
-            yield from in_order(workers, finishing, chain.from_iterable(decoded), 4 * self.threads)
+            batches = _batches(ordered_map(workers, read, images, BATCH_IMAGES))
+            decoded = ordered_map(dali, partial(_decode_batch, workers, jpegs), batches, 1)
+            finishing = partial(decode_and_resize, short_side=self.short_side)
+            yield from ordered_map(workers, finishing, chain.from_iterable(decoded), 4 * self.threads)
 
-    def cropper(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
+    def window_decoder(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
         regions = self.short_side is None and self.device.type == "cpu"
         jpegs = _Pipeline(self.device, self.threads, windows=regions)
         return partial(self._crop_regions if regions else self._crop_whole, workers, jpegs)
@@ -82,7 +82,7 @@ class DaliDecoder(Decoder):
                 self.short_side,
                 self.device,
             )
-            for batch in _batches(in_order(workers, read, images, BATCH_IMAGES))
+            for batch in _batches(ordered_map(workers, read, images, BATCH_IMAGES))
         ]
         return torch.cat(parts)
 

@@ -98,7 +98,7 @@ class Decoder(ABC):
         """Each image in turn: a contiguous uint8[H, W, 3] on the CPU, or its name and what is wrong with it."""
 
     @abstractmethod
-    def cropper(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
+    def window_decoder(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
         """A function that gives one window of each image, uint8[B, height, width, 3], with pixels as of :meth:`decode`.
 
         Windows lie inside their images and are all of one size. ``workers`` decode; they have as many threads as the
@@ -106,7 +106,7 @@ class Decoder(ABC):
         cannot be decoded.
         """
 
-    def still_bad(self, samples: Sequence[Sample], bad: Sequence[BadFile]) -> bool:
+    def all_unreadable(self, samples: Sequence[Sample], bad: Sequence[BadFile]) -> bool:
         """Whether none of the images among the samples that were bad can be decoded now."""
         names = {item.name for item in bad}
         again = [sample.image for sample in samples if sample.image.name in names]
@@ -120,9 +120,11 @@ class TorchvisionDecoder(Decoder):
 
     def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
         with ThreadPoolExecutor(self.threads) as workers:
-            yield from in_order(workers, lambda image: finish(image, self.short_side), images, 4 * self.threads)
+            yield from ordered_map(
+                workers, lambda image: decode_and_resize(image, self.short_side), images, 4 * self.threads
+            )
 
-    def cropper(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
+    def window_decoder(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
         return lambda images, windows: crop_each(workers, images, windows, self.short_side)
 
 
@@ -170,7 +172,7 @@ def _decode_with_pillow(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def finish(image: Tensor | Encoded | Image | BadFile, short_side: int | None) -> Tensor | BadFile:
+def decode_and_resize(image: Tensor | Encoded | Image | BadFile, short_side: int | None) -> Tensor | BadFile:
     """Reads and decodes an image as far as that is not done yet, resizes it, and brings it to the CPU."""
     resized = _resized(image, short_side)
     return resized if isinstance(resized, BadFile) else resized.contiguous().cpu()
@@ -183,7 +185,10 @@ def crop_each(
     short_side: int | None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """One window of each image as :meth:`Decoder.cropper` says, on a device; images may be read or decoded already."""
+    """One window of each image, as the function of :meth:`Decoder.window_decoder` gives it, on a device.
+
+    Images may be read or decoded already.
+    """
     out = torch.empty(len(windows), *windows[0][2:], 3, dtype=torch.uint8, device=device)
 
     def one(image: Tensor | Encoded | Image | BadFile, window: Sequence[int], place: Tensor) -> BadFile | None:
@@ -221,8 +226,8 @@ def resized_bytes(header: Header, short_side: int | None) -> int:
     return 3 * short_side * int(short_side * long / short)
 
 
-def in_order(workers: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """The function of each item, in order; the workers are at most ``ahead`` items ahead of the caller."""
+def ordered_map(workers: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """The function of each item, in order; the workers are at most ``paired_table`` items ahead of the caller."""
     pending: deque[Future[R]] = deque()
     try:
         for item in items:
