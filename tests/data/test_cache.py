@@ -180,7 +180,7 @@ import os, signal, sys
 from pathlib import Path
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
-from xmixup_fast.data.image_store import PoolBuilder
+from xmixup_fast.data.image_store import ImageStore
 
 class Deadly(FileImage):
     def read(self):
@@ -189,7 +189,7 @@ class Deadly(FileImage):
 folder, cache, deadly = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 paths = sorted(folder.glob("*.png"))
 samples = [Sample((Deadly if i == deadly else FileImage)(path), 0) for i, path in enumerate(paths)]
-PoolBuilder(TorchvisionDecoder(8, 2), cache, None, print).build(samples, "images")
+ImageStore(TorchvisionDecoder(8, 2), cache, None, print).build(samples, "images")
 """
 
 
@@ -272,7 +272,7 @@ from pathlib import Path
 import torch
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.choose import make_decoder
-from xmixup_fast.data.image_store import PoolBuilder
+from xmixup_fast.data.image_store import ImageStore
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -286,7 +286,7 @@ photo, cache = Path(sys.argv[1]), sys.argv[2]
 decoder = make_decoder("auto", 256, torch.device("cpu"), 2, print)
 before = peak()
 for count in (400, 1600):
-    builder = PoolBuilder(decoder, Path(cache) if cache != "none" else None, None, lambda line: None)
+    builder = ImageStore(decoder, Path(cache) if cache != "none" else None, None, lambda line: None)
     pool = builder.build([Sample(Repeated(photo), 0)] * count, "images")
     print(len(pool), pool.pixels.numel() / 2**20, peak() - before)
     del pool

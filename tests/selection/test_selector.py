@@ -239,7 +239,7 @@ import torch
 from xmixup_fast.models.build import build
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample
 from xmixup_fast.data.decoding.choose import make_decoder
-from xmixup_fast.selection.selector import Selector
+from xmixup_fast.selection.selector import AuxiliarySelector
 from xmixup_fast.settings.fields import Settings
 
 def peak():
@@ -254,7 +254,7 @@ decoder = make_decoder("torchvision", settings.short_side, torch.device("cpu"), 
 peaks = []
 for count in (100, 700):
     source = Dataset(["b"], [Sample(FileImage(Path(sys.argv[1])), 0)] * count, [], [])
-    chooser = Selector(settings, network, decoder, print, [])
+    chooser = AuxiliarySelector(settings, network, decoder, print, [])
     chooser.select(iter([(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64))]), source, source)
     peaks.append(peak())
 print(*peaks)

@@ -42,7 +42,7 @@ def half_squared_distance(x: list[nn.Parameter], y: list[Tensor]) -> Tensor:
 
 
 class _HalfSquaredDistance(torch.autograd.Function):
-    """half_square in half the time of autograd's own way, which copies."""
+    """half_squared_distance in half the time of autograd's own way, which copies."""
 
     @staticmethod
     def forward(ctx: Any, *both: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Recorder: the run folder, and what the console shows. Every file appears whole or not at all."""
+"""RunFolder: the files of a run, and what the console shows. Every file appears whole or not at all."""
 
 from __future__ import annotations
 
