@@ -79,7 +79,7 @@ def _run(settings: Settings) -> Result:
     checkpoints = Checkpoints(folder / "checkpoints", run_hash(settings), settings.checkpoints_kept)
     checkpoint = distributed.broadcast_object(checkpoints.newest(recorder.log) if distributed.rank() == 0 else None)
     run = prepare(settings, recorder.log, folder if checkpoint else None)
-    trainer = Trainer(run.network, run.method, run.sampler, run.renderer, settings)
+    trainer = Trainer(run.parts, settings)
     progress = RunState(bad=run.bad)
     if checkpoint:
         progress = RunState.of(checkpoint, run.bad)
@@ -90,11 +90,11 @@ def _run(settings: Settings) -> Result:
         recorder.config(settings.to_yaml())
         if run.report is not None:
             recorder.selection(run.report)
-        recorder.batch(*run.first_batch(), run.network.mean, run.network.std)
+        recorder.batch(*run.first_batch(), run.parts.network.mean, run.parts.network.std)
     profiling = settings.profile and distributed.rank() == 0
     with recorder.logging(settings, trainer.steps_done):
         with profiled(trainer, folder, recorder.log) if profiling else nullcontext():
-            _train(trainer, run.val, settings, progress, recorder, checkpoints)
+            _train(trainer, run.images.val, settings, progress, recorder, checkpoints)
         if progress.best:
             trainer.final_network.load_state_dict(progress.best)
             kept = f"kept the weights after step {progress.best_step}, validation {progress.best_accuracy:.2f} %"
@@ -111,10 +111,10 @@ def _finish(
     evaluation = None
     # The test images are not looked at before all is decided.
     split = "test" if settings.test else "val"
-    images = run.test if settings.test else run.val
+    images = run.images.test if settings.test else run.images.val
     if settings.test or settings.report:
         names = [sample.image.name for sample in run.samples(split)]
-        evaluation = replace(trainer.examine(images.to(settings.device)), names=names)
+        evaluation = replace(trainer.evaluate(images.to(settings.device)), names=names)
         recorder.evaluation(split, evaluation)
     test_accuracy = evaluation.accuracy if settings.test and evaluation else None
     summary = {
@@ -129,9 +129,9 @@ def _finish(
         "steps": trainer.steps_done,
         "kept": {"weights": "best" if progress.best else "last", "step": progress.best_step or trainer.steps_done},
         "images_seen": trainer.steps_done * settings.batch_size,
-        "num_train": len(run.train),
-        "num_val": len(run.val),
-        "num_test": len(run.test),
+        "num_train": len(run.images.train),
+        "num_val": len(run.images.val),
+        "num_test": len(run.images.test),
         "bad_files": bad_files.to_json(progress.bad),
         "val_accuracy": round(progress.best_accuracy if progress.best else progress.val_accuracy, 4),
         "test_accuracy": None if test_accuracy is None else round(test_accuracy, 4),
@@ -192,7 +192,7 @@ def _train(
             if step in ends:
                 validated = ends[step] % settings.val_interval == 0 or step == trainer.steps
                 if validated:
-                    progress.val_accuracy = trainer.evaluate(val)
+                    progress.val_accuracy = trainer.evaluate(val).accuracy
                     if settings.patience and step > first:
                         progress.validated(progress.val_accuracy, trainer)
                 spent = sum(progress.seconds[-len(progress.losses) :])
