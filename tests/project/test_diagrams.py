@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 DIAGRAMS = ("method.svg", "data.svg")
 SVG = "{http://www.w3.org/2000/svg}"
