@@ -24,7 +24,7 @@ import safetensors.numpy
 from made import SOURCE, TARGET, write_folder
 
 METHODS = (
-    *("xmixup", "finetune", "delta", "seqtrain", "rifle", "l2sp"),
+    *("xmixup", "finetune", "delta", "seqtrain", "rifle", "xcutmix"),
     *("cotuning", "cotrain", "bss", "mixup", "cutmix", "xcutmix"),
 )
 STEPS: tuple[dict[str, Any], ...] = (

@@ -38,7 +38,7 @@ def run(asked: dict[str, Any]) -> None:
 def memory(settings: Settings) -> dict[str, float]:
     """The sizes of the mapped pools' files; how much of them is mapped, and the processes' shares of it, in KiB."""
     run = prepare(settings, lambda text: None)
-    for pool in (run.train, run.val, run.test, run.renderer.aux_pool):
+    for pool in (run.images.train, run.images.val, run.images.test, run.parts.auxiliary):
         assert isinstance(pool, ImagePool)
         pool.pixels.sum()  # reads every page
     distributed.barrier()

@@ -57,7 +57,7 @@ def test_a_profiled_run_is_the_same_run(data: Path, tmp_path: Path, capsys: Any,
     with gzip.open(profiled.folder / "trace.json.gz") as file:
         names = [event.get("name") for event in json.load(file)["traceEvents"]]
     assert names.count("forward") == 2 * names.count("step")
-    assert set(PARTS) - set(names) <= ({"draw"} if (steps, storage) == (2, "stream") else set())  # drawn ahead
+    assert set(PARTS) - set(names) <= ({"plan"} if (steps, storage) == (2, "stream") else set())  # drawn ahead
 
 
 def test_profiling_is_off_by_default_and_tells_no_runs_apart(data: Path, tmp_path: Path, capsys: Any) -> None:
@@ -65,7 +65,7 @@ def test_profiling_is_off_by_default_and_tells_no_runs_apart(data: Path, tmp_pat
     assert "mean of" not in capsys.readouterr().out
     plain = Settings(target="a", model="b")
     assert run_hash(plain) == run_hash(Settings(target="a", model="b", profile=True))
-    assert no_span("mix") is no_span("draw")  # nothing is made for it
+    assert no_span("mix") is no_span("plan")  # nothing is made for it
 
 
 def span(name: str, begin: float, length: float, thread: int = 1) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def launch(at: float, correlation: int, category: str = "kernel", length: float 
 
 STEP = [
     span("step", 1000, 1000),
-    span("wait for data", 1000, 300),
-    span("draw", 1100, 100),
+    span("data", 1000, 300),
+    span("plan", 1100, 100),
     span("forward", 1400, 200),
     span("backward", 1600, 300),
     span("forward", 1400, 200, thread=9),
@@ -94,7 +94,7 @@ def test_a_part_counts_nothing_of_parts_inside_of_it() -> None:
     lines = table(events)
     assert lines[0].split() == ["mean", "of", "2", "steps", "ms", "share"]
     assert numbers(lines) == {
-        **{"wait for data": [0.2, 20.0], "draw": [0.1, 10.0], "mix": [0.005, 0.5], "forward": [0.2, 20.0]},
+        **{"data": [0.2, 20.0], "plan": [0.1, 10.0], "mix": [0.005, 0.5], "forward": [0.2, 20.0]},
         **{"backward": [0.3, 30.0], "update": [0.0, 0.0], "other": [0.2, 20.0], "step": [1.0, 100.0]},
     }
 

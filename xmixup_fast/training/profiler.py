@@ -24,8 +24,8 @@ WARM_UP_STEPS = 5
 """Steps that are not profiled, at most: kernels are chosen and memory is taken in the first ones."""
 STEPS = 15
 """Steps that are profiled, at most."""
-PARTS = ("wait for data", "draw", "mix", "forward", "backward", "update")
-"""What a step consists of. Parts do not count what lies in parts inside of them: drawing lies in waiting for data."""
+PARTS = ("data", "plan", "mix", "forward", "backward", "update")
+"""The parts of a step. A part excludes parts inside of it: planning lies in data, the wait for the next batch."""
 STEP = "step"
 """All of a step, with the wait for its end."""
 
