@@ -137,7 +137,7 @@ def test_the_command_evaluates_a_run_on_its_own_images(
     ]
     assert Image.open(tmp_path / "test" / "confusion.png").size > (200, 200)
     said = capsys.readouterr().out
-    assert f"test: {run.summary['test_accuracy']:.2f} % of 6 images" in said and "most often taken for" in said
+    assert f"test: {run.summary['test_accuracy']:.2f} % of 6 images" in said and "most often confused with" in said
     assert main([str(run.folder), "--output", str(tmp_path / "test")]) == 2
     assert "already holds an evaluation" in capsys.readouterr().err
 

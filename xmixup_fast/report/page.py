@@ -144,7 +144,7 @@ def _confusion(evaluation: Evaluation, split: str) -> str:
 
 def _classes(rows: Sequence[ClassResult]) -> str:
     """The classes as a table, lowest accuracy first."""
-    head = "<tr><th>class<th class=number>images<th class=number>accuracy<th><th>most often taken for</tr>"
+    head = "<tr><th>class<th class=number>images<th class=number>accuracy<th><th>most often confused with</tr>"
     lines = []
     for row in sorted(rows, key=lambda row: (row.accuracy is None, row.accuracy)):
         accuracy = "" if row.accuracy is None else f"{row.accuracy:.1f} %"
