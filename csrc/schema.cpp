@@ -21,7 +21,4 @@ XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
       "dual_head_cross_entropy(Tensor target_logits, Tensor source_logits, Tensor target_labels, Tensor source_labels, "
       "Tensor lam, float source_weight, float label_smoothing) -> "
       "(Tensor loss, Tensor target_grad, Tensor source_grad)");
-  m.def("mix_features(Tensor target, Tensor aux, Tensor lam) -> Tensor");
-  m.def("mix_features_backward(Tensor mixed_grad, Tensor lam) -> (Tensor target_grad, Tensor aux_grad)");
-  m.def("mix_features_lam_backward(Tensor mixed_grad, Tensor target, Tensor aux, Tensor lam) -> Tensor");
 }

@@ -7,14 +7,13 @@ from pathlib import Path
 import native
 import torch
 
-from xmixup_fast import features, ops
+from xmixup_fast import ops
 
 
 def load() -> Path:
     """Builds the emulation, registers it as torch.ops.xmixup_fast_host_grid, and returns its library."""
     (library,) = native.build("host_grid").glob("libhost_grid.*")
     torch.ops.load_library(library)
-    for op, module in (("dual_head_cross_entropy", ops), ("mix_features", features)):
-        name = f"xmixup_fast_host_grid::{op}"
-        torch.library.register_autograd(name, module._backward, setup_context=module._setup_context)
+    loss = "xmixup_fast_host_grid::dual_head_cross_entropy"
+    torch.library.register_autograd(loss, ops._backward, setup_context=ops._setup_context)
     return library

@@ -32,7 +32,7 @@ from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, is_within, unch
 from spoiling import spoil
 from torch import Tensor
 
-from xmixup_fast import Crops, mix_features, ops, reference
+from xmixup_fast import Crops, ops, reference
 
 CALLS_PER_PROCESS = 5000
 HOST_GRID_SHARE = 0.05  # the emulation is slow: it starts a thread of the CPU for each of a block where these wait
@@ -97,23 +97,10 @@ def loss_arguments(rng: random.Random) -> dict[str, Any]:
     return {**vars(inputs), **weights}
 
 
-def feature_arguments(rng: random.Random) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(rng.getrandbits(31))
-    shape = [rng.choice([0, 1, 2, 3]), *(rng.choice([1, 2, 3, 8, 40]) for _ in range(rng.randint(0, 3)))]
-    dtype = rng.choice([torch.float32, torch.bfloat16, torch.float16, torch.float64])
-    target, aux = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
-    if rng.random() < 0.3:
-        target = target.transpose(-1, 0).contiguous().transpose(-1, 0)
-    lam = torch.rand(shape[0], generator=generator)
-    lam[: rng.randint(0, 2)] = rng.choice([0.0, 1.0])
-    return {"target": target, "aux": aux, "lam": lam}
-
-
 MAKERS = {
     "mix": mix_arguments,
     "draw": draw_arguments,
     "dual_head_cross_entropy": loss_arguments,
-    "mix_features": feature_arguments,
 }
 
 TORCH_REFUSES = (
@@ -170,8 +157,6 @@ class Call:
         ops._library = library  # type: ignore[assignment]
         if self.op == "mix":
             return call_mix(ops.mix, self.arguments)
-        if self.op == "mix_features":
-            return mix_features(**self.arguments)
         return getattr(ops, self.op)(**self.arguments)
 
     def explain(self, error: Exception) -> str | None:
@@ -206,8 +191,6 @@ class Call:
                 assert (crops.flip.dtype, crops.flip.shape) == (torch.bool, (batch,))
             assert (result.lam.dtype, result.lam.shape) == (torch.float32, (batch,))
             assert result.lam.isfinite().all()
-        elif self.op == "mix_features":
-            assert (result.dtype, result.shape) == (given["target"].dtype, given["target"].shape)
         else:
             assert result.dtype == torch.float32 and result.shape == ()
             usual = len(given["lam"]) > 0 and not {"target_logits", "source_logits", "source_weight"} & {*self.spoiled}
@@ -226,10 +209,6 @@ class Call:
             expected = reference.draw(**{**given, "flip": bool(given["flip"])})
             pairs = zip((*result[0], *result[1], *result[2:]), (*expected[0], *expected[1], *expected[2:]), strict=True)
             assert all(torch.equal(*pair) for pair in pairs), "draw: other numbers than the reference's"
-        elif self.op == "mix_features":
-            computed = torch.promote_types(result.dtype, torch.float32)
-            expected = reference.mix_features(*(tensor.to(computed) for tensor in given.values()))
-            torch.testing.assert_close(result, expected.to(result.dtype), rtol=0, atol=0, equal_nan=True)
         else:
             inputs = LossInputs(**given)
             inputs.label_smoothing = float(torch.tensor(inputs.label_smoothing))  # as the kernels hold it

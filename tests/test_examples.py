@@ -113,6 +113,24 @@ def test_example_trains_on_what_the_reference_mixes(name: str, monkeypatch: pyte
     torch.testing.assert_close(torch.cat(recorder.inputs), torch.cat(expected_inputs), rtol=0, atol=4e-6)
 
 
+def test_feature_mixing_blends_the_maps_of_both_images_with_lam(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = importlib.import_module("feature_mixing")
+    network = example.timm.create_model("test_resnet", num_classes=0)
+    monkeypatch.setattr(example.timm, "create_model", lambda *_, **__: network)
+    recorder = Recorder(example, monkeypatch)
+    before: list[Tensor] = []
+    after: list[Tensor] = []
+    network.layer1.register_forward_hook(lambda _, __, maps: before.append(maps.detach().clone()))
+    network.layer2.register_forward_pre_hook(lambda _, inputs: after.append(inputs[0].detach().clone()))
+    example.main(2)
+    assert len(before) >= 2
+    for maps, mixed, (*_, lam) in zip(before, after, recorder.labels, strict=True):
+        target, aux = maps.chunk(2)
+        expected = torch.stack([w * t + (1 - w) * a for w, t, a in zip(lam.tolist(), target, aux, strict=True)])
+        torch.testing.assert_close(mixed, expected)
+        assert not torch.allclose(target, aux) and not torch.allclose(mixed, target)
+
+
 def test_draws_differ_between_the_loaders_workers() -> None:
     example = importlib.import_module("torchvision_collate")
     torch.manual_seed(0)

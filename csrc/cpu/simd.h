@@ -13,7 +13,6 @@
 
 namespace xmixup::XMIXUP_LEVEL {
 
-inline void put(double value, double* p) { *p = value; }
 inline void put(float value, float* p) { *p = value; }
 inline void put(float value, BFloat16* p) { p->bits = to_bfloat16(value); }
 inline void put(float value, Float16* p) { p->bits = to_float16(value); }
@@ -46,13 +45,6 @@ struct Vec {
 
   static Vec fill(float x) { return {_mm512_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static Vec load(const BFloat16* p) {
-    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))};
-  }
-  static Vec load(const Float16* p) {
-    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-  }
   static Vec load(const uint8_t* p) { return of_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static Vec of_bytes(__m128i bytes) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
   static Vec gather(const float* p, Places at) { return {_mm512_i32gather_ps(at.value, p, sizeof(float))}; }
@@ -70,8 +62,6 @@ struct Vec {
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {_mm512_sub_ps(a.value, b.value)}; }
-inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.value, b.value)}; }
-inline Vec multiply(Vec a, Vec b) { return {_mm512_mul_ps(a.value, b.value)}; }
 
 template <bool stream>
 inline void store_bits(__m512i bits, void* p) {
@@ -126,11 +116,6 @@ struct Vec {
 
   static Vec fill(float x) { return {_mm256_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
-  static Vec load(const BFloat16* p) {
-    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16))};
-  }
-  static Vec load(const Float16* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
   static Vec load(const uint8_t* p) { return of_bytes(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
   static Vec of_bytes(__m128i bytes) { return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))}; }
   static Vec gather(const float* p, Places at) { return {_mm256_i32gather_ps(p, at.value, sizeof(float))}; }
@@ -147,8 +132,6 @@ struct Vec {
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
-inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.value, b.value)}; }
-inline Vec multiply(Vec a, Vec b) { return {_mm256_mul_ps(a.value, b.value)}; }
 
 template <bool stream>
 inline void store_bits(__m256i bits, void* p) {
@@ -198,10 +181,7 @@ struct Vec {
   float value;
 
   static Vec fill(float x) { return {x}; }
-  template <typename T>
-  static Vec load(const T* p) {
-    return {to_float(*p)};
-  }
+  static Vec load(const float* p) { return {*p}; }
   static Vec load(const uint8_t* p) { return {static_cast<float>(*p)}; }
   static Vec gather(const float* p, Places at) { return {p[at.value]}; }
   static Vec pick(const float* p, Places at) { return gather(p, at); }
@@ -210,8 +190,6 @@ struct Vec {
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {multiply_add(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {a.value - b.value}; }
-inline Vec add(Vec a, Vec b) { return {a.value + b.value}; }
-inline Vec multiply(Vec a, Vec b) { return {a.value * b.value}; }
 
 template <bool stream, typename T>
 inline void store_pair(Vec a, Vec b, T* p) {

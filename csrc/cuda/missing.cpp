@@ -4,7 +4,6 @@
 #include "../draw.h"
 #include "../dual_head_cross_entropy.h"
 #include "../mix.h"
-#include "../mix_features.h"
 #include "../schema.h"
 
 namespace xmixup {
@@ -25,8 +24,4 @@ STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CUDA, m) {
   m.impl("mix_out", TORCH_BOX(&xmixup::mix_out<xmixup::refuse<xmixup::MixArgs>>));
   m.impl("draw", TORCH_BOX(&xmixup::draw<xmixup::refuse<xmixup::DrawArgs>>));
   m.impl("dual_head_cross_entropy", TORCH_BOX(&xmixup::dual_head_cross_entropy<xmixup::refuse<xmixup::DualHeadArgs>>));
-  m.impl("mix_features", TORCH_BOX(&xmixup::mix_features<xmixup::refuse<xmixup::FeatureArgs>>));
-  m.impl("mix_features_backward", TORCH_BOX(&xmixup::mix_features_backward<xmixup::refuse<xmixup::FeatureArgs>>));
-  m.impl("mix_features_lam_backward",
-         TORCH_BOX(&xmixup::mix_features_lam_backward<xmixup::refuse<xmixup::FeatureArgs>>));
 }

@@ -51,15 +51,7 @@ __device__ inline void store(const float (&v)[8], Half* out) {
          make_uint4(pack(v[0], v[1], out), pack(v[2], v[3], out), pack(v[4], v[5], out), pack(v[6], v[7], out)));
 }
 
-__device__ inline void store(const double (&v)[2], double* out) {
-  uint4 bits;
-  memcpy(&bits, v, sizeof bits);
-  __stwb(reinterpret_cast<uint4*>(out), bits);
-}
-
 __device__ inline void store(const float (&v)[1], float* out) { *out = v[0]; }
-
-__device__ inline void store(const double (&v)[1], double* out) { *out = v[0]; }
 
 template <typename Half>
 __device__ inline void store(const float (&v)[1], Half* out) {
