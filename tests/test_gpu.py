@@ -272,9 +272,9 @@ def test_a_compiled_step_runs_on_without_recompiling() -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 6), ("loss", 4)])
+@pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 7), ("loss", 4)])
 def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
-    """Draw has 6 results; the loss 3, and each sample's loss. With `out`, mix has none."""
+    """Draw has 7 results; the loss 3, and each sample's loss as scratch. With `out`, mix has none."""
     step = Step.make(CUDA)
     out = step.empty_out()
     draws = step.drawn.call(ops.draw)
