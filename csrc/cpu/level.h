@@ -1,6 +1,8 @@
 // Which instruction set the CPU kernels run on. Every kernel is compiled once per level, in the level's own namespace.
 #pragma once
 
+#include <cstddef>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -20,4 +22,18 @@ std::vector<CpuLevel> compiled_cpu_levels();
 // Those of them that this CPU runs.
 std::vector<CpuLevel> supported_cpu_levels();
 
+// The kernel of the level that cpu_level() names, out of the kernels of all compiled levels, in CpuLevel's order.
+template <typename Kernel>
+Kernel* kernel_for_cpu_level(std::initializer_list<Kernel*> kernels) {
+  return kernels.begin()[static_cast<size_t>(cpu_level())];
+}
+
 }  // namespace xmixup
+
+// XMIXUP_FOR_CPU_LEVEL(mix_rows) is xmixup::avx2::mix_rows where cpu_level() is avx2, and so on.
+#if defined(__x86_64__)
+#define XMIXUP_FOR_CPU_LEVEL(kernel) \
+  xmixup::kernel_for_cpu_level({xmixup::baseline::kernel, xmixup::avx2::kernel, xmixup::avx512::kernel})
+#else
+#define XMIXUP_FOR_CPU_LEVEL(kernel) xmixup::kernel_for_cpu_level({xmixup::baseline::kernel})
+#endif

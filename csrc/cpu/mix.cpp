@@ -23,15 +23,6 @@ struct alignas(64) CacheLine {
   float floats[kFloats];
 };
 
-MixRows* mix_rows_for(CpuLevel level) {
-#if defined(__x86_64__)
-  if (level == CpuLevel::avx512) return avx512::mix_rows;
-  if (level == CpuLevel::avx2) return avx2::mix_rows;
-#endif
-  (void)level;
-  return baseline::mix_rows;
-}
-
 int64_t widest_window(const MixArgs& args) {
   int64_t widest = 0;
   for (int64_t b = 0; b < args.batch; ++b) {
@@ -41,7 +32,7 @@ int64_t widest_window(const MixArgs& args) {
 }
 
 void run_mix(const MixArgs& args, int32_t /*device_index*/) {
-  static MixRows* const mix_rows = mix_rows_for(cpu_level());
+  static MixRows* const mix_rows = XMIXUP_FOR_CPU_LEVEL(mix_rows);
   check_mix_values(args);
   const int64_t row_elements = 3 * static_cast<int64_t>(args.width);
   const int64_t rows = args.batch * args.height;
