@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU: their sources compiled with csrc/host_grid/shim.h."""
+"""The CUDA kernels on the CPU: their sources compiled with csrc/cuda_emulation/shim.h."""
 
 from __future__ import annotations
 

@@ -54,6 +54,6 @@ class Launcher {
 
 #else
 
-#include "../host_grid/shim.h"
+#include "../cuda_emulation/shim.h"
 
 #endif
