@@ -11,9 +11,9 @@ from xmixup_fast import ops
 
 
 def load() -> Path:
-    """Builds the emulation, registers it as torch.ops.xmixup_fast_host_grid, and returns its library."""
-    (library,) = native.build("host_grid").glob("libhost_grid.*")
+    """Builds the emulation, registers it as torch.ops.xmixup_fast_cuda_emulation, and returns its library."""
+    (library,) = native.build("cuda_emulation").glob("libcuda_emulation.*")
     torch.ops.load_library(library)
-    loss = "xmixup_fast_host_grid::dual_head_cross_entropy"
+    loss = "xmixup_fast_cuda_emulation::dual_head_cross_entropy"
     torch.library.register_autograd(loss, ops._backward, setup_context=ops._setup_context)
     return library

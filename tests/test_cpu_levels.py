@@ -89,9 +89,9 @@ def test_the_suites_pass_at_every_level(level: str) -> None:
 
 
 def test_levels_mix_alike(
-    computed: dict[str, list[dict[str, np.ndarray]]], host_grid: Path, monkeypatch: pytest.MonkeyPatch
+    computed: dict[str, list[dict[str, np.ndarray]]], cuda_emulation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "_library", torch.ops.xmixup_fast_host_grid)
+    monkeypatch.setattr(ops, "_library", torch.ops.xmixup_fast_cuda_emulation)
     cuda = mix_many()
     for level, (mixed, _) in computed.items():
         assert set(mixed) == set(cuda) and len(cuda) == 4
