@@ -17,11 +17,11 @@ using torch::stable::Tensor;
 
 constexpr int64_t kAny = -1;  // a dimension of any size
 
-const char* spell(ScalarType type);
-std::string spell(const Device& device);
+const char* to_string(ScalarType type);
+std::string to_string(const Device& device);
 
 template <typename Sizes>
-std::string spell(const Sizes& sizes) {
+std::string to_string(const Sizes& sizes) {
   std::ostringstream text;
   text << '[';
   for (size_t d = 0; d < sizes.size(); ++d) {
@@ -45,15 +45,15 @@ template <typename... Parts>
 void check_defined(const char* op, const std::string& name, const Tensor& tensor);
 
 // The argument that tells where all of an operator's tensors must be.
-struct Leader {
+struct ExpectedDevice {
   const char* name;
   Device device;
 };
 
-void check_device(const char* op, const std::string& name, const Tensor& tensor, const Leader& leader);
+void check_device(const char* op, const std::string& name, const Tensor& tensor, const ExpectedDevice& expected);
 
 // A contiguous tensor of this dtype and shape, where the leader is.
 void check_tensor(const char* op, const std::string& name, const Tensor& tensor, ScalarType type,
-                  const std::vector<int64_t>& sizes, const Leader& leader);
+                  const std::vector<int64_t>& sizes, const ExpectedDevice& expected);
 
 }  // namespace xmixup

@@ -22,7 +22,7 @@ DualHeadArgs check_dual_head(const Tensor& target_logits, const Tensor& source_l
 // Checks the values of tensors in host memory: lambdas and labels.
 void check_dual_head_values(const DualHeadArgs& args);
 
-Tensor allocate_float(const std::vector<int64_t>& sizes, const Tensor& beside);
+Tensor allocate_float(const std::vector<int64_t>& sizes, const Tensor& like);
 
 // The operator of the schema, on top of a device's `run`, which takes checked arguments.
 using RunDualHead = void(const DualHeadArgs& args, int32_t device_index);

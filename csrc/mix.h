@@ -16,7 +16,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // One side of the mix as tensors: an ImagePool and its Crops.
-struct SideTensors {
+struct CropBatchTensors {
   const char* name;  // "target" or "aux", for messages
   const Tensor& pixels;
   const Tensor& offsets;
@@ -32,14 +32,15 @@ struct MixSettings {
   const std::vector<double>& mean;
   const std::vector<double>& std;
   const std::vector<int64_t>& size;
-  const char* dtype_of;  // the argument that tells the dtype: "dtype" or "out"
+  const char* dtype_argument;  // the argument that tells the dtype: "dtype" or "out"
   ScalarType dtype;
   bool channels_last;
 };
 
 // Checks everything but the values inside the tensors; the result lacks only `out`.
 // Throws std::runtime_error (RuntimeError in Python) naming the argument, what it is and what was expected.
-MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tensor& lam, const MixSettings& settings);
+MixArgs check_mix(const CropBatchTensors& target, const CropBatchTensors& aux, const Tensor& lam,
+                  const MixSettings& settings);
 
 void check_mix_out(const MixArgs& args, const Tensor& lam, const Tensor& out);
 

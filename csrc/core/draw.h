@@ -51,14 +51,14 @@ XMIXUP_INLINE Words random_words(const DrawArgs& args, int64_t b, Purpose purpos
 // The auxiliary image that goes with a sample: any member of its class.
 XMIXUP_INLINE int64_t choose_aux(const DrawArgs& args, int64_t b) {
   const int64_t first = args.offsets[args.label[b]], last = args.offsets[args.label[b] + 1];
-  return args.members[first + below(last - first, random_words(args, b, Purpose::aux_choice).a)];
+  return args.members[first + uniform_below(last - first, random_words(args, b, Purpose::aux_choice).a)];
 }
 
 // A window anywhere inside an image, and whether it is mirrored.
 XMIXUP_INLINE void draw_crop(const DrawArgs& args, Words words, const int32_t* image_size, int32_t* window,
                              bool* flip) {
-  window[0] = static_cast<int32_t>(below(int64_t{image_size[0]} - args.height + 1, words.a));
-  window[1] = static_cast<int32_t>(below(int64_t{image_size[1]} - args.width + 1, words.b));
+  window[0] = static_cast<int32_t>(uniform_below(int64_t{image_size[0]} - args.height + 1, words.a));
+  window[1] = static_cast<int32_t>(uniform_below(int64_t{image_size[1]} - args.width + 1, words.b));
   window[2] = args.height;
   window[3] = args.width;
   *flip = args.flip && words.c < 0x80000000u;
@@ -74,7 +74,7 @@ XMIXUP_INLINE float interpolate(float left, float right, float fraction) {
 }
 
 // A number from 0 to 1, without 1: the word's upper 24 bits * 2^-24, which is exact.
-XMIXUP_INLINE float fraction_of(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+XMIXUP_INLINE float uniform_float(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
 // The table at fraction_of(word) * intervals; the position is exact, as it is an integer.
 XMIXUP_INLINE float draw_lam(const DrawArgs& args, uint32_t word) {
@@ -90,7 +90,7 @@ XMIXUP_INLINE bool is_large_enough(const DrawArgs& args, const int32_t* image_si
   return image_size[0] >= args.height && image_size[1] >= args.width;
 }
 
-XMIXUP_INLINE DrawFault find_fault(const DrawArgs& args, int64_t b) {
+XMIXUP_INLINE DrawFault check_sample(const DrawArgs& args, int64_t b) {
   if (args.epoch[b] < 0 || args.epoch[b] > 0xFFFFFFFF) return DrawFault::epoch;
   const int64_t target = args.target_index[b];
   if (target < 0 || target >= args.targets) return DrawFault::target_index;
@@ -113,8 +113,8 @@ XMIXUP_INLINE void draw_sample(const DrawArgs& args, int64_t b) {
             args.target_flip + b);
   const Words words = random_words(args, b, Purpose::lam_and_center);
   args.lam[b] = draw_lam(args, words.a);
-  args.center[2 * b] = fraction_of(words.b);
-  args.center[2 * b + 1] = fraction_of(words.c);
+  args.center[2 * b] = uniform_float(words.b);
+  args.center[2 * b + 1] = uniform_float(words.c);
   if (args.member_count > 0) {
     args.aux_index[b] = choose_aux(args, b);
     draw_crop(args, random_words(args, b, Purpose::aux_crop), args.aux_sizes + 2 * args.aux_index[b],

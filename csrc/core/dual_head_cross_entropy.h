@@ -39,7 +39,7 @@ XMIXUP_INLINE bool has_label(const Head& head, int64_t b) {
   return head.labels[b] >= 0 && head.labels[b] < head.classes;
 }
 
-XMIXUP_INLINE SampleFault find_fault(const DualHeadArgs& args, int64_t b) {
+XMIXUP_INLINE SampleFault check_sample(const DualHeadArgs& args, int64_t b) {
   const float lam = args.lam[b];
   if (!(lam >= 0.0f && lam <= 1.0f)) return SampleFault::lam;
   if (!has_label(args.target, b)) return SampleFault::target_label;

@@ -25,7 +25,7 @@ XMIXUP_INLINE Words philox(Words counter, uint64_t key) {
 }
 
 // 0 to n - 1, for n from 1 to 2^31. Some numbers come up more often than others, by less than n / 2^32 of their share.
-XMIXUP_INLINE int64_t below(int64_t n, uint32_t word) {
+XMIXUP_INLINE int64_t uniform_below(int64_t n, uint32_t word) {
   return static_cast<int64_t>(static_cast<uint64_t>(n) * word >> 32);
 }
 

@@ -16,26 +16,26 @@ struct Lanes {
   }
 };
 
-inline float larger(float a, float b) { return a > b ? a : b; }
+inline float greater(float a, float b) { return a > b ? a : b; }
 
-inline float sum(const Lanes& lanes) {
+inline float horizontal_sum(const Lanes& lanes) {
   float total = 0;
   for (const float lane : lanes.value) total += lane;
   return total;
 }
 
-inline float largest(const Lanes& lanes) {
-  float most = lanes.value[0];
-  for (const float lane : lanes.value) most = larger(most, lane);
-  return most;
+inline float horizontal_max(const Lanes& lanes) {
+  float lane_max = lanes.value[0];
+  for (const float lane : lanes.value) lane_max = greater(lane_max, lane);
+  return lane_max;
 }
 
 // The blocks work on up to kLanes classes.
 template <typename Logit>
-inline void load_block(const Logit* __restrict logits, int count, float* __restrict row, Lanes& most) {
+inline void load_block(const Logit* __restrict logits, int count, float* __restrict row, Lanes& lane_max) {
   for (int j = 0; j < count; ++j) {
     row[j] = to_float(logits[j]);
-    most.value[j] = larger(row[j], most.value[j]);
+    lane_max.value[j] = greater(row[j], lane_max.value[j]);
   }
 }
 
@@ -56,15 +56,15 @@ float head_row(const Head& head, int64_t b, float weight, float smoothing) {
   const Logit* logits = static_cast<const Logit*>(head.logits) + b * n;
   float* row = head.grad + b * n;  // holds the logits first, then their exponentials, then the gradient
 
-  Lanes most(-INFINITY);
-  for (int c = 0; c < whole; c += kLanes) load_block(logits + c, kLanes, row + c, most);
-  load_block(logits + whole, rest, row + whole, most);
-  const float max = largest(most), label_shifted = row[label] - max;
+  Lanes lane_max(-INFINITY);
+  for (int c = 0; c < whole; c += kLanes) load_block(logits + c, kLanes, row + c, lane_max);
+  load_block(logits + whole, rest, row + whole, lane_max);
+  const float max = horizontal_max(lane_max), label_shifted = row[label] - max;
 
   Lanes exp_sum(0), shifted_sum(0);
   for (int c = 0; c < whole; c += kLanes) exp_block(row + c, kLanes, max, exp_sum, shifted_sum);
   exp_block(row + whole, rest, max, exp_sum, shifted_sum);
-  const RowSums sums{sum(exp_sum), sum(shifted_sum)};
+  const RowSums sums{horizontal_sum(exp_sum), horizontal_sum(shifted_sum)};
 
   const RowGradient gradient = row_gradient(sums, weight, n, smoothing);
   for (int c = 0; c < n; ++c) row[c] = row[c] * gradient.per_exp - gradient.uniform;

@@ -14,7 +14,7 @@ enum class CpuLevel { baseline, avx2, avx512 };
 // names, read once. Throws std::runtime_error where that one is unknown or cannot run here.
 CpuLevel cpu_level();
 
-const char* spell(CpuLevel level);
+const char* to_string(CpuLevel level);
 
 // Levels in this binary, whether this CPU runs them or not.
 std::vector<CpuLevel> compiled_cpu_levels();

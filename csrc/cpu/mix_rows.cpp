@@ -85,8 +85,8 @@ void mix_elements(const Row& target, const Row& aux, const Weights& w, int32_t b
     for (int c = 0; c < 3; ++c) {
       const ChannelWeights& weight = w.channel[c];
       const float a = has_aux ? aux.element(x, c) : 0.0f;
-      put(blend<has_aux>(target.element(x, c), weight.target, a, weight.aux, weight.bias),
-          planar ? out + c * plane + x : out + 3 * static_cast<int64_t>(x) + c);
+      store_scalar(blend<has_aux>(target.element(x, c), weight.target, a, weight.aux, weight.bias),
+                   planar ? out + c * plane + x : out + 3 * static_cast<int64_t>(x) + c);
     }
   }
 }
@@ -179,14 +179,14 @@ void interpolate(const uint8_t* a, const uint8_t* b, float weight, int count, fl
 }
 
 // The rows of one side of one sample as interleaved floats: resampled, mirrored where it is to be.
-class FloatRows {
+class ResampledRows {
  public:
-  void open(const MixArgs& args, const Side& side, int64_t b, float* scratch) {
-    side_ = &side;
+  void open(const MixArgs& args, const CropBatch& crops, int64_t b, float* scratch) {
+    crops_ = &crops;
     b_ = b;
     out_height_ = args.height;
-    height_ = side.window[4 * b + 2];
-    width_ = side.window[4 * b + 3];
+    height_ = crops.window[4 * b + 2];
+    width_ = crops.window[4 * b + 3];
     count_ = 3 * args.width;
     const int64_t row = padded_row(args.width);
     base_ = reinterpret_cast<int32_t*>(scratch);
@@ -195,14 +195,14 @@ class FloatRows {
     row_ = scratch + 3 * row;
     window_row_ = scratch + 4 * row;
     near_ = true;
-    for (int32_t i = 0; i < count_; i += Vec::kLanes) open_vector(i, args.width, side.flip[b]);
+    for (int32_t i = 0; i < count_; i += Vec::kLanes) open_vector(i, args.width, crops.flip[b]);
   }
 
   // Row y of the output; it lasts until the next call.
   FloatRow row(int32_t y) {
-    const Between place = between(y, out_height_, height_);
-    if (place.after + kRowsAhead < height_) prefetch(window_row(*side_, b_, place.after + kRowsAhead), 3 * width_);
-    interpolate(window_row(*side_, b_, place.before), window_row(*side_, b_, place.after), place.weight, 3 * width_,
+    const LinearTap tap = linear_tap(y, out_height_, height_);
+    if (tap.after + kRowsAhead < height_) prefetch(window_row(*crops_, b_, tap.after + kRowsAhead), 3 * width_);
+    interpolate(window_row(*crops_, b_, tap.before), window_row(*crops_, b_, tap.after), tap.weight, 3 * width_,
                 window_row_);
     for (int c = 0; c < 3; ++c) window_row_[3 * width_ + c] = window_row_[3 * (width_ - 1) + c];
     near_ ? interpolate_columns<true>() : interpolate_columns<false>();
@@ -216,9 +216,9 @@ class FloatRows {
     base_[i] = 3 * width_;
     for (int32_t j = i; j < i + Vec::kLanes; ++j) {
       const int32_t x = j < count_ ? j / 3 : width - 1;
-      const Between place = between(flip ? width - 1 - x : x, width, width_);
-      before_[j] = 3 * place.before + j % 3;
-      weight_[j] = place.weight;
+      const LinearTap tap = linear_tap(flip ? width - 1 - x : x, width, width_);
+      before_[j] = 3 * tap.before + j % 3;
+      weight_[j] = tap.weight;
       base_[i] = before_[j] < base_[i] ? before_[j] : base_[i];
       last = before_[j] > last ? before_[j] : last;
     }
@@ -230,14 +230,14 @@ class FloatRows {
   void interpolate_columns() {
     for (int32_t i = 0; i < count_; i += Vec::kLanes) {
       const float* p = window_row_ + base_[i];
-      const Places before = Places::load(before_ + i), after = before.plus(3);
-      const Vec first = near ? Vec::pick(p, before) : Vec::gather(p, before);
-      const Vec step = subtract(near ? Vec::pick(p, after) : Vec::gather(p, after), first);
+      const LaneIndices before = LaneIndices::load(before_ + i), after = before.plus(3);
+      const Vec first = near ? Vec::permute_pair(p, before) : Vec::gather(p, before);
+      const Vec step = subtract(near ? Vec::permute_pair(p, after) : Vec::gather(p, after), first);
       multiply_add(Vec::load(weight_ + i), step, first).store(row_ + i);
     }
   }
 
-  const Side* side_ = nullptr;
+  const CropBatch* crops_ = nullptr;
   int64_t b_ = 0;
   int32_t out_height_ = 0, height_ = 0, width_ = 0, count_ = 0;
   bool near_ = false;          // each vector's elements lie within two vectors of the window's row
@@ -281,16 +281,16 @@ void mix_sample(const MixArgs& args, int64_t b, int32_t begin, int32_t end, bool
                 float* scratch) {
   const bool uses_aux = args.box == nullptr ? args.lam[b] != 1.0f : args.box[4 * b + 2] > 0 && args.box[4 * b + 3] > 0;
   if (is_crop(args.target, b, args) && (!uses_aux || is_crop(args.aux, b, args))) {
-    const auto byte_row = [&](const Side& side) {
-      return [&args, &side, b, end](int32_t y) {
-        if (y + kRowsAhead < end) prefetch(window_row(side, b, y + kRowsAhead), 3 * args.width);
-        return ByteRow{window_row(side, b, y), args.width, side.flip[b]};
+    const auto byte_row = [&](const CropBatch& crops) {
+      return [&args, &crops, b, end](int32_t y) {
+        if (y + kRowsAhead < end) prefetch(window_row(crops, b, y + kRowsAhead), 3 * args.width);
+        return ByteRow{window_row(crops, b, y), args.width, crops.flip[b]};
       };
     };
     mix_sample_rows<planar, Out>(args, b, begin, end, stream, byte_row(args.target), byte_row(args.aux));
     return;
   }
-  FloatRows target, aux;
+  ResampledRows target, aux;
   target.open(args, args.target, b, scratch);
   if (uses_aux) aux.open(args, args.aux, b, scratch + mix_scratch_floats(args, widest_window) / 2);
   mix_sample_rows<planar, Out>(

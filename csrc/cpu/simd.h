@@ -13,9 +13,9 @@
 
 namespace xmixup::XMIXUP_LEVEL {
 
-inline void put(float value, float* p) { *p = value; }
-inline void put(float value, BFloat16* p) { p->bits = to_bfloat16(value); }
-inline void put(float value, Float16* p) { p->bits = to_float16(value); }
+inline void store_scalar(float value, float* p) { *p = value; }
+inline void store_scalar(float value, BFloat16* p) { p->bits = to_bfloat16(value); }
+inline void store_scalar(float value, Float16* p) { p->bits = to_float16(value); }
 
 // a * b + c, rounded once. Where the CPU has no such instruction, in double precision: a product of two floats is exact
 // there, so that the result differs from the fused one by one rounding at most.
@@ -32,11 +32,11 @@ inline float multiply_add(float a, float b, float c) {
 // store_pair: two vectors one after the other, streamed past the caches if there is a way; `p` is then aligned.
 #if defined(__AVX512F__)
 
-struct Places {
+struct LaneIndices {
   __m512i value;
 
-  static Places load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
-  Places plus(int32_t n) const { return {_mm512_add_epi32(value, _mm512_set1_epi32(n))}; }
+  static LaneIndices load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+  LaneIndices plus(int32_t n) const { return {_mm512_add_epi32(value, _mm512_set1_epi32(n))}; }
 };
 
 struct Vec {
@@ -45,10 +45,10 @@ struct Vec {
 
   static Vec fill(float x) { return {_mm512_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static Vec load(const uint8_t* p) { return of_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-  static Vec of_bytes(__m128i bytes) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
-  static Vec gather(const float* p, Places at) { return {_mm512_i32gather_ps(at.value, p, sizeof(float))}; }
-  static Vec pick(const float* p, Places at) {
+  static Vec load(const uint8_t* p) { return from_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static Vec from_bytes(__m128i bytes) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
+  static Vec gather(const float* p, LaneIndices at) { return {_mm512_i32gather_ps(at.value, p, sizeof(float))}; }
+  static Vec permute_pair(const float* p, LaneIndices at) {
     return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), at.value, _mm512_loadu_ps(p + kLanes))};
   }
   static Vec load_every_third(const float* p) {
@@ -103,11 +103,11 @@ inline void store_pair(Vec a, Vec b, Float16* p) {
 
 #elif defined(__AVX2__)
 
-struct Places {
+struct LaneIndices {
   __m256i value;
 
-  static Places load(const int32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
-  Places plus(int32_t n) const { return {_mm256_add_epi32(value, _mm256_set1_epi32(n))}; }
+  static LaneIndices load(const int32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+  LaneIndices plus(int32_t n) const { return {_mm256_add_epi32(value, _mm256_set1_epi32(n))}; }
 };
 
 struct Vec {
@@ -116,10 +116,10 @@ struct Vec {
 
   static Vec fill(float x) { return {_mm256_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
-  static Vec load(const uint8_t* p) { return of_bytes(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
-  static Vec of_bytes(__m128i bytes) { return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))}; }
-  static Vec gather(const float* p, Places at) { return {_mm256_i32gather_ps(p, at.value, sizeof(float))}; }
-  static Vec pick(const float* p, Places at) {
+  static Vec load(const uint8_t* p) { return from_bytes(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+  static Vec from_bytes(__m128i bytes) { return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))}; }
+  static Vec gather(const float* p, LaneIndices at) { return {_mm256_i32gather_ps(p, at.value, sizeof(float))}; }
+  static Vec permute_pair(const float* p, LaneIndices at) {
     const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p), at.value);
     const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p + kLanes), at.value);
     return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(at.value, 28)))};  // by the bit of 8
@@ -169,11 +169,11 @@ inline void store_pair(Vec a, Vec b, Float16* p) {
 
 #else
 
-struct Places {
+struct LaneIndices {
   int32_t value;
 
-  static Places load(const int32_t* p) { return {*p}; }
-  Places plus(int32_t n) const { return {value + n}; }
+  static LaneIndices load(const int32_t* p) { return {*p}; }
+  LaneIndices plus(int32_t n) const { return {value + n}; }
 };
 
 struct Vec {
@@ -183,8 +183,8 @@ struct Vec {
   static Vec fill(float x) { return {x}; }
   static Vec load(const float* p) { return {*p}; }
   static Vec load(const uint8_t* p) { return {static_cast<float>(*p)}; }
-  static Vec gather(const float* p, Places at) { return {p[at.value]}; }
-  static Vec pick(const float* p, Places at) { return gather(p, at); }
+  static Vec gather(const float* p, LaneIndices at) { return {p[at.value]}; }
+  static Vec permute_pair(const float* p, LaneIndices at) { return gather(p, at); }
   void store(float* p) const { *p = value; }
 };
 
@@ -193,8 +193,8 @@ inline Vec subtract(Vec a, Vec b) { return {a.value - b.value}; }
 
 template <bool stream, typename T>
 inline void store_pair(Vec a, Vec b, T* p) {
-  put(a.value, p);
-  put(b.value, p + 1);
+  store_scalar(a.value, p);
+  store_scalar(b.value, p + 1);
 }
 
 #endif

@@ -17,11 +17,11 @@ constexpr int64_t kMaxGridY = 65535;
 // Rows that a thread makes of n columns: 128 bytes of output, or 64 bytes of each plane, to spread the cost of finding
 // a sample's windows over many pixels.
 template <typename Out, bool channels_last, int n>
-constexpr int kRows = (channels_last ? 128 : 64) / static_cast<int>(sizeof(Out)) / n;
+constexpr int kRowsPerThread = (channels_last ? 128 : 64) / static_cast<int>(sizeof(Out)) / n;
 
 // Columns that a thread makes where it could write n at a time, but they are resampled: eight take too many registers.
 template <int n>
-constexpr int kResampled = n < 4 ? n : 4;
+constexpr int kResampledColumns = n < 4 ? n : 4;
 
 // --- one sample ---
 
@@ -35,14 +35,14 @@ struct Window {
   __device__ const uint8_t* row(int32_t y) const { return first + y * row_bytes; }
 };
 
-__device__ inline Window open_window(const Side& side, int64_t b) {
-  const WindowFault fault = find_fault(side, b);
+__device__ inline Window load_window(const CropBatch& crops, int64_t b) {
+  const WindowFault fault = check_window(crops, b);
   XMIXUP_DEVICE_ASSERT(fault != WindowFault::index, "mix: an index is outside its image pool");
   XMIXUP_DEVICE_ASSERT(fault != WindowFault::image, "mix: an image is outside its pool's pixels");
-  XMIXUP_DEVICE_ASSERT(fault != WindowFault::place, "mix: a window is outside its image");
-  const int32_t* window = side.window + 4 * b;
-  return {window_row(side, b, 0), 3 * static_cast<int64_t>(side.sizes[2 * side.index[b] + 1]), window[2], window[3],
-          side.flip[b]};
+  XMIXUP_DEVICE_ASSERT(fault != WindowFault::window, "mix: a window is outside its image");
+  const int32_t* window = crops.window + 4 * b;
+  return {window_row(crops, b, 0), 3 * static_cast<int64_t>(crops.sizes[2 * crops.index[b] + 1]), window[2], window[3],
+          crops.flip[b]};
 }
 
 // Everything about one sample that its pixels share.
@@ -55,9 +55,9 @@ struct Sample {
   __device__ bool has_box() const { return box_top < box_bottom && box_left < box_right; }
 };
 
-__device__ inline Sample open_sample(const MixArgs& args, int64_t b) {
+__device__ inline Sample load_sample(const MixArgs& args, int64_t b) {
   XMIXUP_DEVICE_ASSERT(args.lam[b] >= 0.0f && args.lam[b] <= 1.0f, "mix: a lam is outside 0 to 1");
-  Sample sample = {open_window(args.target, b), open_window(args.aux, b), args.lam[b], 0, 0, 0, 0};
+  Sample sample = {load_window(args.target, b), load_window(args.aux, b), args.lam[b], 0, 0, 0, 0};
   if (args.box != nullptr) {
     XMIXUP_DEVICE_ASSERT(box_fits(args, b), "mix: a box is outside the output");
     const int32_t* box = args.box + 4 * b;
@@ -124,9 +124,9 @@ class ResampledRows {
 #pragma unroll
     for (int k = 0; k < n; ++k) {
       const int32_t x = window.flip ? args.width - 1 - columns.x[k] : columns.x[k];
-      const Between place = between(x, args.width, window.width);
-      before_[k] = 3 * place.before + columns.channel[k];
-      weight_[k] = place.weight;
+      const LinearTap tap = linear_tap(x, args.width, window.width);
+      before_[k] = 3 * tap.before + columns.channel[k];
+      weight_[k] = tap.weight;
     }
     find_rows();
   }
@@ -144,10 +144,10 @@ class ResampledRows {
 
  private:
   __device__ void find_rows() {
-    const Between place = between(y_, out_height_, window_.height);
-    row_before_ = window_.row(place.before);
-    row_after_ = window_.row(place.after);
-    row_weight_ = place.weight;
+    const LinearTap tap = linear_tap(y_, out_height_, window_.height);
+    row_before_ = window_.row(tap.before);
+    row_after_ = window_.row(tap.after);
+    row_weight_ = tap.weight;
   }
 
   __device__ float in_column(uint32_t byte) const {
@@ -167,18 +167,18 @@ class ResampledRows {
 // --- rows ---
 
 template <typename T>
-__device__ inline T pick(int c, const T (&values)[3]) {
+__device__ inline T channel_value(int c, const T (&values)[3]) {
   return c == 0 ? values[0] : c == 1 ? values[1] : values[2];
 }
 
-// Group `at` of one sample: n columns of a few rows. Groups are counted along a row first.
+// Group `group` of one sample: n columns of a few rows. Groups are counted along a row first.
 template <template <int> typename Rows, bool boxed, bool channels_last, int n, typename Out>
-__device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint32_t at, Out* out) {
-  constexpr int32_t rows = kRows<Out, channels_last, n>;
+__device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint32_t group, Out* out) {
+  constexpr int32_t rows = kRowsPerThread<Out, channels_last, n>;
   constexpr int kPlanes = channels_last ? 1 : 3;
   const int32_t row = channels_last ? 3 * args.width : args.width;
-  const uint32_t groups = static_cast<uint32_t>(row) / n, band = at / groups;
-  const auto first = static_cast<int32_t>(n * (at - band * groups));
+  const uint32_t groups = static_cast<uint32_t>(row) / n, band = group / groups;
+  const auto first = static_cast<int32_t>(n * (group - band * groups));
   int32_t y = static_cast<int32_t>(band) * rows;
   const int32_t end = y + rows < args.height ? y + rows : args.height;
   if (y >= end) return;
@@ -190,7 +190,7 @@ __device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
     const int32_t channel = channels_last ? (columns.channel[0] + c) % 3 : c;
-    weights[c] = channel_weights(sample.lam, pick(channel, args.scale), pick(channel, args.bias));
+    weights[c] = channel_weights(sample.lam, channel_value(channel, args.scale), channel_value(channel, args.bias));
   }
 #pragma unroll
   for (int k = 0; boxed && k < n; ++k) {
@@ -202,7 +202,7 @@ __device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint
     const uint32_t show_aux = y >= sample.box_top && y < sample.box_bottom ? in_box : 0;
 #pragma unroll(Rows<n>::kPlanesAtOnce)
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const auto weight = [&](int k) { return channels_last ? weights[k % 3] : pick(plane, weights); };
+      const auto weight = [&](int k) { return channels_last ? weights[k % 3] : channel_value(plane, weights); };
       float values[n];
       if constexpr (boxed) {
 #pragma unroll
@@ -228,25 +228,26 @@ template <typename Out, bool channels_last, int n>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_kernel(const MixArgs args) {
   const int64_t b = static_cast<int64_t>(blockIdx.z) * kMaxGridY + blockIdx.y;
   if (b >= args.batch) return;
-  const Sample sample = open_sample(args, b);
+  const Sample sample = load_sample(args, b);
   Out* image = static_cast<Out*>(args.out) + b * 3 * args.height * args.width;
-  const uint32_t at = blockIdx.x * kThreads + threadIdx.x;
+  const uint32_t group = blockIdx.x * kThreads + threadIdx.x;
   const bool crop = sample.target.height == args.height && sample.target.width == args.width &&
                     sample.aux.height == args.height && sample.aux.width == args.width;
   if (crop && !sample.has_box()) {
-    mix_group<CropRows, false, channels_last, n>(args, sample, at, image);
+    mix_group<CropRows, false, channels_last, n>(args, sample, group, image);
   } else if (crop) {
-    mix_group<CropRows, true, channels_last, n>(args, sample, at, image);
+    mix_group<CropRows, true, channels_last, n>(args, sample, group, image);
   } else if (!sample.has_box()) {
-    mix_group<ResampledRows, false, channels_last, kResampled<n>>(args, sample, at, image);
+    mix_group<ResampledRows, false, channels_last, kResampledColumns<n>>(args, sample, group, image);
   } else {
-    mix_group<ResampledRows, true, channels_last, kResampled<n>>(args, sample, at, image);
+    mix_group<ResampledRows, true, channels_last, kResampledColumns<n>>(args, sample, group, image);
   }
 }
 
 template <typename Out, bool channels_last, int n>
 void launch_groups(const MixArgs& args, int32_t device_index) {
-  constexpr int32_t columns = kResampled<n>, rows = kRows<Out, channels_last, columns>;  // a crop has no more groups
+  constexpr int32_t columns = kResampledColumns<n>,
+                    rows = kRowsPerThread<Out, channels_last, columns>;  // a crop has no more groups
   const int32_t row = channels_last ? 3 * args.width : args.width;
   const int32_t groups = row / columns * ((args.height + rows - 1) / rows);
   const dim3 grid((groups + kThreads - 1) / kThreads,

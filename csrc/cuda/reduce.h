@@ -5,14 +5,14 @@
 
 namespace xmixup {
 
-struct Larger {
+struct Max {
   template <typename T>
   __device__ T operator()(T a, T b) const {
     return a > b ? a : b;
   }
 };
 
-struct Plus {
+struct Sum {
   template <typename T>
   __device__ T operator()(T a, T b) const {
     return a + b;

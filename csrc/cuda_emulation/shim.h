@@ -134,7 +134,7 @@ class Launcher {
         grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535;
     const unsigned threads = block.x * block.y * block.z;
     if (!grid_fits || threads == 0 || threads > 1024) {
-      throw std::runtime_error("a GPU refuses this launch: grid " + spell(grid) + ", block " + spell(block));
+      throw std::runtime_error("a GPU refuses this launch: grid " + to_string(grid) + ", block " + to_string(block));
     }
   }
 
@@ -147,7 +147,7 @@ class Launcher {
     }
   }
 
-  static std::string spell(dim3 d) {
+  static std::string to_string(dim3 d) {
     return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
   }
 };
