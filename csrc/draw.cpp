@@ -9,8 +9,8 @@ namespace xmixup {
 namespace {
 
 constexpr const char* kOp = "draw";
-constexpr int64_t kMaxMembers = int64_t{1} << 31;    // what below() in core/philox.h chooses from
-constexpr int64_t kMaxIntervals = int64_t{1} << 24;  // as fine as the numbers that look up a table
+constexpr int64_t kMaxMembers = int64_t{1} << 31;    // uniform_below() takes no more
+constexpr int64_t kMaxIntervals = int64_t{1} << 24;  // uniform_float() has so many values
 
 template <typename T>
 const T* data(const Tensor& tensor) {
@@ -21,7 +21,7 @@ std::string size_to_string(int64_t height, int64_t width) {
   return std::to_string(height) + " x " + std::to_string(width);
 }
 
-[[noreturn]] void fail_small(const char* name, const int32_t* sizes, int64_t image, const DrawArgs& args) {
+[[noreturn]] void fail_too_small(const char* name, const int32_t* sizes, int64_t image, const DrawArgs& args) {
   fail(kOp, name, "[", image, "]: expected an image that holds a window of ", size_to_string(args.height, args.width),
        ", got ", size_to_string(sizes[2 * image], sizes[2 * image + 1]));
 }
@@ -41,8 +41,8 @@ void check_offsets(const DrawArgs& args) {
   int64_t least = 0;
   for (int64_t k = 0; k <= args.classes; ++k) {
     const int64_t value = args.offsets[k];
-    const bool starts = k > 0 || value == 0, ends = k < args.classes || value == args.member_count;
-    if (!starts || !ends || value < least || value > args.member_count) {
+    const bool starts_at_0 = k > 0 || value == 0, ends_at_count = k < args.classes || value == args.member_count;
+    if (!starts_at_0 || !ends_at_count || value < least || value > args.member_count) {
       fail(kOp, "offsets[", k, "]: expected numbers that rise from 0 to ", args.member_count,
            ", the number of members, got ", value);
     }
@@ -57,14 +57,14 @@ void check_sample_values(const DrawArgs& args, int64_t b) {
     case DrawFault::epoch: fail(kOp, "epoch[", b, "]: expected a number from 0 to 2**32 - 1, got ", args.epoch[b]);
     case DrawFault::target_index:
       fail(kOp, "target_index[", b, "]: expected an image from 0 to ", args.targets - 1, ", got ", target);
-    case DrawFault::target_size: fail_small("target_sizes", args.target_sizes, target, args);
+    case DrawFault::target_size: fail_too_small("target_sizes", args.target_sizes, target, args);
     case DrawFault::label: fail(kOp, "label[", b, "]: expected a class from 0 to ", args.classes - 1, ", got ", label);
     case DrawFault::no_members:
       fail(kOp, "label[", b, "]: expected a class with members, got class ", label, ", which has none");
     case DrawFault::member:
       fail(kOp, "members: expected images from 0 to ", args.auxes - 1, ", got ", choose_aux(args, b), " for class ",
            label);
-    case DrawFault::aux_size: fail_small("aux_sizes", args.aux_sizes, choose_aux(args, b), args);
+    case DrawFault::aux_size: fail_too_small("aux_sizes", args.aux_sizes, choose_aux(args, b), args);
   }
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* kOp = "dual_head_cross_entropy";
 
-constexpr int64_t kMaxClasses = 1 << 24;  // float32 counts so far
+constexpr int64_t kMaxClasses = 1 << 24;  // float32 holds every integer up to this
 
 LogitType check_logit_type(const Tensor& target_logits) {
   switch (target_logits.scalar_type()) {

@@ -38,7 +38,7 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  xmixup::cpu_level();  // a wrong XMIXUP_CPU_LEVEL fails the import, not the first batch
+  xmixup::cpu_level();  // so that a wrong XMIXUP_CPU_LEVEL fails the import, not the first batch
   m.doc() = "Native operators of xmixup_fast.";
   m.attr("__version__") = XMIXUP_VERSION;
   m.def("build_info", &build_info,

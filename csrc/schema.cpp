@@ -1,4 +1,4 @@
-// Every operator's schema, once for all devices. Its argument checks are in the file with its name.
+// The schemas of all operators, for all devices. The checks of an operator's arguments are in the file of its name.
 #include "schema.h"
 
 XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {

@@ -1,5 +1,4 @@
-// `dual_head_cross_entropy` on the CPU: picks the kernel for this CPU's instruction set and shares the samples out to
-// torch's threads.
+// `dual_head_cross_entropy` on the CPU: torch's threads share the samples, and run the kernel of this CPU's level.
 #include "../dual_head_cross_entropy.h"
 
 #include "../schema.h"
@@ -9,7 +8,7 @@
 namespace xmixup {
 namespace {
 
-// Logits that are worth handing to a thread: about 20 microseconds of work.
+// The fewest logits that a thread is given: about 20 microseconds of work.
 constexpr int64_t kLogitsPerTask = 1 << 14;
 
 void run_dual_head(const DualHeadArgs& args, int32_t /*device_index*/) {

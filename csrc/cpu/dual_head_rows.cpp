@@ -1,11 +1,12 @@
-// Compiled once per CPU level (see simd.h for what that forbids). Plain loops over kLanes classes, which the compiler
-// turns into the level's vectors.
+// Compiled once per CPU level (see simd.h for what that forbids). The loops over kLanes classes are plain C++, which
+// the compiler turns into the level's vector instructions.
 #include "dual_head_rows.h"
 
 namespace xmixup::XMIXUP_LEVEL {
 namespace {
 
-// Class c goes into partial result c % kLanes, at every level: so all levels add up in one order, to the same bits.
+// Class c is added to partial sum c % kLanes, whatever the level's vectors: so all levels add in the same order, and
+// give the same bits.
 constexpr int kLanes = 16;
 
 struct Lanes {
@@ -30,7 +31,7 @@ inline float horizontal_max(const Lanes& lanes) {
   return lane_max;
 }
 
-// The blocks work on up to kLanes classes.
+// Converts up to kLanes logits to float32, and takes them into each lane's maximum.
 template <typename Logit>
 inline void load_block(const Logit* __restrict logits, int count, float* __restrict row, Lanes& lane_max) {
   for (int j = 0; j < count; ++j) {
@@ -39,6 +40,7 @@ inline void load_block(const Logit* __restrict logits, int count, float* __restr
   }
 }
 
+// Replaces up to kLanes logits x by exp(x - max), and adds exp(x - max) and x - max to each lane's sums.
 inline void exp_block(float* __restrict row, int count, float max, Lanes& exp_sum, Lanes& shifted_sum) {
   for (int j = 0; j < count; ++j) {
     const float shifted = row[j] - max;
@@ -67,7 +69,7 @@ float head_row(const Head& head, int64_t b, float weight, float smoothing) {
   const RowSums sums{horizontal_sum(exp_sum), horizontal_sum(shifted_sum)};
 
   const RowGradient gradient = row_gradient(sums, weight, n, smoothing);
-  for (int c = 0; c < n; ++c) row[c] = row[c] * gradient.per_exp - gradient.uniform;
+  for (int c = 0; c < n; ++c) row[c] = row[c] * gradient.exp_factor - gradient.uniform;
   row[label] -= gradient.label;
   return cross_entropy(sums, label_shifted, n, smoothing);
 }

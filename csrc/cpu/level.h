@@ -1,4 +1,5 @@
-// Which instruction set the CPU kernels run on. Every kernel is compiled once per level, in the level's own namespace.
+// CPU levels: the instruction sets that the CPU kernels are compiled for. Every kernel is compiled once per level, in
+// the level's own namespace.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +20,7 @@ const char* to_string(CpuLevel level);
 // Levels in this binary, whether this CPU runs them or not.
 std::vector<CpuLevel> compiled_cpu_levels();
 
-// Those of them that this CPU runs.
+// The levels in this binary that this CPU runs, the best one last.
 std::vector<CpuLevel> supported_cpu_levels();
 
 // The kernel of the level that cpu_level() names, out of the kernels of all compiled levels, in CpuLevel's order.

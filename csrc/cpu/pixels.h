@@ -1,4 +1,4 @@
-// Some RGB pixels at a time, as six float vectors in the order of an output: interleaved (R G B R G B ...) or planar
+// kPixels RGB pixels at a time, as six float vectors in the order of an output: interleaved (R G B R G B ...) or planar
 // (all R, all G, all B), in a row's order or mirrored. For levels with byte shuffles.
 #pragma once
 
@@ -8,12 +8,13 @@
 
 namespace xmixup::XMIXUP_LEVEL {
 
-// So many that two vectors of 16-bit floats, side by side, fill what one vector of floats does.
+// Two vectors of each channel: converted to 16 bits, these two fill one vector.
 constexpr int kPixels = 2 * Vec::kLanes;
 constexpr int kPixelVecs = 6;
 
-// Which of the 48 bytes of sixteen pixels goes to which place, as the masks of byte shuffles: 16 bytes of the result
-// from each 16 of the source; a negative entry gives a zero.
+// Masks of the byte shuffles that bring the 48 bytes of 16 pixels, in three blocks of 16 bytes, into the order of the
+// output: mask[to][from] picks from block `from` of the source the bytes that go into block `to` of the result. A
+// negative entry gives zero, so that the three parts of a block are combined by OR.
 template <bool planar, bool mirrored>
 struct ShuffleMasks {
   alignas(16) int8_t mask[3][3][16];
@@ -72,7 +73,7 @@ struct BytePixels {
   }
 };
 
-// Of interleaved floats. A planar vector may load up to two floats beyond the pixels.
+// Pixels of interleaved floats. In planes, a vector may load up to two floats beyond the pixels.
 template <bool planar>
 struct FloatPixels {
   const float* first;

@@ -1,4 +1,4 @@
-// `dual_head_cross_entropy` on CUDA: a block for each sample, then one block for their mean.
+// `dual_head_cross_entropy` on CUDA: one block a sample, then one block for the mean of the samples' losses.
 #include "../dual_head_cross_entropy.h"
 #include "../schema.h"
 #include "launch.h"
@@ -30,8 +30,8 @@ __device__ inline float head_row(const Head& head, int64_t b, float weight, floa
 
   const RowGradient gradient = row_gradient(sums, weight, n, smoothing);
   for (int c = threadIdx.x; c < n; c += kThreads) {
-    const float others = exp_nonpositive(to_float(logits[c]) - max) * gradient.per_exp - gradient.uniform;
-    grad[c] = c == label ? others - gradient.label : others;
+    const float unlabelled = exp_nonpositive(to_float(logits[c]) - max) * gradient.exp_factor - gradient.uniform;
+    grad[c] = c == label ? unlabelled - gradient.label : unlabelled;
   }
   return cross_entropy(sums, to_float(logits[label]) - max, n, smoothing);
 }

@@ -1,6 +1,6 @@
-// `mix` on CUDA. A thread makes the same few columns of several rows, and so works out only once where they come from.
-// They are 128 bits of a row, or one element where rows are not made of groups of that size. Either way neighbouring
-// threads read and write neighbouring bytes. docs/cuda.md counts what this costs.
+// `mix` on CUDA. A thread computes the same few columns of several rows, so that it finds only once which columns of
+// the images they are made of. It computes 128 bits of a row, or one element where rows are not whole groups of 128
+// bits. In both cases neighbouring threads read and write neighbouring bytes.
 #include "../core/floats.h"
 #include "../mix.h"
 #include "../schema.h"
@@ -11,15 +11,16 @@ namespace xmixup {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kBlocksPerProcessor = 4;  // at least; leaves 128 registers a thread
+constexpr int kBlocksPerProcessor = 4;  // the fewest that are to fit: leaves 128 registers a thread
 constexpr int64_t kMaxGridY = 65535;
 
-// Rows that a thread makes of n columns: 128 bytes of output, or 64 bytes of each plane, to spread the cost of finding
-// a sample's windows over many pixels.
+// Rows that a thread computes of its n columns: 128 bytes of output, or 64 bytes of each plane, so that the cost of
+// finding a sample's windows is spread over many pixels.
 template <typename Out, bool channels_last, int n>
 constexpr int kRowsPerThread = (channels_last ? 128 : 64) / static_cast<int>(sizeof(Out)) / n;
 
-// Columns that a thread makes where it could write n at a time, but they are resampled: eight take too many registers.
+// Columns that a thread computes at a time where windows are resampled and it could store n: at most four, since eight
+// resampled columns need too many registers.
 template <int n>
 constexpr int kResampledColumns = n < 4 ? n : 4;
 
@@ -27,8 +28,8 @@ constexpr int kResampledColumns = n < 4 ? n : 4;
 
 // The window of one sample in one pool.
 struct Window {
-  const uint8_t* first;  // byte of its first pixel
-  int64_t row_bytes;     // from one row to the next
+  const uint8_t* first;  // first byte of its first pixel
+  int64_t row_bytes;     // from one row of the image to the next
   int32_t height, width;
   bool flip;
 
@@ -45,11 +46,11 @@ __device__ inline Window load_window(const CropBatch& crops, int64_t b) {
           crops.flip[b]};
 }
 
-// Everything about one sample that its pixels share.
+// What all pixels of one sample share.
 struct Sample {
   Window target;
-  Window aux;  // where lam is 1: the target's, whose weight is then 0, so that no auxiliary byte is read
-  float lam;   // 1 where there is a box: each pixel is then one image's alone
+  Window aux;  // where lam is 1: the target's window, so that no auxiliary byte is read; its weight is 0
+  float lam;   // 1 where there is a box: each pixel then shows one image alone
   int32_t box_top, box_left, box_bottom, box_right;
 
   __device__ bool has_box() const { return box_top < box_bottom && box_left < box_right; }
@@ -71,13 +72,14 @@ __device__ inline Sample load_sample(const MixArgs& args, int64_t b) {
   return sample;
 }
 
-// --- the columns of a thread, and what a window's rows have for them ---
+// --- a thread's columns, and their values in the rows of a window ---
 
-// n consecutive elements of an output row: of R G B R G B ..., or of one plane, where all three planes have the same.
+// n consecutive elements of an output row: of R G B R G B ..., or of a plane. A thread has the same in all three
+// planes.
 template <int n>
 struct Columns {
   int32_t x[n];        // pixel
-  int32_t channel[n];  // 0 in planes
+  int32_t channel[n];  // 0 for planes
 
   __device__ Columns(int32_t first, bool channels_last) {
 #pragma unroll
@@ -88,12 +90,12 @@ struct Columns {
   }
 };
 
-// The columns in a window that has the output's size, row by row.
+// The values of the columns in a window that has the output's size, row by row.
 template <int n>
 class CropRows {
  public:
-  static constexpr int kRowsAtOnce = n == 1 ? 8 : 16 / n,
-                       kPlanesAtOnce = 3;  // so many that enough loads are on their way
+  // Loops over rows and planes are unrolled so far that a thread waits for many loads at once.
+  static constexpr int kRowsAtOnce = n == 1 ? 8 : 16 / n, kPlanesAtOnce = 3;
 
   __device__ CropRows(const Window& window, const Columns<n>& columns, const MixArgs& args, int32_t y)
       : row_(window.row(y)), row_bytes_(window.row_bytes) {
@@ -113,11 +115,12 @@ class CropRows {
   uint32_t byte_[n];
 };
 
-// The columns in any window, brought to the output's size: vertically first.
+// The values of the columns in a window of any size, resampled to the output's: vertically first, then horizontally.
 template <int n>
 class ResampledRows {
  public:
-  static constexpr int kRowsAtOnce = 1, kPlanesAtOnce = 1;  // four times the loads of a crop, and the registers
+  // Nothing is unrolled: a value takes four loads, and more of them at once would need too many registers.
+  static constexpr int kRowsAtOnce = 1, kPlanesAtOnce = 1;
 
   __device__ ResampledRows(const Window& window, const Columns<n>& columns, const MixArgs& args, int32_t y)
       : window_(window), out_height_(args.height), y_(y), last_(3 * (window.width - 1)) {
@@ -157,21 +160,22 @@ class ResampledRows {
 
   const Window& window_;
   int32_t out_height_, y_;
-  uint32_t last_;       // first byte of the last column, which has none after it
-  uint32_t before_[n];  // of each element the byte in the column before it
-  float weight_[n];
+  uint32_t last_;       // in a row of the window, the first byte of the last column, which has none after it
+  uint32_t before_[n];  // for each element: the byte of LinearTap::before in a row of the window
+  float weight_[n];     // for each element: LinearTap::weight
   const uint8_t *row_before_, *row_after_;
   float row_weight_;
 };
 
 // --- rows ---
 
+// values[c] by comparisons: an index that is not constant could put the array into memory.
 template <typename T>
 __device__ inline T channel_value(int c, const T (&values)[3]) {
   return c == 0 ? values[0] : c == 1 ? values[1] : values[2];
 }
 
-// Group `group` of one sample: n columns of a few rows. Groups are counted along a row first.
+// Computes one group of a sample: n columns of kRowsPerThread rows. Groups are numbered along the rows first.
 template <template <int> typename Rows, bool boxed, bool channels_last, int n, typename Out>
 __device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint32_t group, Out* out) {
   constexpr int32_t rows = kRowsPerThread<Out, channels_last, n>;
@@ -185,8 +189,8 @@ __device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint
   out += y * row + first;
 
   const Columns<n> columns(first, channels_last);
-  ChannelWeights weights[3];  // of the planes, or of elements k = 0, 1, 2 and all with the same k % 3
-  uint32_t in_box = 0;        // bit k: whether column k is inside
+  ChannelWeights weights[3];  // of planes 0, 1, 2; otherwise of elements 0, 1, 2, and of element k as of k % 3
+  uint32_t in_box = 0;        // bit k: whether column k is inside the box
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
     const int32_t channel = channels_last ? (columns.channel[0] + c) % 3 : c;
@@ -246,8 +250,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_kernel(cons
 
 template <typename Out, bool channels_last, int n>
 void launch_groups(const MixArgs& args, int32_t device_index) {
-  constexpr int32_t columns = kResampledColumns<n>,
-                    rows = kRowsPerThread<Out, channels_last, columns>;  // a crop has no more groups
+  // As if windows were resampled: crops have no more groups than that.
+  constexpr int32_t columns = kResampledColumns<n>, rows = kRowsPerThread<Out, channels_last, columns>;
   const int32_t row = channels_last ? 3 * args.width : args.width;
   const int32_t groups = row / columns * ((args.height + rows - 1) / rows);
   const dim3 grid((groups + kThreads - 1) / kThreads,

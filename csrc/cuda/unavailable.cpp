@@ -1,4 +1,4 @@
-// In place of the CUDA kernels in a build without them: says so to those who have CUDA tensors.
+// What a build without CUDA kernels has in their place: operators that refuse CUDA tensors, and say why.
 #include <stdexcept>
 
 #include "../draw.h"
@@ -12,8 +12,8 @@ namespace {
 template <typename Args>
 void refuse(const Args& /*args*/, int32_t /*device_index*/) {
   throw std::runtime_error(
-      "xmixup_fast: got CUDA tensors, expected tensors on the CPU, as this build has no CUDA kernels; one that is made "
-      "where nvcc is found has them");
+      "xmixup_fast: got CUDA tensors, expected tensors on the CPU, as this build has no CUDA kernels; "
+      "a build made where nvcc is found has them");
 }
 
 }  // namespace

@@ -1,2 +1,2 @@
-// The CUDA source of `draw`, through the host's compiler.
+// The CUDA source of `draw`, compiled by the host's compiler.
 #include "../cuda/draw.cu"  // NOLINT

@@ -1,5 +1,6 @@
-// Test only: as much of CUDA as the kernels use, on the CPU. A launch refuses what a GPU would refuse. It runs every
-// thread of every block, one after the other; where the threads of a block wait for one another, as threads of the CPU.
+// For tests alone: as much of CUDA as the kernels use, on the CPU. A launch refuses grids and blocks that a GPU would
+// refuse. It runs the threads of all blocks one after the other; where threads wait for one another, each thread of a
+// block is run by a thread of the CPU.
 #pragma once
 
 #include <condition_variable>
@@ -101,7 +102,7 @@ class Launcher {
     });
   }
 
-  // For kernels whose threads wait for one another with __syncthreads: every thread of a block is one of the CPU.
+  // For kernels that call __syncthreads: runs each thread of a block by a thread of the CPU.
   template <typename Kernel, typename... Args>
   void with_barriers(Kernel* kernel, dim3 grid, dim3 block, const Args&... args) const {
     check(grid, block);
