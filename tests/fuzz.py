@@ -35,7 +35,7 @@ from torch import Tensor
 from xmixup_fast import Crops, ops, reference
 
 CALLS_PER_PROCESS = 5000
-EMULATED_SHARE = 0.05  # the emulation is slow: it starts a thread of the CPU for each of a block where these wait
+EMULATED_SHARE = 0.05  # the emulation is slow: kernels with barriers take a CPU thread for each thread of a block
 COMPARED_SHARE = 0.3
 META_SHARE = 0.03  # of the calls that nobody spoiled
 
