@@ -1,4 +1,4 @@
-# Sets cuda_found, and enables the CUDA language with its architectures where it is true. Prints one line either way.
+# Sets cuda_found; where that is TRUE, enables the CUDA language and sets its architectures. Prints one line in any case.
 set(XMIXUP_CUDA "$ENV{XMIXUP_CUDA}" CACHE STRING "CUDA kernels: AUTO, ON or OFF")
 if(XMIXUP_CUDA STREQUAL "")
   set(XMIXUP_CUDA AUTO)
@@ -13,7 +13,7 @@ if(XMIXUP_CUDA STREQUAL "OFF")
   return()
 endif()
 
-# nvcc as CMake finds it (CUDACXX, PATH), in the usual place, or out of NVIDIA's pip packages.
+# Looks for nvcc where CMake does (CUDACXX, PATH), then in the usual places and in NVIDIA's pip packages.
 if(NOT DEFINED ENV{CUDACXX})
   find_program(nvcc nvcc HINTS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin ${torch_dir}/../nvidia/cu13/bin
                                ${Python_SITELIB}/nvidia/cu13/bin)
@@ -35,7 +35,7 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 
-# Real code for each architecture that this nvcc knows, and PTX of the newest for GPUs to come.
+# Machine code for each architecture that this nvcc knows, and PTX of the newest one for future GPUs.
 execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-code OUTPUT_VARIABLE known_code)
 set(architectures "")
 if(DEFINED ENV{TORCH_CUDA_ARCH_LIST} AND NOT "$ENV{TORCH_CUDA_ARCH_LIST}" STREQUAL "")

@@ -2,7 +2,7 @@
 
 namespace xmixup {
 
-const char* spell(ScalarType type) {
+const char* to_string(ScalarType type) {
   switch (type) {
     case ScalarType::Byte: return "uint8";
     case ScalarType::Char: return "int8";
@@ -18,7 +18,7 @@ const char* spell(ScalarType type) {
   }
 }
 
-std::string spell(const Device& device) {
+std::string to_string(const Device& device) {
   if (device.is_cpu()) return "cpu";
   return device.is_cuda() ? "cuda:" + std::to_string(device.index()) : "another device";
 }
@@ -27,24 +27,26 @@ void check_defined(const char* op, const std::string& name, const Tensor& tensor
   if (!tensor.defined()) fail(op, name, ": expected a tensor, got None");
 }
 
-void check_device(const char* op, const std::string& name, const Tensor& tensor, const Leader& leader) {
-  if (tensor.device() != leader.device) {
-    fail(op, name, ": expected a tensor on ", spell(leader.device), ", as ", leader.name, ", got one on ",
-         spell(tensor.device()));
+void check_device(const char* op, const std::string& name, const Tensor& tensor, const ExpectedDevice& expected) {
+  if (tensor.device() != expected.device) {
+    fail(op, name, ": expected a tensor on ", to_string(expected.device), ", as ", expected.name, ", got one on ",
+         to_string(tensor.device()));
   }
 }
 
 void check_tensor(const char* op, const std::string& name, const Tensor& tensor, ScalarType type,
-                  const std::vector<int64_t>& sizes, const Leader& leader) {
+                  const std::vector<int64_t>& sizes, const ExpectedDevice& expected) {
   check_defined(op, name, tensor);
   const auto actual = tensor.sizes();
   bool fits = tensor.scalar_type() == type && actual.size() == sizes.size();
   for (size_t d = 0; fits && d < sizes.size(); ++d) fits = sizes[d] == kAny || sizes[d] == actual[d];
   if (!fits) {
-    fail(op, name, ": expected ", spell(type), spell(sizes), ", got ", spell(tensor.scalar_type()), spell(actual));
+    fail(op, name, ": expected ", to_string(type), to_string(sizes), ", got ", to_string(tensor.scalar_type()),
+         to_string(actual));
   }
-  check_device(op, name, tensor, leader);
-  if (!tensor.is_contiguous()) fail(op, name, ": expected a contiguous tensor, got strides ", spell(tensor.strides()));
+  check_device(op, name, tensor, expected);
+  if (!tensor.is_contiguous())
+    fail(op, name, ": expected a contiguous tensor, got strides ", to_string(tensor.strides()));
 }
 
 }  // namespace xmixup

@@ -1,4 +1,4 @@
-// What the operators' argument checks have in common.
+// The argument checks that all operators share, and the errors that they raise.
 #pragma once
 
 #include <torch/csrc/stable/device.h>
@@ -15,13 +15,13 @@ using torch::headeronly::ScalarType;
 using torch::stable::Device;
 using torch::stable::Tensor;
 
-constexpr int64_t kAny = -1;  // a dimension of any size
+constexpr int64_t kAny = -1;  // among expected sizes: a dimension of any size
 
-const char* spell(ScalarType type);
-std::string spell(const Device& device);
+const char* to_string(ScalarType type);
+std::string to_string(const Device& device);
 
 template <typename Sizes>
-std::string spell(const Sizes& sizes) {
+std::string to_string(const Sizes& sizes) {
   std::ostringstream text;
   text << '[';
   for (size_t d = 0; d < sizes.size(); ++d) {
@@ -41,19 +41,19 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
-// Torch hands over None as a tensor that is not defined.
+// Fails where the caller gave None, which torch passes on as an undefined tensor.
 void check_defined(const char* op, const std::string& name, const Tensor& tensor);
 
-// The argument that tells where all of an operator's tensors must be.
-struct Leader {
+// The device that all tensors of a call must be on: that of the argument `name`.
+struct ExpectedDevice {
   const char* name;
   Device device;
 };
 
-void check_device(const char* op, const std::string& name, const Tensor& tensor, const Leader& leader);
+void check_device(const char* op, const std::string& name, const Tensor& tensor, const ExpectedDevice& expected);
 
-// A contiguous tensor of this dtype and shape, where the leader is.
+// Fails unless `tensor` is contiguous, of this dtype and these sizes, and on the expected device.
 void check_tensor(const char* op, const std::string& name, const Tensor& tensor, ScalarType type,
-                  const std::vector<int64_t>& sizes, const Leader& leader);
+                  const std::vector<int64_t>& sizes, const ExpectedDevice& expected);
 
 }  // namespace xmixup

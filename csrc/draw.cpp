@@ -9,19 +9,21 @@ namespace xmixup {
 namespace {
 
 constexpr const char* kOp = "draw";
-constexpr int64_t kMaxMembers = int64_t{1} << 31;    // what below() in core/philox.h chooses from
-constexpr int64_t kMaxIntervals = int64_t{1} << 24;  // as fine as the numbers that look up a table
+constexpr int64_t kMaxMembers = int64_t{1} << 31;    // uniform_below() takes no more
+constexpr int64_t kMaxIntervals = int64_t{1} << 24;  // uniform_float() has so many values
 
 template <typename T>
 const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
 }
 
-std::string spell_size(int64_t height, int64_t width) { return std::to_string(height) + " x " + std::to_string(width); }
+std::string size_to_string(int64_t height, int64_t width) {
+  return std::to_string(height) + " x " + std::to_string(width);
+}
 
-[[noreturn]] void fail_small(const char* name, const int32_t* sizes, int64_t image, const DrawArgs& args) {
-  fail(kOp, name, "[", image, "]: expected an image that holds a window of ", spell_size(args.height, args.width),
-       ", got ", spell_size(sizes[2 * image], sizes[2 * image + 1]));
+[[noreturn]] void fail_too_small(const char* name, const int32_t* sizes, int64_t image, const DrawArgs& args) {
+  fail(kOp, name, "[", image, "]: expected an image that holds a window of ", size_to_string(args.height, args.width),
+       ", got ", size_to_string(sizes[2 * image], sizes[2 * image + 1]));
 }
 
 void check_lam_quantiles(const DrawArgs& args) {
@@ -39,8 +41,8 @@ void check_offsets(const DrawArgs& args) {
   int64_t least = 0;
   for (int64_t k = 0; k <= args.classes; ++k) {
     const int64_t value = args.offsets[k];
-    const bool starts = k > 0 || value == 0, ends = k < args.classes || value == args.member_count;
-    if (!starts || !ends || value < least || value > args.member_count) {
+    const bool starts_at_0 = k > 0 || value == 0, ends_at_count = k < args.classes || value == args.member_count;
+    if (!starts_at_0 || !ends_at_count || value < least || value > args.member_count) {
       fail(kOp, "offsets[", k, "]: expected numbers that rise from 0 to ", args.member_count,
            ", the number of members, got ", value);
     }
@@ -48,21 +50,21 @@ void check_offsets(const DrawArgs& args) {
   }
 }
 
-void check_sample(const DrawArgs& args, int64_t b) {
+void check_sample_values(const DrawArgs& args, int64_t b) {
   const int64_t target = args.target_index[b], label = args.label[b];
-  switch (find_fault(args, b)) {
+  switch (check_sample(args, b)) {
     case DrawFault::none: break;
     case DrawFault::epoch: fail(kOp, "epoch[", b, "]: expected a number from 0 to 2**32 - 1, got ", args.epoch[b]);
     case DrawFault::target_index:
       fail(kOp, "target_index[", b, "]: expected an image from 0 to ", args.targets - 1, ", got ", target);
-    case DrawFault::target_size: fail_small("target_sizes", args.target_sizes, target, args);
+    case DrawFault::target_size: fail_too_small("target_sizes", args.target_sizes, target, args);
     case DrawFault::label: fail(kOp, "label[", b, "]: expected a class from 0 to ", args.classes - 1, ", got ", label);
     case DrawFault::no_members:
       fail(kOp, "label[", b, "]: expected a class with members, got class ", label, ", which has none");
     case DrawFault::member:
       fail(kOp, "members: expected images from 0 to ", args.auxes - 1, ", got ", choose_aux(args, b), " for class ",
            label);
-    case DrawFault::aux_size: fail_small("aux_sizes", args.aux_sizes, choose_aux(args, b), args);
+    case DrawFault::aux_size: fail_too_small("aux_sizes", args.aux_sizes, choose_aux(args, b), args);
   }
 }
 
@@ -70,17 +72,17 @@ void check_sample(const DrawArgs& args, int64_t b) {
 
 DrawArgs check_draw(int64_t seed, const DrawTensors& tensors, const std::vector<int64_t>& size, bool flip) {
   check_defined(kOp, "sample", tensors.sample);
-  const Leader leader{"sample", tensors.sample.device()};
-  check_tensor(kOp, "sample", tensors.sample, ScalarType::Long, {kAny}, leader);
+  const ExpectedDevice expected{"sample", tensors.sample.device()};
+  check_tensor(kOp, "sample", tensors.sample, ScalarType::Long, {kAny}, expected);
   const int64_t batch = tensors.sample.size(0);
-  check_tensor(kOp, "epoch", tensors.epoch, ScalarType::Long, {batch}, leader);
-  check_tensor(kOp, "label", tensors.label, ScalarType::Long, {batch}, leader);
-  check_tensor(kOp, "target_index", tensors.target_index, ScalarType::Long, {batch}, leader);
-  check_tensor(kOp, "target_sizes", tensors.target_sizes, ScalarType::Int, {kAny, 2}, leader);
-  check_tensor(kOp, "offsets", tensors.offsets, ScalarType::Long, {kAny}, leader);
-  check_tensor(kOp, "members", tensors.members, ScalarType::Long, {kAny}, leader);
-  check_tensor(kOp, "aux_sizes", tensors.aux_sizes, ScalarType::Int, {kAny, 2}, leader);
-  check_tensor(kOp, "lam_quantiles", tensors.lam_quantiles, ScalarType::Float, {kAny}, leader);
+  check_tensor(kOp, "epoch", tensors.epoch, ScalarType::Long, {batch}, expected);
+  check_tensor(kOp, "label", tensors.label, ScalarType::Long, {batch}, expected);
+  check_tensor(kOp, "target_index", tensors.target_index, ScalarType::Long, {batch}, expected);
+  check_tensor(kOp, "target_sizes", tensors.target_sizes, ScalarType::Int, {kAny, 2}, expected);
+  check_tensor(kOp, "offsets", tensors.offsets, ScalarType::Long, {kAny}, expected);
+  check_tensor(kOp, "members", tensors.members, ScalarType::Long, {kAny}, expected);
+  check_tensor(kOp, "aux_sizes", tensors.aux_sizes, ScalarType::Int, {kAny, 2}, expected);
+  check_tensor(kOp, "lam_quantiles", tensors.lam_quantiles, ScalarType::Float, {kAny}, expected);
 
   DrawArgs args{};
   args.seed = static_cast<uint64_t>(seed);
@@ -110,7 +112,7 @@ DrawArgs check_draw(int64_t seed, const DrawTensors& tensors, const std::vector<
   }
   constexpr int64_t kMaxSide = 0x7FFFFFFF;
   if (size.size() != 2 || size[0] < 1 || size[1] < 1 || size[0] > kMaxSide || size[1] > kMaxSide) {
-    fail(kOp, "size: expected height and width, 1 to ", kMaxSide, " pixels each, got ", spell(size));
+    fail(kOp, "size: expected height and width, 1 to ", kMaxSide, " pixels each, got ", to_string(size));
   }
   args.height = static_cast<int32_t>(size[0]);
   args.width = static_cast<int32_t>(size[1]);
@@ -120,7 +122,7 @@ DrawArgs check_draw(int64_t seed, const DrawTensors& tensors, const std::vector<
 void check_draw_values(const DrawArgs& args) {
   check_lam_quantiles(args);
   if (args.member_count > 0) check_offsets(args);
-  for (int64_t b = 0; b < args.batch; ++b) check_sample(args, b);
+  for (int64_t b = 0; b < args.batch; ++b) check_sample_values(args, b);
 }
 
 DrawOutputs allocate_draw_outputs(DrawArgs& args, const Tensor& sample) {

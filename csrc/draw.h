@@ -1,4 +1,4 @@
-// `draw` as torch calls it: its arguments in the schema's order, checked once for every device (draw.cpp).
+// The operator `draw` with the arguments of its schema, which draw.cpp checks for all devices alike.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -29,16 +29,16 @@ struct DrawTensors {
 // target_window, target_flip, aux_index, aux_window, aux_flip, lam, center
 using DrawOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// Checks everything but the values inside the tensors; the result lacks only the outputs.
+// Checks everything but the values inside the tensors. The result is complete but for the outputs.
 // Throws std::runtime_error (RuntimeError in Python) naming the argument, what it is and what was expected.
 DrawArgs check_draw(int64_t seed, const DrawTensors& tensors, const std::vector<int64_t>& size, bool flip);
 
-// Checks the values of tensors in host memory: the small tables whole, of the others what the samples use.
+// Checks values, of tensors in host memory: all of lam_quantiles and offsets, and of the others what the samples use.
 void check_draw_values(const DrawArgs& args);
 
 DrawOutputs allocate_draw_outputs(DrawArgs& args, const Tensor& sample);
 
-// The operator of the schema, on top of a device's `run`, which takes checked arguments.
+// The operator, which calls a device's `run` with checked arguments.
 using RunDraw = void(const DrawArgs& args, int32_t device_index);
 
 template <RunDraw* run>

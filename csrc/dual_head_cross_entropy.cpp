@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* kOp = "dual_head_cross_entropy";
 
-constexpr int64_t kMaxClasses = 1 << 24;  // float32 counts so far
+constexpr int64_t kMaxClasses = 1 << 24;  // float32 holds every integer up to this
 
 LogitType check_logit_type(const Tensor& target_logits) {
   switch (target_logits.scalar_type()) {
@@ -20,18 +20,19 @@ LogitType check_logit_type(const Tensor& target_logits) {
     case ScalarType::BFloat16: return LogitType::bfloat16;
     case ScalarType::Half: return LogitType::float16;
     default:
-      fail(kOp, "target_logits: expected float32, bfloat16 or float16, got ", spell(target_logits.scalar_type()));
+      fail(kOp, "target_logits: expected float32, bfloat16 or float16, got ", to_string(target_logits.scalar_type()));
   }
 }
 
 Head check_head(const std::string& name, const Tensor& logits, const Tensor& labels, ScalarType type, int64_t batch,
-                const Leader& leader) {
-  check_tensor(kOp, name + "_logits", logits, type, {batch, kAny}, leader);
+                const ExpectedDevice& expected) {
+  check_tensor(kOp, name + "_logits", logits, type, {batch, kAny}, expected);
   const int64_t classes = logits.size(1);
   if (classes < 1 || classes > kMaxClasses) {
-    fail(kOp, name, "_logits: expected 1 to ", kMaxClasses, " classes, got ", spell(type), spell(logits.sizes()));
+    fail(kOp, name, "_logits: expected 1 to ", kMaxClasses, " classes, got ", to_string(type),
+         to_string(logits.sizes()));
   }
-  check_tensor(kOp, name + "_labels", labels, ScalarType::Long, {batch}, leader);
+  check_tensor(kOp, name + "_labels", labels, ScalarType::Long, {batch}, expected);
   return {logits.const_data_ptr(), static_cast<const int64_t*>(labels.const_data_ptr()), nullptr,
           static_cast<int32_t>(classes)};
 }
@@ -46,14 +47,14 @@ DualHeadArgs check_dual_head(const Tensor& target_logits, const Tensor& source_l
   args.logit_type = check_logit_type(target_logits);
   const ScalarType type = target_logits.scalar_type();
   if (target_logits.dim() != 2) {
-    fail(kOp, "target_logits: expected ", spell(type), "[batch, classes], got ", spell(type),
-         spell(target_logits.sizes()));
+    fail(kOp, "target_logits: expected ", to_string(type), "[batch, classes], got ", to_string(type),
+         to_string(target_logits.sizes()));
   }
   args.batch = target_logits.size(0);
-  const Leader leader{"target_logits", target_logits.device()};
-  args.target = check_head("target", target_logits, target_labels, type, args.batch, leader);
-  args.source = check_head("source", source_logits, source_labels, type, args.batch, leader);
-  check_tensor(kOp, "lam", lam, ScalarType::Float, {args.batch}, leader);
+  const ExpectedDevice expected{"target_logits", target_logits.device()};
+  args.target = check_head("target", target_logits, target_labels, type, args.batch, expected);
+  args.source = check_head("source", source_logits, source_labels, type, args.batch, expected);
+  check_tensor(kOp, "lam", lam, ScalarType::Float, {args.batch}, expected);
   args.lam = static_cast<const float*>(lam.const_data_ptr());
 
   args.source_weight = static_cast<float>(source_weight);
@@ -69,7 +70,7 @@ DualHeadArgs check_dual_head(const Tensor& target_logits, const Tensor& source_l
 
 void check_dual_head_values(const DualHeadArgs& args) {
   for (int64_t b = 0; b < args.batch; ++b) {
-    switch (find_fault(args, b)) {
+    switch (check_sample(args, b)) {
       case SampleFault::none: break;
       case SampleFault::lam: fail(kOp, "lam[", b, "]: expected a number from 0 to 1, got ", args.lam[b]);
       case SampleFault::target_label:
@@ -82,8 +83,8 @@ void check_dual_head_values(const DualHeadArgs& args) {
   }
 }
 
-Tensor allocate_float(const std::vector<int64_t>& sizes, const Tensor& beside) {
-  return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, beside.device());
+Tensor allocate_float(const std::vector<int64_t>& sizes, const Tensor& like) {
+  return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, like.device());
 }
 
 }  // namespace xmixup

@@ -1,4 +1,5 @@
-// `dual_head_cross_entropy` as torch calls it: its arguments, checked once for every device (the .cpp of this name).
+// The operator `dual_head_cross_entropy` with the arguments of its schema, which dual_head_cross_entropy.cpp checks for
+// all devices alike.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -13,18 +14,19 @@ namespace xmixup {
 
 using torch::stable::Tensor;
 
-// Checks everything but the values inside the tensors; the result lacks only what is written to.
+// Checks everything but the values inside the tensors. The result is complete but for the outputs and sample_loss.
 // Throws std::runtime_error (RuntimeError in Python) naming the argument, what it is and what was expected.
 DualHeadArgs check_dual_head(const Tensor& target_logits, const Tensor& source_logits, const Tensor& target_labels,
                              const Tensor& source_labels, const Tensor& lam, double source_weight,
                              double label_smoothing);
 
-// Checks the values of tensors in host memory: lambdas and labels.
+// Checks values, of tensors in host memory: lam and labels.
 void check_dual_head_values(const DualHeadArgs& args);
 
-Tensor allocate_float(const std::vector<int64_t>& sizes, const Tensor& beside);
+// A float32 tensor on the device of `like`.
+Tensor allocate_float(const std::vector<int64_t>& sizes, const Tensor& like);
 
-// The operator of the schema, on top of a device's `run`, which takes checked arguments.
+// The operator, which calls a device's `run` with checked arguments.
 using RunDualHead = void(const DualHeadArgs& args, int32_t device_index);
 
 template <RunDualHead* run>

@@ -11,47 +11,47 @@ namespace {
 
 constexpr const char* kOp = "mix";
 
-Side check_side(const SideTensors& side, int64_t batch, const Leader& leader) {
-  const std::string name = std::string(side.name) + "_";
-  check_tensor(kOp, name + "pixels", side.pixels, ScalarType::Byte, {kAny}, leader);
-  check_tensor(kOp, name + "offsets", side.offsets, ScalarType::Long, {kAny}, leader);
-  const int64_t images = side.offsets.size(0);
-  check_tensor(kOp, name + "sizes", side.sizes, ScalarType::Int, {images, 2}, leader);
-  check_tensor(kOp, name + "index", side.index, ScalarType::Long, {batch}, leader);
-  check_tensor(kOp, name + "window", side.window, ScalarType::Int, {batch, 4}, leader);
-  check_tensor(kOp, name + "flip", side.flip, ScalarType::Bool, {batch}, leader);
+CropBatch check_crop_batch(const CropBatchTensors& crops, int64_t batch, const ExpectedDevice& expected) {
+  const std::string name = std::string(crops.name) + "_";
+  check_tensor(kOp, name + "pixels", crops.pixels, ScalarType::Byte, {kAny}, expected);
+  check_tensor(kOp, name + "offsets", crops.offsets, ScalarType::Long, {kAny}, expected);
+  const int64_t images = crops.offsets.size(0);
+  check_tensor(kOp, name + "sizes", crops.sizes, ScalarType::Int, {images, 2}, expected);
+  check_tensor(kOp, name + "index", crops.index, ScalarType::Long, {batch}, expected);
+  check_tensor(kOp, name + "window", crops.window, ScalarType::Int, {batch, 4}, expected);
+  check_tensor(kOp, name + "flip", crops.flip, ScalarType::Bool, {batch}, expected);
   return {
-      static_cast<const uint8_t*>(side.pixels.const_data_ptr()),
-      side.pixels.numel(),
-      static_cast<const int64_t*>(side.offsets.const_data_ptr()),
-      static_cast<const int32_t*>(side.sizes.const_data_ptr()),
+      static_cast<const uint8_t*>(crops.pixels.const_data_ptr()),
+      crops.pixels.numel(),
+      static_cast<const int64_t*>(crops.offsets.const_data_ptr()),
+      static_cast<const int32_t*>(crops.sizes.const_data_ptr()),
       images,
-      static_cast<const int64_t*>(side.index.const_data_ptr()),
-      static_cast<const int32_t*>(side.window.const_data_ptr()),
-      static_cast<const bool*>(side.flip.const_data_ptr()),
+      static_cast<const int64_t*>(crops.index.const_data_ptr()),
+      static_cast<const int32_t*>(crops.window.const_data_ptr()),
+      static_cast<const bool*>(crops.flip.const_data_ptr()),
   };
 }
 
-std::string spell_rectangle(const int32_t* rectangle) {
-  return spell(std::vector<int64_t>(rectangle, rectangle + 4)) + " (top, left, height, width)";
+std::string rectangle_to_string(const int32_t* rectangle) {
+  return to_string(std::vector<int64_t>(rectangle, rectangle + 4)) + " (top, left, height, width)";
 }
 
-void check_side_values(const char* side_name, const Side& side, int64_t batch) {
-  const std::string name = std::string(side_name) + "_";
+void check_crop_batch_values(const char* crops_name, const CropBatch& crops, int64_t batch) {
+  const std::string name = std::string(crops_name) + "_";
   for (int64_t b = 0; b < batch; ++b) {
-    const int64_t i = side.index[b];
-    switch (find_fault(side, b)) {
+    const int64_t i = crops.index[b];
+    switch (check_window(crops, b)) {
       case WindowFault::none: break;
       case WindowFault::index:
-        fail(kOp, name, "index[", b, "]: expected an image from 0 to ", side.images - 1, ", got ", i);
+        fail(kOp, name, "index[", b, "]: expected an image from 0 to ", crops.images - 1, ", got ", i);
       case WindowFault::image:
         fail(kOp, name, "offsets[", i, "] and ", name, "sizes[", i, "]: expected an image inside the ",
-             side.pixel_bytes, " bytes of ", name, "pixels, got ", side.sizes[2 * i], " x ", side.sizes[2 * i + 1],
-             " pixels at byte ", side.offsets[i]);
-      case WindowFault::place:
-        fail(kOp, name, "window[", b, "]: expected a window inside image ", i, " of ", side.sizes[2 * i], " x ",
-             side.sizes[2 * i + 1], ", of at most ", kMaxWindowSide, " pixels a side, got ",
-             spell_rectangle(side.window + 4 * b));
+             crops.pixel_bytes, " bytes of ", name, "pixels, got ", crops.sizes[2 * i], " x ", crops.sizes[2 * i + 1],
+             " pixels at byte ", crops.offsets[i]);
+      case WindowFault::window:
+        fail(kOp, name, "window[", b, "]: expected a window inside image ", i, " of ", crops.sizes[2 * i], " x ",
+             crops.sizes[2 * i + 1], ", of at most ", kMaxWindowSide, " pixels a side, got ",
+             rectangle_to_string(crops.window + 4 * b));
     }
   }
 }
@@ -60,22 +60,23 @@ std::vector<int64_t> out_sizes(const MixArgs& args) { return {args.batch, 3, arg
 
 }  // namespace
 
-MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tensor& lam, const MixSettings& settings) {
+MixArgs check_mix(const CropBatchTensors& target, const CropBatchTensors& aux, const Tensor& lam,
+                  const MixSettings& settings) {
   MixArgs args{};
   check_defined(kOp, "target_index", target.index);
   check_defined(kOp, "target_pixels", target.pixels);
   if (target.index.dim() != 1) {
-    fail(kOp, "target_index: expected int64[batch], got ", spell(target.index.scalar_type()),
-         spell(target.index.sizes()));
+    fail(kOp, "target_index: expected int64[batch], got ", to_string(target.index.scalar_type()),
+         to_string(target.index.sizes()));
   }
   args.batch = target.index.size(0);
-  const Leader leader{"target_pixels", target.pixels.device()};
-  args.target = check_side(target, args.batch, leader);
-  args.aux = check_side(aux, args.batch, leader);
-  check_tensor(kOp, "lam", lam, ScalarType::Float, {args.batch}, leader);
+  const ExpectedDevice expected{"target_pixels", target.pixels.device()};
+  args.target = check_crop_batch(target, args.batch, expected);
+  args.aux = check_crop_batch(aux, args.batch, expected);
+  check_tensor(kOp, "lam", lam, ScalarType::Float, {args.batch}, expected);
   args.lam = static_cast<const float*>(lam.const_data_ptr());
   if (settings.box.has_value()) {
-    check_tensor(kOp, "box", *settings.box, ScalarType::Int, {args.batch, 4}, leader);
+    check_tensor(kOp, "box", *settings.box, ScalarType::Int, {args.batch, 4}, expected);
     args.box = static_cast<const int32_t*>(settings.box->const_data_ptr());
   }
 
@@ -94,7 +95,7 @@ MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tenso
   constexpr int64_t kMaxSide = 16384;  // so that the kernels can count one image's elements in 32 bits
   const std::vector<int64_t>& size = settings.size;
   if (size.size() != 2 || size[0] < 1 || size[1] < 1 || size[0] > kMaxSide || size[1] > kMaxSide) {
-    fail(kOp, "size: expected height and width, 1 to ", kMaxSide, " pixels each, got ", spell(size));
+    fail(kOp, "size: expected height and width, 1 to ", kMaxSide, " pixels each, got ", to_string(size));
   }
   args.height = static_cast<int32_t>(size[0]);
   args.width = static_cast<int32_t>(size[1]);
@@ -103,7 +104,8 @@ MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tenso
     case ScalarType::Float: args.out_type = OutType::float32; break;
     case ScalarType::BFloat16: args.out_type = OutType::bfloat16; break;
     case ScalarType::Half: args.out_type = OutType::float16; break;
-    default: fail(kOp, settings.dtype_of, ": expected float32, bfloat16 or float16, got ", spell(settings.dtype));
+    default:
+      fail(kOp, settings.dtype_argument, ": expected float32, bfloat16 or float16, got ", to_string(settings.dtype));
   }
   return args;
 }
@@ -114,26 +116,27 @@ void check_mix_out(const MixArgs& args, const Tensor& lam, const Tensor& out) {
   const std::vector<int64_t> strides =
       args.channels_last ? std::vector<int64_t>{3 * h * w, 1, 3 * w, 3} : std::vector<int64_t>{3 * h * w, h * w, w, 1};
   const auto actual = out.sizes();
-  if (spell(actual) != spell(sizes)) fail(kOp, "out: expected shape ", spell(sizes), ", got ", spell(actual));
+  if (to_string(actual) != to_string(sizes))
+    fail(kOp, "out: expected shape ", to_string(sizes), ", got ", to_string(actual));
   check_device(kOp, "out", out, {"lam", lam.device()});
   for (int d = 0; d < 4; ++d) {
     if (sizes[d] > 1 && out.numel() > 0 && out.stride(d) != strides[d]) {
       fail(kOp, "out: expected ", args.channels_last ? "a channels_last" : "a contiguous", " tensor with strides ",
-           spell(strides), ", got strides ", spell(out.strides()));
+           to_string(strides), ", got strides ", to_string(out.strides()));
     }
   }
 }
 
 void check_mix_values(const MixArgs& args) {
-  check_side_values("target", args.target, args.batch);
-  check_side_values("aux", args.aux, args.batch);
+  check_crop_batch_values("target", args.target, args.batch);
+  check_crop_batch_values("aux", args.aux, args.batch);
   for (int64_t b = 0; b < args.batch; ++b) {
     if (!(args.lam[b] >= 0 && args.lam[b] <= 1)) {
       fail(kOp, "lam[", b, "]: expected a number from 0 to 1, got ", args.lam[b]);
     }
     if (args.box != nullptr && !box_fits(args, b)) {
       fail(kOp, "box[", b, "]: expected a rectangle inside the output of ", args.height, " x ", args.width, ", got ",
-           spell_rectangle(args.box + 4 * b));
+           rectangle_to_string(args.box + 4 * b));
     }
   }
 }

@@ -1,4 +1,4 @@
-// `mix` as torch calls it: its arguments in the schema's order, checked once for every device (mix.cpp).
+// The operators `mix` and `mix_out` with the arguments of their schemas, which mix.cpp checks for all devices alike.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -15,8 +15,8 @@ namespace xmixup {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// One side of the mix as tensors: an ImagePool and its Crops.
-struct SideTensors {
+// The tensors of a CropBatch: those of an ImagePool and its Crops.
+struct CropBatchTensors {
   const char* name;  // "target" or "aux", for messages
   const Tensor& pixels;
   const Tensor& offsets;
@@ -26,29 +26,30 @@ struct SideTensors {
   const Tensor& flip;
 };
 
-// How the two sides become the output.
+// How the two images of a sample become the output.
 struct MixSettings {
   const std::optional<Tensor>& box;
   const std::vector<double>& mean;
   const std::vector<double>& std;
   const std::vector<int64_t>& size;
-  const char* dtype_of;  // the argument that tells the dtype: "dtype" or "out"
+  const char* dtype_argument;  // the argument that tells the dtype, for messages: "dtype" or "out"
   ScalarType dtype;
   bool channels_last;
 };
 
-// Checks everything but the values inside the tensors; the result lacks only `out`.
+// Checks everything but the values inside the tensors. The result is complete but for `out`.
 // Throws std::runtime_error (RuntimeError in Python) naming the argument, what it is and what was expected.
-MixArgs check_mix(const SideTensors& target, const SideTensors& aux, const Tensor& lam, const MixSettings& settings);
+MixArgs check_mix(const CropBatchTensors& target, const CropBatchTensors& aux, const Tensor& lam,
+                  const MixSettings& settings);
 
 void check_mix_out(const MixArgs& args, const Tensor& lam, const Tensor& out);
 
-// Checks the values of tensors in host memory: indices, images, windows, lambdas, boxes.
+// Checks values, of tensors in host memory: indices, images, windows, lam, boxes.
 void check_mix_values(const MixArgs& args);
 
 Tensor allocate_mix_out(const MixArgs& args, const Tensor& lam);
 
-// The two operators of the schema, on top of a device's `run`, which takes checked arguments.
+// The operators, which call a device's `run` with checked arguments.
 using RunMix = void(const MixArgs& args, int32_t device_index);
 
 template <RunMix* run>

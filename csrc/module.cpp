@@ -11,9 +11,9 @@ namespace py = pybind11;
 
 namespace {
 
-std::vector<std::string> spell(const std::vector<xmixup::CpuLevel>& levels) {
+std::vector<std::string> level_names(const std::vector<xmixup::CpuLevel>& levels) {
   std::vector<std::string> names;
-  for (const xmixup::CpuLevel level : levels) names.emplace_back(xmixup::spell(level));
+  for (const xmixup::CpuLevel level : levels) names.emplace_back(xmixup::to_string(level));
   return names;
 }
 
@@ -31,23 +31,23 @@ py::dict build_info() {
   info["cuda_compiler"] = py::none();
   info["cuda_architectures"] = py::none();
 #endif
-  info["cpu_levels"] = spell(xmixup::compiled_cpu_levels());
+  info["cpu_levels"] = level_names(xmixup::compiled_cpu_levels());
   return info;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  xmixup::cpu_level();  // a wrong XMIXUP_CPU_LEVEL fails the import, not the first batch
+  xmixup::cpu_level();  // so that a wrong XMIXUP_CPU_LEVEL fails the import, not the first batch
   m.doc() = "Native operators of xmixup_fast.";
   m.attr("__version__") = XMIXUP_VERSION;
   m.def("build_info", &build_info,
         "What this binary was built with: version, compilers, torch, CUDA version and architectures or None, CPU "
         "levels.");
   m.def(
-      "cpu_level", [] { return xmixup::spell(xmixup::cpu_level()); },
+      "cpu_level", [] { return xmixup::to_string(xmixup::cpu_level()); },
       "The instruction set that the CPU kernels run on; set XMIXUP_CPU_LEVEL before the import to choose another.");
   m.def(
-      "supported_cpu_levels", [] { return spell(xmixup::supported_cpu_levels()); },
+      "supported_cpu_levels", [] { return level_names(xmixup::supported_cpu_levels()); },
       "The instruction sets that this binary holds and this CPU runs.");
 }

@@ -1,4 +1,4 @@
-// Every operator's schema, once for all devices. Its argument checks are in the file with its name.
+// The schemas of all operators, for all devices. The checks of an operator's arguments are in the file of its name.
 #include "schema.h"
 
 XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
@@ -21,7 +21,4 @@ XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
       "dual_head_cross_entropy(Tensor target_logits, Tensor source_logits, Tensor target_labels, Tensor source_labels, "
       "Tensor lam, float source_weight, float label_smoothing) -> "
       "(Tensor loss, Tensor target_grad, Tensor source_grad)");
-  m.def("mix_features(Tensor target, Tensor aux, Tensor lam) -> Tensor");
-  m.def("mix_features_backward(Tensor mixed_grad, Tensor lam) -> (Tensor target_grad, Tensor aux_grad)");
-  m.def("mix_features_lam_backward(Tensor mixed_grad, Tensor target, Tensor aux, Tensor lam) -> Tensor");
 }

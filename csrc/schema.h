@@ -1,5 +1,5 @@
-// The operators' namespace in torch.ops. The tests' emulation of the CUDA code builds the same sources under a name of
-// its own, on the CPU's dispatch key.
+// The operators' namespace in torch.ops. The tests' emulation of the CUDA kernels compiles the same sources with a
+// namespace of its own, and registers the kernels for CPU tensors.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -8,5 +8,5 @@
 #define XMIXUP_LIBRARY xmixup_fast
 #endif
 
-// One level more than torch's macro, so that the namespace's macro is expanded first.
+// Replaces XMIXUP_LIBRARY by the name before torch's macro makes identifiers of it.
 #define XMIXUP_DEFINE_LIBRARY(ns, m) STABLE_TORCH_LIBRARY(ns, m)

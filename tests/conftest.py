@@ -66,16 +66,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def host_grid() -> Path:
-    """The CUDA sources compiled for the CPU and registered as torch.ops.xmixup_fast_host_grid."""
+def cuda_emulation() -> Path:
+    """The CUDA sources compiled for the CPU and registered as torch.ops.xmixup_fast_cuda_emulation."""
     return emulation.load()
 
 
-@pytest.fixture(params=["cpu", "host_grid", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["cpu", "cuda_emulation", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Where tensors go for the operators to run on: the CPU kernels, the CUDA kernels' emulation, or a GPU."""
-    if request.param == "host_grid":
-        request.getfixturevalue("host_grid")
-        monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_host_grid)
+    if request.param == "cuda_emulation":
+        request.getfixturevalue("cuda_emulation")
+        monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
         return torch.device("cpu")
     return torch.device(request.param)

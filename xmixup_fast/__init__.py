@@ -17,7 +17,6 @@ except ModuleNotFoundError as error:
         "xmixup_fast: the native extension is missing for this Python; in the project's folder run: pip install ."
     ) from error
 
-from .features import mix_features
 from .ops.image_pool import Crops, ImagePool
 from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix
 
@@ -55,7 +54,6 @@ __all__ = [
     "fit",
     "joint_labels",
     "mix",
-    "mix_features",
 ]
 
 

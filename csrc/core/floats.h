@@ -22,13 +22,14 @@ XMIXUP_INLINE uint32_t float_bits(float x) {
   return bits;
 }
 
-// To the nearest, ties to even, as bits.
+// The bits of the nearest bfloat16; of two as near, the even one.
 XMIXUP_INLINE uint16_t to_bfloat16(float value) {
   const uint32_t bits = float_bits(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);  // stays a NaN
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// The bits of the nearest float16; of two as near, the even one.
 XMIXUP_INLINE uint16_t to_float16(float value) {
   const uint32_t bits = float_bits(value), magnitude = bits & 0x7fffffffu;
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
@@ -59,20 +60,20 @@ XMIXUP_INLINE float to_float(BFloat16 x) { return float_of_bits(static_cast<uint
 XMIXUP_INLINE float to_float(Float16 x) {
   constexpr uint32_t kInfinity16 = 0x7c00u << 13, kInfinity32 = 0x7f800000u;
   const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = (x.bits & 0x7fffu) << 13;
-  // The product puts right the exponent's bias, of subnormal numbers too; infinity and NaN keep the highest exponent.
+  // The product corrects the exponent's bias, of subnormal numbers too. Infinity and NaN get the highest exponent.
   const uint32_t finite = float_bits(float_of_bits(magnitude) * 0x1p112f);
   return float_of_bits(sign | (magnitude < kInfinity16 ? finite : magnitude | kInfinity32));
 }
 
-// exp(x) for x <= 0, off by 2 units in the last place at most; 0 below -87.6, where float32 runs out of exponents. NaN
-// stays NaN.
+// exp(x) for x <= 0, off by at most 2 units in the last place. It is 0 for x below -87.6, where the result's exponent
+// would be too small for float32. NaN stays NaN.
 XMIXUP_INLINE float exp_nonpositive(float x) {
   constexpr float kLowest = -88.0f;
   constexpr float kLog2E = 1.44269504f;
   // ln 2 in two parts, of which the first has so few digits that its product with n below is exact.
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  // A float of this size has no fraction: the sum is rounded to an integer, which its lowest bits hold, with the bias
-  // of an exponent added.
+  // 1.5 * 2^23, at which floats are a unit apart, and the exponent's bias: adding it rounds a number to an integer n,
+  // and leaves n + 127 in the lowest bits of the sum.
   constexpr float kRound = 12582912.0f + 127.0f;
   const float clamped = x < kLowest ? kLowest : x;
   const float rounded = clamped * kLog2E + kRound;

@@ -1,5 +1,5 @@
-// What one call of `mix` works on, and the arithmetic of one pixel. No torch here: the CPU kernels, the CUDA kernel and
-// its emulation on the CPU all include this file, so that they cannot disagree.
+// The arguments of one call of `mix`, and the arithmetic of one pixel. It needs no torch: the CPU kernels, the CUDA
+// kernel and its emulation on the CPU all include this file, so that they cannot disagree.
 #pragma once
 
 #include <cstdint>
@@ -17,27 +17,27 @@ XMIXUP_INLINE float multiply(float a, float b) {
 #endif
 }
 
-// An image pool, and the window that each sample takes of one of its images.
-struct Side {
-  const uint8_t* pixels;   // all images, row by row, R G B
-  int64_t pixel_bytes;     // size of that buffer
-  const int64_t* offsets;  // [images] where an image begins
+// An image pool, and for each sample a window of one of its images.
+struct CropBatch {
+  const uint8_t* pixels;   // all images, row by row: R G B R G B ...
+  int64_t pixel_bytes;     // size of pixels
+  const int64_t* offsets;  // [images] first byte of an image
   const int32_t* sizes;    // [images][height, width]
   int64_t images;
-  const int64_t* index;   // [batch] which image
+  const int64_t* index;   // [batch] index of the image
   const int32_t* window;  // [batch][top, left, height, width]
-  const bool* flip;       // [batch] mirrored left to right
+  const bool* flip;       // [batch] whether the window is mirrored left to right
 };
 
 enum class OutType { float32, bfloat16, float16 };
 
 struct MixArgs {
-  Side target;
-  Side aux;
-  const float* lam;    // [batch]; not read where there are boxes
-  const int32_t* box;  // [batch][top, left, height, width] in the output, or null: shows the auxiliary image alone
-  float scale[3];      // of a byte, per channel: 1 / (255 std)
-  float bias[3];       // -mean / std
+  CropBatch target;
+  CropBatch aux;
+  const float* lam;    // [batch]; checked, but without effect where there are boxes
+  const int32_t* box;  // [batch][top, left, height, width] in the output, where the auxiliary image shows; or null
+  float scale[3];      // per channel: 1 / (255 std)
+  float bias[3];       // per channel: -mean / std
   void* out;           // [batch][height][width][3], or [batch][3][height][width]
   OutType out_type;
   int64_t batch;
@@ -46,7 +46,7 @@ struct MixArgs {
   bool channels_last;
 };
 
-// Weights of one sample and one channel.
+// Weights of one sample and channel: an output is t * target + (a * aux + bias) for the bytes t and a of the images.
 struct ChannelWeights {
   float target;
   float aux;
@@ -57,26 +57,26 @@ XMIXUP_INLINE ChannelWeights channel_weights(float lam, float scale, float bias)
   return {lam * scale, (1.0f - lam) * scale, bias};
 }
 
-// Of a window's side: float32 counts so far, and so many pixels' bytes fit into an int32.
+// Pixels that a window may be high or wide. float32 holds every integer up to this, and int32 the bytes of such a row.
 constexpr int64_t kMaxWindowSide = 1 << 24;
 
-// What is wrong with a sample's window, from the first thing that must hold to the last.
-enum class WindowFault { none, index, image, place };
+// What is wrong with a sample's window, in the order in which it is checked.
+enum class WindowFault { none, index, image, window };
 
 // Compares in 64 bits, so that no int32 can overflow its way past the check.
-XMIXUP_INLINE WindowFault find_fault(const Side& side, int64_t b) {
-  const int64_t i = side.index[b];
-  if (i < 0 || i >= side.images) return WindowFault::index;
-  const int64_t height = side.sizes[2 * i], width = side.sizes[2 * i + 1], begin = side.offsets[i];
-  if (height < 0 || width < 0 || begin < 0 || begin > side.pixel_bytes ||
-      height * width > (side.pixel_bytes - begin) / 3) {
+XMIXUP_INLINE WindowFault check_window(const CropBatch& crops, int64_t b) {
+  const int64_t i = crops.index[b];
+  if (i < 0 || i >= crops.images) return WindowFault::index;
+  const int64_t height = crops.sizes[2 * i], width = crops.sizes[2 * i + 1], begin = crops.offsets[i];
+  if (height < 0 || width < 0 || begin < 0 || begin > crops.pixel_bytes ||
+      height * width > (crops.pixel_bytes - begin) / 3) {
     return WindowFault::image;
   }
-  const int32_t* window = side.window + 4 * b;
+  const int32_t* window = crops.window + 4 * b;
   const int64_t top = window[0], left = window[1], rows = window[2], columns = window[3];
   if (top < 0 || left < 0 || rows < 1 || columns < 1 || top + rows > height || left + columns > width ||
       rows > kMaxWindowSide || columns > kMaxWindowSide) {
-    return WindowFault::place;
+    return WindowFault::window;
   }
   return WindowFault::none;
 }
@@ -88,36 +88,37 @@ XMIXUP_INLINE bool box_fits(const MixArgs& args, int64_t b) {
          left + width <= args.width;
 }
 
-// Whether a window's pixels are the output's, without resampling.
-XMIXUP_INLINE bool is_crop(const Side& side, int64_t b, const MixArgs& args) {
-  return side.window[4 * b + 2] == args.height && side.window[4 * b + 3] == args.width;
+// Whether a window has the output's size, so that nothing is resampled.
+XMIXUP_INLINE bool is_crop(const CropBatch& crops, int64_t b, const MixArgs& args) {
+  return crops.window[4 * b + 2] == args.height && crops.window[4 * b + 3] == args.width;
 }
 
-// Where an output row or column lies between two of the window, for bilinear resampling with half-pixel centres:
-// value = before + weight * (after - before). Beyond the window's edges its outermost pixels are taken. Three roundings
-// (of the ratio, the product and the difference) put the place off by less than 3 * 2^-24 of the window's size.
-struct Between {
+// Bilinear resampling along one axis, with pixel centres at half-integers: a row (or column) of the output is
+// before + weight * (after - before), of two neighbouring rows of the window. Beyond the window's edges, its outermost
+// row is taken. Three roundings (of the ratio, the product and the difference) move the position by less than 3 * 2^-24
+// of the window's size.
+struct LinearTap {
   int32_t before;
   int32_t after;
   float weight;
 };
 
-XMIXUP_INLINE Between between(int32_t at, int32_t out_size, int32_t window_size) {
+XMIXUP_INLINE LinearTap linear_tap(int32_t out_position, int32_t out_size, int32_t window_size) {
   const float ratio = static_cast<float>(window_size) / static_cast<float>(out_size);
-  float place = multiply(static_cast<float>(at) + 0.5f, ratio) - 0.5f;
-  if (place < 0.0f) place = 0.0f;
-  int32_t before = static_cast<int32_t>(place);
+  float position = multiply(static_cast<float>(out_position) + 0.5f, ratio) - 0.5f;
+  if (position < 0.0f) position = 0.0f;
+  int32_t before = static_cast<int32_t>(position);
   if (before > window_size - 1) before = window_size - 1;
   const int32_t after = before + 1 < window_size ? before + 1 : before;
-  return {before, after, place - static_cast<float>(before)};
+  return {before, after, position - static_cast<float>(before)};
 }
 
 // First byte of row y of a sample's window.
-XMIXUP_INLINE const uint8_t* window_row(const Side& side, int64_t b, int32_t y) {
-  const int64_t i = side.index[b];
-  const int32_t* window = side.window + 4 * b;
-  const int64_t width = side.sizes[2 * i + 1];
-  return side.pixels + side.offsets[i] + 3 * ((window[0] + static_cast<int64_t>(y)) * width + window[1]);
+XMIXUP_INLINE const uint8_t* window_row(const CropBatch& crops, int64_t b, int32_t y) {
+  const int64_t i = crops.index[b];
+  const int32_t* window = crops.window + 4 * b;
+  const int64_t width = crops.sizes[2 * i + 1];
+  return crops.pixels + crops.offsets[i] + 3 * ((window[0] + static_cast<int64_t>(y)) * width + window[1]);
 }
 
 }  // namespace xmixup

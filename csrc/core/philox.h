@@ -1,5 +1,5 @@
-// Philox4x32-10, the counter-based generator of Salmon et al. 2011 (doi:10.1145/2063384.2063405), and what is made of
-// its words. No state: a counter and a key give four random words.
+// Philox4x32-10, the counter-based generator of Salmon et al. 2011 (doi:10.1145/2063384.2063405). It has no state: a
+// counter and a key give four random words.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ XMIXUP_INLINE Words philox(Words counter, uint64_t key) {
   return counter;
 }
 
-// 0 to n - 1, for n from 1 to 2^31. Some numbers come up more often than others, by less than n / 2^32 of their share.
-XMIXUP_INLINE int64_t below(int64_t n, uint32_t word) {
+// A random integer from 0 to n - 1, for n from 1 to 2^31. Probabilities differ from 1 / n by less than 2^-32.
+XMIXUP_INLINE int64_t uniform_below(int64_t n, uint32_t word) {
   return static_cast<int64_t>(static_cast<uint64_t>(n) * word >> 32);
 }
 

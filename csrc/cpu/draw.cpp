@@ -1,4 +1,4 @@
-// `draw` on the CPU: samples are shared out to torch's threads.
+// `draw` on the CPU: torch's threads share the samples.
 #include "../draw.h"
 
 #include "../schema.h"
@@ -6,7 +6,7 @@
 namespace xmixup {
 namespace {
 
-// Samples that are worth handing to a thread: about 20 microseconds of work.
+// The fewest samples that a thread is given: about 20 microseconds of work.
 constexpr int64_t kSamplesPerTask = 256;
 
 void run_draw(const DrawArgs& args, int32_t /*device_index*/) {

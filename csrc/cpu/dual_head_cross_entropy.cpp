@@ -1,5 +1,4 @@
-// `dual_head_cross_entropy` on the CPU: picks the kernel for this CPU's instruction set and shares the samples out to
-// torch's threads.
+// `dual_head_cross_entropy` on the CPU: torch's threads share the samples, and run the kernel of this CPU's level.
 #include "../dual_head_cross_entropy.h"
 
 #include "../schema.h"
@@ -9,20 +8,11 @@
 namespace xmixup {
 namespace {
 
-// Logits that are worth handing to a thread: about 20 microseconds of work.
+// The fewest logits that a thread is given: about 20 microseconds of work.
 constexpr int64_t kLogitsPerTask = 1 << 14;
 
-DualHeadRows* dual_head_rows_for(CpuLevel level) {
-#if defined(__x86_64__)
-  if (level == CpuLevel::avx512) return avx512::dual_head_rows;
-  if (level == CpuLevel::avx2) return avx2::dual_head_rows;
-#endif
-  (void)level;
-  return baseline::dual_head_rows;
-}
-
 void run_dual_head(const DualHeadArgs& args, int32_t /*device_index*/) {
-  static DualHeadRows* const dual_head_rows = dual_head_rows_for(cpu_level());
+  static DualHeadRows* const dual_head_rows = XMIXUP_FOR_CPU_LEVEL(dual_head_rows);
   check_dual_head_values(args);
   const int64_t sample_logits = args.target.classes + args.source.classes;
   torch::stable::parallel_for(0, args.batch, 1 + kLogitsPerTask / sample_logits,

@@ -1,11 +1,12 @@
-// Compiled once per CPU level (see simd.h for what that forbids). Plain loops over kLanes classes, which the compiler
-// turns into the level's vectors.
+// Compiled once per CPU level (see simd.h for what that forbids). The loops over kLanes classes are plain C++, which
+// the compiler turns into the level's vector instructions.
 #include "dual_head_rows.h"
 
 namespace xmixup::XMIXUP_LEVEL {
 namespace {
 
-// Class c goes into partial result c % kLanes, at every level: so all levels add up in one order, to the same bits.
+// Class c is added to partial sum c % kLanes, whatever the level's vectors: so all levels add in the same order, and
+// give the same bits.
 constexpr int kLanes = 16;
 
 struct Lanes {
@@ -16,29 +17,30 @@ struct Lanes {
   }
 };
 
-inline float larger(float a, float b) { return a > b ? a : b; }
+inline float greater(float a, float b) { return a > b ? a : b; }
 
-inline float sum(const Lanes& lanes) {
+inline float horizontal_sum(const Lanes& lanes) {
   float total = 0;
   for (const float lane : lanes.value) total += lane;
   return total;
 }
 
-inline float largest(const Lanes& lanes) {
-  float most = lanes.value[0];
-  for (const float lane : lanes.value) most = larger(most, lane);
-  return most;
+inline float horizontal_max(const Lanes& lanes) {
+  float lane_max = lanes.value[0];
+  for (const float lane : lanes.value) lane_max = greater(lane_max, lane);
+  return lane_max;
 }
 
-// The blocks work on up to kLanes classes.
+// Converts up to kLanes logits to float32, and takes them into each lane's maximum.
 template <typename Logit>
-inline void load_block(const Logit* __restrict logits, int count, float* __restrict row, Lanes& most) {
+inline void load_block(const Logit* __restrict logits, int count, float* __restrict row, Lanes& lane_max) {
   for (int j = 0; j < count; ++j) {
     row[j] = to_float(logits[j]);
-    most.value[j] = larger(row[j], most.value[j]);
+    lane_max.value[j] = greater(row[j], lane_max.value[j]);
   }
 }
 
+// Replaces up to kLanes logits x by exp(x - max), and adds exp(x - max) and x - max to each lane's sums.
 inline void exp_block(float* __restrict row, int count, float max, Lanes& exp_sum, Lanes& shifted_sum) {
   for (int j = 0; j < count; ++j) {
     const float shifted = row[j] - max;
@@ -56,18 +58,18 @@ float head_row(const Head& head, int64_t b, float weight, float smoothing) {
   const Logit* logits = static_cast<const Logit*>(head.logits) + b * n;
   float* row = head.grad + b * n;  // holds the logits first, then their exponentials, then the gradient
 
-  Lanes most(-INFINITY);
-  for (int c = 0; c < whole; c += kLanes) load_block(logits + c, kLanes, row + c, most);
-  load_block(logits + whole, rest, row + whole, most);
-  const float max = largest(most), label_shifted = row[label] - max;
+  Lanes lane_max(-INFINITY);
+  for (int c = 0; c < whole; c += kLanes) load_block(logits + c, kLanes, row + c, lane_max);
+  load_block(logits + whole, rest, row + whole, lane_max);
+  const float max = horizontal_max(lane_max), label_shifted = row[label] - max;
 
   Lanes exp_sum(0), shifted_sum(0);
   for (int c = 0; c < whole; c += kLanes) exp_block(row + c, kLanes, max, exp_sum, shifted_sum);
   exp_block(row + whole, rest, max, exp_sum, shifted_sum);
-  const RowSums sums{sum(exp_sum), sum(shifted_sum)};
+  const RowSums sums{horizontal_sum(exp_sum), horizontal_sum(shifted_sum)};
 
   const RowGradient gradient = row_gradient(sums, weight, n, smoothing);
-  for (int c = 0; c < n; ++c) row[c] = row[c] * gradient.per_exp - gradient.uniform;
+  for (int c = 0; c < n; ++c) row[c] = row[c] * gradient.exp_factor - gradient.uniform;
   row[label] -= gradient.label;
   return cross_entropy(sums, label_shifted, n, smoothing);
 }

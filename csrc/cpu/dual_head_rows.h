@@ -1,4 +1,4 @@
-// The CPU kernel of `dual_head_cross_entropy`, once per instruction set.
+// The CPU kernel of `dual_head_cross_entropy`, compiled once per CPU level.
 #pragma once
 
 #include "../core/dual_head_cross_entropy.h"

@@ -6,7 +6,7 @@
 namespace xmixup {
 namespace {
 
-bool runs_here(CpuLevel level) {
+bool cpu_supports(CpuLevel level) {
   if (level == CpuLevel::baseline) return true;
 #if defined(__x86_64__)
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -18,31 +18,31 @@ bool runs_here(CpuLevel level) {
 #endif
 }
 
-std::string spell(const std::vector<CpuLevel>& levels) {
+std::string to_string(const std::vector<CpuLevel>& levels) {
   std::string text;
-  for (const CpuLevel level : levels) text += (text.empty() ? "" : ", ") + std::string(spell(level));
+  for (const CpuLevel level : levels) text += (text.empty() ? "" : ", ") + std::string(to_string(level));
   return text;
 }
 
-CpuLevel choose() {
+CpuLevel choose_level() {
   const std::vector<CpuLevel> levels = supported_cpu_levels();
   const char* wanted = std::getenv("XMIXUP_CPU_LEVEL");
   if (wanted == nullptr || *wanted == '\0') return levels.back();
   for (const CpuLevel level : levels) {
-    if (wanted == std::string(spell(level))) return level;
+    if (wanted == std::string(to_string(level))) return level;
   }
   throw std::runtime_error("XMIXUP_CPU_LEVEL: expected one of the levels that this build and CPU have (" +
-                           spell(levels) + "), got '" + wanted + "'");
+                           to_string(levels) + "), got '" + wanted + "'");
 }
 
 }  // namespace
 
 CpuLevel cpu_level() {
-  static const CpuLevel level = choose();
+  static const CpuLevel level = choose_level();
   return level;
 }
 
-const char* spell(CpuLevel level) {
+const char* to_string(CpuLevel level) {
   switch (level) {
     case CpuLevel::avx2: return "avx2";
     case CpuLevel::avx512: return "avx512";
@@ -61,7 +61,7 @@ std::vector<CpuLevel> compiled_cpu_levels() {
 std::vector<CpuLevel> supported_cpu_levels() {
   std::vector<CpuLevel> levels;
   for (const CpuLevel level : compiled_cpu_levels()) {
-    if (runs_here(level)) levels.push_back(level);
+    if (cpu_supports(level)) levels.push_back(level);
   }
   return levels;
 }

@@ -1,4 +1,4 @@
-// `mix` on the CPU: picks the kernel for this CPU's instruction set and shares the rows out to torch's threads.
+// `mix` on the CPU: torch's threads share the output's rows, and run the kernel of this CPU's level.
 #include "../mix.h"
 
 #include <algorithm>
@@ -11,26 +11,17 @@
 namespace xmixup {
 namespace {
 
-// Outputs from this size on are written past the caches: they do not fit there, and loading the lines that are about
-// to be overwritten would cost as much as writing them.
+// Outputs of at least this size are written past the caches, with non-temporal stores. They would not fit into the
+// caches, and an ordinary store first loads the cache line that it overwrites, which costs as much as writing it.
 constexpr int64_t kStreamFromBytes = 4 << 20;
 
-// Rows that are worth handing to a thread: about 20 microseconds of work.
+// The fewest elements of rows that a thread is given: about 20 microseconds of work.
 constexpr int64_t kElementsPerTask = 1 << 16;
 
 struct alignas(64) CacheLine {
   static constexpr int kFloats = 16;
   float floats[kFloats];
 };
-
-MixRows* mix_rows_for(CpuLevel level) {
-#if defined(__x86_64__)
-  if (level == CpuLevel::avx512) return avx512::mix_rows;
-  if (level == CpuLevel::avx2) return avx2::mix_rows;
-#endif
-  (void)level;
-  return baseline::mix_rows;
-}
 
 int64_t widest_window(const MixArgs& args) {
   int64_t widest = 0;
@@ -41,12 +32,13 @@ int64_t widest_window(const MixArgs& args) {
 }
 
 void run_mix(const MixArgs& args, int32_t /*device_index*/) {
-  static MixRows* const mix_rows = mix_rows_for(cpu_level());
+  static MixRows* const mix_rows = XMIXUP_FOR_CPU_LEVEL(mix_rows);
   check_mix_values(args);
   const int64_t row_elements = 3 * static_cast<int64_t>(args.width);
   const int64_t rows = args.batch * args.height;
   const int64_t element_bytes = args.out_type == OutType::float32 ? 4 : 2;
-  const bool is_aligned = reinterpret_cast<uintptr_t>(args.out) % element_bytes == 0;  // torch.frombuffer may shift it
+  // torch.frombuffer makes tensors that begin at any byte.
+  const bool is_aligned = reinterpret_cast<uintptr_t>(args.out) % element_bytes == 0;
   const bool stream = is_aligned && rows * row_elements * element_bytes >= kStreamFromBytes;
   const int64_t widest = widest_window(args);
   torch::stable::parallel_for(0, rows, 1 + kElementsPerTask / row_elements, [&](int64_t begin, int64_t end) {

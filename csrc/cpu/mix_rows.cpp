@@ -1,7 +1,7 @@
 // Compiled once per CPU level (see simd.h for what that forbids).
 //
-// Where neither window is resampled, rows are blended straight from the images' bytes. Otherwise both sides of the
-// sample are first made rows of floats, in the output's order.
+// Where both windows of a sample have the output's size, rows are blended straight from the images' bytes. Otherwise
+// both windows are first resampled, row by row, to floats.
 #include "mix_rows.h"
 
 #include "pixels.h"
@@ -10,15 +10,15 @@
 namespace xmixup::XMIXUP_LEVEL {
 namespace {
 
-// One element: the definition that every path here follows, in the same order. Without auxiliary image (lam = 1) its
-// weight is zero and the inner sum is the bias.
+// One element of the output. All code here computes it by these operations in this order. Without an auxiliary image
+// (lam = 1) its weight is zero, and the first multiply-add would give the bias.
 template <bool has_aux, typename V>
 V blend(V target, V target_weight, V aux, V aux_weight, V bias) {
   if constexpr (has_aux) bias = multiply_add(aux, aux_weight, bias);
   return multiply_add(target, target_weight, bias);
 }
 
-// --- where a row of the output comes from: bytes of a crop, or floats ---
+// --- a row of an image: bytes of a window, or resampled floats ---
 
 struct ByteRow {
   const uint8_t* first;  // of the window's row
@@ -31,7 +31,7 @@ struct ByteRow {
   }
 
 #if defined(__AVX2__)
-  // Pixel x and those that follow.
+  // kPixels pixels, from column x of the output on.
   template <bool planar>
   BytePixels<planar> pixels(int32_t x) const {
     if (!flip) return BytePixels<planar>::template load<false>(first + 3 * static_cast<int64_t>(x));
@@ -55,7 +55,8 @@ struct FloatRow {
 
 // --- blending ---
 
-// The weights of one sample: of each channel, and as the vectors that go with kPixels pixels.
+// The weights of one sample, per channel and as vectors: of channel m for planes; otherwise of R G B R G B ..., which
+// three vectors hold a whole number of times.
 struct Weights {
   ChannelWeights channel[3];
   Vec target[3], aux[3], bias[3];
@@ -77,7 +78,8 @@ struct Weights {
   }
 };
 
-// Pixels [begin, end) of a row, one after the other. `out` is the row's first element, of the first plane if planar.
+// Mixes pixels [begin, end) of a row, one after the other. `out` is the row's first element, in planes that of the
+// first one; `plane` is the number of elements in a plane.
 template <bool has_aux, bool planar, typename Row, typename Out>
 void mix_elements(const Row& target, const Row& aux, const Weights& w, int32_t begin, int32_t end, Out* out,
                   int64_t plane) {
@@ -85,15 +87,15 @@ void mix_elements(const Row& target, const Row& aux, const Weights& w, int32_t b
     for (int c = 0; c < 3; ++c) {
       const ChannelWeights& weight = w.channel[c];
       const float a = has_aux ? aux.element(x, c) : 0.0f;
-      put(blend<has_aux>(target.element(x, c), weight.target, a, weight.aux, weight.bias),
-          planar ? out + c * plane + x : out + 3 * static_cast<int64_t>(x) + c);
+      store_scalar(blend<has_aux>(target.element(x, c), weight.target, a, weight.aux, weight.bias),
+                   planar ? out + c * plane + x : out + 3 * static_cast<int64_t>(x) + c);
     }
   }
 }
 
 #if defined(__AVX2__)
 
-// kPixels pixels of a row, from x on.
+// Mixes kPixels pixels of a row, from column x on.
 template <bool has_aux, bool planar, bool stream, typename Row, typename Out>
 inline void mix_pixels(const Row& target, const Row& aux, const Weights& w, int32_t x, Out* out, int64_t plane) {
   const auto t = target.template pixels<planar>(x);
@@ -109,7 +111,8 @@ inline void mix_pixels(const Row& target, const Row& aux, const Weights& w, int3
   }
 }
 
-// How many pixels come before the first, from x on, that may be streamed to; less than kPixels.
+// How many pixels, from column x on, come before the first one at an address that can be streamed to; less than
+// kPixels.
 template <bool planar, typename Out>
 int32_t unaligned_pixels(const Out* out, int32_t x) {
   constexpr int step = planar ? 1 : 3;
@@ -126,7 +129,7 @@ void mix_row(const Row& target, const Row& aux, const Weights& w, int32_t begin,
     mix_elements<has_aux, planar>(target, aux, w, begin, end, out, plane);
     return;
   }
-  // What is left at the ends of a row is mixed together with pixels that are mixed anyway.
+  // The ends of a row take kPixels pixels too, some of which are mixed a second time, with the same result.
   int32_t x = begin;
   if (stream && (!planar || plane * sizeof(Out) % sizeof(Vec) == 0)) {
     const int32_t head = unaligned_pixels<planar>(out, begin);
@@ -150,7 +153,8 @@ void mix_row(const Row& target, const Row& aux, const Weights& w, int32_t begin,
 
 #endif
 
-// The rows of a window are too far apart for the CPU to foresee them, and mirrored ones are read backwards.
+// A row is prefetched this many rows before it is read. The CPU does not foresee it: the rows of a window are too far
+// apart, and mirrored ones are read backwards.
 constexpr int32_t kRowsAhead = 2;
 
 inline void prefetch(const uint8_t* row, int32_t bytes) {
@@ -158,9 +162,9 @@ inline void prefetch(const uint8_t* row, int32_t bytes) {
   for (int32_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i);
 }
 
-// --- rows of floats ---
+// --- resampling ---
 
-// a + weight * (b - a), elementwise.
+// out = a + weight * (b - a), elementwise.
 void interpolate(const uint8_t* a, const uint8_t* b, float weight, int count, float* out) {
   const auto vector = [&](int i) {
     const Vec first = Vec::load(a + i);
@@ -178,15 +182,17 @@ void interpolate(const uint8_t* a, const uint8_t* b, float weight, int count, fl
   }
 }
 
-// The rows of one side of one sample as interleaved floats: resampled, mirrored where it is to be.
-class FloatRows {
+// The rows of one sample's window as interleaved floats, resampled to the output's size and mirrored where `flip` is
+// set.
+class ResampledRows {
  public:
-  void open(const MixArgs& args, const Side& side, int64_t b, float* scratch) {
-    side_ = &side;
+  // Prepares for sample b. `scratch` has room for half of mix_scratch_floats().
+  void start(const MixArgs& args, const CropBatch& crops, int64_t b, float* scratch) {
+    crops_ = &crops;
     b_ = b;
     out_height_ = args.height;
-    height_ = side.window[4 * b + 2];
-    width_ = side.window[4 * b + 3];
+    height_ = crops.window[4 * b + 2];
+    width_ = crops.window[4 * b + 3];
     count_ = 3 * args.width;
     const int64_t row = padded_row(args.width);
     base_ = reinterpret_cast<int32_t*>(scratch);
@@ -194,63 +200,65 @@ class FloatRows {
     weight_ = scratch + 2 * row;
     row_ = scratch + 3 * row;
     window_row_ = scratch + 4 * row;
-    near_ = true;
-    for (int32_t i = 0; i < count_; i += Vec::kLanes) open_vector(i, args.width, side.flip[b]);
+    within_pair_ = true;
+    for (int32_t i = 0; i < count_; i += Vec::kLanes) fill_tables(i, args.width, crops.flip[b]);
   }
 
-  // Row y of the output; it lasts until the next call.
+  // Row y. It is valid until the next call.
   FloatRow row(int32_t y) {
-    const Between place = between(y, out_height_, height_);
-    if (place.after + kRowsAhead < height_) prefetch(window_row(*side_, b_, place.after + kRowsAhead), 3 * width_);
-    interpolate(window_row(*side_, b_, place.before), window_row(*side_, b_, place.after), place.weight, 3 * width_,
+    const LinearTap tap = linear_tap(y, out_height_, height_);
+    if (tap.after + kRowsAhead < height_) prefetch(window_row(*crops_, b_, tap.after + kRowsAhead), 3 * width_);
+    interpolate(window_row(*crops_, b_, tap.before), window_row(*crops_, b_, tap.after), tap.weight, 3 * width_,
                 window_row_);
+    // Repeats the last pixel: for output columns beyond its centre, it is also the one after.
     for (int c = 0; c < 3; ++c) window_row_[3 * width_ + c] = window_row_[3 * (width_ - 1) + c];
-    near_ ? interpolate_columns<true>() : interpolate_columns<false>();
+    within_pair_ ? interpolate_columns<true>() : interpolate_columns<false>();
     return {row_};
   }
 
  private:
-  // Where the elements of the vector that begins with element i come from. Beyond the row's end: from anywhere.
-  void open_vector(int32_t i, int32_t width, bool flip) {
+  // Fills the tables for elements i to i + kLanes - 1. Those beyond the row's end, whose results nobody uses, take the
+  // columns of the last pixel.
+  void fill_tables(int32_t i, int32_t width, bool flip) {
     int32_t last = 0;
     base_[i] = 3 * width_;
     for (int32_t j = i; j < i + Vec::kLanes; ++j) {
       const int32_t x = j < count_ ? j / 3 : width - 1;
-      const Between place = between(flip ? width - 1 - x : x, width, width_);
-      before_[j] = 3 * place.before + j % 3;
-      weight_[j] = place.weight;
+      const LinearTap tap = linear_tap(flip ? width - 1 - x : x, width, width_);
+      before_[j] = 3 * tap.before + j % 3;
+      weight_[j] = tap.weight;
       base_[i] = before_[j] < base_[i] ? before_[j] : base_[i];
       last = before_[j] > last ? before_[j] : last;
     }
     for (int32_t j = i; j < i + Vec::kLanes; ++j) before_[j] -= base_[i];
-    near_ = near_ && last + 3 - base_[i] < 2 * Vec::kLanes;
+    within_pair_ = within_pair_ && last + 3 - base_[i] < 2 * Vec::kLanes;
   }
 
-  template <bool near>
+  template <bool within_pair>
   void interpolate_columns() {
     for (int32_t i = 0; i < count_; i += Vec::kLanes) {
       const float* p = window_row_ + base_[i];
-      const Places before = Places::load(before_ + i), after = before.plus(3);
-      const Vec first = near ? Vec::pick(p, before) : Vec::gather(p, before);
-      const Vec step = subtract(near ? Vec::pick(p, after) : Vec::gather(p, after), first);
+      const LaneIndices before = LaneIndices::load(before_ + i), after = before.plus(3);
+      const Vec first = within_pair ? Vec::permute_pair(p, before) : Vec::gather(p, before);
+      const Vec step = subtract(within_pair ? Vec::permute_pair(p, after) : Vec::gather(p, after), first);
       multiply_add(Vec::load(weight_ + i), step, first).store(row_ + i);
     }
   }
 
-  const Side* side_ = nullptr;
+  const CropBatch* crops_ = nullptr;
   int64_t b_ = 0;
   int32_t out_height_ = 0, height_ = 0, width_ = 0, count_ = 0;
-  bool near_ = false;          // each vector's elements lie within two vectors of the window's row
-  int32_t* base_ = nullptr;    // of the vector that begins with an element: the least place that it comes from
-  int32_t* before_ = nullptr;  // of each element, from there
-  float* weight_ = nullptr;    // of each element
-  float* row_ = nullptr;
-  float* window_row_ = nullptr;  // and its last pixel once more, which comes after the last one
+  bool within_pair_ = false;   // whether no vector needs floats further apart than permute_pair reaches
+  int32_t* base_ = nullptr;    // for the first element of each vector: the lowest index in window_row_ that it needs
+  int32_t* before_ = nullptr;  // for each element: LinearTap::before as an index in window_row_, less its vector's base
+  float* weight_ = nullptr;    // for each element: LinearTap::weight
+  float* row_ = nullptr;       // the row that is returned
+  float* window_row_ = nullptr;  // a row of the window, interpolated vertically, and its last pixel once more
 };
 
 // --- samples ---
 
-// Rows [begin, end) of sample b. `target_row` and `aux_row` give row y of a side.
+// Mixes rows [begin, end) of sample b. `target_row(y)` and `aux_row(y)` return row y of the two images.
 template <bool planar, typename Out, typename TargetRow, typename AuxRow>
 void mix_sample_rows(const MixArgs& args, int64_t b, int32_t begin, int32_t end, bool stream,
                      const TargetRow& target_row, const AuxRow& aux_row) {
@@ -266,7 +274,7 @@ void mix_sample_rows(const MixArgs& args, int64_t b, int32_t begin, int32_t end,
       mix_row<true, planar>(target, aux_row(y), weights, 0, width, out, plane, stream);
     } else if (box == nullptr || y < box[0] || y >= box[0] + box[2] || box[3] == 0) {
       mix_row<false, planar>(target, target, weights, 0, width, out, plane, stream);
-    } else {  // inside its box, a row shows the auxiliary image as it shows the target outside
+    } else {  // in the box the auxiliary image takes the place of the target, with a weight of 1
       const int32_t left = box[1], right = box[1] + box[3];
       const auto aux = aux_row(y);
       mix_row<false, planar>(target, target, weights, 0, left, out, plane, stream);
@@ -281,18 +289,18 @@ void mix_sample(const MixArgs& args, int64_t b, int32_t begin, int32_t end, bool
                 float* scratch) {
   const bool uses_aux = args.box == nullptr ? args.lam[b] != 1.0f : args.box[4 * b + 2] > 0 && args.box[4 * b + 3] > 0;
   if (is_crop(args.target, b, args) && (!uses_aux || is_crop(args.aux, b, args))) {
-    const auto byte_row = [&](const Side& side) {
-      return [&args, &side, b, end](int32_t y) {
-        if (y + kRowsAhead < end) prefetch(window_row(side, b, y + kRowsAhead), 3 * args.width);
-        return ByteRow{window_row(side, b, y), args.width, side.flip[b]};
+    const auto byte_row = [&](const CropBatch& crops) {
+      return [&args, &crops, b, end](int32_t y) {
+        if (y + kRowsAhead < end) prefetch(window_row(crops, b, y + kRowsAhead), 3 * args.width);
+        return ByteRow{window_row(crops, b, y), args.width, crops.flip[b]};
       };
     };
     mix_sample_rows<planar, Out>(args, b, begin, end, stream, byte_row(args.target), byte_row(args.aux));
     return;
   }
-  FloatRows target, aux;
-  target.open(args, args.target, b, scratch);
-  if (uses_aux) aux.open(args, args.aux, b, scratch + mix_scratch_floats(args, widest_window) / 2);
+  ResampledRows target, aux;
+  target.start(args, args.target, b, scratch);
+  if (uses_aux) aux.start(args, args.aux, b, scratch + mix_scratch_floats(args, widest_window) / 2);
   mix_sample_rows<planar, Out>(
       args, b, begin, end, stream, [&](int32_t y) { return target.row(y); }, [&](int32_t y) { return aux.row(y); });
 }

@@ -1,4 +1,4 @@
-// The CPU kernel of `mix`, once per instruction set.
+// The CPU kernel of `mix`, compiled once per CPU level.
 #pragma once
 
 #include "../core/mix.h"
@@ -6,15 +6,17 @@
 namespace xmixup {
 
 // Writes rows [begin, end) of the output, counted through the batch: row b * height + y is row y of sample b.
-// `stream`: past the caches, for outputs that would only evict what is in them.
-// `scratch`: mix_scratch_floats(args, widest_window) floats from a cache line on, that nobody else uses meanwhile.
+// `stream`: write past the caches.
+// `widest_window`: pixels of the widest window in the batch.
+// `scratch`: mix_scratch_floats(args, widest_window) floats, which begin at a cache line, for this call alone.
 using MixRows = void(const MixArgs& args, int64_t begin, int64_t end, bool stream, int64_t widest_window,
                      float* scratch);
 
-// The length of a row of pixels in the scratch: vectors may go 32 floats beyond its end, and rows begin at cache lines.
+// Floats that a row of pixels takes in `scratch`: vectors may go 32 floats beyond its end, and rows begin at cache
+// lines.
 XMIXUP_INLINE int64_t padded_row(int64_t pixels) { return (3 * pixels + 32 + 15) / 16 * 16; }
 
-// For each side: four numbers for each element of an output row, and one row of the window.
+// For each of the two images: four numbers for each element of an output row, and one row of the window.
 XMIXUP_INLINE int64_t mix_scratch_floats(const MixArgs& args, int64_t widest_window) {
   return 2 * (4 * padded_row(args.width) + padded_row(widest_window));
 }

@@ -1,4 +1,4 @@
-// Some RGB pixels at a time, as six float vectors in the order of an output: interleaved (R G B R G B ...) or planar
+// kPixels RGB pixels at a time, as six float vectors in the order of an output: interleaved (R G B R G B ...) or planar
 // (all R, all G, all B), in a row's order or mirrored. For levels with byte shuffles.
 #pragma once
 
@@ -8,17 +8,18 @@
 
 namespace xmixup::XMIXUP_LEVEL {
 
-// So many that two vectors of 16-bit floats, side by side, fill what one vector of floats does.
+// Two vectors of each channel: converted to 16 bits, these two fill one vector.
 constexpr int kPixels = 2 * Vec::kLanes;
 constexpr int kPixelVecs = 6;
 
-// Which of the 48 bytes of sixteen pixels goes to which place, as the masks of byte shuffles: 16 bytes of the result
-// from each 16 of the source; a negative entry gives a zero.
+// Masks of the byte shuffles that bring the 48 bytes of 16 pixels, in three blocks of 16 bytes, into the order of the
+// output: mask[to][from] picks from block `from` of the source the bytes that go into block `to` of the result. A
+// negative entry gives zero, so that the three parts of a block are combined by OR.
 template <bool planar, bool mirrored>
-struct Shuffles {
+struct ShuffleMasks {
   alignas(16) int8_t mask[3][3][16];
 
-  constexpr Shuffles() : mask{} {
+  constexpr ShuffleMasks() : mask{} {
     for (int to = 0; to < 48; ++to) {
       const int pixel = planar ? to % 16 : to / 3, channel = planar ? to / 16 : to % 3;
       const int from = 3 * (mirrored ? 15 - pixel : pixel) + channel;
@@ -30,8 +31,8 @@ struct Shuffles {
 };
 
 template <bool planar, bool mirrored>
-inline void load_sixteen(const uint8_t* pixels, __m128i (&parts)[3]) {
-  static constexpr Shuffles<planar, mirrored> shuffles;
+inline void load_16_pixels(const uint8_t* pixels, __m128i (&parts)[3]) {
+  static constexpr ShuffleMasks<planar, mirrored> masks;
   const auto* blocks = reinterpret_cast<const __m128i*>(pixels);
   const __m128i source[3] = {_mm_loadu_si128(blocks), _mm_loadu_si128(blocks + 1), _mm_loadu_si128(blocks + 2)};
 #pragma GCC unroll 3
@@ -41,7 +42,7 @@ inline void load_sixteen(const uint8_t* pixels, __m128i (&parts)[3]) {
       parts[to] = _mm_setzero_si128();
 #pragma GCC unroll 3
       for (int from = 0; from < 3; ++from) {
-        const __m128i mask = _mm_load_si128(reinterpret_cast<const __m128i*>(shuffles.mask[to][from]));
+        const __m128i mask = _mm_load_si128(reinterpret_cast<const __m128i*>(masks.mask[to][from]));
         parts[to] = _mm_or_si128(parts[to], _mm_shuffle_epi8(source[from], mask));
       }
     }
@@ -50,14 +51,14 @@ inline void load_sixteen(const uint8_t* pixels, __m128i (&parts)[3]) {
 
 template <bool planar>
 struct BytePixels {
-  static constexpr int kSixteens = kPixels / 16;
-  __m128i parts[kSixteens][3];
+  static constexpr int kLoads = kPixels / 16;
+  __m128i parts[kLoads][3];
 
   Vec vec(int m) const {
-    if constexpr (kSixteens == 1) {
-      return Vec::of_bytes(m % 2 == 0 ? parts[0][m / 2] : _mm_srli_si128(parts[0][m / 2], 8));
+    if constexpr (kLoads == 1) {
+      return Vec::from_bytes(m % 2 == 0 ? parts[0][m / 2] : _mm_srli_si128(parts[0][m / 2], 8));
     } else {
-      return Vec::of_bytes(planar ? parts[m % 2][m / 2] : parts[m / 3][m % 3]);
+      return Vec::from_bytes(planar ? parts[m % 2][m / 2] : parts[m / 3][m % 3]);
     }
   }
 
@@ -65,14 +66,14 @@ struct BytePixels {
   static BytePixels load(const uint8_t* pixels) {
     BytePixels result;
 #pragma GCC unroll 2
-    for (int i = 0; i < kSixteens; ++i) {
-      load_sixteen<planar, mirrored>(pixels + 48 * (mirrored ? kSixteens - 1 - i : i), result.parts[i]);
+    for (int i = 0; i < kLoads; ++i) {
+      load_16_pixels<planar, mirrored>(pixels + 48 * (mirrored ? kLoads - 1 - i : i), result.parts[i]);
     }
     return result;
   }
 };
 
-// Of interleaved floats. A planar vector may load up to two floats beyond the pixels.
+// Pixels of interleaved floats. In planes, a vector may load up to two floats beyond the pixels.
 template <bool planar>
 struct FloatPixels {
   const float* first;

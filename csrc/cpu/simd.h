@@ -1,6 +1,7 @@
-// Float vectors of the instruction set that a file is compiled for. XMIXUP_LEVEL is the level's namespace: without it
-// the linker could take one level's copy of an inline function for all of them. For the same reason, no code that is
-// compiled per level calls the standard library.
+// Float vectors of the CPU level that a file is compiled for. XMIXUP_LEVEL is the level's namespace. Of an inline
+// function the linker keeps one copy for the whole binary; without the namespace, that one could need instructions
+// which the CPU lacks. For the same reason, no code that is compiled per level calls inline functions of the standard
+// library.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +14,12 @@
 
 namespace xmixup::XMIXUP_LEVEL {
 
-inline void put(double value, double* p) { *p = value; }
-inline void put(float value, float* p) { *p = value; }
-inline void put(float value, BFloat16* p) { p->bits = to_bfloat16(value); }
-inline void put(float value, Float16* p) { p->bits = to_float16(value); }
+inline void store_scalar(float value, float* p) { *p = value; }
+inline void store_scalar(float value, BFloat16* p) { p->bits = to_bfloat16(value); }
+inline void store_scalar(float value, Float16* p) { p->bits = to_float16(value); }
 
-// a * b + c, rounded once. Where the CPU has no such instruction, in double precision: a product of two floats is exact
-// there, so that the result differs from the fused one by one rounding at most.
+// a * b + c, rounded once. Where the CPU has no such instruction, it is computed in double precision: there the product
+// of two floats is exact, so that the result differs from the fused one by one rounding at most.
 inline float multiply_add(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
   return __builtin_fmaf(a, b, c);
@@ -28,16 +28,19 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// All levels have the same functions. gather: the floats p[at]. pick: the same, of places below 2 * kLanes,
-// but it may load all 2 * kLanes floats. load_every_third: floats 0, 3, 6 ...; it may load two beyond 3 * kLanes.
-// store_pair: two vectors one after the other, streamed past the caches if there is a way; `p` is then aligned.
+// All levels have the same functions:
+// - gather(p, at): the floats p[at], one for each lane.
+// - permute_pair(p, at): the same for indices below 2 * kLanes. It may load all of p[0] to p[2 * kLanes - 1].
+// - load_every_third(p): the floats p[0], p[3], p[6] ... It may load two floats beyond p[3 * kLanes - 1].
+// - store_pair<stream>(a, b, p): stores a, then b. With `stream`, p is aligned to a vector, and the store goes past the
+//   caches where the level has an instruction for that.
 #if defined(__AVX512F__)
 
-struct Places {
+struct LaneIndices {
   __m512i value;
 
-  static Places load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
-  Places plus(int32_t n) const { return {_mm512_add_epi32(value, _mm512_set1_epi32(n))}; }
+  static LaneIndices load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+  LaneIndices plus(int32_t n) const { return {_mm512_add_epi32(value, _mm512_set1_epi32(n))}; }
 };
 
 struct Vec {
@@ -46,17 +49,10 @@ struct Vec {
 
   static Vec fill(float x) { return {_mm512_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static Vec load(const BFloat16* p) {
-    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))};
-  }
-  static Vec load(const Float16* p) {
-    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-  }
-  static Vec load(const uint8_t* p) { return of_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-  static Vec of_bytes(__m128i bytes) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
-  static Vec gather(const float* p, Places at) { return {_mm512_i32gather_ps(at.value, p, sizeof(float))}; }
-  static Vec pick(const float* p, Places at) {
+  static Vec load(const uint8_t* p) { return from_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static Vec from_bytes(__m128i bytes) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
+  static Vec gather(const float* p, LaneIndices at) { return {_mm512_i32gather_ps(at.value, p, sizeof(float))}; }
+  static Vec permute_pair(const float* p, LaneIndices at) {
     return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), at.value, _mm512_loadu_ps(p + kLanes))};
   }
   static Vec load_every_third(const float* p) {
@@ -70,8 +66,6 @@ struct Vec {
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {_mm512_sub_ps(a.value, b.value)}; }
-inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.value, b.value)}; }
-inline Vec multiply(Vec a, Vec b) { return {_mm512_mul_ps(a.value, b.value)}; }
 
 template <bool stream>
 inline void store_bits(__m512i bits, void* p) {
@@ -82,7 +76,7 @@ inline void store_bits(__m512i bits, void* p) {
   }
 }
 
-// Rounded to the upper 16 bits of each lane. No NaN comes here; otherwise as to_bfloat16.
+// to_bfloat16 of each lane, in the lane's upper 16 bits. The lanes must not be NaN.
 inline __m512i round_to_bfloat16(Vec a) {
   const __m512i bits = _mm512_castps_si512(a.value);
   const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
@@ -113,11 +107,11 @@ inline void store_pair(Vec a, Vec b, Float16* p) {
 
 #elif defined(__AVX2__)
 
-struct Places {
+struct LaneIndices {
   __m256i value;
 
-  static Places load(const int32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
-  Places plus(int32_t n) const { return {_mm256_add_epi32(value, _mm256_set1_epi32(n))}; }
+  static LaneIndices load(const int32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+  LaneIndices plus(int32_t n) const { return {_mm256_add_epi32(value, _mm256_set1_epi32(n))}; }
 };
 
 struct Vec {
@@ -126,18 +120,13 @@ struct Vec {
 
   static Vec fill(float x) { return {_mm256_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
-  static Vec load(const BFloat16* p) {
-    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16))};
-  }
-  static Vec load(const Float16* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
-  static Vec load(const uint8_t* p) { return of_bytes(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
-  static Vec of_bytes(__m128i bytes) { return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))}; }
-  static Vec gather(const float* p, Places at) { return {_mm256_i32gather_ps(p, at.value, sizeof(float))}; }
-  static Vec pick(const float* p, Places at) {
+  static Vec load(const uint8_t* p) { return from_bytes(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+  static Vec from_bytes(__m128i bytes) { return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))}; }
+  static Vec gather(const float* p, LaneIndices at) { return {_mm256_i32gather_ps(p, at.value, sizeof(float))}; }
+  static Vec permute_pair(const float* p, LaneIndices at) {
     const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p), at.value);
     const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p + kLanes), at.value);
-    return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(at.value, 28)))};  // by the bit of 8
+    return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(at.value, 28)))};  // high if bit 3 is set
   }
   static Vec load_every_third(const float* p) {
     return {_mm256_i32gather_ps(p, _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21), sizeof(float))};
@@ -147,8 +136,6 @@ struct Vec {
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
-inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.value, b.value)}; }
-inline Vec multiply(Vec a, Vec b) { return {_mm256_mul_ps(a.value, b.value)}; }
 
 template <bool stream>
 inline void store_bits(__m256i bits, void* p) {
@@ -159,7 +146,7 @@ inline void store_bits(__m256i bits, void* p) {
   }
 }
 
-// Rounded, as integers of 32 bits. No NaN comes here; otherwise as to_bfloat16.
+// to_bfloat16 of each lane, as integers of 32 bits. The lanes must not be NaN.
 inline __m256i round_to_bfloat16(Vec a) {
   const __m256i bits = _mm256_castps_si256(a.value);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -174,7 +161,7 @@ inline void store_pair(Vec a, Vec b, float* p) {
 
 template <bool stream>
 inline void store_pair(Vec a, Vec b, BFloat16* p) {
-  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(a), round_to_bfloat16(b));  // halves alternate
+  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(a), round_to_bfloat16(b));  // quarters: a b a b
   store_bits<stream>(_mm256_permute4x64_epi64(packed, 0b11011000), p);
 }
 
@@ -186,11 +173,11 @@ inline void store_pair(Vec a, Vec b, Float16* p) {
 
 #else
 
-struct Places {
+struct LaneIndices {
   int32_t value;
 
-  static Places load(const int32_t* p) { return {*p}; }
-  Places plus(int32_t n) const { return {value + n}; }
+  static LaneIndices load(const int32_t* p) { return {*p}; }
+  LaneIndices plus(int32_t n) const { return {value + n}; }
 };
 
 struct Vec {
@@ -198,30 +185,25 @@ struct Vec {
   float value;
 
   static Vec fill(float x) { return {x}; }
-  template <typename T>
-  static Vec load(const T* p) {
-    return {to_float(*p)};
-  }
+  static Vec load(const float* p) { return {*p}; }
   static Vec load(const uint8_t* p) { return {static_cast<float>(*p)}; }
-  static Vec gather(const float* p, Places at) { return {p[at.value]}; }
-  static Vec pick(const float* p, Places at) { return gather(p, at); }
+  static Vec gather(const float* p, LaneIndices at) { return {p[at.value]}; }
+  static Vec permute_pair(const float* p, LaneIndices at) { return gather(p, at); }
   void store(float* p) const { *p = value; }
 };
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {multiply_add(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {a.value - b.value}; }
-inline Vec add(Vec a, Vec b) { return {a.value + b.value}; }
-inline Vec multiply(Vec a, Vec b) { return {a.value * b.value}; }
 
 template <bool stream, typename T>
 inline void store_pair(Vec a, Vec b, T* p) {
-  put(a.value, p);
-  put(b.value, p + 1);
+  store_scalar(a.value, p);
+  store_scalar(b.value, p + 1);
 }
 
 #endif
 
-// Makes streamed stores visible to other threads.
+// Call it after streamed stores, to make them visible to other threads.
 inline void finish_streaming() {
 #if defined(__SSSE3__)
   _mm_sfence();

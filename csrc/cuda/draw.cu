@@ -11,7 +11,7 @@ constexpr int kThreads = 128;
 __global__ void __launch_bounds__(kThreads) draw_kernel(const DrawArgs args) {
   const int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (b >= args.batch) return;
-  const DrawFault fault = find_fault(args, b);
+  const DrawFault fault = check_sample(args, b);
   XMIXUP_DEVICE_ASSERT(fault != DrawFault::epoch, "draw: an epoch is outside 0 to 2**32 - 1");
   XMIXUP_DEVICE_ASSERT(fault != DrawFault::target_index, "draw: a target_index is outside target_sizes");
   XMIXUP_DEVICE_ASSERT(fault != DrawFault::target_size, "draw: a target image is smaller than its window");

@@ -1,4 +1,4 @@
-// `dual_head_cross_entropy` on CUDA: a block for each sample, then one block for their mean.
+// `dual_head_cross_entropy` on CUDA: one block a sample, then one block for the mean of the samples' losses.
 #include "../dual_head_cross_entropy.h"
 #include "../schema.h"
 #include "launch.h"
@@ -17,8 +17,8 @@ __device__ inline float head_row(const Head& head, int64_t b, float weight, floa
   float* grad = head.grad + b * n;
 
   float max = -INFINITY;
-  for (int c = threadIdx.x; c < n; c += kThreads) max = Larger()(to_float(logits[c]), max);
-  max = block_reduce<kThreads>(Larger(), max);
+  for (int c = threadIdx.x; c < n; c += kThreads) max = Max()(to_float(logits[c]), max);
+  max = block_reduce<kThreads>(Max(), max);
 
   RowSums sums{0, 0};
   for (int c = threadIdx.x; c < n; c += kThreads) {
@@ -26,12 +26,12 @@ __device__ inline float head_row(const Head& head, int64_t b, float weight, floa
     sums.exp += exp_nonpositive(shifted);
     sums.shifted += shifted;
   }
-  sums = {block_reduce<kThreads>(Plus(), sums.exp), block_reduce<kThreads>(Plus(), sums.shifted)};
+  sums = {block_reduce<kThreads>(Sum(), sums.exp), block_reduce<kThreads>(Sum(), sums.shifted)};
 
   const RowGradient gradient = row_gradient(sums, weight, n, smoothing);
   for (int c = threadIdx.x; c < n; c += kThreads) {
-    const float others = exp_nonpositive(to_float(logits[c]) - max) * gradient.per_exp - gradient.uniform;
-    grad[c] = c == label ? others - gradient.label : others;
+    const float unlabelled = exp_nonpositive(to_float(logits[c]) - max) * gradient.exp_factor - gradient.uniform;
+    grad[c] = c == label ? unlabelled - gradient.label : unlabelled;
   }
   return cross_entropy(sums, to_float(logits[label]) - max, n, smoothing);
 }
@@ -39,7 +39,7 @@ __device__ inline float head_row(const Head& head, int64_t b, float weight, floa
 template <typename Logit>
 __global__ void __launch_bounds__(kThreads) samples_kernel(const DualHeadArgs args) {
   const int64_t b = blockIdx.x;
-  const SampleFault fault = find_fault(args, b);
+  const SampleFault fault = check_sample(args, b);
   XMIXUP_DEVICE_ASSERT(fault != SampleFault::lam, "dual_head_cross_entropy: a lam is outside 0 to 1");
   XMIXUP_DEVICE_ASSERT(fault != SampleFault::target_label, "dual_head_cross_entropy: a target label has no logit");
   XMIXUP_DEVICE_ASSERT(fault != SampleFault::source_label, "dual_head_cross_entropy: a source label has no logit");
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) samples_kernel(const DualHeadArgs ar
 __global__ void __launch_bounds__(kThreads) mean_kernel(const DualHeadArgs args) {
   double sum = 0;
   for (int64_t b = threadIdx.x; b < args.batch; b += kThreads) sum += args.sample_loss[b];
-  sum = block_reduce<kThreads>(Plus(), sum);
+  sum = block_reduce<kThreads>(Sum(), sum);
   if (threadIdx.x == 0) *args.loss = static_cast<float>(sum / static_cast<double>(args.batch));
 }
 

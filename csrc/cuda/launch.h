@@ -1,4 +1,4 @@
-// How kernels are started and report errors. Under nvcc this is CUDA; otherwise the tests' emulation on the CPU.
+// How kernels are launched and report errors: by CUDA under nvcc, otherwise by the tests' emulation on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +14,10 @@
 #define XMIXUP_DEVICE_KEY CUDA
 
 // Stops the kernel; the next synchronisation reports a device-side assert, as torch's own indexing does.
-#define XMIXUP_DEVICE_ASSERT(condition, message)          \
-  if (!(condition)) {                                     \
-    __assert_fail(message, __FILE__, __LINE__, __func__); \
-    __builtin_unreachable(); /* nvcc does not know */     \
+#define XMIXUP_DEVICE_ASSERT(condition, message)            \
+  if (!(condition)) {                                       \
+    __assert_fail(message, __FILE__, __LINE__, __func__);   \
+    __builtin_unreachable(); /* which nvcc does not know */ \
   }
 
 namespace xmixup {
@@ -38,8 +38,7 @@ class Launcher {
     }
   }
 
-  // For kernels whose threads wait for one another with __syncthreads. The same here; the emulation runs them
-  // otherwise.
+  // For kernels that call __syncthreads. It makes no difference here, but the emulation has to know of them.
   template <typename Kernel, typename... Args>
   void with_barriers(Kernel* kernel, dim3 grid, dim3 block, const Args&... args) const {
     (*this)(kernel, grid, block, args...);
@@ -54,6 +53,6 @@ class Launcher {
 
 #else
 
-#include "../host_grid/shim.h"
+#include "../cuda_emulation/shim.h"
 
 #endif

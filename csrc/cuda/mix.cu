@@ -1,6 +1,6 @@
-// `mix` on CUDA. A thread makes the same few columns of several rows, and so works out only once where they come from.
-// They are 128 bits of a row, or one element where rows are not made of groups of that size. Either way neighbouring
-// threads read and write neighbouring bytes. docs/cuda.md counts what this costs.
+// `mix` on CUDA. A thread computes the same few columns of several rows, so that it finds only once which columns of
+// the images they are made of. It computes 128 bits of a row, or one element where rows are not whole groups of 128
+// bits. In both cases neighbouring threads read and write neighbouring bytes.
 #include "../core/floats.h"
 #include "../mix.h"
 #include "../schema.h"
@@ -11,53 +11,54 @@ namespace xmixup {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kBlocksPerProcessor = 4;  // at least; leaves 128 registers a thread
+constexpr int kBlocksPerProcessor = 4;  // the fewest that are to fit: leaves 128 registers a thread
 constexpr int64_t kMaxGridY = 65535;
 
-// Rows that a thread makes of n columns: 128 bytes of output, or 64 bytes of each plane, to spread the cost of finding
-// a sample's windows over many pixels.
+// Rows that a thread computes of its n columns: 128 bytes of output, or 64 bytes of each plane, so that the cost of
+// finding a sample's windows is spread over many pixels.
 template <typename Out, bool channels_last, int n>
-constexpr int kRows = (channels_last ? 128 : 64) / static_cast<int>(sizeof(Out)) / n;
+constexpr int kRowsPerThread = (channels_last ? 128 : 64) / static_cast<int>(sizeof(Out)) / n;
 
-// Columns that a thread makes where it could write n at a time, but they are resampled: eight take too many registers.
+// Columns that a thread computes at a time where windows are resampled and it could store n: at most four, since eight
+// resampled columns need too many registers.
 template <int n>
-constexpr int kResampled = n < 4 ? n : 4;
+constexpr int kResampledColumns = n < 4 ? n : 4;
 
 // --- one sample ---
 
 // The window of one sample in one pool.
 struct Window {
-  const uint8_t* first;  // byte of its first pixel
-  int64_t row_bytes;     // from one row to the next
+  const uint8_t* first;  // first byte of its first pixel
+  int64_t row_bytes;     // from one row of the image to the next
   int32_t height, width;
   bool flip;
 
   __device__ const uint8_t* row(int32_t y) const { return first + y * row_bytes; }
 };
 
-__device__ inline Window open_window(const Side& side, int64_t b) {
-  const WindowFault fault = find_fault(side, b);
+__device__ inline Window load_window(const CropBatch& crops, int64_t b) {
+  const WindowFault fault = check_window(crops, b);
   XMIXUP_DEVICE_ASSERT(fault != WindowFault::index, "mix: an index is outside its image pool");
   XMIXUP_DEVICE_ASSERT(fault != WindowFault::image, "mix: an image is outside its pool's pixels");
-  XMIXUP_DEVICE_ASSERT(fault != WindowFault::place, "mix: a window is outside its image");
-  const int32_t* window = side.window + 4 * b;
-  return {window_row(side, b, 0), 3 * static_cast<int64_t>(side.sizes[2 * side.index[b] + 1]), window[2], window[3],
-          side.flip[b]};
+  XMIXUP_DEVICE_ASSERT(fault != WindowFault::window, "mix: a window is outside its image");
+  const int32_t* window = crops.window + 4 * b;
+  return {window_row(crops, b, 0), 3 * static_cast<int64_t>(crops.sizes[2 * crops.index[b] + 1]), window[2], window[3],
+          crops.flip[b]};
 }
 
-// Everything about one sample that its pixels share.
+// What all pixels of one sample share.
 struct Sample {
   Window target;
-  Window aux;  // where lam is 1: the target's, whose weight is then 0, so that no auxiliary byte is read
-  float lam;   // 1 where there is a box: each pixel is then one image's alone
+  Window aux;  // where lam is 1: the target's window, so that no auxiliary byte is read; its weight is 0
+  float lam;   // 1 where there is a box: each pixel then shows one image alone
   int32_t box_top, box_left, box_bottom, box_right;
 
   __device__ bool has_box() const { return box_top < box_bottom && box_left < box_right; }
 };
 
-__device__ inline Sample open_sample(const MixArgs& args, int64_t b) {
+__device__ inline Sample load_sample(const MixArgs& args, int64_t b) {
   XMIXUP_DEVICE_ASSERT(args.lam[b] >= 0.0f && args.lam[b] <= 1.0f, "mix: a lam is outside 0 to 1");
-  Sample sample = {open_window(args.target, b), open_window(args.aux, b), args.lam[b], 0, 0, 0, 0};
+  Sample sample = {load_window(args.target, b), load_window(args.aux, b), args.lam[b], 0, 0, 0, 0};
   if (args.box != nullptr) {
     XMIXUP_DEVICE_ASSERT(box_fits(args, b), "mix: a box is outside the output");
     const int32_t* box = args.box + 4 * b;
@@ -71,13 +72,14 @@ __device__ inline Sample open_sample(const MixArgs& args, int64_t b) {
   return sample;
 }
 
-// --- the columns of a thread, and what a window's rows have for them ---
+// --- a thread's columns, and their values in the rows of a window ---
 
-// n consecutive elements of an output row: of R G B R G B ..., or of one plane, where all three planes have the same.
+// n consecutive elements of an output row: of R G B R G B ..., or of a plane. A thread has the same in all three
+// planes.
 template <int n>
 struct Columns {
   int32_t x[n];        // pixel
-  int32_t channel[n];  // 0 in planes
+  int32_t channel[n];  // 0 for planes
 
   __device__ Columns(int32_t first, bool channels_last) {
 #pragma unroll
@@ -88,12 +90,12 @@ struct Columns {
   }
 };
 
-// The columns in a window that has the output's size, row by row.
+// The values of the columns in a window that has the output's size, row by row.
 template <int n>
 class CropRows {
  public:
-  static constexpr int kRowsAtOnce = n == 1 ? 8 : 16 / n,
-                       kPlanesAtOnce = 3;  // so many that enough loads are on their way
+  // Loops over rows and planes are unrolled so far that a thread waits for many loads at once.
+  static constexpr int kRowsAtOnce = n == 1 ? 8 : 16 / n, kPlanesAtOnce = 3;
 
   __device__ CropRows(const Window& window, const Columns<n>& columns, const MixArgs& args, int32_t y)
       : row_(window.row(y)), row_bytes_(window.row_bytes) {
@@ -113,20 +115,21 @@ class CropRows {
   uint32_t byte_[n];
 };
 
-// The columns in any window, brought to the output's size: vertically first.
+// The values of the columns in a window of any size, resampled to the output's: vertically first, then horizontally.
 template <int n>
 class ResampledRows {
  public:
-  static constexpr int kRowsAtOnce = 1, kPlanesAtOnce = 1;  // four times the loads of a crop, and the registers
+  // Nothing is unrolled: a value takes four loads, and more of them at once would need too many registers.
+  static constexpr int kRowsAtOnce = 1, kPlanesAtOnce = 1;
 
   __device__ ResampledRows(const Window& window, const Columns<n>& columns, const MixArgs& args, int32_t y)
       : window_(window), out_height_(args.height), y_(y), last_(3 * (window.width - 1)) {
 #pragma unroll
     for (int k = 0; k < n; ++k) {
       const int32_t x = window.flip ? args.width - 1 - columns.x[k] : columns.x[k];
-      const Between place = between(x, args.width, window.width);
-      before_[k] = 3 * place.before + columns.channel[k];
-      weight_[k] = place.weight;
+      const LinearTap tap = linear_tap(x, args.width, window.width);
+      before_[k] = 3 * tap.before + columns.channel[k];
+      weight_[k] = tap.weight;
     }
     find_rows();
   }
@@ -144,10 +147,10 @@ class ResampledRows {
 
  private:
   __device__ void find_rows() {
-    const Between place = between(y_, out_height_, window_.height);
-    row_before_ = window_.row(place.before);
-    row_after_ = window_.row(place.after);
-    row_weight_ = place.weight;
+    const LinearTap tap = linear_tap(y_, out_height_, window_.height);
+    row_before_ = window_.row(tap.before);
+    row_after_ = window_.row(tap.after);
+    row_weight_ = tap.weight;
   }
 
   __device__ float in_column(uint32_t byte) const {
@@ -157,40 +160,41 @@ class ResampledRows {
 
   const Window& window_;
   int32_t out_height_, y_;
-  uint32_t last_;       // first byte of the last column, which has none after it
-  uint32_t before_[n];  // of each element the byte in the column before it
-  float weight_[n];
+  uint32_t last_;       // in a row of the window, the first byte of the last column, which has none after it
+  uint32_t before_[n];  // for each element: the byte of LinearTap::before in a row of the window
+  float weight_[n];     // for each element: LinearTap::weight
   const uint8_t *row_before_, *row_after_;
   float row_weight_;
 };
 
 // --- rows ---
 
+// values[c] by comparisons: an index that is not constant could put the array into memory.
 template <typename T>
-__device__ inline T pick(int c, const T (&values)[3]) {
+__device__ inline T channel_value(int c, const T (&values)[3]) {
   return c == 0 ? values[0] : c == 1 ? values[1] : values[2];
 }
 
-// Group `at` of one sample: n columns of a few rows. Groups are counted along a row first.
+// Computes one group of a sample: n columns of kRowsPerThread rows. Groups are numbered along the rows first.
 template <template <int> typename Rows, bool boxed, bool channels_last, int n, typename Out>
-__device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint32_t at, Out* out) {
-  constexpr int32_t rows = kRows<Out, channels_last, n>;
+__device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint32_t group, Out* out) {
+  constexpr int32_t rows = kRowsPerThread<Out, channels_last, n>;
   constexpr int kPlanes = channels_last ? 1 : 3;
   const int32_t row = channels_last ? 3 * args.width : args.width;
-  const uint32_t groups = static_cast<uint32_t>(row) / n, band = at / groups;
-  const auto first = static_cast<int32_t>(n * (at - band * groups));
+  const uint32_t groups = static_cast<uint32_t>(row) / n, band = group / groups;
+  const auto first = static_cast<int32_t>(n * (group - band * groups));
   int32_t y = static_cast<int32_t>(band) * rows;
   const int32_t end = y + rows < args.height ? y + rows : args.height;
   if (y >= end) return;
   out += y * row + first;
 
   const Columns<n> columns(first, channels_last);
-  ChannelWeights weights[3];  // of the planes, or of elements k = 0, 1, 2 and all with the same k % 3
-  uint32_t in_box = 0;        // bit k: whether column k is inside
+  ChannelWeights weights[3];  // of planes 0, 1, 2; otherwise of elements 0, 1, 2, and of element k as of k % 3
+  uint32_t in_box = 0;        // bit k: whether column k is inside the box
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
     const int32_t channel = channels_last ? (columns.channel[0] + c) % 3 : c;
-    weights[c] = channel_weights(sample.lam, pick(channel, args.scale), pick(channel, args.bias));
+    weights[c] = channel_weights(sample.lam, channel_value(channel, args.scale), channel_value(channel, args.bias));
   }
 #pragma unroll
   for (int k = 0; boxed && k < n; ++k) {
@@ -202,7 +206,7 @@ __device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint
     const uint32_t show_aux = y >= sample.box_top && y < sample.box_bottom ? in_box : 0;
 #pragma unroll(Rows<n>::kPlanesAtOnce)
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const auto weight = [&](int k) { return channels_last ? weights[k % 3] : pick(plane, weights); };
+      const auto weight = [&](int k) { return channels_last ? weights[k % 3] : channel_value(plane, weights); };
       float values[n];
       if constexpr (boxed) {
 #pragma unroll
@@ -228,25 +232,26 @@ template <typename Out, bool channels_last, int n>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_kernel(const MixArgs args) {
   const int64_t b = static_cast<int64_t>(blockIdx.z) * kMaxGridY + blockIdx.y;
   if (b >= args.batch) return;
-  const Sample sample = open_sample(args, b);
+  const Sample sample = load_sample(args, b);
   Out* image = static_cast<Out*>(args.out) + b * 3 * args.height * args.width;
-  const uint32_t at = blockIdx.x * kThreads + threadIdx.x;
+  const uint32_t group = blockIdx.x * kThreads + threadIdx.x;
   const bool crop = sample.target.height == args.height && sample.target.width == args.width &&
                     sample.aux.height == args.height && sample.aux.width == args.width;
   if (crop && !sample.has_box()) {
-    mix_group<CropRows, false, channels_last, n>(args, sample, at, image);
+    mix_group<CropRows, false, channels_last, n>(args, sample, group, image);
   } else if (crop) {
-    mix_group<CropRows, true, channels_last, n>(args, sample, at, image);
+    mix_group<CropRows, true, channels_last, n>(args, sample, group, image);
   } else if (!sample.has_box()) {
-    mix_group<ResampledRows, false, channels_last, kResampled<n>>(args, sample, at, image);
+    mix_group<ResampledRows, false, channels_last, kResampledColumns<n>>(args, sample, group, image);
   } else {
-    mix_group<ResampledRows, true, channels_last, kResampled<n>>(args, sample, at, image);
+    mix_group<ResampledRows, true, channels_last, kResampledColumns<n>>(args, sample, group, image);
   }
 }
 
 template <typename Out, bool channels_last, int n>
 void launch_groups(const MixArgs& args, int32_t device_index) {
-  constexpr int32_t columns = kResampled<n>, rows = kRows<Out, channels_last, columns>;  // a crop has no more groups
+  // As if windows were resampled: crops have no more groups than that.
+  constexpr int32_t columns = kResampledColumns<n>, rows = kRowsPerThread<Out, channels_last, columns>;
   const int32_t row = channels_last ? 3 * args.width : args.width;
   const int32_t groups = row / columns * ((args.height + rows - 1) / rows);
   const dim3 grid((groups + kThreads - 1) / kThreads,

@@ -1,30 +1,30 @@
-// Results that the threads of a block have in common.
+// Reductions over the threads of a block.
 #pragma once
 
 #include "launch.h"
 
 namespace xmixup {
 
-struct Larger {
+struct Max {
   template <typename T>
   __device__ T operator()(T a, T b) const {
     return a > b ? a : b;
   }
 };
 
-struct Plus {
+struct Sum {
   template <typename T>
   __device__ T operator()(T a, T b) const {
     return a + b;
   }
 };
 
-// Combines a value of every thread of the block, in the order of the threads; all get the result. Each thread reads all
-// values: these reads are broadcasts, and a tree would need a barrier on every level.
+// Combines one value of every thread of the block, in the order of the threads, and returns the result to all of them.
+// Each thread reads all values: these reads are broadcasts, whereas a tree would need a barrier on every level.
 template <int threads, typename Combine, typename T>
 __device__ inline T block_reduce(Combine combine, T value) {
   __shared__ T values[threads];
-  __syncthreads();  // the values of the reduction before have been read
+  __syncthreads();  // every thread has read the values of the previous reduction
   values[threadIdx.x] = value;
   __syncthreads();
   T result = values[0];

@@ -1,4 +1,4 @@
-// Writing floats as elements of a tensor: groups of 64 or 128 bits at a time, or one alone.
+// Stores floats as elements of a tensor: 64 or 128 bits at a time, or one element.
 #pragma once
 
 #include "../core/floats.h"
@@ -11,7 +11,7 @@
 
 namespace xmixup {
 
-// Two elements as the bits of one word: one instruction, where the GPU has it.
+// Two elements as the bits of one word, by one instruction where the GPU has it.
 __device__ inline uint32_t pack(float low, float high, const BFloat16*) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -34,7 +34,7 @@ __device__ inline uint32_t pack(float low, float high, const Float16*) {
 #endif
 }
 
-// 128 bits are spelled as an intrinsic, because the compiler splits an assignment into four stores.
+// By an intrinsic, because the compiler splits an assignment of 128 bits into four stores.
 __device__ inline void store(const float (&v)[4], float* out) {
   __stwb(reinterpret_cast<uint4*>(out),
          make_uint4(float_bits(v[0]), float_bits(v[1]), float_bits(v[2]), float_bits(v[3])));
@@ -51,15 +51,7 @@ __device__ inline void store(const float (&v)[8], Half* out) {
          make_uint4(pack(v[0], v[1], out), pack(v[2], v[3], out), pack(v[4], v[5], out), pack(v[6], v[7], out)));
 }
 
-__device__ inline void store(const double (&v)[2], double* out) {
-  uint4 bits;
-  memcpy(&bits, v, sizeof bits);
-  __stwb(reinterpret_cast<uint4*>(out), bits);
-}
-
 __device__ inline void store(const float (&v)[1], float* out) { *out = v[0]; }
-
-__device__ inline void store(const double (&v)[1], double* out) { *out = v[0]; }
 
 template <typename Half>
 __device__ inline void store(const float (&v)[1], Half* out) {

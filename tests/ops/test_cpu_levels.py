@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -17,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 from samples import LossInputs, MixInputs, make_boxes
-from torch import Tensor
 
-from xmixup_fast import _C, mix_features, ops
+from xmixup_fast import _C, ops
 from xmixup_fast.ops import operators
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +35,7 @@ import sys, torch, test_cpu_levels
 from xmixup_fast import cpu_level
 _, level, file = sys.argv
 assert cpu_level() == level, cpu_level()
-torch.save([test_cpu_levels.mix_many(), test_cpu_levels.compute_many()], file)
+torch.save([test_cpu_levels.mix_many(), test_cpu_levels.lose_many()], file)
 """
 
 
@@ -68,34 +66,6 @@ def lose_many() -> dict[str, np.ndarray]:
     return results
 
 
-def make_features(size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Features of both sides, and lam, whose samples are mixed or not."""
-    generator = torch.Generator().manual_seed(size)
-    target, aux = (torch.randn(3, size, generator=generator).to(dtype) for _ in range(2))
-    return [target, aux, torch.tensor([0.3, 1.0, 0.7])]
-
-
-def mixed_with_gradients(target: Tensor, aux: Tensor, lam: Tensor) -> list[Tensor]:
-    """Mixed features, and the gradients of half the sum of their squares."""
-    every = [t.detach().requires_grad_() for t in (target, aux, lam)]
-    mixed = mix_features(*every)
-    return [mixed.detach(), *torch.autograd.grad(mixed, every, mixed.detach())]
-
-
-def mix_features_many() -> dict[str, np.ndarray]:
-    """Digests of mixed features and their gradients: all remainders of a vector, several parts, past the caches."""
-    results = {}
-    for dtype, size in product([*DTYPES, torch.float64], [*range(1, 70, 3), 9000, 700_003]):
-        outputs = mixed_with_gradients(*make_features(size, dtype))
-        digest = hashlib.sha256(b"".join(output.view(torch.uint8).numpy().tobytes() for output in outputs))
-        results[f"{dtype} {size}"] = np.frombuffer(digest.digest(), np.uint8)
-    return results
-
-
-def compute_many() -> dict[str, np.ndarray]:
-    return {**lose_many(), **mix_features_many()}
-
-
 def run(command: list[str], level: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
@@ -109,7 +79,7 @@ def run(command: list[str], level: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, np.ndarray]]]:
-    """By level: what mix_many and compute_many give there."""
+    """By level: what mix_many and lose_many give there."""
     results = {}
     for level in LEVELS:
         file = tmp_path_factory.mktemp("levels") / level
@@ -126,9 +96,9 @@ def test_the_suites_pass_at_every_level(level: str) -> None:
 
 
 def test_levels_mix_alike(
-    computed: dict[str, list[dict[str, np.ndarray]]], host_grid: Path, monkeypatch: pytest.MonkeyPatch
+    computed: dict[str, list[dict[str, np.ndarray]]], cuda_emulation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_host_grid)
+    monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
     cuda = mix_many()
     for level, (mixed, _) in computed.items():
         assert set(mixed) == set(cuda) and len(cuda) == 4
@@ -139,7 +109,7 @@ def test_levels_mix_alike(
                 assert np.abs(bits.astype(np.int64) - cuda[name]).max() <= 1, name
 
 
-def test_levels_compute_losses_and_mixed_features_alike(computed: dict[str, list[dict[str, np.ndarray]]]) -> None:
+def test_levels_compute_losses_alike(computed: dict[str, list[dict[str, np.ndarray]]]) -> None:
     first, *others = [many for _, many in computed.values()]
     for other in others:
         assert all(np.array_equal(other[name], first[name]) for name in first)

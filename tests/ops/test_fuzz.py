@@ -13,8 +13,8 @@ PLANTED = """
 import os, signal, sys, fuzz
 
 class Planted(fuzz.Call):
-    def __init__(self, seed, number, host_grid):
-        super().__init__(seed, number, host_grid)
+    def __init__(self, seed, number, cuda_emulation):
+        super().__init__(seed, number, cuda_emulation)
         self.number = number
 
     def call(self):

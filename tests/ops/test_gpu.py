@@ -17,12 +17,12 @@ import torch
 import torch._dynamo.testing
 from made import SOURCE, TARGET, write_folder
 from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, make_pool
-from test_cpu_levels import DTYPES, make_features, mix_many, mixed_with_gradients
+from test_cpu_levels import DTYPES, mix_many
 from torch import Tensor
 from transfer import Case
 
 import xmixup_fast
-from xmixup_fast import DrawOutput, ImagePool, mix_features, ops
+from xmixup_fast import DrawOutput, ImagePool, ops
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
@@ -80,14 +80,11 @@ def one_call(op: str, device: torch.device) -> tuple[Callable[[], list[Tensor]],
     if op == "draw":
         draw = DrawInputs.make(64, room=1000).to(device)
         return lambda: [draw.call(ops.draw).target_crops.window, draw.call(ops.draw).lam], draw.sample
-    if op == "mix_features":
-        features = [t.to(device) for t in make_features(9000)]
-        return lambda: mixed_with_gradients(*features), features[2]
     heads = LossInputs.make(8, (30, 200)).to(device)
     return lambda: list(heads.with_gradients(ops.dual_head_cross_entropy)), heads.lam
 
 
-OPERATORS = ["mix", "draw", "dual_head_cross_entropy", "mix_features"]
+OPERATORS = ["mix", "draw", "dual_head_cross_entropy"]
 
 
 # --- the same results as on the CPU ---
@@ -116,18 +113,6 @@ def test_the_loss_agrees_with_the_cpus_and_repeats_to_the_bit(dtype: torch.dtype
     for first, second, wanted in zip(*results, expected, strict=True):
         assert torch.equal(first, second)
         torch.testing.assert_close(first.cpu(), wanted, rtol=1e-5, atol=1e-8)
-
-
-@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
-@pytest.mark.parametrize("size", [9000, 9001])
-def test_mixed_features_have_the_cpus_bits_and_repeat_to_the_bit(dtype: torch.dtype, size: int) -> None:
-    inputs = make_features(size, dtype)
-    expected = mixed_with_gradients(*inputs)
-    results = [mixed_with_gradients(*(t.to(CUDA) for t in inputs)) for _ in range(2)]
-    assert all(map(torch.equal, *results))
-    *features, lam_grad = (t.cpu() for t in results[0])
-    assert all(map(torch.equal, features, expected))
-    torch.testing.assert_close(lam_grad, expected[3], rtol=1e-5, atol=1e-2)  # a sum of 9000 numbers of size 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -288,19 +273,17 @@ def test_a_compiled_step_runs_on_without_recompiling() -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 6), ("loss", 4), ("features", 1)])
+@pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 7), ("loss", 4)])
 def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
-    """Draw has 6 results; the loss 3, and each sample's loss. With `out`, mix has none."""
+    """Draw has 7 results; the loss 3, and each sample's loss as scratch. With `out`, mix has none."""
     step = Step.make(CUDA)
     out = step.empty_out()
     draws = step.drawn.call(ops.draw)
     images = (step.target, draws.target_crops, step.aux, draws.aux_crops, draws.lam)
-    mixed = ops.mix(*images, size=(32, 32), **IMAGENET)
     calls: dict[str, Callable[[], object]] = {
         "mix": lambda: ops.mix(*images, size=(32, 32), **IMAGENET, out=out),
         "draw": lambda: step.drawn.call(ops.draw),
         "loss": lambda: torch.ops.xmixup_fast.dual_head_cross_entropy(*step.heads.raw()),
-        "features": lambda: mix_features(mixed, mixed, draws.lam),
     }
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
     calls[op]()
@@ -364,7 +347,7 @@ ALL_KERNELS = """
 from itertools import product
 import torch
 from samples import DrawInputs, LossInputs, MixInputs
-from xmixup_fast import mix_features, ops
+from xmixup_fast import ops
 
 device = torch.device("{device}")
 dtypes = (torch.float32, torch.bfloat16, torch.float16)
@@ -377,9 +360,6 @@ for batch in (1, 129):
     DrawInputs.make(batch).to(device).call(ops.draw)
 for dtype in dtypes:
     LossInputs.make(5, (3, 300), dtype).to(device).with_gradients(ops.dual_head_cross_entropy)
-for dtype, size in product((*dtypes, torch.float64), (9000, 9001)):
-    target, aux, lam = (torch.ones(3, n, dtype=dtype, device=device, requires_grad=True) for n in (size, size, 1))
-    mix_features(target, aux, lam[:, 0]).sum().backward()
 torch.cuda.synchronize()
 print("done")
 """

@@ -35,7 +35,7 @@ def path() -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-class RunFolder:
+class Recorder:
     """What an example draws and mixes, and what its network and its loss are given."""
 
     def __init__(self, example: ModuleType, patch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def recorded(call: Any, calls: list[tuple[Any, ...]]) -> Any:
 @pytest.mark.parametrize("name", TWO_HEADS + SOFT_LABELS)
 def test_example_trains_on_what_the_reference_mixes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     example = importlib.import_module(name)
-    recorder = RunFolder(example, monkeypatch)
+    recorder = Recorder(example, monkeypatch)
     hook = register_module_forward_pre_hook(recorder.look)
     try:
         losses = example.main(STEPS)
@@ -114,6 +114,24 @@ def test_example_trains_on_what_the_reference_mixes(name: str, monkeypatch: pyte
     torch.testing.assert_close(torch.cat(recorder.inputs), torch.cat(expected_inputs), rtol=0, atol=4e-6)
 
 
+def test_feature_mixing_blends_the_maps_of_both_images_with_lam(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = importlib.import_module("feature_mixing")
+    network = example.timm.create_model("test_resnet", num_classes=0)
+    monkeypatch.setattr(example.timm, "create_model", lambda *_, **__: network)
+    recorder = Recorder(example, monkeypatch)
+    before: list[Tensor] = []
+    after: list[Tensor] = []
+    network.layer1.register_forward_hook(lambda _, __, maps: before.append(maps.detach().clone()))
+    network.layer2.register_forward_pre_hook(lambda _, inputs: after.append(inputs[0].detach().clone()))
+    example.main(2)
+    assert len(before) >= 2
+    for maps, mixed, (*_, lam) in zip(before, after, recorder.labels, strict=True):
+        target, aux = maps.chunk(2)
+        expected = torch.stack([w * t + (1 - w) * a for w, t, a in zip(lam.tolist(), target, aux, strict=True)])
+        torch.testing.assert_close(mixed, expected)
+        assert not torch.allclose(target, aux) and not torch.allclose(mixed, target)
+
+
 def test_draws_differ_between_the_loaders_workers() -> None:
     example = importlib.import_module("torchvision_collate")
     torch.manual_seed(0)
@@ -123,7 +141,7 @@ def test_draws_differ_between_the_loaders_workers() -> None:
 
 def test_evaluation_of_the_hugging_face_trainer_does_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = importlib.import_module("huggingface_trainer")
-    recorder = RunFolder(example, monkeypatch)
+    recorder = Recorder(example, monkeypatch)
     trainer = example.make_trainer(str(tmp_path), 1)
     images = torch.randn(4, 3, 32, 32)
     metrics = trainer.evaluate(torch.utils.data.StackDataset(pixel_values=images, labels=torch.tensor([0, 1, 2, 0])))

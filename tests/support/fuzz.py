@@ -1,7 +1,7 @@
 """Calls the operators with random arguments, valid and wrong, and fails where one does what it does not document.
 
-    python tests/support/fuzz.py --calls 100000 --seed 0 --host-grid
-    python tests/support/fuzz.py --calls 1 --first 4711 --seed 0 --host-grid    # one call again
+    python tests/support/fuzz.py --calls 100000 --seed 0 --cuda-emulation
+    python tests/support/fuzz.py --calls 1 --first 4711 --seed 0 --cuda-emulation    # one call again
 
 Arguments that nobody spoiled must be taken. What an operator takes must give results of the right shape, dtype and
 range, and, for a part of the calls, those of the reference. What it refuses must be refused by a RuntimeError,
@@ -32,11 +32,11 @@ from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, is_within, unch
 from spoiling import spoil
 from torch import Tensor
 
-from xmixup_fast import Crops, mix_features, ops
+from xmixup_fast import Crops, ops
 from xmixup_fast.ops import operators, reference
 
 CALLS_PER_PROCESS = 5000
-HOST_GRID_SHARE = 0.05  # the emulation is slow: it starts a thread of the CPU for each of a block where these wait
+EMULATED_SHARE = 0.05  # the emulation is slow: kernels with barriers take a CPU thread for each thread of a block
 COMPARED_SHARE = 0.3
 META_SHARE = 0.03  # of the calls that nobody spoiled
 
@@ -98,27 +98,14 @@ def loss_arguments(rng: random.Random) -> dict[str, Any]:
     return {**vars(inputs), **weights}
 
 
-def feature_arguments(rng: random.Random) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(rng.getrandbits(31))
-    shape = [rng.choice([0, 1, 2, 3]), *(rng.choice([1, 2, 3, 8, 40]) for _ in range(rng.randint(0, 3)))]
-    dtype = rng.choice([torch.float32, torch.bfloat16, torch.float16, torch.float64])
-    target, aux = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
-    if rng.random() < 0.3:
-        target = target.transpose(-1, 0).contiguous().transpose(-1, 0)
-    lam = torch.rand(shape[0], generator=generator)
-    lam[: rng.randint(0, 2)] = rng.choice([0.0, 1.0])
-    return {"target": target, "aux": aux, "lam": lam}
-
-
 MAKERS = {
     "mix": mix_arguments,
     "draw": draw_arguments,
     "dual_head_cross_entropy": loss_arguments,
-    "mix_features": feature_arguments,
 }
 
 TORCH_REFUSES = (
-    r"xmixup_fast(_host_grid)?::\w+\(\) "  # what does not fit the schema
+    r"xmixup_fast(_cuda_emulation)?::\w+\(\) "  # what does not fit the schema
     r"|Could not run 'xmixup_fast"  # layouts that no kernel is for
     r"|call, .*Not yet supported ScalarType UNKNOWN_SCALAR"  # integers that are no dtype
     r"|[\s\S]*can't allocate memory"  # huge expansions of one number, which are copied
@@ -128,7 +115,7 @@ TORCH_REFUSES = (
 class Call:
     """Call ``number`` of all that a seed makes. ``spoiled`` names the arguments that may be wrong."""
 
-    def __init__(self, seed: int, number: int, host_grid: bool) -> None:
+    def __init__(self, seed: int, number: int, cuda_emulation: bool) -> None:
         rng = random.Random(f"{seed}/{number}")
         self.op = rng.choice(list(MAKERS))
         self.arguments = MAKERS[self.op](rng)
@@ -139,7 +126,7 @@ class Call:
             tensors = {name: value for name, value in self.arguments.items() if isinstance(value, Tensor)}
             self.arguments |= {name: tensor.to("meta") for name, tensor in tensors.items()}
         self.on_meta = [value.is_meta for value in self.arguments.values() if isinstance(value, Tensor)]
-        self.emulated = host_grid and not any(self.on_meta) and rng.random() < HOST_GRID_SHARE
+        self.emulated = cuda_emulation and not any(self.on_meta) and rng.random() < EMULATED_SHARE
         self.is_compared = rng.random() < COMPARED_SHARE
 
     def run(self) -> str:
@@ -167,12 +154,10 @@ class Call:
         return "taken"
 
     def call(self) -> Any:
-        library = torch.ops.xmixup_fast_host_grid if self.emulated else torch.ops.xmixup_fast
+        library = torch.ops.xmixup_fast_cuda_emulation if self.emulated else torch.ops.xmixup_fast
         operators._library = library  # type: ignore[assignment]
         if self.op == "mix":
             return call_mix(ops.mix, self.arguments)
-        if self.op == "mix_features":
-            return mix_features(**self.arguments)
         return getattr(ops, self.op)(**self.arguments)
 
     def explain(self, error: Exception) -> str | None:
@@ -207,8 +192,6 @@ class Call:
                 assert (crops.flip.dtype, crops.flip.shape) == (torch.bool, (batch,))
             assert (result.lam.dtype, result.lam.shape) == (torch.float32, (batch,))
             assert result.lam.isfinite().all()
-        elif self.op == "mix_features":
-            assert (result.dtype, result.shape) == (given["target"].dtype, given["target"].shape)
         else:
             assert result.dtype == torch.float32 and result.shape == ()
             usual = len(given["lam"]) > 0 and not {"target_logits", "source_logits", "source_weight"} & {*self.spoiled}
@@ -227,10 +210,6 @@ class Call:
             expected = reference.draw(**{**given, "flip": bool(given["flip"])})
             pairs = zip((*result[0], *result[1], *result[2:]), (*expected[0], *expected[1], *expected[2:]), strict=True)
             assert all(torch.equal(*pair) for pair in pairs), "draw: other numbers than the reference's"
-        elif self.op == "mix_features":
-            computed = torch.promote_types(result.dtype, torch.float32)
-            expected = reference.mix_features(*(tensor.to(computed) for tensor in given.values()))
-            torch.testing.assert_close(result, expected.to(result.dtype), rtol=0, atol=0, equal_nan=True)
         else:
             inputs = LossInputs(**given)
             inputs.label_smoothing = float(torch.tensor(inputs.label_smoothing))  # as the kernels hold it
@@ -301,7 +280,7 @@ def run_calls(numbers: range, options: argparse.Namespace, current: mmap.mmap) -
     chunk = Chunk(Counter(), [])
     for number in numbers:
         current[:] = struct.pack("q", number)
-        call = Call(options.seed, number, options.host_grid)
+        call = Call(options.seed, number, options.cuda_emulation)
         try:
             outcome = call.run()
         except Exception as error:
@@ -312,7 +291,7 @@ def run_calls(numbers: range, options: argparse.Namespace, current: mmap.mmap) -
                 print(f"  {name} = {call.arguments[name]!r:.400}")
             trace = "".join(traceback.format_tb(error.__traceback__, limit=-2))
             print(f"{trace}{type(error).__name__}: {error!s:.400}", flush=True)
-        chunk.outcomes[call.op, "host_grid" if call.emulated else "cpu", outcome] += 1
+        chunk.outcomes[call.op, "cuda_emulation" if call.emulated else "cpu", outcome] += 1
     return chunk
 
 
@@ -321,9 +300,9 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=100_000, help="how many")
     parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--seed", type=int, default=0, help="of all arguments")
-    parser.add_argument("--host-grid", action="store_true", help="call the emulated CUDA kernels too")
+    parser.add_argument("--cuda-emulation", action="store_true", help="call the emulated CUDA kernels too")
     options = parser.parse_args()
-    if options.host_grid:
+    if options.cuda_emulation:
         emulation.load()
     torch.set_num_threads(1)  # threads would not outlive a fork
     started = time.perf_counter()
@@ -335,10 +314,10 @@ def main() -> int:
         outcomes += chunk.outcomes
         failed += chunk.failed
     for (op, kernels, outcome), count in sorted(outcomes.items()):
-        print(f"{op:24}{kernels:12}{outcome:20}{count:8}")
+        print(f"{op:24}{kernels:16}{outcome:20}{count:8}")
     print(f"{options.calls} calls in {time.perf_counter() - started:.0f} s, {len(failed)} failed")
     for number in failed:
-        again = f"--calls 1 --first {number} --seed {options.seed}" + " --host-grid" * options.host_grid
+        again = f"--calls 1 --first {number} --seed {options.seed}" + " --cuda-emulation" * options.cuda_emulation
         print(f"  again: python tests/support/fuzz.py {again}")
     return 1 if failed else 0
 

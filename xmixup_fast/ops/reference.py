@@ -51,12 +51,6 @@ def mix(
     return mixed.permute(0, 3, 1, 2).to(dtype).contiguous(memory_format=memory_format)
 
 
-def mix_features(target: Tensor, aux: Tensor, lam: Tensor) -> Tensor:
-    """lam * target + (1 - lam) * aux, as :func:`xmixup_fast.mix_features`, to within rounding."""
-    lam = lam.view(-1, *[1] * (target.dim() - 1))
-    return lam * target + (1 - lam) * aux.masked_fill(lam == 1, 0)
-
-
 def inside(box: Tensor, size: tuple[int, int]) -> Tensor:
     """Which pixels of the output are inside the boxes, int32[B, 4]: bool[B, height, width]."""
     top, left, height, width = box.view(-1, 4, 1, 1).unbind(1)

@@ -144,7 +144,8 @@ class XMixup:
 
         Returns:
             Target images and auxiliary images, cropped, flipped and normalised, each [B, 3, height, width], and the
-            labels, with ``lam`` as :func:`xmixup_fast.mix_features` takes it.
+            labels, whose ``lam`` weighs both: with ``w = lam.view(-1, 1, 1, 1)``, feature maps are blended as
+            ``w * target_maps + (1 - w) * aux_maps``.
         """
         pool, drawn, mixed = self._draw(images, labels, sample, epoch)
         alone = torch.ones_like(drawn.lam)

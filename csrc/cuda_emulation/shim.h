@@ -1,5 +1,6 @@
-// Test only: as much of CUDA as the kernels use, on the CPU. A launch refuses what a GPU would refuse. It runs every
-// thread of every block, one after the other; where the threads of a block wait for one another, as threads of the CPU.
+// For tests alone: as much of CUDA as the kernels use, on the CPU. A launch refuses grids and blocks that a GPU would
+// refuse. It runs the threads of all blocks one after the other; where threads wait for one another, each thread of a
+// block is run by a thread of the CPU.
 #pragma once
 
 #include <condition_variable>
@@ -101,7 +102,7 @@ class Launcher {
     });
   }
 
-  // For kernels whose threads wait for one another with __syncthreads: every thread of a block is one of the CPU.
+  // For kernels that call __syncthreads: runs each thread of a block by a thread of the CPU.
   template <typename Kernel, typename... Args>
   void with_barriers(Kernel* kernel, dim3 grid, dim3 block, const Args&... args) const {
     check(grid, block);
@@ -134,7 +135,7 @@ class Launcher {
         grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535;
     const unsigned threads = block.x * block.y * block.z;
     if (!grid_fits || threads == 0 || threads > 1024) {
-      throw std::runtime_error("a GPU refuses this launch: grid " + spell(grid) + ", block " + spell(block));
+      throw std::runtime_error("a GPU refuses this launch: grid " + to_string(grid) + ", block " + to_string(block));
     }
   }
 
@@ -147,7 +148,7 @@ class Launcher {
     }
   }
 
-  static std::string spell(dim3 d) {
+  static std::string to_string(dim3 d) {
     return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
   }
 };

@@ -1,10 +1,9 @@
-// In place of the CUDA kernels in a build without them: says so to those who have CUDA tensors.
+// What a build without CUDA kernels has in their place: operators that refuse CUDA tensors, and say why.
 #include <stdexcept>
 
 #include "../draw.h"
 #include "../dual_head_cross_entropy.h"
 #include "../mix.h"
-#include "../mix_features.h"
 #include "../schema.h"
 
 namespace xmixup {
@@ -13,8 +12,8 @@ namespace {
 template <typename Args>
 void refuse(const Args& /*args*/, int32_t /*device_index*/) {
   throw std::runtime_error(
-      "xmixup_fast: got CUDA tensors, expected tensors on the CPU, as this build has no CUDA kernels; one that is made "
-      "where nvcc is found has them");
+      "xmixup_fast: got CUDA tensors, expected tensors on the CPU, as this build has no CUDA kernels; "
+      "a build made where nvcc is found has them");
 }
 
 }  // namespace
@@ -25,8 +24,4 @@ STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CUDA, m) {
   m.impl("mix_out", TORCH_BOX(&xmixup::mix_out<xmixup::refuse<xmixup::MixArgs>>));
   m.impl("draw", TORCH_BOX(&xmixup::draw<xmixup::refuse<xmixup::DrawArgs>>));
   m.impl("dual_head_cross_entropy", TORCH_BOX(&xmixup::dual_head_cross_entropy<xmixup::refuse<xmixup::DualHeadArgs>>));
-  m.impl("mix_features", TORCH_BOX(&xmixup::mix_features<xmixup::refuse<xmixup::FeatureArgs>>));
-  m.impl("mix_features_backward", TORCH_BOX(&xmixup::mix_features_backward<xmixup::refuse<xmixup::FeatureArgs>>));
-  m.impl("mix_features_lam_backward",
-         TORCH_BOX(&xmixup::mix_features_lam_backward<xmixup::refuse<xmixup::FeatureArgs>>));
 }

@@ -1,2 +1,0 @@
-// The CUDA source of `draw`, through the host's compiler.
-#include "../cuda/draw.cu"  // NOLINT

@@ -1,2 +1,0 @@
-// The CUDA source of `dual_head_cross_entropy`, through the host's compiler.
-#include "../cuda/dual_head_cross_entropy.cu"  // NOLINT

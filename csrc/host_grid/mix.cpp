@@ -1,2 +1,0 @@
-// The CUDA source of `mix`, through the host's compiler.
-#include "../cuda/mix.cu"  // NOLINT
