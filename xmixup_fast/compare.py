@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     what.add_argument("--time", action="store_true", help="time steps in turn with finetune's")
     what.add_argument("--table", action="store_true", help="run nothing, make the table of what is there")
     parser.add_argument("--versus", metavar="METHOD", help="add a table: this method minus each other one, in pairs")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table between the markers in it, too")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the first table between the markers in it")
     group = parser.add_argument_group("settings of training, as python -m xmixup_fast.train --help tells")
     hints = typing.get_type_hints(Settings)
     for name in COMMON:
@@ -130,17 +130,21 @@ def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
     elif not asked.table:
         failures = Workers(results, asked.data).train(runs, asked.split)
     lines = results.lines()
-    text = _write_tables(comparison, chosen, lines, asked.split, asked.versus)
+    text, summary = _write_tables(comparison, chosen, lines, asked.split, asked.versus)
     print(f"\n{text}")
     if asked.markdown is not None:
-        write_between_markers(asked.markdown, WRITER, text)
+        write_between_markers(asked.markdown, WRITER, summary)
     return int(failures > 0)
 
 
 def _write_tables(
     comparison: Comparison, chosen: Chosen, lines: Sequence[dict[str, Any]], split: str, versus: str | None
-) -> str:
-    """Writes Markdown, CSV and PNG beside the results; returns the Markdown."""
+) -> tuple[str, str]:
+    """Writes Markdown, CSV and PNG beside the results.
+
+    Returns the Markdown, and a summary for other pages: the average over targets, or the table of the only target, with
+    the table of ``versus``.
+    """
     runs = comparison.runs(chosen)
     done = {line["key"]: line for line in lines if line.get(f"{split}_accuracy") is not None}
     timed = {line["key"]: line["relative_seconds"] for line in lines if "relative_seconds" in line}
@@ -150,7 +154,7 @@ def _write_tables(
             by_seed.setdefault((run.method, run.task), {})[run.settings.seed] = done[run.key]
     pairs = {(run.method, run.task): timing_key((base, run)) for base, run in comparison.pairs(chosen)}
     seconds = {place: timed[key] for place, key in pairs.items() if key in timed}
-    made = rows(by_seed, seconds, comparison.methods, comparison.tasks, split)
+    made = rows(by_seed, seconds, comparison.origins, comparison.tasks, split)
 
     keys = {run.key for run in runs}
     failed = {line["key"] for line in lines if "error" in line} & keys - done.keys()
@@ -165,17 +169,17 @@ def _write_tables(
         "Intervals are not corrected for the number of comparisons.",
         f"Made with {' and with '.join(versions)}." if versions else "",
     ]
-    parts = [markdown(made, split), " ".join(filter(None, notes))]
+    first, *per_target = markdown(made, split)
+    end = [" ".join(filter(None, notes))]
     if versus is not None:
-        parts.insert(1, paired_table(by_seed, versus, comparison.methods, comparison.tasks, split))
-    if comparison.grid:
-        parts.append(tuned(comparison, lines))
-    text = "\n\n".join(parts)
+        end.insert(0, paired_table(by_seed, versus, comparison.origins, comparison.tasks, split))
+    choices = [tuned(comparison, lines)] if comparison.grid else []
+    text = "\n\n".join([first, *per_target, *end, *choices])
     base_name = comparison.results.with_suffix("" if split == "test" else f".{split}")
     write_text(Path(f"{base_name}.md"), text + "\n")
     write_text(Path(f"{base_name}.csv"), comma_separated(made))
     plot(made, split, Path(f"{base_name}.png"))
-    return text
+    return text, "\n\n".join([first, *end])
 
 
 def _versions(line: Mapping[str, Any]) -> str:

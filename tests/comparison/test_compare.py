@@ -255,8 +255,8 @@ def test_without_the_test_no_test_image_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = []
-    examine = Trainer.examine
-    monkeypatch.setattr(Trainer, "examine", lambda self, images: sizes.append(len(images)) or examine(self, images))
+    evaluate = Trainer.evaluate
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, images: sizes.append(len(images)) or evaluate(self, images))
     settings = {"model": "test_resnet", "weights": "none", "method": "finetune", "image_size": 32, "steps": 1}
     (tmp_path / "data").mkdir()
     for split, count in (("train", 4), ("val", 2), ("test", 3)):
@@ -308,14 +308,17 @@ def test_tuning_chooses_by_validation_accuracy_alone(
     assert "error: versus: expected one of finetune, " in capsys.readouterr().err
 
 
-def test_the_table_goes_between_markers(
+def test_the_first_table_goes_between_markers(
     tmp_path: Path, plan: dict[str, Any], started: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.md"
     begin, end = (f"<!-- {edge}: written by python -m xmixup_fast.compare -->" for edge in ("begin", "end"))
     page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    assert compare(tmp_path, plan, "--markdown", str(page)) == 0
-    text = (tmp_path / "results.md").read_text().strip()
+    assert compare(tmp_path, plan, "--markdown", str(page), "--versus", "mixup") == 0
+    parts = (tmp_path / "results.md").read_text().strip().split("\n\n")
+    titles = [part for part in parts if part.startswith("**")]
+    assert titles[:3] == ["**Average over 2 targets**", "**birds, 5 shots**", "**boats**"] and len(parts) == 9
+    text = "\n\n".join(parts[:2] + parts[6:])  # the average, the paired table, and what has been run
     assert page.read_text() == f"before\n{begin}\n{text}\n{end}\nafter\n"
     page.write_text("no markers")
     before = len(started())

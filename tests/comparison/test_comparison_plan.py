@@ -70,6 +70,10 @@ def test_a_run_is_known_by_the_settings_that_matter(tmp_path: Path, plan: dict[s
         ({"methods": {"finetune": {}, "mixxup": {}}}, "mixxup on birds, 5 shots: method: expected one of finetune, "),
         ({"methods": {"finetune": {}, "xmixup-rand": {}}}, "xmixup-rand on birds, 5 shots: selection: expected one of"),
         ({"methods": {"xmixup": {}}}, "methods: expected finetune among them"),
+        (
+            {"methods": {"finetune": {"origin": "theirs"}}},
+            "finetune: origin: expected one of paper, baseline, ours, got 'theirs'",
+        ),
         ({"methods": ["finetune"]}, r"methods: expected names, each with its settings, got \['finetune'\]"),
         ({"seeds": 3}, "seeds: expected a list of whole numbers, got 3"),
         ({"lr": -1}, "finetune on birds, 5 shots: lr: expected a positive number, got -1"),
@@ -108,4 +112,11 @@ def test_tuning_may_be_on_some_targets(tmp_path: Path, plan: dict[str, Any]) -> 
 
 def test_the_documented_comparison_can_be_read() -> None:
     comparison = read(str(ROOT / "docs" / "comparison.yaml"), settings={})
-    assert len(comparison.tasks) == 3 and {"mixup", "xmixup-random"} < set(comparison.methods) and comparison.grid
+    assert len(comparison.tasks) == 3 and {"mixup", "xcutmix-l2sp"} < set(comparison.methods) and comparison.grid
+    assert [name for name, origin in comparison.origins.items() if origin == "paper"] == ["xmixup"]
+    assert set(comparison.origins.values()) == {"paper", "baseline", "ours"}
+
+
+def test_rows_say_where_their_methods_come_from(tmp_path: Path, plan: dict[str, Any]) -> None:
+    plan["methods"] |= {"finetune": {"origin": "baseline"}, "mixup": {"origin": "ours", "lr": 0.5}}
+    assert planned(tmp_path, plan).origins == {"finetune": "baseline", "xmixup-random": "", "mixup": "ours"}

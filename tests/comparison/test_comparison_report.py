@@ -14,7 +14,10 @@ from scipy import stats
 
 from xmixup_fast.comparison.plan import Task
 from xmixup_fast.comparison.plot import plot
-from xmixup_fast.comparison.tables import Difference, comma_separated, markdown, paired_table, rows
+from xmixup_fast.comparison.tables import Difference, comma_separated, markdown, paired_table, rows, table
+
+METHODS = {"finetune": "", "other": ""}
+"""Methods, without a word on where they come from."""
 
 
 def test_intervals_are_students() -> None:
@@ -57,7 +60,7 @@ def figures() -> dict[tuple[str, Task], dict[int, dict[str, Any]]]:
 
 def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
-    made = rows(figures, {("other", tasks[0]): 1.5}, ["finetune", "other"], tasks, "test")
+    made = rows(figures, {("other", tasks[0]): 1.5}, METHODS, tasks, "test")
     by_place = {(row.target, row.method): row for row in made}
     assert [row.target for row in made] == ["average", "average", "a", "a", "b", "b"]
     average = by_place["average", "other"]
@@ -67,9 +70,10 @@ def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) ->
     assert by_place["a", "other"].seeds == 4 and by_place["b", "other"].difference == Difference.of([1.0, 3.0])
     assert by_place["a", "other"].relative_seconds == 1.5 and math.isnan(average.relative_seconds)
     assert by_place["average", "finetune"].accuracy == np.mean([60, 62.5, 62])
-    text = markdown(made, "test")
-    assert "**Average over 2 targets**" in text and "**a, 5 shots**" in text and "**b**" in text
-    assert "| other | 2 | 72.5 | +2.0 (-10.7 to +14.7), includes zero |  | 100 | 200 |" in text
+    first, *others = markdown(made, "test")
+    assert first.startswith("**Average over 2 targets**\n\n| method | seeds | test accuracy, % |")
+    assert [text.partition("\n")[0] for text in others] == ["**a, 5 shots**", "**b**"]
+    assert "| other | 2 | 72.5 | +2.0 (-10.7 to +14.7), includes zero |  | 100 | 200 |" in others[1]
     lines = list(csv.DictReader(io.StringIO(comma_separated(made))))
     assert [row["accuracy"] for row in lines][:2] == [str(184.5 / 3), "63.25"]
     assert lines[1]["relative_seconds"] == "" and float(lines[3]["difference"]) == 1.0
@@ -78,18 +82,38 @@ def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) ->
 def test_a_method_is_set_against_each_other_one(figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
     figures["third", tasks[0]] = {0: figures["other", tasks[0]][0]}  # on one of two tasks: no average, no line
-    text = paired_table(figures, "other", ["finetune", "other", "third"], tasks, "test")
+    text = paired_table(figures, "other", {**METHODS, "third": ""}, tasks, "test")
     title, _, head, _, *lines = text.splitlines()
     assert title == "**other minus each other method, test accuracy, average over 2 targets**"
     assert head == "| method | seeds | other minus it (95 % interval) | pairs above zero |"
     assert lines == [f"| finetune | 2 | {Difference.of([3, 1], [1, 3])} | 4 of 4 |"]
-    assert "| other | 2 |" in paired_table(figures, "finetune", ["other"], tasks, "test")
-    assert "| 0 of 4 |" in paired_table(figures, "finetune", ["other"], tasks, "test")
+    assert "| other | 2 |" in paired_table(figures, "finetune", {"other": ""}, tasks, "test")
+    assert "| 0 of 4 |" in paired_table(figures, "finetune", {"other": ""}, tasks, "test")
+
+
+def test_tables_say_where_methods_come_from(figures: Any) -> None:
+    methods, tasks = {"finetune": "baseline", "other": "ours"}, [Task("a", 5), Task("b", None)]
+    made = rows(figures, {}, methods, tasks, "test")
+    for text in markdown(made, "test"):
+        assert "| method | origin | seeds |" in text
+        assert "\n| finetune | baseline | 3 |" in text and "\n| other | ours | " in text
+    assert "\n| finetune | baseline | 2 |" in paired_table(figures, "other", methods, tasks, "test")
+    assert {row["method"]: row["origin"] for row in csv.DictReader(io.StringIO(comma_separated(made)))} == methods
+
+
+def test_a_column_without_an_entry_is_left_out() -> None:
+    assert table(["a", "b", "c"], [["1", "", ""], ["2", "", "x"]]) == "| a | c |\n| --- | --- |\n| 1 |  |\n| 2 | x |"
+    assert table(["a", "b"], []) == "| a | b |\n| --- | --- |"
 
 
 def test_a_plot_needs_methods_that_are_timed(tmp_path: Path, figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
-    untimed = rows(figures, {}, ["finetune", "other"], tasks, "test")
+    untimed = rows(figures, {}, METHODS, tasks, "test")
     assert not plot(untimed, "test", tmp_path / "p.png") and not (tmp_path / "p.png").exists()
     seconds = {("other", task): 1.5 for task in tasks}
-    assert plot(rows(figures, seconds, ["finetune", "other"], tasks, "test"), "test", tmp_path / "p.png")
+    made = rows(figures, seconds, METHODS, tasks, "test")
+    assert plot(made, "test", tmp_path / "p.png")
+    # The names in the plot say where the methods come from.
+    said = rows(figures, seconds, {"finetune": "baseline", "other": "ours"}, tasks, "test")
+    assert plot(said, "test", tmp_path / "q.png")
+    assert (tmp_path / "p.png").read_bytes() != (tmp_path / "q.png").read_bytes()

@@ -27,6 +27,8 @@ TUNING = ("grid", "tune_seeds", "tune_targets")
 """What a file says of tuning: the settings to try, with which seeds, and, unless on all, on which targets."""
 CHANGEABLE = [name for name in (*COMMON, "method") if name != "shots"]
 """Settings that a method may have of its own."""
+ORIGINS = ("paper", "baseline", "ours")
+"""Where a row's method comes from: XMixup's paper, another publication, or this project."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Comparison:
     """With the settings of each."""
     seeds: dict[str, list[int]]
     """Of each method."""
+    origins: dict[str, str]
+    """Of each method, one of ORIGINS; empty where the file does not say it."""
     tune_tasks: list[Task] = field(default_factory=list)
     """The file's, so that what is chosen does not depend on which of them are compared."""
     tune_seeds: list[int] = field(default_factory=list)
@@ -165,9 +169,13 @@ def read(
 
     tasks = _tasks(where, content, targets, shots, settings)
     all_methods = _mappings(where, "methods", content.get("methods"))
-    overrides, own_seeds = {}, {}
+    overrides, own_seeds, origins = {}, {}, {}
     for name, values in _only(where, "methods", all_methods, methods).items():
-        check_names(f"{where}: methods: {name}", values, [*CHANGEABLE, "seeds"])
+        check_names(f"{where}: methods: {name}", values, [*CHANGEABLE, "seeds", "origin"])
+        origins[name] = values.pop("origin", "")
+        if origins[name] not in ("", *ORIGINS):
+            expected = f"expected one of {', '.join(ORIGINS)}"
+            raise ValueError(f"{where}: methods: {name}: origin: {expected}, got {origins[name]!r}")
         listed = values.pop("seeds", content.get("seeds"))
         own_seeds[name] = _integers(where, "seeds", seeds or listed)
         method, _, selection = name.partition("-")
@@ -189,8 +197,15 @@ def read(
         counts = ", ".join(f"{name} {len(points)}" for name, points in grid.items())
         raise ValueError(f"{where}: grid: expected as many points for each method as for any other, got {counts}")
     comparison = Comparison(
-        *(Path(results), list(tasks), {**every_task, **tasks}, overrides, own_seeds),
-        *(list(every_task), tune_seeds, grid),
+        results=Path(results),
+        tasks=list(tasks),
+        settings={**every_task, **tasks},
+        methods=overrides,
+        seeds=own_seeds,
+        origins=origins,
+        tune_tasks=list(every_task),
+        tune_seeds=tune_seeds,
+        grid=grid,
     )
     comparison.runs({})  # finds settings that cannot be
     for method in grid:

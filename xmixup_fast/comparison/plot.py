@@ -21,7 +21,7 @@ def plot(made: Sequence[Row], split: str, path: Path) -> bool:
 
     first = [row for row in made if (row.target, row.shots) == (made[0].target, made[0].shots)]
     points = [
-        (row.relative_seconds, row.difference if row.method != BASELINE else Difference(0.0, 0.0, 0.0, 0), row.method)
+        (row.relative_seconds, row.difference if row.method != BASELINE else Difference(0.0, 0.0, 0.0, 0), row)
         for row in first
         if not math.isnan(row.relative_seconds) and (row.method == BASELINE or row.difference.pairs)
     ]
@@ -34,16 +34,16 @@ def plot(made: Sequence[Row], split: str, path: Path) -> bool:
     bounds = [bound for _, gain, _ in points for bound in (gain.low, gain.mean, gain.high) if not math.isnan(bound)]
     gap = (max(bounds) - min(bounds)) / 18 or 1.0
     heights = _apart([gain.mean for _, gain, _ in points], gap)
-    for number, ((time, gain, method), height) in enumerate(zip(points, heights, strict=True)):
-        colour = "black" if method == BASELINE else f"C{number % 10}"
+    for number, ((time, gain, row), height) in enumerate(zip(points, heights, strict=True)):
+        colour = "black" if row.method == BASELINE else f"C{number % 10}"
         if gain.pairs > 1:
             axes.vlines(time, gain.low, gain.high, color=colour, alpha=0.45, linewidth=2)
-        marker = "s" if method == BASELINE else "o^"[number // 10 % 2]  # there are ten colours
+        marker = "s" if row.method == BASELINE else "o^"[number // 10 % 2]  # there are ten colours
         axes.plot(time, gain.mean, marker, color=colour)
         # Many methods take nearly the same time, so names stand in a column at the right.
         line = {"arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.8, "shrinkB": 4, "relpos": (0, 0.5)}
         axes.annotate(
-            method,
+            f"{row.method} ({row.origin})" if row.origin else row.method,
             xy=(time, gain.mean),
             xytext=(1.03, height),
             textcoords=axes.get_yaxis_transform(),

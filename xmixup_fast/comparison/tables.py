@@ -62,6 +62,7 @@ class Row:
     target: str
     shots: int | None
     method: str
+    origin: str
     seeds: int
     accuracy: float
     difference: Difference
@@ -78,16 +79,21 @@ BySeed = Mapping[tuple[str, Task], _Runs]
 
 
 def rows(
-    lines: BySeed, seconds: Mapping[tuple[str, Task], float], methods: Iterable[str], tasks: Sequence[Task], split: str
+    lines: BySeed,
+    seconds: Mapping[tuple[str, Task], float],
+    methods: Mapping[str, str],
+    tasks: Sequence[Task],
+    split: str,
 ) -> list[Row]:
     """A row for each task and method; before them, where there are several tasks, averages over tasks.
 
+    ``methods`` gives the origin of each method: see :attr:`~xmixup_fast.comparison.plan.Comparison.origins`.
     A pair is a seed that both a method and the baseline have on a task. An average takes the seeds that have all tasks.
     """
     column = f"{split}_accuracy"
     made = []
     for wanted in ([list(tasks)] if len(tasks) > 1 else []) + [[task] for task in tasks]:
-        for method in methods:
+        for method, origin in methods.items():
             own = [lines.get((method, task), {}) for task in wanted]
             base = [lines.get((BASELINE, task), {}) for task in wanted]
             seeds = sorted(set.intersection(*map(set, own)))
@@ -100,6 +106,7 @@ def rows(
                     target=AVERAGE if len(wanted) > 1 else wanted[0].target,
                     shots=None if len(wanted) > 1 else wanted[0].shots,
                     method=method,
+                    origin=origin,
                     seeds=len(seeds),
                     accuracy=_mean(accuracies),
                     difference=Difference.of(*gains),
@@ -111,18 +118,21 @@ def rows(
     return made
 
 
-def paired_table(lines: BySeed, method: str, others: Iterable[str], tasks: Sequence[Task], split: str) -> str:
-    """A table of a method's accuracy minus each other one's, averaged over tasks; Markdown, paired as in ``rows``."""
+def paired_table(lines: BySeed, method: str, others: Mapping[str, str], tasks: Sequence[Task], split: str) -> str:
+    """A table of a method's accuracy minus each other one's, averaged over tasks; Markdown, paired as in ``rows``.
+
+    ``others`` gives the origin of each method.
+    """
     column, cells = f"{split}_accuracy", []
-    for other in others:
+    for other, origin in others.items():
         own, base = ([lines.get((name, task), {}) for task in tasks] for name in (method, other))
         gains = _gains(own, base, column)
         pairs = [gain for task in gains for gain in task]
         if other != method and pairs:
             positive = f"{sum(gain > 0 for gain in pairs)} of {len(pairs)}"
-            cells.append((other, str(len(gains[0])), str(Difference.of(*gains)), positive))
+            cells.append((other, origin, str(len(gains[0])), str(Difference.of(*gains)), positive))
     title = f"{method} minus each other method, {split} accuracy, average over {len(tasks)} targets"
-    head = ("method", "seeds", f"{method} minus it ({100 * LEVEL:.0f} % interval)", "pairs above zero")
+    head = ("method", "origin", "seeds", f"{method} minus it ({100 * LEVEL:.0f} % interval)", "pairs above zero")
     return f"**{title}**\n\n{table(head, cells)}"
 
 
@@ -136,10 +146,10 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else math.nan
 
 
-def markdown(made: Sequence[Row], split: str) -> str:
-    """A table for each task, the average first; of the methods that have been run."""
+def markdown(made: Sequence[Row], split: str) -> list[str]:
+    """A Markdown table for each task, the average first; of the methods that have been run."""
     head = (
-        *("method", "seeds", f"{split} accuracy, %", f"minus {BASELINE}'s ({100 * LEVEL:.0f} % interval)"),
+        *("method", "origin", "seeds", f"{split} accuracy, %", f"minus {BASELINE}'s ({100 * LEVEL:.0f} % interval)"),
         *(f"step time / {BASELINE}'s", "images seen (steps x batch)", "peak memory, MiB"),
     )
     parts = []
@@ -149,7 +159,7 @@ def markdown(made: Sequence[Row], split: str) -> str:
         title = f"Average over {tasks} targets" if name == AVERAGE else str(Task(name, shots))
         cells = [
             (
-                *(row.method, str(row.seeds), _number(row.accuracy, ".1f"), str(row.difference)),
+                *(row.method, row.origin, str(row.seeds), _number(row.accuracy, ".1f"), str(row.difference)),
                 *(_number(row.relative_seconds, ".2f"), _number(row.images_seen, ".0f")),
                 _number(row.peak_memory_mib, ".0f"),
             )
@@ -157,12 +167,15 @@ def markdown(made: Sequence[Row], split: str) -> str:
             if row.seeds
         ]
         parts.append(f"**{title}**\n\n{table(head, cells)}")
-    return "\n\n".join(parts)
+    return parts
 
 
 def table(head: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *cells])
+    """A Markdown table; a column that is empty in every row is left out."""
+    body = list(cells)
+    kept = [place for place in range(len(head)) if not body or any(line[place] for line in body)]
+    lines = [[line[place] for place in kept] for line in [head, ["---"] * len(head), *body]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _number(value: float, form: str) -> str:

@@ -58,7 +58,7 @@ def tuned(comparison: Comparison, lines: Lines) -> str:
         for place, (point, mean) in enumerate(zip(points, means, strict=True)):
             shown = "not complete" if mean is None else "failed" if mean == -math.inf else f"{mean:.2f}"
             setting = ", ".join(f"{name} {value}" for name, value in point.items())
-            cells.append((method, setting, shown, "chosen" if place == best else ""))
+            cells.append((method, comparison.origins[method], setting, shown, "chosen" if place == best else ""))
     over = f"{'; '.join(map(str, comparison.tune_tasks))}; seeds {', '.join(map(str, comparison.tune_seeds))}"
-    head = ("method", "settings", "mean validation accuracy, %", "")
+    head = ("method", "origin", "settings", "mean validation accuracy, %", "")
     return f"**Settings tried, by validation accuracy** ({over})\n\n{table(head, cells)}"
