@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NVIDIA = importlib.util.find_spec("nvidia")
 PACKAGES = [f"{place}/cu13/bin" for place in (NVIDIA and NVIDIA.submodule_search_locations) or ()]
 NVCC = shutil.which("nvcc", path=os.pathsep.join([os.environ["PATH"], "/usr/local/cuda/bin", *PACKAGES]))
