@@ -38,7 +38,7 @@ def sides(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
     pool = make_pool([(SIDE, SIDE * 4 // 3)] * IMAGES, torch.Generator().manual_seed(0))
     pool.labels.copy_(torch.arange(IMAGES) * 7 % CLASSES)
     names = [str(i) for i in range(CLASSES)]
-    network = build(request.config.getoption("--select-model"), "none", ["a", "b"], names).eval()
+    network = build(request.config.getoption("--select-model"), "none", ["a", "b"], source_classes=names).eval()
     network.to(memory_format=torch.channels_last)
     head = network.source_head
     network.classifier_weight, network.classifier_bias = head.weight.detach(), head.bias.detach()  # as if pretrained

@@ -257,7 +257,7 @@ def test_cotuning_is_its_formula_over_the_classes_that_the_classifier_knows() ->
 def test_cotuning_says_before_training_that_it_needs_a_pretrained_classifier() -> None:
     case = Case()
     for network in (
-        build("test_resnet", "none", ["a", "b", "c"], list("wxyz")),
+        build("test_resnet", "none", ["a", "b", "c"], source_classes=list("wxyz")),
         build("test_resnet", "none", ["a", "b", "c"], keep_classifier=True),
         build("test_resnet", "none", ["a", "b", "c"]),
     ):

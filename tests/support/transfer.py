@@ -44,7 +44,7 @@ class Case:
         index = AuxiliaryIndex(self.aux.labels, self.aux.sizes, offsets, members)
         self.sampler = Sampler(self.target.labels, self.target.sizes, index, self.settings)
         self.renderer = Renderer(self.target, self.aux, (0.5,) * 3, (0.5,) * 3, size, DTYPES[self.settings.amp])
-        self.network: Network = build(model, "none", list("abc"), list("wxyz"))
+        self.network: Network = build(model, "none", list("abc"), source_classes=list("wxyz"))
         self.network.source_matched = torch.ones(4, dtype=torch.bool)
 
     def to(self, device: torch.device) -> Case:

@@ -82,7 +82,11 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     if method_class.uses_classifier and settings.source:
         source_classes = read_dataset(settings.source).classes
     network = build(
-        *(settings.model, settings.weights, target.classes, source_classes, settings.seed),
+        settings.model,
+        settings.weights,
+        target.classes,
+        source_classes=source_classes,
+        seed=settings.seed,
         keep_classifier=method_class.uses_classifier,
         image_size=settings.image_size,
     )
