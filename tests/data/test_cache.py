@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 import torch
 
-from xmixup_fast.data import image_store as pools_module
+from xmixup_fast.data import image_store as image_store_module
 from xmixup_fast.data.dataset import BadFile, FileImage, Image, Sample
 from xmixup_fast.data.decoding import decoder as decoder_module
 from xmixup_fast.data.decoding.decoder import Header, TorchvisionDecoder, read_header
@@ -112,7 +112,7 @@ def test_a_build_reads_each_header_once(tmp_path: Path, monkeypatch: pytest.Monk
         count += 1
         return read_header(stream)
 
-    for module in (decoder_module, pools_module):
+    for module in (decoder_module, image_store_module):
         monkeypatch.setattr(module, "read_header", counted)
     for cache in (None, tmp_path / "cache"):
         count = 0

@@ -279,7 +279,7 @@ def test_batches_are_bounded_in_images_and_bytes() -> None:
 
     def sizes(images: int, height: int, width: int) -> list[int]:
         made = Encoded("", np.zeros(0, np.uint8), Header(True, height, width))
-        return [len(batch) for batch in dali._batches([made] * images)]
+        return [len(batch) for batch in dali.into_batches([made] * images)]
 
     assert sizes(40, 10, 10) == [16, 16, 8]
     assert sizes(5, 2000, 2000) == [2, 2, 1]

@@ -274,7 +274,7 @@ def test_bad_files_are_found_before_training(
     for attempt in range(2):  # then from the cache
         status = main(flags(arguments(data, tmp_path / f"run-{attempt}", **changes)))
         shown = capsys.readouterr()
-        assert (" from the cache" in shown.out) == bool(attempt)
+        assert (" image sizes read from the cache, " in shown.out) == bool(attempt)
         if bad_files == "error":
             assert status == 2 and f"{len(broken)} bad files" in shown.err
             assert all(str(path) in shown.err for path in broken) and "epoch" not in shown.out
