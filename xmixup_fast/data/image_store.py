@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..ops.image_pool import ImagePool
-from ..runtime.distributed import first_of_machine_first
+from ..runtime.distributed import local_rank_zero_first
 from ..settings.values import format_bytes
 from .bad_files import without
 from .dataset import BadFile, Image, Sample
@@ -90,7 +90,7 @@ class ImageStore:
         if self.cache is None:
             pool, bad = self._decoded_pool(samples, name)
         else:
-            with first_of_machine_first():
+            with local_rank_zero_first():
                 pool, bad = self._cached_pool(CacheEntry(self.cache, self.decoder, samples), name)
         self.bytes += pool.pixels.numel()
         self.bad += bad
@@ -103,7 +103,7 @@ class ImageStore:
 
         Raises ValueError for an image that is too small, and OSError where the cache cannot be written.
         """
-        with first_of_machine_first():
+        with local_rank_zero_first():
             sizes, bad = self._sizes(samples, name)
         self.bad += bad
         self.streamed.append(name)
