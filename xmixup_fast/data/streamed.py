@@ -42,11 +42,11 @@ class StreamedImages:
         return StreamedImages(self.samples, self.sizes, self.decoder, device)
 
     def feed(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
-        """For each of ``crops`` a pool of its windows, decoded ahead, and crops of that pool which show the same.
+        """Yields a pool of windows for each batch of crops, and crops that show all of them. Decodes batches ahead.
 
-        The windows of one batch have one size. Each is a copy of its own: an image that comes twice is decoded twice.
+        All windows of a batch have the same size. An image that appears twice in a batch is decoded twice.
 
-        Raises ValueError, which names the images, where some can no longer be decoded.
+        Raises ValueError with the names of all images that can no longer be decoded.
         """
         with ThreadPoolExecutor(self.decoder.threads) as workers, ThreadPoolExecutor(1) as conductor:
             decode_windows = self.decoder.window_decoder(workers)
