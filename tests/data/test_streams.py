@@ -212,7 +212,7 @@ def test_batches_are_decoded_while_one_is_in_use(name: str) -> None:
 
     feed = stream.feed(crops())
     next(feed)
-    assert later.wait(WAIT)  # although the second batch has not been requested
+    assert later.wait(WAIT)  # though nobody has asked for the second batch
     assert len(taken) == AHEAD + 1  # and no more than that is decoded ahead
     feed.close()
 

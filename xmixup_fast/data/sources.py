@@ -10,9 +10,9 @@ from .dataset import Dataset
 from .readers.folder import read_folder
 from .readers.huggingface import read_huggingface
 from .readers.listing import join
-from .readers.table import SUFFIXES, read_manifest
+from .readers.table import SUFFIXES, read_table
 from .readers.tar_shards import names_shards, read_shards
-from .readers.torchvision_layouts import read_published
+from .readers.torchvision_layouts import read_torchvision
 
 KINDS = "a folder, a table (.csv, .tsv, .parquet), tar shards (.tar), torchvision:NAME[:ROOT] or hf:NAME[:CONFIG]"
 """The kinds of datasets, as messages list them."""
@@ -42,12 +42,12 @@ def read_dataset(name: str | os.PathLike[str] | Sequence[str]) -> Dataset:
 def _read(name: str) -> Dataset:
     kind, _, rest = name.partition(":")
     if kind == "torchvision":
-        return read_published(rest)
+        return read_torchvision(rest)
     if kind == "hf":
         return read_huggingface(rest)
     path = Path(name)
     if not path.is_dir() and path.suffix.lower() in SUFFIXES:
-        return read_manifest(path)
+        return read_table(path)
     if names_shards(name):
         return read_shards(name)
     if path.is_file():

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from ..dataset import BadFile, Image
-from .decoder import Decoder, Encoded, Windows, crop_each, decode_and_resize, decode_pixels, ordered_map, read
+from .decoder import Decoder, Encoded, Windows, crop_each, decode_and_resize, decode_pixels, ordered_map, read_image
 
 BATCH_IMAGES = 16
 BATCH_BYTES = 2**25
@@ -28,8 +28,8 @@ BATCH_BYTES = 2**25
 class DaliDecoder(Decoder):
     """Decodes batches of JPEG files with DALI, on the GPU if ``device`` is one; torchvision resizes the images.
 
-    Windows of images that are not resized are decoded alone on a CPU. A GPU decodes whole images, because DALI's
-    decoder of regions is reported to fail there.
+    If images are not resized, a CPU decodes nothing but the windows of each. A GPU decodes whole images, because
+    DALI's decoder of regions is reported to fail there.
     """
 
     def __init__(self, short_side: int | None, threads: int, device: torch.device) -> None:
@@ -40,7 +40,7 @@ class DaliDecoder(Decoder):
     def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
         with ThreadPoolExecutor(self.threads) as workers, ThreadPoolExecutor(1) as dali:
             pipeline = _Pipeline(self.device, self.threads, windows=False)
-            batches = into_batches(ordered_map(workers, read, images, BATCH_IMAGES))
+            batches = into_batches(ordered_map(workers, read_image, images, BATCH_IMAGES))
             decoded = ordered_map(dali, partial(_decode_batch, workers, pipeline), batches, 1)
             finish = partial(decode_and_resize, short_side=self.short_side)
             yield from ordered_map(workers, finish, chain.from_iterable(decoded), 4 * self.threads)
@@ -54,7 +54,7 @@ class DaliDecoder(Decoder):
         self, workers: Executor, pipeline: _Pipeline, images: Sequence[Image], windows: Windows
     ) -> Tensor:
         """Decodes nothing but the windows. A batch of JPEG files is not copied out of DALI's memory."""
-        encoded = list(workers.map(read, images))
+        encoded = list(workers.map(read_image, images))
         data = {i: image.data for i, image in enumerate(encoded) if _is_jpeg(image)}
         if not data:
             return crop_each(workers, encoded, windows, None)
@@ -84,7 +84,7 @@ class DaliDecoder(Decoder):
                 self.short_side,
                 self.device,
             )
-            for batch in into_batches(ordered_map(workers, read, images, BATCH_IMAGES))
+            for batch in into_batches(ordered_map(workers, read_image, images, BATCH_IMAGES))
         ]
         return torch.cat(parts)
 

@@ -133,7 +133,7 @@ class TorchvisionDecoder(Decoder):
         return lambda images, windows: crop_each(workers, images, windows, self.short_side)
 
 
-def read(image: Image) -> Encoded | BadFile:
+def read_image(image: Image) -> Encoded | BadFile:
     """Reads an image's bytes and header; a BadFile where that fails, or the format or the size is not supported."""
     try:
         data = bytearray(image.read())
@@ -216,7 +216,7 @@ def crop_each(
 def _resized(image: Tensor | Encoded | Image | BadFile, short_side: int | None) -> Tensor | BadFile:
     """Reads, decodes and resizes an image, as far as that is not done yet: uint8[H, W, 3] on any device."""
     if isinstance(image, Image):
-        image = read(image)
+        image = read_image(image)
     if isinstance(image, Encoded):
         image = decode_pixels(image)
     if isinstance(image, BadFile) or short_side is None:

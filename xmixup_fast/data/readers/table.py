@@ -15,7 +15,7 @@ SUFFIXES = {".csv", ".tsv", ".parquet"}
 """How the names of tables end, in lower case."""
 
 
-def read_manifest(path: str | Path) -> Dataset:
+def read_table(path: str | Path) -> Dataset:
     """Lists the images of a table with the columns path, label and, optionally, split. Other columns are ignored.
 
     Paths are relative to the table's folder. Without the column split, all images are in train. Bad files are files

@@ -74,7 +74,7 @@ class ArrayImage(Image):
         return hashlib.blake2b(self.pixels.tobytes(), digest_size=16).hexdigest()
 
 
-def read_published(name: str) -> Dataset:
+def read_torchvision(name: str) -> Dataset:
     """Lists the images of ``NAME[:ROOT]``: a dataset of torchvision, CUB200 or MITIndoor67, in the folder ROOT.
 
     ROOT is ``data`` if not given. Nothing is downloaded. Where torchvision has a class that lists files, it lists them
