@@ -17,7 +17,7 @@ import torch
 from made import TARGET, write_folder
 from runs import arguments, flags, run, without_times
 from safetensors.torch import load_file
-from test_decode import DECODERS, HEIGHT, Bytes, encoded, kinds, made_decoder, photo
+from test_decoding import DECODERS, HEIGHT, Bytes, encoded, kinds, made_decoder, photo
 
 from xmixup_fast import Crops, ImagePool
 from xmixup_fast.batches.render import Renderer
