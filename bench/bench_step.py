@@ -120,8 +120,8 @@ def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
         target, aux = make_pool(sizes, generator), make_pool(sizes, generator)
         target.labels.copy_(torch.arange(IMAGES) % TARGET_CLASSES)
         aux.labels.copy_(torch.arange(IMAGES) % SOURCE_CLASSES)
-        names = [[f"{what}{i}" for i in range(n)] for what, n in (("t", TARGET_CLASSES), ("s", SOURCE_CLASSES))]
-        network = build(settings.model, "none", names[0], source_classes=names[1])
+        target_names, source_names = [f"t{i}" for i in range(TARGET_CLASSES)], [f"s{i}" for i in range(SOURCE_CLASSES)]
+        network = build(settings.model, "none", target_names, source_classes=source_names)
         network = network.to(memory_format=torch.channels_last)
         images: Any = target
         if side in METHODS:

@@ -67,7 +67,11 @@ def run(settings: Settings) -> Selection:
     bad = target.bad + source.bad
     with reproducible(settings.seed, settings.threads):
         network = build(
-            *(settings.model, settings.weights, target.classes, source.classes, settings.seed),
+            settings.model,
+            settings.weights,
+            target.classes,
+            source_classes=source.classes,
+            seed=settings.seed,
             image_size=settings.image_size,
         )
         network.to_device(settings.device)

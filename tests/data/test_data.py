@@ -1,4 +1,4 @@
-"""Properties of folders, splits, decoding and settings that users rely on."""
+"""Image folders, splits and settings."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
     (root / "red" / "link.png").symlink_to(root / "red" / "000.png")
     (root / "red" / "more").symlink_to(root / "blue")
     assert Counter(sample.label for sample in read_folder(root).train) == {0: 2, 1: 2, 2: 5}
-    # A link to a folder that holds it would be followed for ever.
+    # Following a link to a folder above it would never end.
     (root / "green" / "up").symlink_to(root)
     dataset = read_folder(root)
     assert {Path(file.name).name for file in dataset.bad} == {"green"} and len(dataset.train) > 9
@@ -114,7 +114,7 @@ def test_folders_that_cannot_be_read_are_bad_files(tmp_path: Path, monkeypatch: 
     locked.mkdir()
     scandir = os.scandir
 
-    def refuse(path: Path) -> object:  # as file permissions do, but to the superuser as well
+    def refuse(path: Path) -> object:  # as missing permissions do, but for the superuser too
         if Path(path) == locked:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return scandir(path)
@@ -127,7 +127,7 @@ def test_folders_that_cannot_be_read_are_bad_files(tmp_path: Path, monkeypatch: 
         read_folder(root)
 
 
-def test_what_else_is_wrong_is_told_with_the_bad_files(tmp_path: Path) -> None:
+def test_faults_are_listed_with_the_bad_files(tmp_path: Path) -> None:
     root, other = write_folder(tmp_path / "a", TARGET, 1), write_folder(tmp_path / "b", TARGET, 1)
     (root / "red" / "000.png").unlink()
     (root / "red" / "000.png").symlink_to(other / "red" / "000.png")
@@ -198,8 +198,9 @@ def test_settings_list_all_methods() -> None:
     ],
 )
 def test_settings_name_what_is_wrong(name: str, value: object, expected: str) -> None:
+    values = {"target": "t", "model": "m", name: value}
     with pytest.raises(ValueError, match=expected):
-        Settings(target="t", model="m", **{name: value})
+        Settings(**values)
 
 
 def test_settings_survive_yaml_and_overrides_come_on_top(tmp_path: Path) -> None:

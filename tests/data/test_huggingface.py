@@ -1,4 +1,4 @@
-"""Properties of hf:NAME: what the datasets library reads."""
+"""Datasets hf:NAME, which the datasets library loads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 
 
 def table(hub: object, names: Sequence[str], labels: Sequence[int | str], **columns: Sequence[object]) -> object:
-    """Rows whose images' bytes are their names; whole numbers label cat and dog."""
+    """A table of images whose bytes are their names. Labels 0 and 1 are the classes cat and dog."""
     label = hub.ClassLabel(names=["cat", "dog"]) if isinstance(labels[0], int) else hub.Value("string")
     values = {"image": [{"bytes": name.encode(), "path": None} for name in names], "label": labels, **columns}
     rows = hub.Dataset.from_dict(values)
@@ -34,7 +34,7 @@ def test_datasets_saved_to_disk_are_read(tmp_path: Path, hub: object) -> None:
     splits = {
         "train": table(hub, ["1", "2", "3"], [0, 1, 0], caption=["a", "b", "c"]),
         "validation": table(hub, ["4"], [1], caption=["d"]),
-        "test": table(hub, ["5", "6"], [-1, -1], caption=["e", "f"]),  # as hub datasets hide labels
+        "test": table(hub, ["5", "6"], [-1, -1], caption=["e", "f"]),  # hidden labels, as on the hub
         "extra": table(hub, ["7"], [1], caption=["g"]),
     }
     hub.DatasetDict(splits).save_to_disk(tmp_path / "saved")
@@ -50,7 +50,7 @@ def test_datasets_saved_to_disk_are_read(tmp_path: Path, hub: object) -> None:
 
 
 def test_folders_of_parquet_files_are_read(tmp_path: Path, hub: object) -> None:
-    for split, count in (("train", 1500), ("test", 2)):  # more than are looked at in one go
+    for split, count in (("train", 1500), ("test", 2)):  # more rows than one batch has
         (tmp_path / "data").mkdir(exist_ok=True)
         names = [f"{split} {i:04d}" for i in range(count)]
         table(hub, names, [i % 2 for i in range(count)]).to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
@@ -66,7 +66,7 @@ def test_images_that_are_files_must_lie_in_the_folder(tmp_path: Path, hub: objec
         ("train/dog/2.jpg", "dog"),
         ("train/dog/3.jpg", "dog"),
     ]
-    # The library's own writers take the files' bytes into the table; others need not.
+    # The library writes the bytes of files into its tables. Tables of other programs may name files instead.
     parquet, secret, folder = pytest.importorskip("pyarrow.parquet"), tmp_path / "secret.jpg", tmp_path / "table"
     write(tmp_path, "secret.jpg", "table/in.jpg")
     images = [{"bytes": None, "path": str(path)} for path in (secret, folder / "in.jpg")]

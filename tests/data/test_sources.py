@@ -1,4 +1,4 @@
-"""Properties that every kind of dataset name has, and of several datasets as one source."""
+"""Names of datasets of all kinds, and several datasets as one source."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_several_datasets_are_one_in_which_classes_of_one_name_are_one(tmp_path:
 
 @contextmanager
 def opened() -> Iterator[list[str]]:
-    """The real paths of all files and folders that are opened meanwhile."""
+    """Collects the real paths of all files and folders that the block opens."""
     paths: list[str] = []
     active = True
 
@@ -66,7 +66,7 @@ def opened() -> Iterator[list[str]]:
         if active and event in ("open", "os.scandir", "os.listdir") and isinstance(arguments[0], str | bytes | Path):
             paths.append(os.path.realpath(os.fsdecode(arguments[0])))
 
-    sys.addaudithook(hook)  # stays for the life of the process
+    sys.addaudithook(hook)  # a hook cannot be removed
     yield paths
     active = False
 
@@ -128,11 +128,11 @@ def test_a_run_lists_the_bad_files_of_target_and_source(
         paths = sorted(path.relative_to(folders) for path in (folders / name).rglob("*.png"))
         rows = [{"path": path, "label": path.parent.name} for path in [*paths, Path(name, "absent.png")]]
         tables[name] = str(write_table(folders / f"{name}.csv", rows))
-    asked = flags(folders, tmp_path / "run", "--target", tables["target"], "--source", tables["a"])
-    assert main(asked) == 2
+    options = flags(folders, tmp_path / "run", "--target", tables["target"], "--source", tables["a"])
+    assert main(options) == 2
     error = "error: top_k: expected at most 4, the number of usable source classes, got 5\n"
     assert capsys.readouterr().err == error
-    assert main([*asked, "--top-k", "4"]) == 2
+    assert main([*options, "--top-k", "4"]) == 2
     first, *lines = capsys.readouterr().err.splitlines()
     assert first == "error: 2 bad files; --bad-files skip trains without them:"
     names = [line.split(": ")[0].strip() for line in lines]

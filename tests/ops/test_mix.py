@@ -30,14 +30,14 @@ def mix_inputs(draw: st.DrawFn) -> MixInputs:
     extra = st.tuples(st.integers(0, 4), st.integers(0, 4))
     sizes = [(size[0] + h, size[1] + w) for h, w in draw(st.lists(extra, min_size=1, max_size=3))]
     inputs = MixInputs.make(
-        draw(st.integers(0, 4)),
-        size,
-        sizes,
-        draw(st.sampled_from(FORMATS)),
-        draw(st.integers(0, 2**31)),
-        draw(st.sampled_from(DTYPES)),
-        draw(st.sampled_from([(False, False), (False, False), (True, False), (False, True), (True, True)])),
-        draw(st.booleans()),
+        batch=draw(st.integers(0, 4)),
+        size=size,
+        sizes=sizes,
+        memory_format=draw(st.sampled_from(FORMATS)),
+        seed=draw(st.integers(0, 2**31)),
+        dtype=draw(st.sampled_from(DTYPES)),
+        resampled=draw(st.sampled_from([(False, False), (False, False), (True, False), (False, True), (True, True)])),
+        boxes=draw(st.booleans()),
     )
     ends = draw(st.lists(st.sampled_from([None, 0.0, 1.0]), min_size=len(inputs.lam), max_size=len(inputs.lam)))
     for b, lam in enumerate(ends):

@@ -248,7 +248,7 @@ def peak():
 
 settings = Settings(target="t", source="s", model="test_resnet", image_size=32, resize=256, batch_size=16,
                     device="cpu", cache="none", selection=sys.argv[2])
-network = build("test_resnet", "none", ["a"], ["b"])
+network = build("test_resnet", "none", ["a"], source_classes=["b"])
 network.register_buffer("classifier_weight", torch.zeros(1000, network.source_head.in_features))
 decoder = make_decoder("torchvision", settings.short_side, torch.device("cpu"), 2, print)
 peaks = []

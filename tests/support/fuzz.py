@@ -3,10 +3,10 @@
     python tests/support/fuzz.py --calls 100000 --seed 0 --cuda-emulation
     python tests/support/fuzz.py --calls 1 --first 4711 --seed 0 --cuda-emulation    # one call again
 
-Arguments that nobody spoiled must be taken. What an operator takes must give results of the right shape, dtype and
-range, and, for a part of the calls, those of the reference. What it refuses must be refused by a RuntimeError,
-ValueError or TypeError that names the argument, or by torch itself for what does not fit the operator's schema; `out`
-is then as it was. The calls are made in child processes, which tell a crash apart.
+An operator must accept arguments that nothing has spoiled. Its results must have the right shape, dtype and range and,
+for a part of the calls, the values of the reference. It must refuse wrong arguments with a RuntimeError, ValueError or
+TypeError that names the argument, unless torch itself refuses them because they do not fit the operator's schema; then
+`out` and all other arguments must be unchanged. Child processes make the calls, so that a crash is noticed.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ from xmixup_fast.ops import operators, reference
 
 CALLS_PER_PROCESS = 5000
 EMULATED_SHARE = 0.05  # the emulation is slow: kernels with barriers take a CPU thread for each thread of a block
-COMPARED_SHARE = 0.3
-META_SHARE = 0.03  # of the calls that nobody spoiled
+COMPARED_SHARE = 0.3  # of all calls
+META_SHARE = 0.03  # of the calls with nothing spoiled
 
 SIDE = ("pixels", "offsets", "sizes", *Crops._fields)
 MIX_TENSORS = [*(f"{side}_{name}" for side in ("target", "aux") for name in SIDE), "lam", "box"]
 
 
 def mix_arguments(rng: random.Random) -> dict[str, Any]:
+    """Valid arguments of `mix`; the tensors of pools and crops are arguments of their own, as in the schema."""
     size = (rng.randint(1, 6), rng.choice([rng.randint(1, 40), rng.randint(500, 600)]))
     inputs = MixInputs.make(
         batch=rng.choice([0, 1, 2, 3, 4]),
@@ -65,12 +66,14 @@ def mix_arguments(rng: random.Random) -> dict[str, Any]:
 
 
 def call_mix(mix: Callable[..., Any], arguments: dict[str, Any], **more: Any) -> Any:
-    others = {name: value for name, value in arguments.items() if name not in MIX_TENSORS or name in ("lam", "box")}
+    """Calls `mix` with pools and crops made of their tensors; ``more`` adds arguments or replaces them."""
+    options = {name: value for name, value in arguments.items() if name not in MIX_TENSORS or name in ("lam", "box")}
+    options |= more
     sides = []
     for side in ("target", "aux"):
         pixels, offsets, sizes, *crops = (arguments[f"{side}_{name}"] for name in SIDE)
         sides += [unchecked_pool(pixels, offsets, sizes), Crops(*crops)]
-    return mix(*sides, **{**others, **more})
+    return mix(*sides, **options)
 
 
 def draw_arguments(rng: random.Random) -> dict[str, Any]:
@@ -113,7 +116,7 @@ TORCH_REFUSES = (
 
 
 class Call:
-    """Call ``number`` of all that a seed makes. ``spoiled`` names the arguments that may be wrong."""
+    """One call of an operator, made from a seed and a number. ``spoiled`` names the arguments that may be wrong."""
 
     def __init__(self, seed: int, number: int, cuda_emulation: bool) -> None:
         rng = random.Random(f"{seed}/{number}")
@@ -130,7 +133,10 @@ class Call:
         self.is_compared = rng.random() < COMPARED_SHARE
 
     def run(self) -> str:
-        """What came of it. Raises AssertionError, or what the operator raised, where that is not as documented."""
+        """Makes the call and returns its outcome, in words.
+
+        Raises AssertionError for an undocumented result, and the operator's error where that is undocumented.
+        """
         before = copy_tensors(self.arguments)
         try:
             result = self.call()
@@ -144,7 +150,7 @@ class Call:
             return outcome
         before.pop("out", None)
         assert_unchanged(self.arguments, before)
-        if any(self.on_meta):  # fake kernels check the devices alone
+        if any(self.on_meta):  # fake kernels check devices only
             assert all(self.on_meta)
             return "taken on meta"
         self.check(result)
@@ -161,7 +167,7 @@ class Call:
         return getattr(ops, self.op)(**self.arguments)
 
     def explain(self, error: Exception) -> str | None:
-        """Who refused the arguments, or None for an error that is not documented."""
+        """The outcome that an error stands for; None for an undocumented error."""
         message = str(error)
         names = "|".join(map(re.escape, self.arguments))
         if isinstance(error, RuntimeError) and re.match(rf"xmixup_fast\.{self.op}: ({names})\b", message):
@@ -175,7 +181,7 @@ class Call:
         return None
 
     def check(self, result: Any) -> None:
-        """Shapes, dtypes and ranges of a result."""
+        """Checks shape, dtype and range of a result."""
         given = self.arguments
         if self.op == "mix":
             out = given.get("out")
@@ -198,7 +204,7 @@ class Call:
             assert not usual or result.isfinite().all()
 
     def compare(self, result: Any) -> None:
-        """With the reference, as exactly as the operators' tests do."""
+        """Compares a result with the reference, with the tolerance of the operators' tests."""
         given = self.arguments
         if self.op == "mix":
             given = {name: value for name, value in given.items() if name != "out"}
@@ -207,20 +213,21 @@ class Call:
             error = 2 * call_mix(error_of_mix, given) + TINY
             assert is_within(result, expected, error), "mix: other numbers than the reference's"
         elif self.op == "draw":
-            expected = reference.draw(**{**given, "flip": bool(given["flip"])})
+            given = given | {"flip": bool(given["flip"])}
+            expected = reference.draw(**given)
             pairs = zip((*result[0], *result[1], *result[2:]), (*expected[0], *expected[1], *expected[2:]), strict=True)
             assert all(torch.equal(*pair) for pair in pairs), "draw: other numbers than the reference's"
         else:
             inputs = LossInputs(**given)
             inputs.label_smoothing = float(torch.tensor(inputs.label_smoothing))  # as the kernels hold it
-            # Of extreme numbers, a sum may overflow in float32 or not, as it is ordered.
+            # Whether a sum of extreme numbers overflows in float32 depends on the order of its terms.
             expected = [i.call(reference.dual_head_cross_entropy).float() for i in (inputs, inputs.double())]
             close = [torch.isclose(result, one, rtol=1e-5, atol=1e-5, equal_nan=True) for one in expected]
             assert any(close), f"dual_head_cross_entropy: {result}, and the reference's {expected}"
 
 
 TINY = 2.0**-126
-"""Below this, float32 has fewer digits: for extreme values of ``std``."""
+"""The smallest normal number of float32, which has fewer digits below; added to errors for extreme ``std``."""
 
 
 def error_of_mix(*sides: Any, lam: Tensor, mean: Any, std: Any, size: Any, **_: Any) -> Tensor:
@@ -228,12 +235,13 @@ def error_of_mix(*sides: Any, lam: Tensor, mean: Any, std: Any, size: Any, **_: 
 
 
 def copy_tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """Copies of the tensors that hold something, and are no huge expansion of one number."""
+    """Copies of the tensors that have memory and are not huge expansions of one number."""
     tensors = {name: t for name, t in arguments.items() if isinstance(t, Tensor) and t.layout == torch.strided}
     return {name: t.detach().clone() for name, t in tensors.items() if not t.is_meta and t.numel() < 2**30}
 
 
 def assert_unchanged(arguments: dict[str, Any], before: dict[str, Tensor]) -> None:
+    """Raises AssertionError where an argument differs from its copy."""
     for name, tensor in before.items():
         assert ((arguments[name] == tensor) | (tensor != tensor)).all(), f"{name} was changed"
 
@@ -243,15 +251,15 @@ def assert_unchanged(arguments: dict[str, Any], before: dict[str, Tensor]) -> No
 
 @dataclass
 class Chunk:
-    """What became of some calls: outcomes, and the numbers of the calls that failed."""
+    """The results of several calls: how often each outcome occurred, and the numbers of the calls that failed."""
 
     outcomes: Counter[tuple[str, str, str]]
     failed: list[int]
 
 
 def run_chunk(numbers: range, options: argparse.Namespace) -> Chunk:
-    """Runs the calls in a child process; the call in which it ends otherwise than by itself has failed."""
-    current = mmap.mmap(-1, 8)  # shared with the child: the call that it is in
+    """Runs calls in a child process. A call that ends the process has failed, and a new process goes on after it."""
+    current = mmap.mmap(-1, 8)  # the number of the child's current call, in memory shared with the child
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -277,6 +285,7 @@ def run_chunk(numbers: range, options: argparse.Namespace) -> Chunk:
 
 
 def run_calls(numbers: range, options: argparse.Namespace, current: mmap.mmap) -> Chunk:
+    """Runs calls in this process, prints those that fail, and writes the current call's number to ``current``."""
     chunk = Chunk(Counter(), [])
     for number in numbers:
         current[:] = struct.pack("q", number)
@@ -297,14 +306,14 @@ def run_calls(numbers: range, options: argparse.Namespace, current: mmap.mmap) -
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=100_000, help="how many")
-    parser.add_argument("--first", type=int, default=0, help="number of the first one")
-    parser.add_argument("--seed", type=int, default=0, help="of all arguments")
+    parser.add_argument("--calls", type=int, default=100_000, help="number of calls")
+    parser.add_argument("--first", type=int, default=0, help="number of the first call")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all arguments")
     parser.add_argument("--cuda-emulation", action="store_true", help="call the emulated CUDA kernels too")
     options = parser.parse_args()
     if options.cuda_emulation:
         emulation.load()
-    torch.set_num_threads(1)  # threads would not outlive a fork
+    torch.set_num_threads(1)  # other threads would be missing in forked processes
     started = time.perf_counter()
     outcomes: Counter[tuple[str, str, str]] = Counter()
     failed: list[int] = []

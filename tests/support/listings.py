@@ -1,4 +1,4 @@
-"""Made datasets whose images' bytes are their names, and what a reader lists of them."""
+"""Writes datasets in which an image's bytes are its name, and lists what a reader found in them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 from xmixup_fast.data.dataset import Dataset, Sample
 
 Listing = dict[str, list[tuple[str, str]]]
+"""For each split, the name and the class of each image."""
 
 
 def write(folder: Path, *names: str) -> Path:
-    """Writes a file for each name, whose bytes are the name."""
+    """Writes a file for each name, with the name as its bytes, and returns the folder."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
@@ -24,22 +25,23 @@ def write(folder: Path, *names: str) -> Path:
 
 
 def listing(dataset: Dataset) -> Listing:
-    """By split: the bytes and the class of each image."""
+    """The images of each split, sorted: the bytes of each, which are its name, and its class."""
 
-    def of(samples: Sequence[Sample]) -> list[tuple[str, str]]:
+    def names_and_classes(samples: Sequence[Sample]) -> list[tuple[str, str]]:
         return sorted((sample.image.read().decode(), dataset.classes[sample.label]) for sample in samples)
 
-    return {"train": of(dataset.train), "val": of(dataset.val), "test": of(dataset.test)}
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    return {split: names_and_classes(samples) for split, samples in splits.items()}
 
 
 def reasons(dataset: Dataset, root: Path) -> dict[str, str]:
-    """Why each bad file is one, by its path in the dataset."""
+    """The reason of each bad file, by the file's path in the dataset."""
     assert len({file.name for file in dataset.bad}) == len(dataset.bad)
     return {os.path.relpath(file.name, root): file.reason for file in dataset.bad}
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """A table in the format that the name says."""
+    """Writes a table in the format that the end of the path names, and returns the path."""
     columns = list(rows[0])
     if path.suffix == ".parquet":
         arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -53,6 +55,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
 
 
 def write_shard(path: Path, members: Sequence[tuple[str, str | bytes]], form: int = tarfile.PAX_FORMAT) -> Path:
+    """Writes a tar file of these names and contents, in one of tarfile's formats, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=form) as tar:
         for name, content in members:
@@ -64,4 +67,5 @@ def write_shard(path: Path, members: Sequence[tuple[str, str | bytes]], form: in
 
 
 def numbered(*numbers: int, label: str = "cat") -> list[tuple[str, str]]:
+    """The members of one sample for each number: an image and its label."""
     return [pair for i in numbers for pair in ((f"{i}.jpg", f"{i}.jpg"), (f"{i}.cls", label))]

@@ -1,4 +1,4 @@
-"""Made images, in folders of class folders whose classes differ in colour, and made comparisons."""
+"""Writes what tests run on: image folders whose classes differ in colour, and plans of comparisons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOURCE: dict[str, Colour] = {
 
 
 def write_folder(folder: Path, classes: Mapping[str, Colour], count: int, size: tuple[int, int] = (36, 40)) -> Path:
-    """Writes ``count`` noisy images of each class, and returns the folder."""
+    """Writes ``count`` noisy images, of ``size`` (height, width) pixels, for each class. Returns the folder."""
     generator = torch.Generator().manual_seed(0)
     for name, colour in classes.items():
         (folder / name).mkdir(parents=True)
@@ -33,6 +33,6 @@ def write_folder(folder: Path, classes: Mapping[str, Colour], count: int, size: 
 
 
 def write_plan(folder: Path, plan: Mapping[str, Any]) -> str:
-    """Writes what a comparison runs, and returns the file's name."""
+    """Writes the plan of a comparison as a YAML file, and returns the file's path."""
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     return str(folder / "plan.yaml")

@@ -1,4 +1,4 @@
-"""Made inputs of the operators, shared by tests and benchmarks."""
+"""Random inputs of the operators, which tests and benchmarks share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ IMAGENET: dict[str, Numbers] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.
 
 
 def make_pool(sizes: list[tuple[int, int]], generator: torch.Generator) -> ImagePool:
-    """Images of the given heights and widths, of random bytes."""
+    """A pool of images with these heights and widths and random pixels."""
     return ImagePool.from_images(
         [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8, generator=generator) for h, w in sizes]
     )
 
 
 def unchecked_pool(pixels: torch.Tensor, offsets: torch.Tensor, sizes: torch.Tensor) -> ImagePool:
-    """A pool of any tensors, without the checks of its own."""
+    """A pool of any tensors, which ImagePool itself would refuse."""
     pool = object.__new__(ImagePool)
     for name, tensor in (("pixels", pixels), ("offsets", offsets), ("sizes", sizes)):
         object.__setattr__(pool, name, tensor)
@@ -33,7 +33,7 @@ def unchecked_pool(pixels: torch.Tensor, offsets: torch.Tensor, sizes: torch.Ten
 
 
 def make_crops(pool: ImagePool, batch: int, size: tuple[int, int] | None, generator: torch.Generator) -> Crops:
-    """Random images, windows of the given size (any, for None) inside them, and flips."""
+    """Random crops: images, windows of ``size`` (height, width), or of any size for None, and flips."""
     index = torch.randint(0, len(pool), (batch,), generator=generator)
     extent = (torch.rand((batch, 2), generator=generator) * pool.sizes[index]).floor() + 1
     if size is not None:
@@ -53,7 +53,7 @@ def make_boxes(batch: int, size: tuple[int, int], generator: torch.Generator) ->
 
 @dataclass
 class MixInputs:
-    """All arguments of one call of `mix`."""
+    """The arguments of one call of `mix`."""
 
     target: ImagePool
     target_crops: Crops
@@ -72,12 +72,24 @@ class MixInputs:
         size: tuple[int, int] = (5, 7),
         sizes: list[tuple[int, int]] | None = None,
         memory_format: torch.memory_format = torch.channels_last,
+        *,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         resampled: tuple[bool, bool] = (False, False),
         boxes: bool = False,
     ) -> MixInputs:
-        """``resampled``: whether target and auxiliary windows have other sizes than the output."""
+        """Random arguments.
+
+        Args:
+            batch: number of samples.
+            size: height and width of the output.
+            sizes: heights and widths of the target images and, in reverse order, of the auxiliary images.
+            memory_format: of the output.
+            seed: of the random numbers.
+            dtype: of the output.
+            resampled: whether target windows and auxiliary windows have other sizes than the output.
+            boxes: paste auxiliary images into boxes instead of blending.
+        """
         generator = torch.Generator().manual_seed(seed)
         sizes = sizes or [size, (size[0] + 3, size[1] + 1), (size[0], size[1] + 9)]
         target, aux = make_pool(sizes, generator), make_pool(sizes[::-1], generator)
@@ -87,7 +99,17 @@ class MixInputs:
         ]
         lam = torch.rand(batch, generator=generator)
         box = make_boxes(batch, size, generator) if boxes else None
-        return cls(target, crops[0], aux, crops[1], lam, size, memory_format, dtype, box)
+        return cls(
+            target=target,
+            target_crops=crops[0],
+            aux=aux,
+            aux_crops=crops[1],
+            lam=lam,
+            size=size,
+            memory_format=memory_format,
+            dtype=dtype,
+            box=box,
+        )
 
     def to(self, device: torch.device) -> MixInputs:
         return replace(
@@ -101,25 +123,26 @@ class MixInputs:
         )
 
     def empty_out(self) -> torch.Tensor:
+        """A tensor for ``out``, filled with NaN."""
         shape = (len(self.lam), 3, *self.size)
         out = torch.full(shape, float("nan"), dtype=self.dtype, device=self.lam.device)
         return out.to(memory_format=self.memory_format)
 
     def call(self, mix: Any, **more: Any) -> torch.Tensor:
-        """mix(...) of `ops` or `reference` on these arguments."""
-        images = (self.target, self.target_crops, self.aux, self.aux_crops, self.lam)
-        settings = {"size": self.size, "box": self.box, "dtype": self.dtype, "memory_format": self.memory_format}
-        return mix(*images, **{**settings, **IMAGENET, **more})
+        """Calls `mix` of `ops` or `reference` with these arguments; ``more`` adds arguments or replaces them."""
+        options = {"size": self.size, "box": self.box, "dtype": self.dtype, "memory_format": self.memory_format}
+        options |= IMAGENET | more
+        return mix(self.target, self.target_crops, self.aux, self.aux_crops, self.lam, **options)
 
     def exact(self, mean: Numbers = IMAGENET["mean"], std: Numbers = IMAGENET["std"]) -> torch.Tensor:
-        """The definition of `mix` in float64: float64[batch, 3, height, width]."""
+        """The exact result of `mix`, computed by its definition: float64[batch, 3, height, width]."""
 
         def resample(image: torch.Tensor, dim: int, extent: int) -> torch.Tensor:
             last = image.shape[dim] - 1
-            place = (torch.arange(extent, dtype=torch.float64) + 0.5) * (last + 1) / extent - 0.5
-            place = place.clamp(0, last).to(image.device)
-            before = place.long()
-            weight = (place - before).view(-1, *[1] * (2 - dim))
+            position = (torch.arange(extent, dtype=torch.float64) + 0.5) * (last + 1) / extent - 0.5
+            position = position.clamp(0, last).to(image.device)
+            before = position.long()
+            weight = (position - before).view(-1, *[1] * (2 - dim))
             first, second = (image.index_select(dim, i).double() for i in (before, (before + 1).clamp(max=last)))
             return first + weight * (second - first)
 
@@ -139,7 +162,7 @@ class MixInputs:
         return ((lam * target + (1 - lam) * aux) / 255 - means) / deviations
 
     def error(self, mean: Numbers = IMAGENET["mean"], std: Numbers = IMAGENET["std"]) -> torch.Tensor:
-        """How far the float32 result of `mix` may be from the exact one, as it documents: float64[batch, 3, 1, 1]."""
+        """The bound that `mix` documents on the error of its float32 result: float64[batch, 3, 1, 1]."""
         device = self.lam.device
         size = torch.tensor(self.size, device=device)
         levels = torch.zeros(len(self.lam), dtype=torch.float64, device=device)
@@ -151,23 +174,21 @@ class MixInputs:
         return ((levels[:, None] / 255 + 6 * 2**-24 * (1 + means.abs())) / deviations)[:, :, None, None]
 
     def raw(self) -> tuple[Any, ...]:
-        """The arguments of torch.ops.xmixup_fast.mix."""
-        return (
-            *(self.target.pixels, self.target.offsets, self.target.sizes, *self.target_crops),
-            *(self.aux.pixels, self.aux.offsets, self.aux.sizes, *self.aux_crops),
-            *(self.lam, self.box, IMAGENET["mean"], IMAGENET["std"], self.size),
-        )
+        """The arguments of torch.ops.xmixup_fast.mix in the schema's order, up to ``size``."""
+        target = (self.target.pixels, self.target.offsets, self.target.sizes, *self.target_crops)
+        aux = (self.aux.pixels, self.aux.offsets, self.aux.sizes, *self.aux_crops)
+        return (*target, *aux, self.lam, self.box, IMAGENET["mean"], IMAGENET["std"], self.size)
 
 
 def is_within(mixed: torch.Tensor, expected: torch.Tensor, error: torch.Tensor) -> bool:
-    """Whether ``mixed``, of any dtype, rounds numbers that are off from ``expected`` by ``error`` at most."""
+    """Whether ``mixed``, of any dtype, is a rounding of numbers that differ from ``expected`` by at most ``error``."""
     low, high = ((expected.double() + sign * error).to(mixed.dtype) for sign in (-1, 1))  # rounding keeps the order
     return bool(((mixed >= low) & (mixed <= high)).all())
 
 
 @dataclass
 class DrawInputs:
-    """All arguments of one call of `draw`, in the schema's order."""
+    """The arguments of one call of `draw`, in the schema's order."""
 
     seed: int
     sample: torch.Tensor
@@ -187,6 +208,7 @@ class DrawInputs:
         cls,
         batch: int = 3,
         size: tuple[int, int] = (5, 7),
+        *,
         room: int = 9,
         images: int = 4,
         aux_images: int = 10,
@@ -194,45 +216,63 @@ class DrawInputs:
         intervals: int = 16,
         seed: int = 0,
     ) -> DrawInputs:
-        """Random images up to ``room`` pixels larger than the windows; every class has a member, or none has."""
+        """Random arguments. Every class has a member, unless there are no auxiliary images.
+
+        Args:
+            batch: number of samples.
+            size: height and width of the windows.
+            room: images are up to so many pixels larger than the windows.
+            images: number of target images.
+            aux_images: number of auxiliary images.
+            classes: number of target classes.
+            intervals: number of intervals of the table of quantiles.
+            seed: of the random numbers.
+        """
         generator = torch.Generator().manual_seed(seed)
 
-        def below(n: int, *shape: int) -> torch.Tensor:
+        def random_below(n: int, *shape: int) -> torch.Tensor:
             return torch.randint(0, n, shape, generator=generator)
 
-        def sizes(n: int) -> torch.Tensor:
-            return (torch.tensor(size) + below(room + 1, n, 2)).int()
+        def random_sizes(n: int) -> torch.Tensor:
+            return (torch.tensor(size) + random_below(room + 1, n, 2)).int()
 
-        lengths = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + below(5, classes)]) * (aux_images > 0)
+        lengths = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + random_below(5, classes)]) * (aux_images > 0)
         offsets = lengths.cumsum(0)
         quantiles = torch.rand(intervals + 1, generator=generator).sort().values
         return cls(
-            *(seed, below(2**62, batch), below(2**32, batch), below(classes, batch)),
-            *(below(images, batch), sizes(images)),
-            *(offsets, below(max(aux_images, 1), int(offsets[-1])), sizes(aux_images)),
-            *(quantiles, size),
+            seed=seed,
+            sample=random_below(2**62, batch),
+            epoch=random_below(2**32, batch),
+            label=random_below(classes, batch),
+            target_index=random_below(images, batch),
+            target_sizes=random_sizes(images),
+            offsets=offsets,
+            members=random_below(max(aux_images, 1), int(offsets[-1])),
+            aux_sizes=random_sizes(aux_images),
+            lam_quantiles=quantiles,
+            size=size,
         )
 
     def to(self, device: torch.device) -> DrawInputs:
         return replace(self, **{n: v.to(device) for n, v in vars(self).items() if isinstance(v, torch.Tensor)})
 
     def of(self, samples: slice | torch.Tensor) -> DrawInputs:
-        """Some samples of the batch."""
+        """The arguments for some samples of the batch."""
         names = ("sample", "epoch", "label", "target_index")
         return replace(self, **{name: getattr(self, name)[samples] for name in names})
 
     def call(self, draw: Any) -> DrawOutput:
-        """draw(...) of `ops` or `reference` on these arguments."""
+        """Calls `draw` of `ops` or `reference` with these arguments."""
         return draw(**vars(self))
 
     def raw(self) -> tuple[Any, ...]:
-        """The arguments of torch.ops.xmixup_fast.draw."""
+        """The arguments of torch.ops.xmixup_fast.draw, in the schema's order."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass
 class LossInputs:
-    """All arguments of one call of `dual_head_cross_entropy`."""
+    """The arguments of one call of `dual_head_cross_entropy`."""
 
     target_logits: torch.Tensor
     source_logits: torch.Tensor
@@ -251,6 +291,7 @@ class LossInputs:
         spread: float = 4.0,
         seed: int = 0,
     ) -> LossInputs:
+        """Random arguments: logits of both heads, for ``classes`` (K_t, K_s), with standard deviation ``spread``."""
         generator = torch.Generator().manual_seed(seed)
         logits = [(spread * torch.randn(batch, k, generator=generator)).to(dtype) for k in classes]
         labels = [torch.randint(0, k, (batch,), generator=generator) for k in classes]
@@ -261,6 +302,7 @@ class LossInputs:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def double(self) -> LossInputs:
+        """The same arguments in float64."""
         return replace(
             self,
             target_logits=self.target_logits.double(),
@@ -269,18 +311,18 @@ class LossInputs:
         )
 
     def call(self, loss: Any, **more: Any) -> torch.Tensor:
-        """dual_head_cross_entropy(...) of `ops` or `reference` on these arguments."""
+        """Calls `dual_head_cross_entropy` of `ops` or `reference` with these arguments; ``more`` replaces some."""
+        options = {"source_weight": self.source_weight, "label_smoothing": self.label_smoothing} | more
         tensors = (self.target_logits, self.source_logits, self.target_labels, self.source_labels, self.lam)
-        settings = {"source_weight": self.source_weight, "label_smoothing": self.label_smoothing}
-        return loss(*tensors, **{**settings, **more})
+        return loss(*tensors, **options)
 
     def with_gradients(self, loss: Any, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loss, and the gradients of scale times it in the target and the source logits."""
+        """The loss, and the gradients of ``scale`` times the loss for the target logits and for the source logits."""
         logits = [t.detach().requires_grad_() for t in (self.target_logits, self.source_logits)]
         value = replace(self, target_logits=logits[0], source_logits=logits[1]).call(loss)
         return (value.detach(), *torch.autograd.grad(scale * value, logits))
 
     def raw(self) -> tuple[Any, ...]:
-        """The arguments of torch.ops.xmixup_fast.dual_head_cross_entropy."""
+        """The arguments of torch.ops.xmixup_fast.dual_head_cross_entropy, in the schema's order."""
         tensors = (self.target_logits, self.source_logits, self.target_labels, self.source_labels, self.lam)
         return (*tensors, self.source_weight, self.label_smoothing)

@@ -179,14 +179,14 @@ def test_a_restart_does_not_take_dead_processes_for_its_own(tmp_path: Path) -> N
     """Where the first process is late, the others find the addresses of those before in torchrun's store."""
     (tmp_path / "late.py").write_text(
         "import os, signal, time\n"
-        "from xmixup_fast.runtime.distributed import processes, total\n"
+        "from xmixup_fast.runtime.distributed import all_reduce_sum, processes\n"
         "rank, again = os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT'] == '1'\n"
         "time.sleep(2 * (again and rank == '0'))\n"
         "with processes():\n"
-        "    total(1.0)\n"
+        "    all_reduce_sum(1.0)\n"
         "    if rank == '1' and not again:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    (last,) = total(1.0)\n"
+        "    (last,) = all_reduce_sum(1.0)\n"
         "    if rank == '0':\n"
         "        print('sum', last)\n"
     )

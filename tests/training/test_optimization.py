@@ -56,7 +56,7 @@ def test_the_rate_rises_to_its_highest_and_the_schedule_begins_there() -> None:
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit", "test_convnext"])
 def test_layers_have_timms_rates(model: str) -> None:
-    network = build(model, "none", list("abc"), list("wxyz"))
+    network = build(model, "none", list("abc"), source_classes=list("wxyz"))
     settings = Settings(target="t", model=model, layer_decay=0.5, weight_decay=0.1, no_norm_decay=True)
     spared = network.body.no_weight_decay() if model == "test_vit" else ()
     theirs = param_groups_layer_decay(network.body, 0.1, no_weight_decay_list=spared, layer_decay=0.5)

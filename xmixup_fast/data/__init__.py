@@ -1,1 +1,1 @@
-"""Where images come from, and how they are decoded."""
+"""Datasets: readers list encoded images, decoders turn them into tensors, which stay in memory or are streamed."""

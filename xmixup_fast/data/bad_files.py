@@ -1,4 +1,4 @@
-"""What is said and recorded of files that cannot be used."""
+"""How files that cannot be used are reported, refused or left out."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Any
 from .dataset import BadFile, Sample
 
 
-def refuse_bad_files(bad: Iterable[BadFile], policy: str, does: str = "trains without them") -> list[BadFile]:
-    """Each bad file once, in order. Raises ValueError as :func:`list_bad` words it, where the policy is "error"."""
+def refuse_bad_files(bad: Iterable[BadFile], policy: str, effect: str = "trains without them") -> list[BadFile]:
+    """Returns each bad file once, in order, where the policy is "skip".
+
+    Raises ValueError with the message of :func:`list_bad` where there are bad files and the policy is "error".
+    """
     each = list(dict.fromkeys(bad))
     if each and policy == "error":
-        raise ValueError(list_bad(each, does))
+        raise ValueError(list_bad(each, effect))
     return each
 
 
-def list_bad(bad: Sequence[BadFile], does: str = "trains without them") -> str:
-    """A message that names all bad files, and tells what the command does where it may skip them."""
-    lines = [f"{_count(bad)}; --bad-files skip {does}:", *(f"{item.name}: {item.reason}" for item in bad)]
+def list_bad(bad: Sequence[BadFile], effect: str = "trains without them") -> str:
+    """A message that lists all bad files. ``effect`` says what the command does with ``--bad-files skip``."""
+    lines = [f"{_count(bad)}; --bad-files skip {effect}:", *(f"{item.name}: {item.reason}" for item in bad)]
     return "\n  ".join(lines)
 
 
 def skipped(bad: Sequence[BadFile]) -> str:
-    """How many bad files were left out."""
+    """A message that says how many bad files were skipped."""
     return f"{_count(bad)} skipped"
 
 
@@ -34,12 +37,12 @@ def without(samples: Iterable[Sample], bad: Iterable[BadFile]) -> list[Sample]:
 
 
 def to_json(bad: Sequence[BadFile]) -> dict[str, Any]:
-    """What the JSON files that commands write hold under bad_files."""
+    """The value of ``bad_files`` in the JSON files that commands write: the number of bad files, and a list of them."""
     return {"count": len(bad), "files": [item._asdict() for item in bad]}
 
 
 def printable(name: str) -> str:
-    """A file's name, with bytes that are not Unicode as escapes."""
+    """A file's name, in which escapes stand for bytes that are not Unicode."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

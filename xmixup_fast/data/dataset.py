@@ -1,4 +1,4 @@
-"""What every reader of datasets gives: labelled images, still encoded, by split; and how splits are cut."""
+"""Datasets: encoded images with their classes, in the splits train, val and test; and how missing splits are made."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ from typing import BinaryIO, NamedTuple
 
 
 class Image(ABC):
-    """One encoded image (JPEG, PNG or WebP), wherever it is kept. Equal and hashable by what tells where."""
+    """One encoded image (JPEG, PNG or WebP), in a file, an archive, a table or memory.
+
+    Two images are equal, and have the same hash, where they are kept in the same place.
+    """
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Names it in messages and orders it; no two images of a dataset have the same."""
+        """Identifies the image in its dataset: messages show it, and images are sorted by it."""
 
     @abstractmethod
     def read(self) -> bytes:
-        """Its encoded bytes. Raises OSError where they cannot be read."""
+        """Reads the encoded bytes. Raises OSError where they cannot be read."""
 
     def open(self) -> BinaryIO:
-        """Its encoded bytes as a stream, for those who need the first of them alone. Raises OSError."""
+        """Opens a stream of the encoded bytes, to read a header alone. Raises OSError where they cannot be read."""
         return io.BytesIO(self.read())
 
     @abstractmethod
     def stamp(self) -> str:
-        """Another text whenever the bytes may have changed, without reading them. Raises OSError."""
+        """A text that changes when the bytes may have changed, found without reading them, such as size and time.
+
+        Raises OSError where it cannot be found.
+        """
 
 
 def stamp_or_reason(image: Image) -> str:
-    """The image's stamp or, where it has none, why: what names of cached files depend on."""
+    """The image's stamp or, where it cannot be found, the reason: names of cached files are hashes of these texts."""
     try:
         return image.stamp()
     except OSError as error:
@@ -42,7 +48,7 @@ def stamp_or_reason(image: Image) -> str:
 
 @dataclass(frozen=True)
 class FileImage(Image):
-    """An image that is a file of its own."""
+    """An image in a file of its own."""
 
     path: Path
 
@@ -77,29 +83,29 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images by split; a split that a dataset does not have is empty."""
+    """Labelled images in three splits. A split that a dataset does not have is empty."""
 
     classes: list[str]
-    """Class names, sorted; a label is a position here."""
+    """Sorted class names. A label is a position in this list."""
     train: list[Sample]
     val: list[Sample]
     test: list[Sample]
     bad: list[BadFile] = field(default_factory=list)
-    """What a reader found that cannot be used, in the order found; it is in no split."""
+    """Files that the reader found and that cannot be used, in the order found. They are in no split."""
 
 
 def by_name(samples: Iterable[Sample]) -> list[Sample]:
-    """Sorted by the images' names."""
+    """The samples, sorted by the names of their images."""
     return sorted(samples, key=lambda sample: sample.image.name)
 
 
 def split(dataset: Dataset, *, val_fraction: float, test_fraction: float, shots: int | None, seed: int) -> Dataset:
-    """Cuts the test and validation splits that a dataset lacks from train, then keeps ``shots`` images of each class.
+    """Makes the test and validation splits that a dataset lacks, then keeps ``shots`` training images of each class.
 
-    Each cut takes its fraction of every class, at least one image and never all. The same seed gives the same splits,
-    and fewer shots are a subset of more.
+    A missing split takes its fraction of the training images of every class: at least one image, and never all. The
+    same seed gives the same splits, and the images of fewer shots are a subset of the images of more.
 
-    Raises ValueError for a class with too few images to be cut or to keep ``shots`` of.
+    Raises ValueError for a class with too few images to split, or with fewer training images than ``shots``.
     """
     shuffle = random.Random(seed).shuffle
     train, val, test = [], list(dataset.val), list(dataset.test)
@@ -107,14 +113,14 @@ def split(dataset: Dataset, *, val_fraction: float, test_fraction: float, shots:
         images = [sample for sample in dataset.train if sample.label == label]
         found = len(images)
         shuffle(images)
-        for missing, part, fraction in ((not dataset.test, test, test_fraction), (not dataset.val, val, val_fraction)):
+        for missing, cut, fraction in ((not dataset.test, test, test_fraction), (not dataset.val, val, val_fraction)):
             if missing:
                 if len(images) < 2:
                     raise ValueError(
                         f"class {name}: expected more training images, to cut validation and test from, got {found}"
                     )
                 count = min(max(round(fraction * len(images)), 1), len(images) - 1)
-                part += images[:count]
+                cut += images[:count]
                 del images[:count]
         if shots is not None and len(images) < shots:
             raise ValueError(f"shots: expected at most {len(images)}, the training images of class {name}, got {shots}")
@@ -123,6 +129,6 @@ def split(dataset: Dataset, *, val_fraction: float, test_fraction: float, shots:
 
 
 def of_classes(samples: Iterable[Sample], labels: Sequence[int]) -> list[Sample]:
-    """The samples of some classes, in their order."""
+    """The samples with one of these labels, in their order."""
     wanted = set(labels)
     return [sample for sample in samples if sample.label in wanted]

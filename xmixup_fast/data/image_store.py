@@ -1,9 +1,12 @@
-"""Making ImagePools and Streams of datasets: decoding, the memory budget, and the cache of what was decoded."""
+"""Makes the images of a run ready for use: decoded in memory, within a budget, or streamed.
+
+Headers tell how large a pool will be, so a pool that exceeds the memory budget is refused before anything is decoded.
+With a cache, a pool is written to a file image by image, which takes little memory, and then mapped. A stream decodes
+all images once at the start, which finds bad files and the images' sizes.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,18 +17,16 @@ import torch
 from torch import Tensor
 
 from ..ops.image_pool import ImagePool
-from ..runtime.distributed import first_of_machine_first
-from ..runtime.files import write_text, writing_to_cache
+from ..runtime.distributed import local_rank_zero_first
 from ..settings.values import format_bytes
 from .bad_files import without
-from .dataset import BadFile, Image, Sample, stamp_or_reason
+from .dataset import BadFile, Image, Sample
 from .decoding.decoder import Decoder, Header, Opened, ordered_map, read_header, resized_bytes
+from .image_cache import CacheEntry
 from .streamed import StreamedImages
 
-FORMAT = 1
-"""To be raised whenever cached pools are no longer what a decoder would give."""
-STALE_SECONDS = 3600
-"""Unfinished files that nobody has written to for so long are removed."""
+HEADERS_AT_A_TIME = 64
+"""How many headers a thread reads in one go."""
 
 
 class OverBudget(ValueError):
@@ -35,10 +36,14 @@ class OverBudget(ValueError):
 class ImageStore:
     """Makes the pools and streams of a run, one after the other.
 
-    ``cache`` is a folder of pools, each named by a hash of its images' names, stamps and labels and of the decoder's
-    settings; with None, pools are made in memory. ``budget`` is the number of bytes that all pools may have together;
-    with None, it is not checked. ``log`` gets a line about each pool. ``smallest`` is the least height and width, in
-    pixels, that images need.
+    In all methods ``name`` says which images these are, such as "train images", and appears in messages.
+
+    Args:
+        decoder: decodes all images.
+        cache: folder of cached pools; None to make pools in memory.
+        budget: bytes that all pools together may have; None for no limit.
+        log: called with a line of text about each pool or stream.
+        smallest: the least height and width that images need, in pixels.
     """
 
     def __init__(
@@ -55,139 +60,112 @@ class ImageStore:
         self.log = log
         self.smallest = smallest
         self.bytes = 0
-        """Of all pools so far."""
+        """Bytes of pixels in all pools so far."""
         self.streamed: list[str] = []
-        """What is not in pools."""
+        """Names of the images that are streamed."""
         self.bad: list[BadFile] = []
-        """The images that could not be decoded so far."""
+        """All images so far that could not be decoded."""
 
-    def images(self, samples: Sequence[Sample], what: str, storage: str) -> ImagePool | StreamedImages:
-        """A pool of the images, or for ``storage`` "stream" a stream, or for "auto" a pool if it fits the budget."""
+    def images(self, samples: Sequence[Sample], name: str, storage: str) -> ImagePool | StreamedImages:
+        """Makes a pool or a stream: ``storage`` is "resident", "stream", or "auto" for a pool if it fits the budget.
+
+        Raises what :meth:`build` and :meth:`stream` raise.
+        """
         if storage != "stream":
             try:
-                return self.build(samples, what)
+                return self.build(samples, name)
             except OverBudget:
                 if storage != "auto":
                     raise
-        return self.stream(samples, what)
+        return self.stream(samples, name)
 
-    def release(self, pool: ImagePool, samples: Sequence[Sample], what: str) -> StreamedImages:
-        """A stream instead of a pool that was built of these samples, which no longer counts."""
-        self.bytes -= pool.pixels.numel()
-        self.streamed.append(what)
-        return StreamedImages(without(samples, self.bad), pool.sizes.cpu(), self.decoder)
+    def build(self, samples: Sequence[Sample], name: str) -> ImagePool:
+        """Makes a pool on the CPU of all images that can be decoded, in order, with their labels.
 
-    def storage(self) -> str:
-        """A line that tells where the images are."""
-        names = ", ".join(what.removesuffix(" images") for what in self.streamed)
-        parts = [f"{names} images streamed"] if self.streamed else []
-        if self.bytes:
-            of = f" of a memory budget of {format_bytes(self.budget)}" if self.budget is not None else ""
-            parts.append(f"{format_bytes(self.bytes)}{of} resident")
-        return "storage: " + ", ".join(parts)
+        A cached pool is mapped into memory. Progress is shown on a terminal.
 
-    def build(self, samples: Sequence[Sample], what: str) -> ImagePool:
-        """A pool of those images that can be decoded, in order, with their labels, on the CPU; cached ones are mapped.
-
-        ``what`` names the images in messages. Shows progress on a terminal.
-
-        Raises OverBudget where the pool does not fit the budget, and OSError where the cache cannot be written.
+        Raises OverBudget where the pool does not fit the budget, ValueError for an image that is too small, and OSError
+        where the cache cannot be written.
         """
         if self.cache is None:
-            pool, bad = self._decoded(samples, what)
+            pool, bad = self._decoded_pool(samples, name)
         else:
-            with first_of_machine_first():
-                pool, bad = self._cached(samples, what, self.cache)
+            with local_rank_zero_first():
+                pool, bad = self._cached_pool(CacheEntry(self.cache, self.decoder, samples), name)
         self.bytes += pool.pixels.numel()
         self.bad += bad
         return pool
 
-    def stream(self, samples: Sequence[Sample], what: str) -> StreamedImages:
-        """A stream of those images that can be decoded, in order, on the CPU.
+    def stream(self, samples: Sequence[Sample], name: str) -> StreamedImages:
+        """Makes a stream on the CPU of all images that can be decoded, in order, with their labels.
 
-        All are decoded once, which finds the bad ones and the sizes; the cache keeps what was found.
+        All images are decoded once, unless the cache holds their sizes. Progress is shown on a terminal.
 
-        Raises OSError where the cache cannot be written.
+        Raises ValueError for an image that is too small, and OSError where the cache cannot be written.
         """
-        with first_of_machine_first():
-            sizes, bad = self._sizes(samples, what)
+        with local_rank_zero_first():
+            sizes, bad = self._sizes(samples, name)
         self.bad += bad
-        self.streamed.append(what)
+        self.streamed.append(name)
         table = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
         return StreamedImages(without(samples, self.bad), table, self.decoder)
 
-    def _sizes(self, samples: Sequence[Sample], what: str) -> tuple[list[list[int]], list[BadFile]]:
-        """Heights and widths of the images that can be decoded, and the others; out of the cache if they are there."""
-        path = self.cache and self.cache / f"{self._key(samples)}.sizes.json"
-        found = self._find_sizes(path, samples) if path else None
+    def release(self, pool: ImagePool, samples: Sequence[Sample], name: str) -> StreamedImages:
+        """Makes a stream of the images of a pool, which no longer counts towards the budget.
+
+        ``pool`` is what :meth:`build` returned for these samples.
+        """
+        self.bytes -= pool.pixels.numel()
+        self.streamed.append(name)
+        return StreamedImages(without(samples, self.bad), pool.sizes.cpu(), self.decoder)
+
+    def storage(self) -> str:
+        """A line of text that says which images are streamed, and how much memory the pools take."""
+        names = ", ".join(name.removesuffix(" images") for name in self.streamed)
+        parts = [f"{names} images streamed"] if self.streamed else []
+        if self.bytes:
+            budget = f" of a memory budget of {format_bytes(self.budget)}" if self.budget is not None else ""
+            parts.append(f"{format_bytes(self.bytes)}{budget} resident")
+        return "storage: " + ", ".join(parts)
+
+    def _decoded_pool(self, samples: Sequence[Sample], name: str) -> tuple[ImagePool, list[BadFile]]:
+        """Makes a pool in memory; also returns the bad files."""
+        bad: list[BadFile] = []
+        headers = self._headers(samples)
+        size = self._expected_bytes(headers)
+        self._check_budget(size, name)
+        return ImagePool.collect(self._decode(samples, name, bad, headers), size), bad
+
+    def _cached_pool(self, entry: CacheEntry, name: str) -> tuple[ImagePool, list[BadFile]]:
+        """Reads a pool from the cache, or makes it there; also returns the bad files."""
+        found = entry.read_pool()
         if found:
-            self.log(f"{what}: {len(found[0])} known from the cache, {path}")
+            self._check_budget(found[0].pixels.numel(), name)
+            self.log(f"{name}: {len(found[0])} from the cache, {entry.pool_path}")
+            return found
+        headers = self._headers(entry.samples)
+        self._check_budget(self._expected_bytes(headers), name)
+        bad: list[BadFile] = []
+        return entry.write_pool(self._decode(entry.samples, name, bad, headers), bad), bad
+
+    def _sizes(self, samples: Sequence[Sample], name: str) -> tuple[list[list[int]], list[BadFile]]:
+        """Height and width of each image that can be decoded, from the cache if they are there; and the bad files."""
+        entry = CacheEntry(self.cache, self.decoder, samples) if self.cache else None
+        found = entry.read_sizes() if entry else None
+        if entry and found:
+            self.log(f"{name}: {len(found[0])} image sizes read from the cache, {entry.sizes_path}")
             return found
         bad: list[BadFile] = []
         headers = self._headers(samples) if self.decoder.short_side is None else repeat(None)
-        sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, what, bad, headers)]
-        if path:
-            with writing_to_cache(path.parent):
-                write_text(path, json.dumps({"sizes": sizes, "bad": bad}))
+        sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, name, bad, headers)]
+        if entry:
+            entry.write_sizes(sizes, bad)
         return sizes, bad
 
-    def _decoded(self, samples: Sequence[Sample], what: str) -> tuple[ImagePool, list[BadFile]]:
-        """The pool, made in memory."""
-        bad: list[BadFile] = []
-        headers = self._headers(samples)
-        size = self._check_size(headers, what)
-        return ImagePool.collect(self._decode(samples, what, bad, headers), size), bad
-
-    def _cached(self, samples: Sequence[Sample], what: str, cache: Path) -> tuple[ImagePool, list[BadFile]]:
-        """The pool, out of the cache if it is there."""
-        path = cache / f"{self._key(samples)}.safetensors"
-        found = self._find(path, samples)
-        if found:
-            self._check(found[0].pixels.numel(), what)
-            self.log(f"{what}: {len(found[0])} from the cache, {path}")
-            return found
-        headers = self._headers(samples)
-        self._check_size(headers, what)
-        bad: list[BadFile] = []
-        with writing_to_cache(cache):
-            _remove_stale(cache)
-            ImagePool.write(path, self._decode(samples, what, bad, headers))
-            # Written last: a pool without its list is not taken for whole.
-            write_text(_list_of_bad(path), json.dumps(bad))
-        return ImagePool.load(path), bad
-
-    def _key(self, samples: Sequence[Sample]) -> str:
-        digest = hashlib.sha256(json.dumps([FORMAT, self.decoder.name, self.decoder.short_side]).encode())
-        for image, label in samples:
-            digest.update(json.dumps([image.name, stamp_or_reason(image), label]).encode() + b"\n")
-        return digest.hexdigest()[:40]
-
-    def _find(self, path: Path, samples: Sequence[Sample]) -> tuple[ImagePool, list[BadFile]] | None:
-        """A cached pool; None where there is none, or where an image that was bad no longer is."""
-        try:
-            pool = ImagePool.load(path)
-            bad = [BadFile(*item) for item in json.loads(_list_of_bad(path).read_text())]
-        except (OSError, ValueError):
-            return None
-        return (pool, bad) if self.decoder.all_unreadable(samples, bad) else None
-
-    def _find_sizes(self, path: Path, samples: Sequence[Sample]) -> tuple[list[list[int]], list[BadFile]] | None:
-        """What the cache knows for a stream; None where that is nothing, or an image that was bad no longer is."""
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError):
-            return None
-        bad = [BadFile(*item) for item in found["bad"]]
-        return (found["sizes"], bad) if self.decoder.all_unreadable(samples, bad) else None
-
     def _decode(
-        self,
-        samples: Sequence[Sample],
-        what: str,
-        bad: list[BadFile],
-        headers: Iterable[Header | None] = repeat(None),
+        self, samples: Sequence[Sample], name: str, bad: list[BadFile], headers: Iterable[Header | None]
     ) -> Iterator[tuple[Tensor, int]]:
-        """The images that can be decoded, with their labels; the others are added to ``bad``."""
+        """Yields the images that can be decoded, with their labels, and appends the bad ones to ``bad``."""
         from tqdm import tqdm
 
         started = time.perf_counter()
@@ -195,81 +173,57 @@ class ImageStore:
             Opened(sample.image, header) if header else sample.image
             for sample, header in zip(samples, headers, strict=False)
         )
-        # disable=None: no bar where stderr is not a terminal.
-        for sample, result in tqdm(
-            zip(samples, results, strict=True),
-            f"decoding {what}",
-            len(samples),
-            unit=" images",
-            leave=False,
-            disable=None,
-        ):
+        pairs = zip(samples, results, strict=True)
+        # With disable=None, tqdm shows no bar where stderr is not a terminal.
+        for sample, result in tqdm(pairs, f"decoding {name}", len(samples), unit=" images", leave=False, disable=None):
             if isinstance(result, BadFile):
                 bad.append(result)
             else:
                 yield result, sample.label
         seconds = time.perf_counter() - started
-        self.log(f"{what}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s")
+        self.log(f"{name}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s")
 
     def _headers(self, samples: Sequence[Sample]) -> list[Header | None]:
-        """The images' headers; None for those that cannot be read: bad files are named when they are decoded.
+        """Reads all headers. A header that cannot be read is None; decoding then says what is wrong with the file.
 
-        Raises ValueError for an image that is not resized and too small.
+        Raises ValueError for an image that is not resized and smaller than ``smallest``.
         """
         with ThreadPoolExecutor(self.decoder.threads) as workers:
-            headers = list(chain.from_iterable(ordered_map(workers, _headers_of, _lists(samples, 64), 8)))
+            headers = list(chain.from_iterable(ordered_map(workers, _read_headers, _chunks(samples), 8)))
         for (image, _), header in zip(samples, headers, strict=True):
             if header and self.decoder.short_side is None and min(header.height, header.width) < self.smallest:
                 size = f"{header.height}x{header.width}"
                 raise ValueError(f"image_size: {self.smallest} is more than an image has, {size}: {image.name}")
         return headers
 
-    def _check_size(self, headers: Sequence[Header | None], what: str) -> int:
-        """Bytes of the images, as their headers tell, once they are found to fit the budget."""
-        size = sum(resized_bytes(header, self.decoder.short_side) for header in headers if header)
-        self._check(size, what)
-        return size
+    def _expected_bytes(self, headers: Sequence[Header | None]) -> int:
+        return sum(resized_bytes(header, self.decoder.short_side) for header in headers if header)
 
-    def _check(self, size: int, what: str) -> None:
+    def _check_budget(self, size: int, name: str) -> None:
+        """Raises OverBudget where a further pool of ``size`` bytes does not fit the budget."""
         if self.budget is not None and self.bytes + size > self.budget:
-            others = f", with those before them {format_bytes(self.bytes + size)}" if self.bytes else ""
+            total = f", with those before them {format_bytes(self.bytes + size)}" if self.bytes else ""
             raise OverBudget(
-                f"memory_budget: {what} need {format_bytes(size)}{others}, and the budget is "
+                f"memory_budget: {name} need {format_bytes(size)}{total}, and the budget is "
                 f"{format_bytes(self.budget)}; use fewer or smaller images (--shots, --top-k, --resize), a larger "
                 "--memory-budget, --storage stream, which keeps auxiliary images alone in memory, or --storage "
                 "resident, which keeps all there regardless"
             )
 
 
-def _headers_of(samples: Sequence[Sample]) -> list[Header | None]:
-    return [_header_of(sample.image) for sample in samples]
+def _read_headers(samples: Sequence[Sample]) -> list[Header | None]:
+    return [_read_header(sample.image) for sample in samples]
 
 
-def _header_of(image: Image) -> Header | None:
+def _read_header(image: Image) -> Header | None:
     try:
         with image.open() as stream:
             return read_header(stream)
-    except Exception:  # on damaged bytes parsers raise almost anything
+    except Exception:  # parsers of damaged bytes raise almost anything
         return None
 
 
-def _list_of_bad(pool: Path) -> Path:
-    """The file that lists the images which a cached pool lacks."""
-    return pool.with_suffix(".bad.json")
-
-
-def _remove_stale(folder: Path) -> None:
-    """Removes what killed builds left. Builds under way are younger, as they write all the time."""
-    for path in folder.glob(".*.part"):
-        try:
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                path.unlink()
-        except FileNotFoundError:  # it was finished, or removed by another process
-            continue
-
-
-def _lists(samples: Sequence[Sample], length: int) -> Iterator[list[Sample]]:
-    """The samples in lists."""
+def _chunks(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
     rest = iter(samples)
-    while part := list(islice(rest, length)):
-        yield part
+    while chunk := list(islice(rest, HEADERS_AT_A_TIME)):
+        yield chunk

@@ -1,4 +1,4 @@
-"""Stream: images that are decoded each time they are needed, ahead of those who use them."""
+"""Images that are decoded each time they are needed, ahead of their use."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .dataset import Sample
 from .decoding.decoder import Decoder, ordered_map
 
 AHEAD = 2
-"""Batches that are decoded, or are being decoded, beyond the one in use."""
+"""How many batches beyond the one in use are decoded or being decoded."""
 
 
 class StreamedImages:
-    """Images that stay encoded, for datasets that do not fit into memory; used as an ImagePool of the same images is.
+    """Images that stay encoded, for datasets that do not fit into memory. Takes the place of an ImagePool.
 
     Args:
         samples: the images, all of which can be decoded, and their labels.
-        sizes: int32[n, 2], height and width of each once it is decoded and resized.
-        decoder: what decodes them; its short side is the sizes'.
-        device: of labels, sizes and batches.
+        sizes: int32[n, 2], height and width of each image in pixels, once it is decoded and resized.
+        decoder: decodes the images and resizes them to these sizes.
+        device: where labels, sizes and batches are.
     """
 
     def __init__(
@@ -38,22 +38,22 @@ class StreamedImages:
         return len(self.samples)
 
     def to(self, device: torch.device | str) -> StreamedImages:
-        """The stream with labels, sizes and batches on another device."""
+        """The same images, with labels, sizes and batches on another device."""
         return StreamedImages(self.samples, self.sizes, self.decoder, device)
 
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
-        """For each of ``crops`` a pool of its windows, decoded ahead, and crops of that pool which show the same.
+        """Yields a pool of windows for each batch of crops, and crops that show all of them. Decodes batches ahead.
 
-        The windows of one batch have one size. Each is a copy of its own: an image that comes twice is decoded twice.
+        All windows of a batch have the same size. An image that appears twice in a batch is decoded twice.
 
-        Raises ValueError, which names the images, where some can no longer be decoded.
+        Raises ValueError with the names of all images that can no longer be decoded.
         """
         with ThreadPoolExecutor(self.decoder.threads) as workers, ThreadPoolExecutor(1) as conductor:
-            crop = self.decoder.window_decoder(workers)
+            decode_windows = self.decoder.window_decoder(workers)
 
             def decode(batch: Crops) -> tuple[ImagePool, Crops]:
                 images = [self.samples[i].image for i in batch.index.tolist()]
-                windows = crop(images, batch.window.tolist()).to(self.labels.device)
+                windows = decode_windows(images, batch.window.tolist()).to(self.labels.device)
                 pool = ImagePool.from_dense(windows, self.labels[batch.index])
                 whole = batch.window.clone()
                 whole[:, :2] = 0

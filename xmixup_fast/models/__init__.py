@@ -1,1 +1,1 @@
-"""Networks: a timm backbone with a target head and a source head, and how it is built, saved and loaded."""
+"""Networks: a timm backbone with a target head and a source head, and how networks are built, saved and loaded."""

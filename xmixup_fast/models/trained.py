@@ -1,4 +1,4 @@
-"""Trained networks in files: weights, classes and preprocessing."""
+"""Trained networks in files: their weights, classes and preprocessing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,17 @@ from .network import Network
 
 
 def save(network: Network, path: Path, image_size: int, resize: int | str | None = None) -> None:
-    """Writes the target network as safetensors, with the names of timm's own model of K_t classes.
+    """Writes the network with its target head as a safetensors file, with timm's names of tensors.
 
-    The metadata hold model, classes, mean and std (JSON lists), image_size and, where it is given, resize: the short
-    side of images before they are cropped, or "full". The source head is left out.
-    ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and ``weights=path`` read the file.
+    Both ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and the setting ``weights`` read the file.
+    The source head is left out. The file's metadata hold model, classes, mean and std (as JSON lists), image_size and,
+    where it is given, resize.
+
+    Args:
+        network: of K_t target classes.
+        path: of the file.
+        image_size: height and width of the images that the network is for, in pixels.
+        resize: short side of images before they are cropped, in pixels, or "full" for images of their own size.
     """
     metadata = {
         **({} if resize is None else {"resize": str(resize)}),
@@ -36,11 +42,11 @@ def save(network: Network, path: Path, image_size: int, resize: int | str | None
 
 
 def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
-    """The trained network of a run folder, or of a file that :func:`save` wrote, and its image size.
+    """Loads a trained network from a run folder or from a file that :func:`save` wrote.
 
-    The network has no source head, and is in evaluation mode.
+    Returns the network, in evaluation mode and without a source head, and its image size in pixels.
 
-    Raises FileNotFoundError where there is no such file, and ValueError for any other file.
+    Raises FileNotFoundError where there is no such file, and ValueError for a file that :func:`save` has not written.
     """
     file = trained_file(path)
     if not file.is_file():
@@ -56,7 +62,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
         raise ValueError(f"{file}: timm has no {model!r}, which the metadata name")
     classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
     with torch.random.fork_rng(devices=[]):
-        body = create_model(model, False, image_size)
+        body = create_model(model, image_size)
         load_weights(body, state, str(file), model)
     outputs = body.get_classifier().out_features
     if outputs != len(classes):
@@ -69,30 +75,32 @@ TRAINED = "expected a run folder that holds model.safetensors, or such a file"
 
 
 def trained_file(path: str | os.PathLike[str]) -> Path:
-    """The weights file of a run folder, or the file itself; it may not be there."""
+    """The path of the weights file in a run folder, or of the file itself. The file need not exist."""
     file = Path(path)
     return file / "model.safetensors" if file.is_dir() else file
 
 
 INTERPOLATION = "bilinear, antialiased"
-"""How images are resized: torchvision's resize of uint8 images."""
+"""How torchvision resizes uint8 images."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Short side resized to ``resize`` pixels, the middle ``image_size`` x ``image_size`` pixels, normalised."""
+    """What happens to an image before the network sees it: it is resized, cropped in its middle and normalised."""
 
     classes: list[str]
-    """What the network's outputs mean."""
+    """The class that each output of the network stands for."""
     image_size: int
+    """Height and width of the crop, in pixels."""
     resize: int | None
-    """None where images keep their own size."""
+    """Short side of the image before it is cropped, in pixels; None where images keep their own size."""
     mean: Sequence[float]
-    """Of each channel, for images in 0..1; so is ``std``."""
+    """Mean of each colour channel, for images in 0..1."""
     std: Sequence[float]
+    """Standard deviation of each colour channel, for images in 0..1."""
 
     def metadata(self) -> dict[str, str]:
-        """As texts, by the names that :func:`.models.save` uses; lists are JSON."""
+        """All values as texts, under the names that :func:`save` uses; lists are JSON."""
         return {
             "classes": json.dumps(self.classes),
             "mean": json.dumps(self.mean),
@@ -104,12 +112,14 @@ class Preprocessing:
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Network, Preprocessing]:
-    """A trained network in evaluation mode, and the preprocessing that belongs to it. Raises as :func:`load_network`.
+    """Loads a trained network, in evaluation mode, and the preprocessing that it needs.
 
-    Where the file does not tell the short side, it is 8/7 of the image size, as training has it by default.
+    Where the metadata lack ``resize``, the short side is 8/7 of the image size, the default of training.
+
+    Raises what :func:`load_network` raises.
     """
     network, image_size = load_network(path)
     with safe_open(trained_file(path), "pt") as file:
-        told = file.metadata().get("resize", str(round(image_size * 8 / 7)))
-    resize = None if told == "full" else int(told)
+        short_side = file.metadata().get("resize", str(round(image_size * 8 / 7)))
+    resize = None if short_side == "full" else int(short_side)
     return network, Preprocessing(network.classes, image_size, resize, network.mean, network.std)

@@ -1,4 +1,4 @@
-"""ImagePool: RGB images of any size in one uint8 buffer on one device; Crops: which windows of them to take."""
+"""Images in memory: ImagePool holds RGB images of any size in one buffer, Crops says which windows of them to take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,24 +17,24 @@ from torch import Tensor
 from ..runtime.files import atomic_write
 
 FLUSH_BYTES = 2**24
-"""What :meth:`ImagePool.write` brings to the disk at a time, while the next images are made."""
+"""After so many bytes, :meth:`ImagePool.write` syncs its file to the disk, while the next images are made."""
 PIXELS_BEGIN = 4096
-"""Where the pixels begin in a file that :meth:`ImagePool.write` wrote; before them is safetensors' header."""
+"""Offset of the pixels in a file of :meth:`ImagePool.write`. Before them is the safetensors header."""
 
 
 class Crops(NamedTuple):
-    """One window of one image for each sample of a batch of size B, all on the pool's device."""
+    """Which window of which image each of B samples shows. All tensors are on the pool's device."""
 
-    index: Tensor  # type: ignore[assignment]  # instead of tuple.index, which means nothing here
+    index: Tensor  # type: ignore[assignment]  # hides the method tuple.index, which nobody needs here
     """int64[B]: the image's position in its pool."""
     window: Tensor
-    """int32[B, 4]: top, left, height and width in pixels, inside the image."""
+    """int32[B, 4]: top, left, height and width of the window in pixels. It lies inside the image."""
     flip: Tensor
-    """bool[B]: mirror the window left to right."""
+    """bool[B]: whether the window is mirrored left to right."""
 
 
 class Images(Protocol):
-    """Labelled images, wherever they are: in an :class:`ImagePool`, or decoded as they are needed."""
+    """Labelled images that are either in memory (:class:`ImagePool`) or decoded each time they are needed."""
 
     @property
     def sizes(self) -> Tensor:
@@ -47,15 +47,16 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
-        """For each batch of crops of these images a pool, and crops of that pool which show the same."""
+        """Yields, for each batch of crops of these images, a pool and crops of that pool that show the same windows."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImagePool:
     """Images of any size in one buffer, each stored row by row as R, G, B bytes.
 
-    The four tensors are contiguous and on one device. A dense batch, as a decoder returns it, is a pool too
-    (:meth:`from_dense`); it is used in place.
+    The four tensors are contiguous and on one device. :meth:`from_dense` makes a pool of a dense batch without a copy.
+
+    Raises ValueError for a tensor of another dtype, shape or device, or that is not contiguous.
     """
 
     pixels: Tensor
@@ -77,7 +78,7 @@ class ImagePool:
         ):
             value = getattr(self, name)
             if value.dtype != dtype or value.shape != shape or not value.is_contiguous():
-                raise ValueError(f"{name}: expected a contiguous {_spell(dtype, shape)}, got {_describe(value)}")
+                raise ValueError(f"{name}: expected a contiguous {_type_name(dtype, shape)}, got {_describe(value)}")
             if value.device != self.pixels.device:
                 raise ValueError(f"{name}: expected a tensor on {self.pixels.device}, as pixels, got {value.device}")
 
@@ -85,9 +86,9 @@ class ImagePool:
     def from_images(
         cls, images: Sequence[np.ndarray[Any, Any] | Tensor], labels: Sequence[int] | Tensor | None = None
     ) -> ImagePool:
-        """Copies images, each uint8[H, W, 3] (NumPy array or CPU tensor), into one buffer on the CPU.
+        """Copies images, each a NumPy array or CPU tensor uint8[H, W, 3], into one buffer on the CPU.
 
-        Raises ValueError for an image of another dtype or shape, or where labels and images differ in number.
+        Raises ValueError for an image of another dtype or shape, and for another number of labels than of images.
         """
         tensors = [torch.as_tensor(image) for image in images]
         for i, image in enumerate(tensors):
@@ -103,9 +104,9 @@ class ImagePool:
 
     @classmethod
     def from_dense(cls, batch: Tensor, labels: Sequence[int] | Tensor | None = None) -> ImagePool:
-        """Uses a batch of equal images, contiguous uint8[n, H, W, 3], as a pool without copying it.
+        """Makes a pool of a batch of n images of one size, contiguous uint8[n, H, W, 3], without copying it.
 
-        Raises ValueError for another dtype or shape, or where labels and images differ in number.
+        Raises ValueError for a batch of another dtype or shape, and for another number of labels than of images.
         """
         if batch.dtype != torch.uint8 or batch.dim() != 4 or batch.shape[3] != 3 or not batch.is_contiguous():
             raise ValueError(f"batch: expected a contiguous uint8[n, height, width, 3], got {_describe(batch)}")
@@ -116,55 +117,37 @@ class ImagePool:
 
     @classmethod
     def collect(cls, images: Iterable[tuple[Tensor, int]], size: int) -> ImagePool:
-        """Copies images, uint8[H, W, 3] with labels, as they come, into a buffer on the CPU.
+        """Copies images, uint8[H, W, 3] on the CPU with labels, one at a time into a buffer on the CPU.
 
-        ``size`` is what they need in all, in bytes; where it is too small, the buffer is made larger.
+        ``size`` is the expected number of bytes of all images. The buffer grows where it is too small.
         """
         pixels = np.empty(size, dtype=np.uint8)
-        offsets: list[int] = [0]
-        sizes: list[Sequence[int]] = []
-        labels: list[int] = []
+        index = _Index()
         for image, label in images:
-            begin, end = offsets[-1], offsets[-1] + image.numel()
+            begin, end = index.end, index.end + image.numel()
             if end > pixels.size:
                 pixels.resize(end + end // 8, refcheck=False)
-            # NumPy copies in this thread; torch's threads would spin, and decoding be kept from the cores.
+            # NumPy copies in this thread. torch's threads would spin, and take the cores from the decoder.
             pixels[begin:end] = image.numpy().ravel()
-            offsets.append(end)
-            sizes.append(image.shape[:2])
-            labels.append(label)
-        return cls(torch.from_numpy(pixels)[: offsets[-1]], *_tables(offsets[:-1], sizes, labels))
+            index.add(image, label)
+        return cls(torch.from_numpy(pixels)[: index.end], *index.tensors())
 
     @staticmethod
     def write(path: str | os.PathLike[str], images: Iterable[tuple[Tensor, int]]) -> None:
-        """Writes images, uint8[H, W, 3] with labels, as they come, to a file for :meth:`load`.
+        """Writes images, uint8[H, W, 3] on the CPU with labels, one at a time to a file for :meth:`load`.
 
-        Only the image at hand is in memory. The file appears under its name only when it is whole.
+        Only one image is in memory at a time. The file appears under its name only when it is complete.
         """
-        offsets: list[int] = [0]
-        sizes: list[Sequence[int]] = []
-        labels: list[int] = []
+        index = _Index()
         flushes: list[Future[None]] = []
         with atomic_write(Path(path)) as aside, aside.open("wb") as file, ThreadPoolExecutor(1) as disk:
             file.seek(PIXELS_BEGIN)
             for image, label in images:
                 file.write(image.contiguous().numpy().data)
-                offsets.append(offsets[-1] + image.numel())
-                if offsets[-1] // FLUSH_BYTES > len(flushes):
+                index.add(image, label)
+                if index.end // FLUSH_BYTES > len(flushes):
                     flushes.append(disk.submit(os.fsync, file.fileno()))
-                sizes.append(image.shape[:2])
-                labels.append(label)
-            padding = -offsets[-1] % 8  # so that the tables are aligned
-            file.write(bytes(padding))
-            end = offsets[-1] + padding
-            header: dict[str, Any] = {"pixels": {"dtype": "U8", "shape": [end], "data_offsets": [0, end]}}
-            tables = zip(
-                ("offsets", "sizes", "labels"), ("I64", "I32", "I64"), _tables(offsets[:-1], sizes, labels), strict=True
-            )
-            for name, dtype, table in tables:
-                begin, end = end, end + table.nbytes
-                header[name] = {"dtype": dtype, "shape": list(table.shape), "data_offsets": [begin, end]}
-                file.write(table.numpy().data)
+            header = index.write(file)
             for flush in flushes:
                 flush.result()
             file.seek(0)
@@ -173,9 +156,9 @@ class ImagePool:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImagePool:
-        """Maps a pool written by :meth:`save` into memory; pages are read when they are first used.
+        """Maps a file of :meth:`save` or :meth:`write` into memory. Its pages are read when they are first used.
 
-        Raises FileNotFoundError, and ValueError for a file that is no safetensors file or holds no pool.
+        Raises FileNotFoundError where there is no such file, and ValueError for a file that does not hold a pool.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -189,22 +172,22 @@ class ImagePool:
         return cls(**tensors)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the pool as a safetensors file, which appears under its name only when it is whole."""
+        """Writes the pool as a safetensors file, which appears under its name only when it is complete."""
         from safetensors.torch import save_file
 
         tensors = {"pixels": self.pixels, "offsets": self.offsets, "sizes": self.sizes, "labels": self.labels}
         with atomic_write(Path(path)) as aside:
             save_file(tensors, aside)
-            aside.chmod(0o666 & ~_umask())  # save_file lets the owner alone read it
+            aside.chmod(0o666 & ~_umask())  # save_file makes files that only their owner can read
 
     def to(self, device: torch.device | str) -> ImagePool:
-        """The pool on another device; itself where it is there already."""
+        """A copy of the pool on another device, or the pool itself where it is there already."""
         if self.device == torch.device(device):
             return self
         return ImagePool(*(tensor.to(device) for tensor in (self.pixels, self.offsets, self.sizes, self.labels)))
 
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
-        """The pool, again and again, with each of ``crops`` (see :class:`Images`)."""
+        """Yields the pool itself with each batch of crops, as :class:`Images` describes."""
         return ((self, batch) for batch in crops)
 
     @property
@@ -216,7 +199,7 @@ class ImagePool:
         return self.offsets.numel()
 
     def __getitem__(self, i: int) -> Tensor:
-        """Image ``i`` as a view, uint8[H, W, 3]."""
+        """A view of image ``i``, uint8[H, W, 3]."""
         height, width = self.sizes[i].tolist()
         begin = int(self.offsets[i])
         return self.pixels[begin : begin + height * width * 3].view(height, width, 3)
@@ -225,15 +208,43 @@ class ImagePool:
         return f"ImagePool({len(self)} images, {self.pixels.numel() / 2**20:.1f} MiB, {self.device})"
 
 
-def _tables(
-    offsets: Sequence[int], sizes: Sequence[Sequence[int]], labels: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The tensors of these names."""
-    return (
-        torch.tensor(offsets, dtype=torch.int64),
-        torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2),
-        torch.tensor(labels, dtype=torch.int64),
-    )
+class _Index:
+    """Offsets, sizes and labels of the images of a pool, collected while the images are written to it."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.sizes: list[Sequence[int]] = []
+        self.labels: list[int] = []
+        self.end = 0
+        """Number of bytes of all images so far."""
+
+    def add(self, image: Tensor, label: int) -> None:
+        """Adds the next image, uint8[H, W, 3]."""
+        self.offsets.append(self.end)
+        self.sizes.append(image.shape[:2])
+        self.labels.append(label)
+        self.end += image.numel()
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets int64[n], sizes int32[n, 2], labels int64[n]."""
+        return (
+            torch.tensor(self.offsets, dtype=torch.int64),
+            torch.tensor(self.sizes, dtype=torch.int32).reshape(-1, 2),
+            torch.tensor(self.labels, dtype=torch.int64),
+        )
+
+    def write(self, file: BinaryIO) -> dict[str, Any]:
+        """Writes the tensors behind the pixels, and returns the safetensors header of all four tensors of the pool."""
+        padding = -self.end % 8  # so that the tensors are aligned
+        file.write(bytes(padding))
+        end = self.end + padding
+        header: dict[str, Any] = {"pixels": {"dtype": "U8", "shape": [end], "data_offsets": [0, end]}}
+        names_and_dtypes = (("offsets", "I64"), ("sizes", "I32"), ("labels", "I64"))
+        for (name, dtype), tensor in zip(names_and_dtypes, self.tensors(), strict=True):
+            begin, end = end, end + tensor.nbytes
+            header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+            file.write(tensor.numpy().data)
+        return header
 
 
 def _umask() -> int:
@@ -251,9 +262,10 @@ def _as_labels(labels: Sequence[int] | Tensor | None, count: int, device: torch.
     return tensor.contiguous()
 
 
-def _spell(dtype: torch.dtype, shape: Sequence[int]) -> str:
+def _type_name(dtype: torch.dtype, shape: Sequence[int]) -> str:
+    """A tensor's type as documentation writes it, such as "int32[4, 2]"."""
     return f"{str(dtype).removeprefix('torch.')}{list(shape)}"
 
 
 def _describe(tensor: Tensor) -> str:
-    return _spell(tensor.dtype, tensor.shape) + ("" if tensor.is_contiguous() else " that is not contiguous")
+    return _type_name(tensor.dtype, tensor.shape) + ("" if tensor.is_contiguous() else " that is not contiguous")

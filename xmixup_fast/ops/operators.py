@@ -1,9 +1,9 @@
-"""The fused operators. :mod:`xmixup_fast.reference` defines in plain PyTorch what each computes.
+"""The fused operators; :mod:`xmixup_fast.ops.reference` defines in plain PyTorch what they compute.
 
-Each is an operator in ``torch.ops.xmixup_fast`` with kernels for CPU and CUDA. It is deterministic, whatever the number
-of threads, and works under ``torch.compile(fullgraph=True)``. Wrong arguments raise a RuntimeError that names the
-argument, what came and what was expected. Values inside CUDA tensors are checked in the kernel: there a wrong index or
-window stops it, and the next synchronisation reports a device-side assert, as with torch's own indexing.
+Each function calls an operator in ``torch.ops.xmixup_fast``, which has kernels for CPU and CUDA, gives the same bits
+with any number of threads, and works under ``torch.compile(fullgraph=True)``. Wrong arguments raise a RuntimeError that
+names the argument, its value and what was expected. Values inside CUDA tensors are checked by the kernel: a wrong index
+or window stops it, and the next synchronisation reports a device-side assert, as for torch's own indexing.
 """
 
 from __future__ import annotations
@@ -35,71 +35,90 @@ def mix(
     memory_format: torch.memory_format = torch.channels_last,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Cuts two windows a sample out of two pools, resamples, flips, blends and normalises them, in one pass.
+    """Mixes a window of a target image with a window of an auxiliary image, for each sample of a batch, in one pass.
 
-    ``out[b] = (lam[b] * target[b] + (1 - lam[b]) * aux[b] - mean) / std`` with images scaled to 0..1. Computed per
-    channel in float32 as ``fma(t, lam * s, fma(a, (1 - lam) * s, bias))`` with ``s = 1 / (255 * std)`` and
-    ``bias = -mean / std``. Where ``lam[b]`` is 1, the auxiliary image is not read. With boxes (CutMix, arXiv
-    1905.04899), the output is the auxiliary image inside ``box[b]`` and the target image outside, whatever ``lam`` is.
+    Windows are cut out of the pools, resampled to the output's size, flipped, blended and normalised:
+    ``out[b] = (lam[b] * target[b] + (1 - lam[b]) * aux[b] - mean) / std``, with images scaled to 0..1. With boxes
+    (CutMix, arXiv 1905.04899), the output is the auxiliary image inside of ``box[b]`` and the target image outside, and
+    ``lam`` has no effect. Where ``lam[b]`` is 1, the auxiliary image is not read.
 
-    A window of another size than the output's is brought to it by bilinear resampling with half-pixel centres, as
+    A window whose size is not the output's is resampled bilinearly with half-pixel centres, as
     ``torchvision.transforms.v2.functional.resized_crop(antialias=False)`` does, but without rounding to bytes.
 
-    The float32 result is off from the exact one by less than ``(e / 255 + 6 * 2**-24 * (1 + abs(mean))) / std``. Here
-    ``e`` is the resampling's error in levels of 0..255: less than ``(h + w + 1) / 20000`` for a window of h x w pixels
-    (the larger one's, of two), and 0 for windows of the output's size.
+    Each channel is computed in float32 as ``fma(t, lam * s, fma(a, (1 - lam) * s, bias))``, with
+    ``s = 1 / (255 * std)`` and ``bias = -mean / std``. The error of the result is less than
+    ``(e / 255 + 6 * 2**-24 * (1 + abs(mean))) / std``. Here ``e`` is the error of resampling, in levels of 0..255: less
+    than ``(h + w + 1) / 20000`` for the larger of the two windows, of h x w pixels, and 0 for windows of the output's
+    size.
 
-    All tensors are on one device, the pools' own. Not differentiable: images are bytes, and ``lam`` is a drawn number.
+    All tensors are on the device of the pools. The result is not differentiable: images are bytes, and ``lam`` is a
+    random number.
 
     Args:
-        target: images that lead the mix.
+        target: pool of the target images.
         target_crops: index int64[B], window int32[B, 4] of at most 2**24 pixels a side, and flip bool[B].
-        aux: images that are mixed in.
-        aux_crops: their index, window and flip.
+        aux: pool of the auxiliary images.
+        aux_crops: as ``target_crops``, for the auxiliary images.
         lam: float32[B] in 0..1, the weight of the target image.
-        mean: of each channel, for images in 0..1.
-        std: of each channel, positive.
+        mean: mean of each channel, for images in 0..1.
+        std: standard deviation of each channel, for images in 0..1; positive.
         size: height and width of the output, 1 to 16384 pixels each.
         box: int32[B, 4], top, left, height and width of a rectangle in the output, which may be empty.
-        dtype: of the result: float32, or bfloat16 or float16, which are the float32 result rounded to the nearest.
-        memory_format: ``torch.channels_last`` or ``torch.contiguous_format``, of the result and of ``out``.
-        out: [B, 3, height, width] of any of these dtypes in that format, to write into; ``dtype`` is then its own.
-            Fresh memory costs more than the mixing itself, so give one wherever the batch before is no longer needed.
+        dtype: float32, bfloat16 or float16; the last two are the float32 result, rounded to nearest.
+        memory_format: ``torch.channels_last`` or ``torch.contiguous_format``.
+        out: tensor to write the result to, [B, 3, height, width] in this memory format and in one of these dtypes;
+            ``dtype`` is then ignored. Allocating new memory takes longer than the mixing itself, so pass ``out``
+            wherever the previous batch is no longer needed.
 
     Returns:
-        [B, 3, height, width] of ``dtype``; ``out`` itself where it was given.
+        ``out``, or else a new tensor [B, 3, height, width] of ``dtype``.
 
     Raises:
-        RuntimeError: an argument has a wrong dtype, shape, device or memory format, an index is outside its pool, or a
-            window outside its image. Nothing has been written then.
+        RuntimeError: an argument has a wrong dtype, shape, device or memory format, an index is outside of its pool, or
+            a window outside of its image. Nothing has been written then.
         ValueError: ``memory_format`` is neither of the two.
     """
     if memory_format not in (torch.channels_last, torch.contiguous_format):
         raise ValueError(f"memory_format: expected torch.channels_last or torch.contiguous_format, got {memory_format}")
-    arguments = (
-        *(target.pixels, target.offsets, target.sizes, *target_crops),
-        *(aux.pixels, aux.offsets, aux.sizes, *aux_crops),
-        *(lam, box, mean, std, size),
-    )
-    channels_last = memory_format == torch.channels_last
+    arguments = {
+        "target_pixels": target.pixels,
+        "target_offsets": target.offsets,
+        "target_sizes": target.sizes,
+        "target_index": target_crops.index,
+        "target_window": target_crops.window,
+        "target_flip": target_crops.flip,
+        "aux_pixels": aux.pixels,
+        "aux_offsets": aux.offsets,
+        "aux_sizes": aux.sizes,
+        "aux_index": aux_crops.index,
+        "aux_window": aux_crops.window,
+        "aux_flip": aux_crops.flip,
+        "lam": lam,
+        "box": box,
+        "mean": mean,
+        "std": std,
+        "size": size,
+        "channels_last": memory_format == torch.channels_last,
+    }
     if out is None:
-        mixed: Tensor = _library.mix(*arguments, dtype, channels_last)
+        mixed: Tensor = _library.mix(**arguments, dtype=dtype)
         return mixed
-    _library.mix_out(*arguments, channels_last, out)
+    # mix_out returns nothing: torch.compile does not take operators that return the tensor that they write to.
+    _library.mix_out(**arguments, out=out)
     return out
 
 
 class DrawOutput(NamedTuple):
-    """All that is random in a batch of B samples, on one device."""
+    """The random numbers of a batch of B samples, on one device."""
 
     target_crops: Crops
     """Windows and flips of the target images."""
     aux_crops: Crops
-    """Which auxiliary images, their windows and flips."""
+    """Positions, windows and flips of the auxiliary images."""
     lam: Tensor
-    """float32[B] in 0..1: weight of the target image."""
+    """float32[B] in 0..1: the weight of each target image."""
     center: Tensor
-    """float32[B, 2] in 0..1: the middle of a pasted rectangle, from the top and from the left."""
+    """float32[B, 2] in 0..1: the middle of a pasted rectangle, as fractions of the image's height and width."""
 
 
 def draw(
@@ -117,41 +136,53 @@ def draw(
     size: tuple[int, int],
     flip: bool = True,
 ) -> DrawOutput:
-    """Draws all that :func:`mix` needs: crops of target and auxiliary images, which of these, weights, places.
+    """Draws the random arguments of :func:`mix`: crops of target images, auxiliary images and their crops, and weights.
 
-    Besides the tables, what is drawn for a sample depends on the seed, its ``sample`` and its ``epoch`` alone: it is
-    the same in any batch and order, in any process and on any device, to the bit. Random words come from Philox4x32-10
-    (Salmon et al. 2011, doi:10.1145/2063384.2063405); its key is the seed, its counter the sample, the epoch and the
-    purpose of the words. One word makes a whole number below n, ``word * n >> 32`` (uneven by less than n / 2**32), or
-    a flip, where its upper bit is 0. Its upper 24 bits make a coordinate of ``center``, as a fraction of 2**24, or as
-    such a fraction u ``lam``: the table of quantiles, linearly interpolated at ``u * Q``.
+    Apart from the tables, a sample's random numbers depend on the seed, its ``sample`` and its ``epoch`` alone. They
+    have the same bits in any batch and order, in any process and on any device. Random words of 32 bits come from
+    Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405), whose key is the seed and whose counter is the
+    sample, the epoch and the purpose of the words. A whole number below n is ``word * n >> 32``, whose probabilities
+    are uneven by less than n / 2**32. A flip is a word whose upper bit is 0. A coordinate of ``center`` is a word's
+    upper 24 bits, divided by 2**24. With u made in the same way, ``lam`` is the table of quantiles, interpolated
+    linearly at ``u * Q``.
 
-    Without members there are no auxiliary images: ``aux_crops`` are then zeros, and labels are not looked at.
-    All tensors are contiguous and on one device.
+    Without members there are no auxiliary images: then ``aux_crops`` are zeros, and labels are ignored. All tensors are
+    contiguous and on one device.
 
     Args:
-        seed: of the run, ``-2**63`` to ``2**63 - 1``.
-        sample: int64[B], any numbers that tell the training images apart.
+        seed: seed of the run, ``-2**63`` to ``2**63 - 1``.
+        sample: int64[B], any numbers that identify the training images.
         epoch: int64[B], 0 to 2**32 - 1.
         label: int64[B], target class of each sample, 0 to K - 1.
-        target_index: int64[B], each sample's image in ``target_sizes``.
-        target_sizes: int32[n, 2], height and width of the target images.
-        offsets: int64[K + 1], where each target class begins in ``members``: they rise from 0 to M.
-        members: int64[M], the auxiliary images of each class, all equally likely; M is at most 2**31.
-        aux_sizes: int32[m, 2], height and width of the auxiliary images.
-        lam_quantiles: float32[Q + 1] in 0..1, quantiles of the distribution of ``lam`` at 0, 1/Q, ... 1, for Q from 1
-            to 2**24. :func:`xmixup_fast.sampling.beta_quantiles` makes those of a Beta distribution.
-        size: height and width of all windows.
-        flip: mirror images left to right, half of the time.
+        target_index: int64[B], position of each sample's image in ``target_sizes``.
+        target_sizes: int32[n, 2], height and width of the target images, in pixels.
+        offsets: int64[K + 1], where each target class begins in ``members``, rising from 0 to M.
+        members: int64[M], positions of the auxiliary images of each target class, which are equally likely; M is at
+            most 2**31.
+        aux_sizes: int32[m, 2], height and width of the auxiliary images, in pixels.
+        lam_quantiles: float32[Q + 1] in 0..1, quantiles of the distribution of ``lam`` at 0, 1/Q, ... 1, with Q from 1
+            to 2**24. :func:`xmixup_fast.ops.lam.beta_quantiles` makes the table of a Beta distribution.
+        size: height and width of all windows, in pixels.
+        flip: mirror half of the images left to right.
 
     Raises:
-        RuntimeError: an argument has a wrong dtype, shape or device, is not contiguous, or holds a wrong value: numbers
-            out of range, a label without members, an image smaller than its window, offsets or quantiles that fall. Of
-            members and sizes, those are checked that the samples use.
+        RuntimeError: an argument has a wrong dtype, shape or device, is not contiguous, or holds a wrong value: a
+            number out of range, a label without members, an image smaller than its window, falling offsets or
+            quantiles. Only those members and sizes are checked that the samples use.
     """
     target_window, target_flip, aux_index, aux_window, aux_flip, lam, center = _library.draw(
-        *(seed, sample, epoch, label, target_index, target_sizes, offsets, members, aux_sizes, lam_quantiles),
-        *(size, flip),
+        seed=seed,
+        sample=sample,
+        epoch=epoch,
+        label=label,
+        target_index=target_index,
+        target_sizes=target_sizes,
+        offsets=offsets,
+        members=members,
+        aux_sizes=aux_sizes,
+        lam_quantiles=lam_quantiles,
+        size=size,
+        flip=flip,
     )
     aux_crops = Crops(aux_index, aux_window, aux_flip)
     return DrawOutput(Crops(target_index, target_window, target_flip), aux_crops, lam, center)
@@ -169,12 +200,12 @@ def dual_head_cross_entropy(
 ) -> Tensor:
     """XMixup's loss: the mean over b of ``lam[b] * CE(target) + source_weight * (1 - lam[b]) * CE(source)``.
 
-    CE is the cross entropy of row b of a head's logits, smoothed as ``torch.nn.functional.cross_entropy`` does. The
-    loss and the gradients of both heads come out of one pass over the logits, in float32 whatever their dtype; backward
-    scales these gradients, and then rounds them to the logits' dtype.
+    CE is the cross entropy of row b of a head's logits, with labels smoothed as in
+    ``torch.nn.functional.cross_entropy``. One pass over the logits computes the loss and the gradients of both heads,
+    in float32 for every dtype of logits. Backward scales these gradients, and then rounds them to the logits' dtype.
 
-    Where ``lam[b]`` is 1, the source logits of row b are not read, their gradient is zero, and the source label may be
-    anything. All tensors are contiguous and on one device. There is no gradient of ``lam``.
+    Where ``lam[b]`` is 1, row b of the source logits is not read, its gradient is zero, and its label may be any
+    number. All tensors are contiguous and on one device. ``lam`` gets no gradient.
 
     Args:
         target_logits: [B, K_t], float32, bfloat16 or float16.
@@ -182,25 +213,31 @@ def dual_head_cross_entropy(
         target_labels: int64[B], 0 to K_t - 1.
         source_labels: int64[B], 0 to K_s - 1 where ``lam`` is less than 1.
         lam: float32[B] in 0..1, the weight of the target image.
-        source_weight: 0 or greater.
+        source_weight: factor of the source head's term, 0 or greater.
         label_smoothing: 0 to 1.
 
     Returns:
-        float32 scalar; NaN for an empty batch, as every mean in torch.
+        float32 scalar; NaN for an empty batch, as for every mean in torch.
 
     Raises:
-        RuntimeError: an argument has a wrong dtype, shape, device or memory format, or a value outside its range.
-        NotImplementedError: in backward, where second derivatives are asked for.
+        RuntimeError: an argument has a wrong dtype, shape, device or memory format, or a value outside of its range.
+        NotImplementedError: backward is asked for second derivatives.
     """
     loss: Tensor = _library.dual_head_cross_entropy(
-        target_logits, source_logits, target_labels, source_labels, lam, source_weight, label_smoothing
+        target_logits=target_logits,
+        source_logits=source_logits,
+        target_labels=target_labels,
+        source_labels=source_labels,
+        lam=lam,
+        source_weight=source_weight,
+        label_smoothing=label_smoothing,
     )[0]
     return loss
 
 
+# Fake kernels tell torch.compile the shapes of results. They get their arguments by position, in the schema's order.
+
 _SIDE_TENSORS = ("pixels", "offsets", "sizes", "index", "window", "flip")
-
-
 _MIX_TENSORS = (*(f"target_{name}" for name in _SIDE_TENSORS), *(f"aux_{name}" for name in _SIDE_TENSORS), "lam")
 
 
@@ -219,8 +256,15 @@ def _(*arguments: Any) -> None:
 
 
 _DRAW_TENSORS = (
-    *("sample", "epoch", "label", "target_index", "target_sizes"),
-    *("offsets", "members", "aux_sizes", "lam_quantiles"),
+    "sample",
+    "epoch",
+    "label",
+    "target_index",
+    "target_sizes",
+    "offsets",
+    "members",
+    "aux_sizes",
+    "lam_quantiles",
 )
 
 
@@ -253,7 +297,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, target_grad, source_grad = output
     ctx.mark_non_differentiable(target_grad, source_grad)
-    ctx.set_materialize_grads(False)  # no zeros for these two
+    ctx.set_materialize_grads(False)  # torch would allocate zeros as gradients of these two
     ctx.save_for_backward(target_grad, source_grad)
     ctx.dtype = inputs[0].dtype
 
@@ -261,7 +305,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, loss_grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         raise NotImplementedError("xmixup_fast.dual_head_cross_entropy: second derivatives are not implemented")
-    # In float32, so that the scaled loss of float16 training neither overflows here nor loses small gradients.
+    # float32, so that the scaled loss of float16 training neither overflows nor loses small gradients here.
     target_grad, source_grad = ((loss_grad * grad).to(ctx.dtype) for grad in ctx.saved_tensors)
     return target_grad, source_grad, None, None, None, None, None
 
@@ -270,7 +314,10 @@ torch.library.register_autograd("xmixup_fast::dual_head_cross_entropy", _backwar
 
 
 def _check_devices(op: str, names: Sequence[str], tensors: Sequence[Any], **optional: Tensor | None) -> torch.device:
-    """Fake tensors pass no native check, and a wrong device is what they are run for."""
+    """The device that all tensors are on. Raises RuntimeError for None, and for a tensor on another device.
+
+    No native code checks fake tensors.
+    """
     for name, tensor in zip(names, tensors, strict=True):
         if tensor is None:
             raise RuntimeError(f"xmixup_fast.{op}: {name}: expected a tensor, got None")

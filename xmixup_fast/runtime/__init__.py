@@ -1,1 +1,1 @@
-"""What runs on a machine need: whole files, devices, processes, signals."""
+"""Files, devices, processes and signals: what every room of the package needs from the machine that it runs on."""

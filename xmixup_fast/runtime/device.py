@@ -1,4 +1,11 @@
-"""The device of a run: which one, its seed and threads, its free memory, 16-bit arithmetic."""
+"""The device of a run: its choice, seeds and threads, free memory, and 16-bit arithmetic.
+
+With the setting ``amp``, the forward pass of a training step runs under autocast, and ``mix`` writes batches of the
+16-bit dtype: for a network that begins with a convolution, these are the bits that autocast would make of float32
+batches. Losses are float32, and so is everything that is not a training step: selection, what methods measure before
+training, validation and test. Accuracies are therefore those of the weights that are saved. On every device ``amp`` is
+off by default, so that the same settings mean the same arithmetic on a CPU and a GPU.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +21,12 @@ from . import distributed
 
 
 def usable_device(name: str) -> str:
-    """The name of a usable device; of several processes on a machine's GPUs, each has its own."""
+    """Chooses the device for ``auto``, and checks any other: "cpu", "cuda" or "cuda:N". Returns its name.
+
+    Of several processes that use the GPUs of a machine, each gets a GPU of its own.
+
+    Raises ValueError for another name, a GPU that is not there, or a build without CUDA kernels.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -37,9 +49,9 @@ def usable_device(name: str) -> str:
 
 @contextmanager
 def reproducible(seed: int, threads: int | None) -> Iterator[None]:
-    """Seeds PyTorch, sets its CPU threads where they are given, and has cuDNN choose the same kernels each time.
+    """Seeds PyTorch's random number generators, and lets cuDNN use deterministic kernels only.
 
-    Random number generators and threads are as they were afterwards.
+    Also sets PyTorch's number of CPU threads, if given. Afterwards, generators and threads are as they were before.
     """
     threads_before = torch.get_num_threads()
     devices = range(torch.cuda.device_count())
@@ -53,22 +65,26 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on a device; on a CPU, what its control group's limit leaves."""
+    """How many bytes can still be allocated on a device; on a CPU, within the limit of the process's control group."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(min(_available(), _left_to_control_group()))
 
 
 def _available() -> int:
+    """How many bytes of main memory the operating system can give to new processes."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux: all there is
+    except (OSError, StopIteration):  # systems other than Linux: all memory, free or not
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _left_to_control_group() -> float:
-    """What version 2 control groups allow; without a limit infinity."""
+    """How many bytes the limit of a control group (version 2) leaves; infinity without a limit.
+
+    Pages of files that have not been used lately count as free, because the kernel drops them first.
+    """
     folder = Path("/sys/fs/cgroup")
     try:
         limit = int((folder / "memory.max").read_text())
@@ -79,14 +95,14 @@ def _left_to_control_group() -> float:
 
 
 DTYPES = {None: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What the settings' ``amp`` stands for. Batches have this dtype, and autocast computes in it."""
+"""The dtype of batches, in which autocast computes too, for each value of the setting ``amp``."""
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """A context in which what 16 bits suffice for is computed in ``dtype``; without effect for float32."""
+    """A context in which torch computes the operators that 16 bits suffice for in ``dtype``; no effect for float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def float32(device: torch.device) -> torch.autocast:
-    """A context within :func:`autocast` in which operators compute in the dtype of what they are given."""
+    """A context inside of :func:`autocast` in which operators compute in the dtype of their arguments again."""
     return torch.autocast(device.type, enabled=False)

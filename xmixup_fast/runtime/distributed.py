@@ -1,4 +1,10 @@
-"""The processes of one run: those that torchrun starts or, without it, this one alone."""
+"""The processes of a run, which torchrun starts. Without torchrun there is one, and all functions work with it too.
+
+Gradients go through the backend of their device. All that processes have to agree on, such as a loss, a signal or the
+time of a checkpoint, goes through gloo from the CPU, also on machines with GPUs. What one process knows, such as the
+name of a run or which checkpoint can be read, is sent by rank 0. The first process of each machine writes to the cache,
+and the others of that machine read it.
+"""
 
 import os
 import secrets
@@ -15,25 +21,27 @@ from torch.distributed.distributed_c10d import PrefixStore, Store  # type: ignor
 from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
-TIMEOUT = timedelta(days=1)
-"""How long processes wait for each other: one may decode a large dataset for all. A lost connection ends it at once."""
 
+TIMEOUT = timedelta(days=1)
+"""How long a process waits for another one, which may be decoding a large dataset. A lost connection ends the wait."""
 POLL_SECONDS = 0.005
-"""How often the first process looks for the others at the start."""
+"""How long rank 0 waits before it looks again for a process that has not arrived yet."""
 
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Joins the processes that torchrun has started, unless that is done; without torchrun nothing changes.
+    """Joins the processes that torchrun has started. Does nothing without torchrun, or where that is done already.
 
-    Tensors on CPUs go through gloo, those on GPUs through NCCL. Raises ConnectionError where another process is lost.
+    Tensors on CPUs go through gloo, tensors on GPUs through NCCL.
+
+    Raises ConnectionError where another process has ended or cannot be reached.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, number, count = _store()
-    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
+    store, own_rank, count = _rendezvous()
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=count, timeout=TIMEOUT)
     try:
         yield
     except RuntimeError as error:
@@ -45,83 +53,85 @@ def processes() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _store() -> tuple[Store, int, int]:
-    """What the processes find each other through, with this one's number and how many there are.
+def _rendezvous() -> tuple[Store, int, int]:
+    """Meets the other processes of this launch. Returns a store that they share, this process's rank, and their number.
 
-    torchrun keeps its store when it restarts processes: what those before them left there, addresses too, must not be
-    read. So the first process gives each run a new part of the store. The others ask for it by a word of their own, so
-    that no answer is an old one; those of before have ended by then.
+    torchrun keeps its store when it restarts processes, with the keys of dead processes, and torch 2.14 would read
+    their addresses there. So rank 0 opens a new key prefix for each launch. The other ranks request it with a random
+    token, so that stale replies never match.
     """
     store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
-    word = secrets.token_hex(8)
+    token = secrets.token_hex(8)
     if rank == 0:
-        part = word
+        prefix = token
         for other in range(1, world_size):
-            while not store.check([f"{part}/{other}"]):
-                if store.check([f"asks/{other}"]):
-                    store.set(f"answer/{store.get(f'asks/{other}').decode()}", part)
+            while not store.check([f"{prefix}/{other}"]):
+                if store.check([f"request/{other}"]):
+                    store.set(f"reply/{store.get(f'request/{other}').decode()}", prefix)
                 time.sleep(POLL_SECONDS)
     else:
-        store.set(f"asks/{rank}", word)
-        part = store.get(f"answer/{word}").decode()
-        store.set(f"{part}/{rank}", "")
-    return PrefixStore(part, store), rank, world_size
+        store.set(f"request/{rank}", token)
+        prefix = store.get(f"reply/{token}").decode()
+        store.set(f"{prefix}/{rank}", "")
+    return PrefixStore(prefix, store), rank, world_size
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The number of this process among all of the run, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes of the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_rank() -> int:
-    """The number of this process among those of its machine."""
+    """The number of this process among the processes of its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", rank()))
 
 
 def local_world_size() -> int:
-    """How many processes this machine has."""
+    """The number of processes of the run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
 def require_one_process() -> None:
-    """For commands that share no work. Raises ValueError where torchrun has started several processes."""
+    """For commands that processes cannot share. Raises ValueError where torchrun has started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("torchrun: this command runs in one process; start it without torchrun")
 
 
 def all_reduce_sum(*values: float) -> list[float]:
-    """The sums of values over all processes, in float64."""
+    """For each value, its sum over all processes, in float64."""
     return _reduced(values, dist.ReduceOp.SUM)
 
 
 def all_reduce_min(*values: float) -> list[float]:
-    """The least of the processes' values, for each of some values."""
+    """For each value, its minimum over all processes, in float64."""
     return _reduced(values, dist.ReduceOp.MIN)
 
 
 def all_reduce_max(*values: float) -> list[float]:
-    """The greatest of the processes' values, for each of some values."""
+    """For each value, its maximum over all processes, in float64."""
     return _reduced(values, dist.ReduceOp.MAX)
 
 
-def _reduced(values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
+def _reduced(values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64)
     if world_size() > 1:
-        dist.all_reduce(tensor, how)
+        dist.all_reduce(tensor, operation)
     result: list[float] = tensor.tolist()
     return result
 
 
+# DistributedDataParallel reads these annotations, which must therefore not become strings: this file does not import
+# annotations from __future__.
 def sum_gradients(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """For DistributedDataParallel's ``register_comm_hook``: the gradients' sum over the processes, not their mean.
+    """Communication hook for DistributedDataParallel that sums gradients over the processes, instead of averaging.
 
-    Each process's loss is then scaled as one process's would be, which matters to gradients in 16 bits. The annotations
-    have to be objects, not strings: DistributedDataParallel reads them.
+    Each process weights its loss by its share of the batch. Losses then have the same scale as in a run of one process,
+    which matters for gradients in 16 bits.
     """
     future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
     result: torch.futures.Future[Tensor] = future.then(lambda done: done.value()[0])
@@ -129,7 +139,7 @@ def sum_gradients(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tens
 
 
 def broadcast_object(value: T) -> T:
-    """What process 0 gives, in all processes; it is pickled."""
+    """Returns rank 0's value in all processes. Values are pickled."""
     values = [value]
     if world_size() > 1:
         dist.broadcast_object_list(values, 0)
@@ -137,23 +147,23 @@ def broadcast_object(value: T) -> T:
 
 
 def gather_objects(value: T) -> list[T]:
-    """What each process gives, in all processes; it is pickled."""
+    """Returns the values of all processes, in the order of their ranks, in all processes. Values are pickled."""
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
     dist.all_gather_object(values, value)
-    return [one for one in values if one is not None]
+    return [gathered for gathered in values if gathered is not None]
 
 
 def barrier() -> None:
-    """Waits until all processes are here."""
+    """Waits until all processes have called this function."""
     if world_size() > 1:
         all_reduce_sum(0.0)
 
 
 @contextmanager
-def first_of_machine_first() -> Iterator[None]:
-    """The first process of each machine goes first: the others then find what it has put into the cache."""
+def local_rank_zero_first() -> Iterator[None]:
+    """Runs the block in the first process of each machine, then in its other processes, which find a filled cache."""
     if local_rank() > 0:
         barrier()
     try:

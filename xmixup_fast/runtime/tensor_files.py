@@ -1,4 +1,4 @@
-"""Writing safetensors files that are whole or absent."""
+"""Writes safetensors files that are either complete or absent, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .files import atomic_write
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file in one piece; tensors may be anywhere, and of any strides."""
+    """Writes tensors, on any device and with any strides, and metadata to a safetensors file."""
     from safetensors.torch import save
 
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
     with atomic_write(path) as aside:
-        aside.write_bytes(content)  # save_file would let the owner alone read it
+        aside.write_bytes(content)  # safetensors' save_file makes files that only their owner can read

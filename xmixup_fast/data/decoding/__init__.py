@@ -1,1 +1,1 @@
-"""Decoding: encoded images become tensors."""
+"""Decoders: encoded images become tensors."""

@@ -1,4 +1,4 @@
-"""Which decoder decodes JPEG files."""
+"""Chooses the decoder of JPEG files."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from .decoder import Decoder, TorchvisionDecoder
 def make_decoder(
     name: str, short_side: int | None, device: torch.device, threads: int, log: Callable[[str], object]
 ) -> Decoder:
-    """The decoder named ``dali`` or ``torchvision``; for ``auto`` DALI, or torchvision where DALI is not installed,
-    which ``log`` is told of.
+    """Makes a decoder.
 
-    Raises ValueError where DALI is asked for and not installed.
+    Args:
+        name: ``dali``, ``torchvision``, or ``auto``: DALI or, where it is not installed, torchvision.
+        short_side: short side of decoded images, in pixels; None where images keep their own size.
+        device: where DALI decodes.
+        threads: number of threads that decode.
+        log: called with a line of text where ``auto`` does not find DALI.
+
+    Raises ValueError for ``dali`` where DALI is not installed.
     """
     if name != "torchvision" and _has_dali():
         from .dali import DaliDecoder
 
         return DaliDecoder(short_side, threads, device)
-    how = "pip install nvidia-dali-cuda130 (Linux only)"
+    command = "pip install nvidia-dali-cuda130 (Linux only)"
     if name == "dali":
-        raise ValueError(f"decoder: DALI is not installed; {how}, or use torchvision")
+        raise ValueError(f"decoder: DALI is not installed; {command}, or use torchvision")
     if name == "auto":
-        log(f"decoder: torchvision, since DALI is not installed; {how}")
+        log(f"decoder: torchvision, since DALI is not installed; {command}")
     return TorchvisionDecoder(short_side, threads)
 
 

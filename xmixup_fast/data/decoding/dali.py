@@ -1,4 +1,4 @@
-"""Decoding with DALI."""
+"""The decoder that uses DALI, NVIDIA's library for loading data."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from ..dataset import BadFile, Image
-from .decoder import Decoder, Encoded, Windows, crop_each, decode_and_resize, decode_pixels, ordered_map, read
+from .decoder import Decoder, Encoded, Windows, crop_each, decode_and_resize, decode_pixels, ordered_map, read_image
 
 BATCH_IMAGES = 16
 BATCH_BYTES = 2**25
-"""A batch ends where its images, decoded, need more; three batches are in memory at a time."""
+"""No batch has more bytes of pixels, unless it is a single image. Three batches are in memory at a time."""
 
 
 class DaliDecoder(Decoder):
-    """Decodes batches of JPEG files with DALI, on a GPU where the device is one.
+    """Decodes batches of JPEG files with DALI, on the GPU if ``device`` is one; torchvision resizes the images.
 
-    Images are resized as :class:`TorchvisionDecoder` does: on a CPU DALI's resize took four times longer, and differed
-    by up to 2 levels. So on a CPU both decoders give the same pixels. Of images that are not resized, the CPU decodes
-    nothing but the windows asked for; a GPU decodes them whole, as DALI's decoder of regions there is reported to fail.
+    If images are not resized, a CPU decodes nothing but the windows of each. A GPU decodes whole images, because
+    DALI's decoder of regions is reported to fail there.
     """
 
     def __init__(self, short_side: int | None, threads: int, device: torch.device) -> None:
@@ -40,25 +39,27 @@ class DaliDecoder(Decoder):
 
     def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
         with ThreadPoolExecutor(self.threads) as workers, ThreadPoolExecutor(1) as dali:
-            jpegs = _Pipeline(self.device, self.threads, windows=False)
-            batches = _batches(ordered_map(workers, read, images, BATCH_IMAGES))
-            decoded = ordered_map(dali, partial(_decode_batch, workers, jpegs), batches, 1)
-            finishing = partial(decode_and_resize, short_side=self.short_side)
-            yield from ordered_map(workers, finishing, chain.from_iterable(decoded), 4 * self.threads)
+            pipeline = _Pipeline(self.device, self.threads, windows=False)
+            batches = into_batches(ordered_map(workers, read_image, images, BATCH_IMAGES))
+            decoded = ordered_map(dali, partial(_decode_batch, workers, pipeline), batches, 1)
+            finish = partial(decode_and_resize, short_side=self.short_side)
+            yield from ordered_map(workers, finish, chain.from_iterable(decoded), 4 * self.threads)
 
     def window_decoder(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
         regions = self.short_side is None and self.device.type == "cpu"
-        jpegs = _Pipeline(self.device, self.threads, windows=regions)
-        return partial(self._crop_regions if regions else self._crop_whole, workers, jpegs)
+        pipeline = _Pipeline(self.device, self.threads, windows=regions)
+        return partial(self._crop_regions if regions else self._crop_whole, workers, pipeline)
 
-    def _crop_regions(self, workers: Executor, jpegs: _Pipeline, images: Sequence[Image], windows: Windows) -> Tensor:
-        """Decodes windows alone. A batch of JPEG files stays in the memory that DALI wrote it to."""
-        encoded = list(workers.map(read, images))
+    def _crop_regions(
+        self, workers: Executor, pipeline: _Pipeline, images: Sequence[Image], windows: Windows
+    ) -> Tensor:
+        """Decodes nothing but the windows. A batch of JPEG files is not copied out of DALI's memory."""
+        encoded = list(workers.map(read_image, images))
         data = {i: image.data for i, image in enumerate(encoded) if _is_jpeg(image)}
         if not data:
             return crop_each(workers, encoded, windows, None)
         try:
-            regions = jpegs.run(list(data.values()), [windows[i] for i in data])
+            regions = pipeline.run(list(data.values()), [windows[i] for i in data])
         except RuntimeError as error:
             batch = crop_each(workers, encoded, windows, None)
             _warn(len(data), error)
@@ -66,29 +67,33 @@ class DaliDecoder(Decoder):
         if len(data) == len(images):
             return from_dlpack(regions.as_tensor())
         mixed: dict[int, Tensor | Encoded | BadFile] = dict(enumerate(encoded))
-        places = list(windows)
+        remaining = list(windows)
         for i, region in zip(data, regions, strict=True):
-            mixed[i], places[i] = from_dlpack(region), [0, 0, *windows[i][2:]]
-        return crop_each(workers, list(mixed.values()), places, None)
+            # A decoded region is an image of its own, whose window begins in its corner.
+            mixed[i], remaining[i] = from_dlpack(region), [0, 0, *windows[i][2:]]
+        return crop_each(workers, list(mixed.values()), remaining, None)
 
-    def _crop_whole(self, workers: Executor, jpegs: _Pipeline, images: Sequence[Image], windows: Windows) -> Tensor:
-        """Decodes whole images, a few at a time, and keeps their windows."""
+    def _crop_whole(self, workers: Executor, pipeline: _Pipeline, images: Sequence[Image], windows: Windows) -> Tensor:
+        """Decodes whole images, a few at a time, and copies their windows."""
         rest = iter(windows)
         parts = [
             crop_each(
                 workers,
-                _decode_batch(workers, jpegs, batch),
+                _decode_batch(workers, pipeline, batch),
                 list(islice(rest, len(batch))),
                 self.short_side,
                 self.device,
             )
-            for batch in _batches(ordered_map(workers, read, images, BATCH_IMAGES))
+            for batch in into_batches(ordered_map(workers, read_image, images, BATCH_IMAGES))
         ]
         return torch.cat(parts)
 
 
 class _Pipeline:
-    """Decodes JPEG files with DALI: whole, or one window of each."""
+    """DALI's pipeline for JPEG files: it decodes whole images or, with ``windows``, one window of each image.
+
+    It is built for the largest batch so far, and again after an error, which makes a pipeline unusable.
+    """
 
     def __init__(self, device: torch.device, threads: int, *, windows: bool) -> None:
         self.device = device
@@ -97,7 +102,7 @@ class _Pipeline:
         self._pipeline: Pipeline | None = None
 
     def run(self, jpegs: Sequence[NDArray[np.uint8]], windows: Windows | None = None) -> Any:
-        """The images as DALI's list of tensors. Raises RuntimeError where one cannot be decoded."""
+        """Decodes a batch into DALI's list of tensors, uint8[H, W, 3]. Raises RuntimeError where an image fails."""
         if self._pipeline is None or self._pipeline.max_batch_size < len(jpegs):
             self._pipeline = self._build(max(len(jpegs), BATCH_IMAGES))
         inputs: dict[str, Any] = {"encoded": list(jpegs)}
@@ -107,7 +112,7 @@ class _Pipeline:
         try:
             (images,) = self._pipeline.run(**inputs)
         except RuntimeError:
-            self._pipeline = None  # an error ends a pipeline
+            self._pipeline = None
             raise
         return images
 
@@ -117,7 +122,7 @@ class _Pipeline:
             batch_size=batch_size,
             num_threads=self.threads,
             device_id=(self.device.index or 0) if on_gpu else None,
-            prefetch_queue_depth=1,  # needed to give batches to run()
+            prefetch_queue_depth=1,  # DALI demands it where run() is given the batch
         )
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
@@ -135,17 +140,17 @@ class _Pipeline:
 
 
 def _decode_batch(
-    workers: Executor, jpegs: _Pipeline, batch: list[Encoded | BadFile]
+    workers: Executor, pipeline: _Pipeline, batch: list[Encoded | BadFile]
 ) -> Sequence[Tensor | Encoded | BadFile]:
-    """The batch with its JPEG files decoded; others are left as they are.
+    """Decodes the JPEG files of a batch, and leaves its other items as they are.
 
-    Where DALI fails, torchvision decodes: DALI does not tell for certain which image it failed at.
+    Where DALI fails, torchvision decodes the whole batch: DALI does not reliably name the image that it failed at.
     """
     data = [image.data for image in batch if _is_jpeg(image)]
     if not data:
         return batch
     try:
-        output = jpegs.run(data)
+        output = pipeline.run(data)
     except RuntimeError as error:
         results = list(workers.map(lambda image: decode_pixels(image) if isinstance(image, Encoded) else image, batch))
         pairs = zip(results, batch, strict=True)
@@ -164,8 +169,8 @@ def _is_jpeg(image: Any) -> TypeGuard[Encoded]:
     return isinstance(image, Encoded) and image.header.is_jpeg
 
 
-def _batches(images: Iterable[Encoded | BadFile]) -> Iterator[list[Encoded | BadFile]]:
-    """Images in lists of at most BATCH_IMAGES and, but for single large ones, BATCH_BYTES of pixels."""
+def into_batches(images: Iterable[Encoded | BadFile]) -> Iterator[list[Encoded | BadFile]]:
+    """Groups images into lists of at most BATCH_IMAGES images and BATCH_BYTES of pixels, or one larger image."""
     batch: list[Encoded | BadFile] = []
     total = 0
     for image in images:

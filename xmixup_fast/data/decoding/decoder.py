@@ -1,6 +1,11 @@
-"""Decoding: encoded images become uint8 RGB tensors, whole or windows of them, by DALI or by torchvision.
+"""Decoders turn encoded images into uint8 RGB tensors: whole images, or one window of each.
 
-JPEG files are decoded by the chosen library, all others by Pillow: torchvision 0.29 crashes on some damaged PNG files.
+DALI or torchvision decodes JPEG files. Pillow reads all headers, where it refuses images with too many pixels, and
+decodes PNG and WebP files, because torchvision 0.29 crashes on some damaged PNG files. torchvision resizes for both
+decoders: on a CPU DALI's resize takes four times as long, and its results differ by up to 2 of 255 levels.
+
+So on a CPU both decoders give the same pixels of every sound file. They may differ on a damaged JPEG file that libjpeg
+can still read. On a GPU DALI decodes with nvJPEG, whose pixels differ; that path has never run on a GPU.
 """
 
 from __future__ import annotations
@@ -27,34 +32,31 @@ from torchvision.transforms.v2.functional import resize
 from ..dataset import BadFile, Image, Sample
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-"""What is decoded, by Pillow's names; the bytes decide, not the file's name."""
+"""Pillow's names of the formats that are decoded. The bytes of a file tell its format, not its name."""
 
-
-# Pillow warns of images above half of its limit, which are read. Such a filter cannot be set for one thread alone.
+# Pillow warns of images above half of its limit on pixels, but reads them. A filter holds for all threads, so it is
+# set once, here.
 warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
 
-
 Windows = Sequence[Sequence[int]]
-"""Top, left, height and width of one window of each image."""
-
+"""Top, left, height and width of one window of each image, in pixels."""
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
 
 
 class Header(NamedTuple):
-    """What an image's first bytes tell."""
+    """The format and size of an encoded image, found in its first bytes."""
 
     is_jpeg: bool
     height: int
+    """In pixels, before the image is turned upright; so is the width."""
     width: int
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """An image's bytes, and what their header tells."""
+    """An image that has been read but not decoded: its bytes, uint8[n], and their header."""
 
     name: str
     data: NDArray[np.uint8]
@@ -63,7 +65,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Opened(Image):
-    """An image whose header has been read."""
+    """An image whose header is known, so that its decoder need not read the header again."""
 
     image: Image
     header: Header
@@ -80,41 +82,44 @@ class Opened(Image):
 
 
 class Decoder(ABC):
-    """Decodes images to RGB, turned upright as their EXIF data say, with their short side resized with antialiasing.
+    """Decodes images to RGB, turns them upright as their EXIF data say, and resizes their short side, antialiased.
 
-    Transparency is dropped, of an animation the first picture is taken, and of 16-bit samples the upper byte.
+    Transparency is dropped. The first picture of an animation is taken, and the upper byte of 16-bit samples.
+
+    Args:
+        short_side: short side of decoded images, in pixels; None where images keep their own size.
+        threads: number of threads that decode.
     """
 
     name: str
-    """Decoders of one name give the same pixels."""
+    """Decoders with the same name give the same pixels."""
 
     def __init__(self, short_side: int | None, threads: int) -> None:
         self.short_side = short_side
-        """In pixels; None to leave images as they are."""
         self.threads = threads
 
     @abstractmethod
     def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
-        """Each image in turn: a contiguous uint8[H, W, 3] on the CPU, or its name and what is wrong with it."""
+        """Yields each image in turn as a contiguous uint8[H, W, 3] on the CPU, or as a BadFile with the reason."""
 
     @abstractmethod
     def window_decoder(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
-        """A function that gives one window of each image, uint8[B, height, width, 3], with pixels as of :meth:`decode`.
+        """Makes a function that decodes one window of each image, uint8[B, height, width, 3].
 
-        Windows lie inside their images and are all of one size. ``workers`` decode; they have as many threads as the
-        decoder. The function is called by one thread at a time, and raises ValueError, which names them, where images
-        cannot be decoded.
+        Its pixels are equal to the same pixels of :meth:`decode`. The function takes B images and their windows, which
+        all have one size and lie inside their images, and is called by one thread at a time. It raises ValueError with
+        the names of all images that cannot be decoded. ``workers`` decode, with as many threads as the decoder has.
         """
 
     def all_unreadable(self, samples: Sequence[Sample], bad: Sequence[BadFile]) -> bool:
-        """Whether none of the images among the samples that were bad can be decoded now."""
+        """Decodes the samples' bad images again, and tells whether all of them are still bad."""
         names = {item.name for item in bad}
         again = [sample.image for sample in samples if sample.image.name in names]
         return not again or not any(isinstance(result, Tensor) for result in self.decode(again))
 
 
 class TorchvisionDecoder(Decoder):
-    """Decodes in threads, with torchvision."""
+    """Decodes JPEG files with torchvision, in several threads."""
 
     name = "torchvision"
 
@@ -128,21 +133,21 @@ class TorchvisionDecoder(Decoder):
         return lambda images, windows: crop_each(workers, images, windows, self.short_side)
 
 
-def read(image: Image) -> Encoded | BadFile:
-    """An image's bytes, if they are of a known format and not too large."""
+def read_image(image: Image) -> Encoded | BadFile:
+    """Reads an image's bytes and header; a BadFile where that fails, or the format or the size is not supported."""
     try:
         data = bytearray(image.read())
         header = image.header if isinstance(image, Opened) else read_header(io.BytesIO(data))
         return Encoded(image.name, np.frombuffer(data, dtype=np.uint8), header)
-    except Exception as error:  # on damaged bytes parsers raise almost anything
+    except Exception as error:  # parsers of damaged bytes raise almost anything
         return BadFile(image.name, _reason(error))
 
 
 def read_header(stream: BinaryIO) -> Header:
-    """What an image's header tells. The pixels are not decoded.
+    """Reads an image's header, and decodes no pixel.
 
-    Raises OSError, ValueError for what is no JPEG, PNG or WebP image, and Pillow's DecompressionBombError for more
-    pixels than it opens.
+    Raises OSError where bytes cannot be read, ValueError for anything but a JPEG, PNG or WebP image, and Pillow's
+    DecompressionBombError for an image with more pixels than Pillow opens.
     """
     try:
         image = PIL.Image.open(stream, formats=FORMATS)
@@ -152,20 +157,20 @@ def read_header(stream: BinaryIO) -> Header:
 
 
 def decode_pixels(encoded: Encoded) -> Tensor | BadFile:
-    """A read image in its full size, uint8[H, W, 3], upright, decoded by torchvision or Pillow."""
+    """Decodes a whole image with torchvision or, if it is not JPEG, Pillow, and turns it upright: uint8[H, W, 3]."""
     try:
         if encoded.header.is_jpeg:
             pixels: Tensor = decode_jpeg(torch.from_numpy(encoded.data), ImageReadMode.RGB, apply_exif_orientation=True)
             return pixels.permute(1, 2, 0)
         return torch.from_numpy(_decode_with_pillow(encoded.data))
-    except Exception as error:  # on damaged bytes parsers raise almost anything
+    except Exception as error:  # parsers of damaged bytes raise almost anything
         return BadFile(encoded.name, _reason(error))
 
 
 def _decode_with_pillow(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     with PIL.Image.open(io.BytesIO(data.data), formats=FORMATS) as opened:
         image: Any = PIL.ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):  # 16-bit grey, which convert would clip
+    if image.mode.startswith("I"):  # 16-bit grey, whose values convert("RGB") would clip at 255
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
@@ -173,7 +178,7 @@ def _decode_with_pillow(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def decode_and_resize(image: Tensor | Encoded | Image | BadFile, short_side: int | None) -> Tensor | BadFile:
-    """Reads and decodes an image as far as that is not done yet, resizes it, and brings it to the CPU."""
+    """Reads, decodes and resizes an image, as far as that is not done yet: contiguous uint8[H, W, 3] on the CPU."""
     resized = _resized(image, short_side)
     return resized if isinstance(resized, BadFile) else resized.contiguous().cpu()
 
@@ -185,21 +190,23 @@ def crop_each(
     short_side: int | None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """One window of each image, as the function of :meth:`Decoder.window_decoder` gives it, on a device.
+    """Copies one window of each image to a batch on ``device``, uint8[B, height, width, 3].
 
-    Images may be read or decoded already.
+    Images that have not been read or decoded are, by ``workers``.
+
+    Raises ValueError with the names of all images that cannot be decoded.
     """
     out = torch.empty(len(windows), *windows[0][2:], 3, dtype=torch.uint8, device=device)
 
-    def one(image: Tensor | Encoded | Image | BadFile, window: Sequence[int], place: Tensor) -> BadFile | None:
+    def crop(image: Tensor | Encoded | Image | BadFile, window: Sequence[int], row: Tensor) -> BadFile | None:
         resized = _resized(image, short_side)
         if isinstance(resized, BadFile):
             return resized
         top, left, height, width = window
-        place.copy_(resized[top : top + height, left : left + width])
+        row.copy_(resized[top : top + height, left : left + width])
         return None
 
-    bad = [result for result in workers.map(one, images, windows, out) if result]
+    bad = [result for result in workers.map(crop, images, windows, out) if result]
     if bad:
         lines = "".join(f"\n  {item.name}: {item.reason}" for item in bad)
         raise ValueError(f"images that could be decoded before no longer can:{lines}")
@@ -207,9 +214,9 @@ def crop_each(
 
 
 def _resized(image: Tensor | Encoded | Image | BadFile, short_side: int | None) -> Tensor | BadFile:
-    """Reads and decodes an image as far as that is not done yet, and resizes it: uint8[H, W, 3]."""
+    """Reads, decodes and resizes an image, as far as that is not done yet: uint8[H, W, 3] on any device."""
     if isinstance(image, Image):
-        image = read(image)
+        image = read_image(image)
     if isinstance(image, Encoded):
         image = decode_pixels(image)
     if isinstance(image, BadFile) or short_side is None:
@@ -219,7 +226,7 @@ def _resized(image: Tensor | Encoded | Image | BadFile, short_side: int | None) 
 
 
 def resized_bytes(header: Header, short_side: int | None) -> int:
-    """Bytes of an image once its short side is resized."""
+    """How many bytes of pixels an image has once its short side is resized."""
     short, long = sorted((header.height, header.width))
     if short_side is None:
         return 3 * short * long
@@ -227,7 +234,10 @@ def resized_bytes(header: Header, short_side: int | None) -> int:
 
 
 def ordered_map(workers: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """The function of each item, in order; the workers are at most ``paired_table`` items ahead of the caller."""
+    """Yields ``function(item)`` for each item, in order.
+
+    The workers compute the results of at most ``ahead`` items beyond the one that the caller has.
+    """
     pending: deque[Future[R]] = deque()
     try:
         for item in items:
@@ -242,7 +252,7 @@ def ordered_map(workers: Executor, function: Callable[[T], R], items: Iterable[T
 
 
 def _reason(error: Exception) -> str:
-    """An error's first line, without the place in torchvision's source that it begins with."""
+    """The first line of an error's message, without the file and line of torchvision's source before it."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).splitlines() or [type(error).__name__]

@@ -1,1 +1,1 @@
-"""Readers of datasets: each lists the images of one kind of dataset, and reads none."""
+"""Readers, one for each kind of dataset: they list the images and their classes, and read no image."""

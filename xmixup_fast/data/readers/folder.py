@@ -1,4 +1,4 @@
-"""Datasets that are folders of class folders of images."""
+"""Reads datasets that are folders of images, with one folder for each class."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from ..dataset import BadFile, Dataset, FileImage
 from .listing import Entry, Root, collect, refuse, unreadable
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}
-"""What the names of images end with, in lower case."""
+"""How the names of image files end, in lower case."""
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Names of split folders, and the split each holds."""
+"""Names of split folders, in lower case, and the split that each of them is."""
 
 
 def read_folder(path: str | os.PathLike[str]) -> Dataset:
-    """Lists the images of a folder of class folders, directly or under train/, val/ (valid/, validation/) and test/.
+    """Lists the images of a folder that holds class folders, or train, val (valid, validation) and test with these.
 
-    The classes are those of train. Files are found at any depth in a class folder, in sorted order; other files than
-    images, and names that begin with a dot, are ignored. Bad files: links out of the folder or to nothing, folders
-    named like images, folders that cannot be read.
+    Images are found at any depth in a class folder, in sorted order. Files that are not named like images, and names
+    that begin with a dot, are ignored. Bad files are links that lead out of the folder or to nothing, folders that are
+    named like images, and folders that cannot be read.
 
     Raises FileNotFoundError where there is no such folder, OSError where it cannot be read, and ValueError, which lists
-    all that is wrong, where it has no class folders or a class has no training image.
+    all faults, for a folder without class folders, two folders for one split, splits without train, or a class without
+    a training image.
     """
     root = Root(path)
     bad: list[BadFile] = []
@@ -39,22 +40,25 @@ def read_folder(path: str | os.PathLike[str]) -> Dataset:
 
 
 def find_images(path: str | os.PathLike[str], bad: list[BadFile]) -> Iterator[FileImage]:
-    """The images at any depth of a folder, as :func:`read_folder` finds those of a class, while it is walked.
+    """Yields the images at any depth in a folder, in sorted order, while the folder is walked.
 
-    What cannot be used is added to ``bad``. What is kept at a time: the names in the folders that lead to an image.
+    Bad files, as :func:`read_folder` describes them, are appended to ``bad``. Memory holds the names in the folders
+    that lead to the current image, and no others.
     """
     return _images(Path(path), Root(path), bad, ())
 
 
 def split_folders(root: Root, bad: list[BadFile]) -> dict[str, Path]:
-    """The folder of each split that a dataset has; a folder without split folders is train itself.
+    """Finds the folder of each split that a dataset has. A folder without split folders is train itself.
 
-    Raises FileNotFoundError and OSError as :func:`read_folder` does, and ValueError where two folders are one split, or
-    there are splits but no train.
+    Links that lead out of the folder are appended to ``bad``.
+
+    Raises FileNotFoundError where there is no such folder, OSError where it cannot be read, and ValueError for two
+    folders for one split, or splits without train.
     """
     if not root.path.is_dir():
         raise FileNotFoundError(f"{root.path}: no such folder")
-    os.scandir(root.path).close()  # raises where the dataset's own folder cannot be read
+    os.scandir(root.path).close()  # raises OSError where the folder cannot be read
     links: list[BadFile] = []
     found: dict[str, list[Path]] = {}
     for folder in _subfolders(_scan(root.path, links), root, links):
@@ -74,7 +78,7 @@ def split_folders(root: Root, bad: list[BadFile]) -> dict[str, Path]:
 
 
 def _subfolders(entries: list[os.DirEntry[str]], root: Root, bad: list[BadFile]) -> list[Path]:
-    """The folders among what a folder holds. Links out of the root join the bad files."""
+    """The folders among a folder's entries. Links that lead out of the root are appended to ``bad``."""
     found = []
     for entry in entries:
         link = entry.is_symlink()
@@ -89,7 +93,7 @@ def _subfolders(entries: list[os.DirEntry[str]], root: Root, bad: list[BadFile])
 
 
 def _images(folder: Path, root: Root, bad: list[BadFile], above: tuple[str, ...]) -> Iterator[FileImage]:
-    """The images below a folder; ``above`` are the real paths of the folders that lead to it."""
+    """Yields the images below a folder. ``above`` are the real paths of the folders that lead to it."""
     real = os.path.realpath(folder)
     if real in above:
         bad.append(BadFile(str(folder), f"links to {real}, which holds it"))
@@ -98,7 +102,7 @@ def _images(folder: Path, root: Root, bad: list[BadFile], above: tuple[str, ...]
     for entry in entries:
         path = Path(entry.path)
         if path.suffix.lower() in EXTENSIONS:
-            # Only links and odd files need the closer look.
+            # root.file would be slow for every image. Only links and special files need it.
             found = None if entry.is_file(follow_symlinks=False) else root.file(path)
             if isinstance(found, BadFile):
                 bad.append(found)
@@ -110,7 +114,7 @@ def _images(folder: Path, root: Root, bad: list[BadFile], above: tuple[str, ...]
 
 
 def _scan(folder: Path, bad: list[BadFile]) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted by name, without hidden names. A folder that cannot be read is a bad file."""
+    """A folder's entries, sorted by name, without hidden names. A folder that cannot be read becomes a bad file."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)

@@ -1,8 +1,8 @@
-"""Datasets that Hugging Face's datasets library loads."""
+"""Reads datasets with Hugging Face's datasets library."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from .folder import SPLITS
 from .listing import Entry, Root, collect
 
 _LABELS = ("label", "labels", "fine_label")
-"""Names of label columns, in the order in which they are tried."""
+"""Names of label columns; the first one that a table has is taken."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,12 @@ class TableImage(Image):
     """An encoded image in a row of a table."""
 
     where: str
+    """Name of the table."""
     row: int
     table: Any = field(compare=False, repr=False)
-    """A datasets.Dataset whose one column holds images that are not decoded."""
+    """A datasets.Dataset with one column, whose images are not decoded."""
     version: str = field(repr=False)
-    """Of the table's files."""
+    """Changes when the table's files change: the library's fingerprint."""
 
     @property
     def name(self) -> str:
@@ -39,15 +40,16 @@ class TableImage(Image):
 
 
 def read_huggingface(name: str) -> Dataset:
-    """Reads ``NAME[:CONFIG]``, a dataset of the hub or a local folder, with one image column and a label column.
+    """Lists the images of ``NAME[:CONFIG]``, a dataset of the Hugging Face hub or a local folder.
 
-    The library downloads what is not in its cache. A folder may be one that ``save_to_disk`` wrote. The labels are
-    names or class labels in a column label, labels or fine_label, or else in the only column of class labels. A split
-    of which no image has a label, as hub datasets hide those of test, is left out. Bad files: images without a label,
-    and images that are files outside of the local folder and the library's cache.
+    The library downloads a dataset that is not in its cache. A local folder may be one that ``save_to_disk`` wrote. The
+    dataset needs one column of images, and one of labels: label, labels or fine_label, with names or class labels, or
+    else its only column of class labels. A split without any label is left out, because datasets of the hub often hide
+    the labels of test. Bad files are images without a label, and images that are files outside of both the local folder
+    and the library's cache.
 
-    Raises ValueError without the library, for what it cannot load, for columns that do not tell images or labels, and
-    for a class without a training image.
+    Raises ValueError where the library is not installed, where it cannot load the dataset, where no column, or more
+    than one, may be the images or the labels, and for a class without a training image.
     """
     try:
         import datasets
@@ -60,26 +62,32 @@ def read_huggingface(name: str) -> Dataset:
             loaded = datasets.load_from_disk(path)
         else:
             loaded = datasets.load_dataset(path, config or None)
-    except (OSError, ValueError) as error:  # the library's own errors are of these
+    except (OSError, ValueError) as error:  # the library's own errors are subclasses of these
         raise ValueError(f"hf:{name}: {' '.join(str(error).split())}") from error
     roots = [*([Root(local)] if local.is_dir() else []), Root(datasets.config.HF_DATASETS_CACHE)]
     entries: list[Entry] = []
     bad: list[BadFile] = []
     for split, table in (loaded if isinstance(loaded, dict) else {"train": loaded}).items():
         if split.lower() in SPLITS:
-            image, label = _columns(table, f"hf:{name}: {split}")
-            where = f"hf:{name}/{split}"
-            found = list(_images(table, image, where, roots))
-            labels = _class_names(table, label)
-            if any(class_name is not None for class_name in labels):
-                for row, (one, class_name) in enumerate(zip(found, labels, strict=True)):
-                    if isinstance(one, BadFile):
-                        bad.append(one)
-                    elif class_name is None:
-                        bad.append(BadFile(one.name, "no label"))
-                    else:
-                        entries.append(Entry(one, class_name, SPLITS[split.lower()], f"row {row}"))
+            image_column, label_column = _columns(table, f"hf:{name}: {split}")
+            images = list(_images(table, image_column, f"hf:{name}/{split}", roots))
+            class_names = _class_names(table, label_column)
+            if any(class_name is not None for class_name in class_names):
+                entries += _entries(images, class_names, SPLITS[split.lower()], bad)
     return collect(f"hf:{name}", entries, bad)
+
+
+def _entries(
+    images: Sequence[Image | BadFile], class_names: Sequence[str | None], split: str, bad: list[BadFile]
+) -> Iterator[Entry]:
+    """Yields the rows of one split that have an image and a label. The other rows are appended to ``bad``."""
+    for row, (image, class_name) in enumerate(zip(images, class_names, strict=True)):
+        if isinstance(image, BadFile):
+            bad.append(image)
+        elif class_name is None:
+            bad.append(BadFile(image.name, "no label"))
+        else:
+            yield Entry(image, class_name, split, f"row {row}")
 
 
 def _columns(table: Any, where: str) -> tuple[str, str]:
@@ -98,7 +106,7 @@ def _columns(table: Any, where: str) -> tuple[str, str]:
 
 
 def _images(table: Any, column: str, where: str, roots: list[Root]) -> Iterator[Image | BadFile]:
-    """The images of all rows. Looks at their paths and whether there are bytes, but reads none."""
+    """Yields the image of each row, or a BadFile. Only paths are read, and whether a row has bytes."""
     import datasets
 
     images = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
@@ -118,7 +126,7 @@ def _images(table: Any, column: str, where: str, roots: list[Root]) -> Iterator[
 
 
 def _class_names(table: Any, column: str) -> list[str | None]:
-    """The class of each row; None where it has none, which class labels say with a negative number."""
+    """The class name of each row; None for a row without a label, which is a negative number among class labels."""
     import datasets
 
     feature, labels = table.features[column], table.with_format(None)[column]

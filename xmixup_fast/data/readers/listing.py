@@ -1,4 +1,12 @@
-"""What the readers of datasets share: entries of lists, whether a path stays in its folder, and the checked dataset."""
+"""Shared by all readers: they list entries, check paths with :class:`Root`, and call :func:`collect`.
+
+Two kinds of things can be wrong with a dataset. Faults make it useless as a whole, such as a class without a training
+image, an image that is listed twice or an unknown split: a ValueError lists all of them at once. A single file that
+cannot be used, because it is missing, is a folder or leads out of the dataset, becomes a BadFile with its reason, and
+the caller decides whether to go on without it.
+
+No reader may open anything outside of the dataset's folder, so :class:`Root` resolves links and ``..`` first.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +21,17 @@ from ..dataset import BadFile, Dataset, FileImage, Image, Sample, by_name
 
 
 class Entry(NamedTuple):
-    """An image that a list names, its class and its split: train, val or test."""
+    """An image that a dataset lists, with its class and its split: train, val or test."""
 
     image: Image
     class_name: str
     split: str
     where: str = ""
-    """The place in the list, for messages, such as "line 7"."""
+    """Where it is listed, for messages, such as "line 7"."""
 
 
 class Root:
-    """A dataset's folder. Nothing outside of it is read, wherever paths and links lead."""
+    """The folder of a dataset: tells whether a path stays inside of it, wherever links and ``..`` lead."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -31,12 +39,15 @@ class Root:
         self._folders: dict[Path, Path] = {}
 
     def outside(self, path: Path) -> str | None:
-        """Where a path leads that leaves the folder, as a message; None where it stays inside."""
+        """A message that says where a path leads that leaves the folder; None for a path that stays inside."""
         real = Path(os.path.realpath(path))
         return None if real.is_relative_to(self._real) else f"leads to {real}, outside of {self.path}"
 
     def file(self, path: Path) -> FileImage | BadFile:
-        """The image file at a path, by one name however the path is spelled; or what is wrong with it."""
+        """The image file at a path, or a BadFile with the reason why it cannot be used.
+
+        The same file has the same name, however the path is spelled.
+        """
         try:
             return FileImage(self._checked(path))
         except FileNotFoundError:
@@ -45,7 +56,10 @@ class Root:
             return BadFile(str(path), _reason(error))
 
     def _checked(self, path: Path) -> Path:
-        """The file's path. Raises OSError, and ValueError where it is outside, no file, or no path at all."""
+        """The file's path under its only name.
+
+        Raises OSError where there is no such file, and ValueError where it is not a file, or outside of the folder.
+        """
         found = self._folder(path.parent) / path.name
         mode = found.lstat().st_mode
         if stat.S_ISLNK(mode) or path.name == "..":
@@ -58,7 +72,7 @@ class Root:
         return found
 
     def _folder(self, path: Path) -> Path:
-        """A folder's path, by one name however it is spelled. Raises ValueError where it is outside."""
+        """A folder's path under its only name. Raises ValueError where it is outside of the dataset's folder."""
         if path not in self._folders:
             reason = self.outside(path)
             if reason is not None:
@@ -68,7 +82,7 @@ class Root:
 
 
 def unreadable(path: Path, error: OSError) -> BadFile:
-    """A file or folder that the system does not let us read."""
+    """The BadFile for a file or folder that the operating system does not let us read."""
     return BadFile(str(path), f"cannot be read: {_reason(error)}")
 
 
@@ -80,14 +94,21 @@ def collect(
     classes: Iterable[str] = (),
     faults: Iterable[str] = (),
 ) -> Dataset:
-    """The dataset of the entries, whose classes are theirs and ``classes``. ``where`` names the dataset in messages.
+    """Checks what a reader has listed, and makes the dataset of it.
 
-    Images whose names are not valid Unicode join the bad files: no report could name them.
+    Images whose names are not valid Unicode become bad files, because no report could show their names.
 
-    Raises ValueError, which lists all of it, where there are ``faults``, no images, a class without a training image,
-    or an image that is listed twice.
+    Args:
+        where: name of the dataset, for messages.
+        entries: the images.
+        bad: files that cannot be used.
+        classes: names of further classes, which may turn out to have no images.
+        faults: messages about what makes the dataset useless as a whole.
+
+    Raises ValueError, which lists all faults and then the bad files: ``faults``, a dataset without images, a class
+    without a training image, and an image that is listed twice.
     """
-    bad = list(dict.fromkeys(bad))  # a link may have been met as a split and as a class
+    bad = list(dict.fromkeys(bad))  # folder datasets meet one link twice, as a split and as a class
     faults = list(faults)
     seen: dict[str, Entry] = {}
     for entry in entries:
@@ -95,7 +116,7 @@ def collect(
         if not _is_unicode(name):
             bad.append(BadFile(name, "the name is not valid Unicode"))
         elif name in seen:
-            faults.append(f"{name}: listed twice, {_placed(seen[name])} and {_placed(entry)}")
+            faults.append(f"{name}: listed twice, {_position(seen[name])} and {_position(entry)}")
         else:
             seen[name] = entry
     names = sorted({*classes, *(entry.class_name for entry in seen.values())})
@@ -113,16 +134,16 @@ def collect(
 
 
 def refuse(faults: Sequence[str], bad: Iterable[BadFile]) -> None:
-    """Raises ValueError with all faults, if any; the bad files are listed after them, as they may be the cause."""
+    """Raises ValueError where there are faults. It lists the bad files after them, as these may be the cause."""
     if faults:
         bad_lines = [f"{name}: {reason}" for name, reason in map(_printable, bad)]
         raise ValueError("\n  ".join([*faults, *bad_lines]))
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """One dataset of several; classes of one name are one class.
+    """Makes one dataset of several, in which classes of the same name are one class.
 
-    Raises ValueError where two of them have the same images.
+    Raises ValueError where an image is in two of them.
     """
     if len(datasets) == 1:
         return datasets[0]
@@ -135,7 +156,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     return collect("sources", entries, [bad for dataset in datasets for bad in dataset.bad])
 
 
-def _placed(entry: Entry) -> str:
+def _position(entry: Entry) -> str:
     where = f" ({entry.where})" if entry.where else ""
     return f"in class {entry.class_name} of {entry.split}{where}"
 

@@ -1,4 +1,4 @@
-"""Datasets that are tables of paths and labels: CSV, TSV and Parquet files."""
+"""Reads datasets that are tables of paths and labels: CSV, TSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .folder import SPLITS
 from .listing import Entry, Root, collect
 
 SUFFIXES = {".csv", ".tsv", ".parquet"}
-"""What a manifest's name ends with, in lower case."""
+"""How the names of tables end, in lower case."""
 
 
-def read_manifest(path: str | Path) -> Dataset:
-    """Reads a table with the columns path, label and, if it has splits, split; other columns are ignored.
+def read_table(path: str | Path) -> Dataset:
+    """Lists the images of a table with the columns path, label and, optionally, split. Other columns are ignored.
 
-    Paths are relative to the table's folder. Without a split column all images are train's. Bad files: rows whose file
-    is missing, is no file, or is outside the table's folder.
+    Paths are relative to the table's folder. Without the column split, all images are in train. Bad files are files
+    that are missing, not regular, or outside of the table's folder.
 
-    Raises FileNotFoundError where there is no such table, and ValueError, which lists all that is wrong, for Parquet
-    without pyarrow, a table that is malformed or lacks a column, a row without path or label or with an unknown split,
-    a class without a training image, or a file in two rows.
+    Raises FileNotFoundError where there is no such table, and ValueError for a Parquet file without pyarrow, for a
+    table that is malformed or lacks a column, and, listing all faults, for rows without a path or label or with an
+    unknown split, a class without a training image, or a file in two rows.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,7 +50,7 @@ def read_manifest(path: str | Path) -> Dataset:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows by column, each with the line of the file that it ends in."""
+    """Yields each row, as values by column, with the number of its last line in the file."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
@@ -64,7 +64,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows by column, each with its number from one."""
+    """Yields each row, as values by column, with its number, counted from 1."""
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile

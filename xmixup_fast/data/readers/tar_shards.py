@@ -1,4 +1,4 @@
-"""Datasets that are tar shards as WebDataset writes them; images are read where they lie in the shard."""
+"""Reads datasets that are tar shards in WebDataset's format. Images are read from the shards, which stay packed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ class ShardImage(Image):
 
     shard: Path
     member: str
+    """Name of the image in the shard."""
     offset: int
-    """Its first byte in the shard."""
+    """Position of the image's first byte in the shard."""
     size: int
+    """Number of bytes."""
 
     @property
     def name(self) -> str:
@@ -44,7 +46,10 @@ class ShardImage(Image):
 
 
 def names_shards(name: str) -> bool:
-    """Whether a dataset's name is a tar file, a pattern of them, or a folder of them without folders of images."""
+    """Whether a dataset's name means tar shards: a file or pattern that ends in .tar, or a folder of tar files.
+
+    A folder counts if one of its split folders has tar files, or if it has tar files and no folders.
+    """
     path = Path(name)
     if not path.is_dir():
         return path.suffix.lower() == ".tar"
@@ -55,15 +60,17 @@ def names_shards(name: str) -> bool:
 
 
 def read_shards(name: str) -> Dataset:
-    """Lists the samples of tar shards: one file, a pattern such as a-{000..012}.tar or a*.tar, or a folder of shards.
+    """Lists the images of tar shards: one file, a pattern such as a-{000..012}.tar or a*.tar, or a folder of shards.
 
-    A sample is the members with one name up to the first dot after the last slash: an image, and its label in .cls
-    (a number or a name) or .json ("label"). Shards of a folder, or of several, called train, val or test are that
-    split; all others are train's. Bad files: shards that are missing, damaged, compressed or outside of the pattern's
-    folder; members that are links or have names that are absolute or with ..; samples without an image or a label.
+    A sample consists of all members with the same name up to the first dot after the last slash: an image, and its
+    label in a .cls member (a number or a name) or a .json member (the value of "label"). Where there are several
+    folders of shards, those called train, val and test are splits. All other shards belong to train.
 
-    Raises FileNotFoundError where no shard is named, and ValueError, which lists all that is wrong, for a class without
-    a training image or a member that is there twice.
+    Bad files are shards that are missing, damaged, compressed or outside of the folder; members that are links, or
+    whose names are absolute or contain ``..``; and samples without an image or a label, or with two images.
+
+    Raises FileNotFoundError where there is no such shard, and ValueError, which lists all faults, for a class without a
+    training image or an image that is listed twice.
     """
     root = Root(name if Path(name).is_dir() else _fixed_folder(name))
     bad: list[BadFile] = []
@@ -78,7 +85,7 @@ def read_shards(name: str) -> Dataset:
 
 
 def _shards(name: str, root: Root, bad: list[BadFile]) -> list[tuple[str, Path]]:
-    """The shards that a name stands for, and the split of each."""
+    """The shards that a dataset's name stands for, each with its split."""
     if Path(name).is_dir():
         shards = [(split, path) for split, folder in split_folders(root, bad).items() for path in _tars(folder)]
     else:
@@ -95,7 +102,7 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _expand(pattern: str) -> list[Path]:
-    """The paths that a pattern stands for: all of a range, whether they exist or not, and all that a glob finds."""
+    """The paths that a pattern stands for: all numbers of a range, missing files too, and all matches of a wildcard."""
     if Path(pattern).is_file():
         return [Path(pattern)]
     ends = _RANGE.search(pattern)
@@ -107,7 +114,7 @@ def _expand(pattern: str) -> list[Path]:
 
 
 def _fixed_folder(pattern: str) -> Path:
-    """The folder that all paths of a pattern are in: its parents before the first with a wildcard."""
+    """The folder that holds all paths of a pattern: the part of the path before the first wildcard or range."""
     if Path(pattern).is_file():
         return Path(pattern).parent
     parents = Path(pattern).parent.parts
@@ -116,17 +123,17 @@ def _fixed_folder(pattern: str) -> Path:
 
 @dataclass
 class _Sample:
-    """What has been read of one sample."""
+    """The members of one sample that have been read so far."""
 
     image: ShardImage | None = None
     cls: bytes | None = None
     json: bytes | None = None
     reason: str | None = None
-    """What is wrong with its members."""
+    """Why the sample cannot be used; None if it can."""
 
 
 def _entries(shard: Path, split: str, bad: list[BadFile]) -> list[Entry]:
-    """The samples of one shard."""
+    """Lists the samples of one shard."""
     samples: dict[str, _Sample] = {}
     try:
         _read_members(shard, samples, bad)
@@ -135,7 +142,7 @@ def _entries(shard: Path, split: str, bad: list[BadFile]) -> list[Entry]:
     entries = []
     for key, sample in samples.items():
         try:
-            image, class_name = _whole(sample)
+            image, class_name = _image_and_class(sample)
             entries.append(Entry(image, class_name, split))
         except ValueError as error:
             bad.append(BadFile(sample.image.name if sample.image else f"{shard}/{key}", str(error)))
@@ -143,11 +150,14 @@ def _entries(shard: Path, split: str, bad: list[BadFile]) -> list[Entry]:
 
 
 def _read_members(shard: Path, samples: dict[str, _Sample], bad: list[BadFile]) -> None:
-    """Reads the headers and the labels. Raises TarError, EOFError, OSError or ValueError where the shard is damaged."""
+    """Reads the headers of all members, and the labels, into ``samples``.
+
+    Raises TarError, EOFError, OSError or ValueError where the shard is damaged; samples before the damage are kept.
+    """
     with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         length = shard.stat().st_size
         while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # they may be millions
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all, perhaps millions
             folder, slash, last = member.name.rpartition("/")
             stem, _, extension = last.partition(".")
             extension = extension.lower()
@@ -167,14 +177,14 @@ def _read_members(shard: Path, samples: dict[str, _Sample], bad: list[BadFile]) 
                 sample.reason = f"{member.name} has the same name"
             else:
                 sample.image = ShardImage(shard, member.name, member.offset_data, member.size)
-        # The end of a tar file is a block of zeros. tarfile takes a damaged header for it, too.
+        # A block of zeros ends a tar file, but tarfile takes a damaged header for the end as well.
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset}")
 
 
 def _unusable(member: tarfile.TarInfo) -> str | None:
-    """Why a member is no plain file inside the archive."""
+    """Why a member cannot be used; None for a plain file inside of the archive."""
     if member.name.startswith("/") or ".." in member.name.split("/"):
         return "its name leads out of the archive"
     if member.isdir():
@@ -184,8 +194,8 @@ def _unusable(member: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _whole(sample: _Sample) -> tuple[ShardImage, str]:
-    """A sample's image and class. Raises ValueError, which says what it lacks."""
+def _image_and_class(sample: _Sample) -> tuple[ShardImage, str]:
+    """A sample's image and the name of its class. Raises ValueError with the reason where one of them is missing."""
     if sample.reason is not None:
         raise ValueError(sample.reason)
     if sample.image is None:

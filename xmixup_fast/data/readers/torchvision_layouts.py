@@ -1,9 +1,9 @@
-"""Published classification datasets, in the folders that torchvision keeps them in, with their official splits."""
+"""Reads published classification datasets with their official splits, from the folders where torchvision keeps them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _Listed = tuple[Path, str, str]
-"""An image file, its class and its split."""
+"""An image file, the name of its class, and its split."""
 
 _FOLDERS = {
     "Flowers102": "flowers-102",
@@ -31,7 +31,7 @@ _FOLDERS = {
     "CUB200": "CUB_200_2011",
     "MITIndoor67": "",
 }
-"""The folder of each dataset in the root; MIT Indoor-67 is published without one."""
+"""The folder of each dataset in the root folder. MIT Indoor-67 is published without a folder of its own."""
 
 _SPLITS = {
     "Flowers102": ("train", "val", "test"),
@@ -40,21 +40,22 @@ _SPLITS = {
     "StanfordCars": ("train", "test"),
     "DTD": ("train", "val", "test"),
 }
-"""The splits of those whose files torchvision's class lists."""
+"""The splits of the datasets whose files a class of torchvision lists."""
 
 _FROM = {
     "StanfordCars": "unpack cars_train, cars_test, devkit and cars_test_annos_withlabels.mat there",
     "CUB200": "unpack CUB_200_2011.tgz there, from https://www.vision.caltech.edu/datasets/cub_200_2011/",
     "MITIndoor67": "put Images, TrainImages.txt and TestImages.txt there, from https://web.mit.edu/torralba/www/indoor.html",
 }
-"""Where to get what torchvision does not download."""
+"""How to get the datasets that torchvision does not download."""
 
 
 @dataclass(frozen=True)
 class ArrayImage(Image):
-    """An image of an array in memory, handed out as PNG."""
+    """An image that is an array in memory; its encoded bytes are a PNG file."""
 
     where: str
+    """Name of the image."""
     pixels: np.ndarray[Any, np.dtype[np.uint8]] = field(compare=False, repr=False)
     """uint8[H, W, 3]"""
 
@@ -73,27 +74,25 @@ class ArrayImage(Image):
         return hashlib.blake2b(self.pixels.tobytes(), digest_size=16).hexdigest()
 
 
-def read_published(name: str) -> Dataset:
-    """Reads ``NAME[:ROOT]``, one of torchvision's datasets, CUB200 or MITIndoor67, under ROOT (``data`` if not given).
+def read_torchvision(name: str) -> Dataset:
+    """Lists the images of ``NAME[:ROOT]``: a dataset of torchvision, CUB200 or MITIndoor67, in the folder ROOT.
 
-    Nothing is downloaded. torchvision's classes list the files where they have them, and check what they check.
-    Imagenette's classes are its folders, WordNet ids; of its sizes the largest is read. Bad files: listed ones that are
-    missing or outside of the dataset's folder.
+    ROOT is ``data`` if not given. Nothing is downloaded. Where torchvision has a class that lists files, it lists them
+    here, with its own checks. The classes of Imagenette are its folders, which are WordNet ids; of its published image
+    sizes, the largest that is there is read. Bad files are listed files that are missing or outside of the folder.
 
-    Raises FileNotFoundError, which says how to get it, where the dataset is not there, and ValueError for an unknown
-    name, lists that do not fit together, a class without a training image, or an image that is listed twice.
+    Raises FileNotFoundError, which says how to get the dataset, where it is missing or incomplete, and ValueError for
+    an unknown name, a class without a training image, or an image that is listed twice.
     """
     name, _, root = name.partition(":")
     root = root or "data"
     if name not in _FOLDERS:
         raise ValueError(f"torchvision:{name}: expected one of {', '.join(_FOLDERS)}")
     folder = Path(root, _FOLDERS[name])
-    if name == "Imagenette":
-        folder = next(
-            (size for size in (folder, *map(Path, (f"{folder}-320", f"{folder}-160"))) if size.is_dir()), folder
-        )
     try:
         if name == "Imagenette":
+            sizes = [folder, Path(f"{folder}-320"), Path(f"{folder}-160")]
+            folder = next((size for size in sizes if size.is_dir()), folder)
             return read_folder(folder)
         if name in ("CIFAR10", "CIFAR100"):
             return collect(str(folder), _cifar(name, root, folder))
@@ -102,21 +101,26 @@ def read_published(name: str) -> Dataset:
         else:
             files = list({"OxfordIIITPet": _pets, "CUB200": _cub200, "MITIndoor67": _mit_indoor67}[name](folder))
     except (OSError, RuntimeError, LookupError) as error:  # torchvision raises RuntimeError
-        how = _FROM.get(name, f"torchvision.datasets.{name}({root!r}, download=True) gets it")
-        raise FileNotFoundError(f"torchvision:{name}: not found, or not whole, in {folder} ({error}); {how}") from error
+        source = _FROM.get(name, f"torchvision.datasets.{name}({root!r}, download=True) gets it")
+        message = f"torchvision:{name}: not found, or not whole, in {folder} ({error}); {source}"
+        raise FileNotFoundError(message) from error
+    return _checked(f"torchvision:{name}", files, Root(folder))
+
+
+def _checked(where: str, files: Iterable[_Listed], root: Root) -> Dataset:
+    """The dataset of the listed files that are inside of its folder."""
     entries, bad = [], []
-    inside = Root(folder)
     for path, class_name, split in files:
-        found = inside.file(path)
+        found = root.file(path)
         if isinstance(found, BadFile):
             bad.append(found)
         else:
             entries.append(Entry(found, class_name, split))
-    return collect(f"torchvision:{name}", entries, bad)
+    return collect(where, entries, bad)
 
 
 def _torchvision(name: str, root: str) -> Iterator[_Listed]:
-    """The files of a dataset whose torchvision class takes a loader: one that hands back the path lists them."""
+    """Lists the files of a dataset by torchvision's class, whose loader here returns the path and decodes nothing."""
     import torchvision.datasets
 
     for split in _SPLITS[name]:
@@ -159,7 +163,7 @@ def _mit_indoor67(folder: Path) -> Iterator[_Listed]:
 
 
 def _table(path: Path) -> dict[str, str]:
-    """The second column of a text file by its first."""
+    """Reads a text file of two columns: the second column by the first."""
     rows = {}
     for line in _lines(path):
         key, _, value = line.partition(" ")
@@ -168,5 +172,5 @@ def _table(path: Path) -> dict[str, str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The lines of a text file, without empty ones."""
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Properties of torchvision:NAME: the datasets that torchvision and others publish."""
+"""Datasets torchvision:NAME, in the layouts of torchvision and of their publishers."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ PUBLISHED: dict[str, Callable[[Path], Listing]] = {
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision compares checksums of the published files, which made ones cannot have."""
+    """Switches off torchvision's checksums of published files, which the files of these tests do not match."""
     for module in ("flowers102", "cifar"):
         monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda path, md5: os.path.isfile(path))
 

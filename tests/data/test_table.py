@@ -1,4 +1,4 @@
-"""Properties of tables of paths and labels: what is listed, and what is refused."""
+"""Tables of paths and labels: which images are listed, and which tables are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_rows_without_a_usable_file_are_bad_files(tmp_path: Path, suffix: str) -
     (root / "folder").symlink_to(tmp_path / "elsewhere")
     paths = ["absent.jpg", "../secret.jpg", str(tmp_path / "secret.jpg"), "far.jpg", "link.jpg", "folder/x.jpg", ".."]
     paths += ["good.jpg/x.jpg", "n" * 300 + ".jpg"]
-    paths += ["nul\0.jpg"] if suffix == ".parquet" else []  # csv refuses it in Python 3.10
+    paths += ["nul\0.jpg"] if suffix == ".parquet" else []  # the csv module of Python 3.10 refuses it
     rows = [{"path": path, "label": "a"} for path in ["good.jpg", *paths]]
     dataset = read_dataset(write_table(root / f"images{suffix}", rows))
     assert listing(dataset)["train"] == [("good.jpg", "a")]

@@ -1,4 +1,4 @@
-"""Pools of datasets: their cache, the memory budget, and the memory that making them takes."""
+"""Pools of decoded images: their cache, the memory budget, and the memory that making a pool takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 import torch
 
-from xmixup_fast.data import image_store as pools_module
+from xmixup_fast.data import image_store as image_store_module
 from xmixup_fast.data.dataset import BadFile, FileImage, Image, Sample
 from xmixup_fast.data.decoding import decoder as decoder_module
 from xmixup_fast.data.decoding.decoder import Header, TorchvisionDecoder, read_header
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Counted(TorchvisionDecoder):
-    """Counts the images that it decodes."""
+    """A decoder that counts the images that it decodes."""
 
     count = 0
 
@@ -43,16 +43,16 @@ class Counted(TorchvisionDecoder):
 
 
 class Start:
-    """A start of the program: builds one pool."""
+    """What one start of the program does: it makes a pool."""
 
     def __init__(
         self, samples: Sequence[Sample], cache: Path | None, *, short_side: int = 8, budget: int | None = None
     ) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         decoder = Counted(short_side, 2)
-        builder = ImageStore(decoder, cache, budget, self.said.append)
-        self.pool = builder.build(samples, "images")
-        self.bad = builder.bad
+        store = ImageStore(decoder, cache, budget, self.messages.append)
+        self.pool = store.build(samples, "images")
+        self.bad = store.bad
         self.decoded = decoder.count
 
 
@@ -99,8 +99,8 @@ def test_a_second_start_maps_the_cache_and_decodes_nothing(tmp_path: Path) -> No
     assert (in_memory.decoded, first.decoded, second.decoded) == (5, 5, 0)
     assert equal(first.pool, in_memory.pool) and equal(second.pool, in_memory.pool)
     assert second.pool.labels.tolist() == [0, 1, 2, 0, 1] and second.pool.sizes[1].tolist() == [8, 8]
-    assert first.said[0].startswith("images: 5 decoded in ")
-    assert second.said == [f"images: 5 from the cache, {pools(tmp_path / 'cache')[0]}"]
+    assert first.messages[0].startswith("images: 5 decoded in ")
+    assert second.messages == [f"images: 5 from the cache, {pools(tmp_path / 'cache')[0]}"]
 
 
 def test_a_build_reads_each_header_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_a_build_reads_each_header_once(tmp_path: Path, monkeypatch: pytest.Monk
         count += 1
         return read_header(stream)
 
-    for module in (decoder_module, pools_module):
+    for module in (decoder_module, image_store_module):
         monkeypatch.setattr(module, "read_header", counted)
     for cache in (None, tmp_path / "cache"):
         count = 0
@@ -147,9 +147,9 @@ def test_bad_files_are_remembered_and_looked_at_again(tmp_path: Path) -> None:
         start = Start(samples, tmp_path / "cache")
         assert start.bad == [BadFile(str(path), "not a JPEG, PNG or WebP image")]
         assert start.pool.labels.tolist() == [0, 2, 0, 1]
-    assert start.decoded == 1  # the bad one
+    assert start.decoded == 1  # the bad file, which is tried again
     path.write_bytes(good)
-    os.utime(path, ns=(0, 0))  # its stamp is what it was
+    os.utime(path, ns=(0, 0))  # so that its stamp does not change
     start = Start(samples, tmp_path / "cache")
     assert not start.bad and len(start.pool) == 5
     assert Start(samples, tmp_path / "cache").decoded == 0
@@ -248,10 +248,10 @@ def test_what_exceeds_the_budget_is_refused_before_decoding(
 def test_the_budget_is_for_all_pools_together(tmp_path: Path) -> None:
     samples = write_images(tmp_path)
     size = Start(samples, None).pool.pixels.numel()
-    builder = ImageStore(Counted(8, 1), None, 2 * size - 1, print)
-    builder.build(samples, "first images")
+    store = ImageStore(Counted(8, 1), None, 2 * size - 1, print)
+    store.build(samples, "first images")
     with pytest.raises(ValueError, match=r"second images need .*, with those before them .*, and the budget is"):
-        builder.build(samples, "second images")
+        store.build(samples, "second images")
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -286,8 +286,8 @@ photo, cache = Path(sys.argv[1]), sys.argv[2]
 decoder = make_decoder("auto", 256, torch.device("cpu"), 2, print)
 before = peak()
 for count in (400, 1600):
-    builder = ImageStore(decoder, Path(cache) if cache != "none" else None, None, lambda line: None)
-    pool = builder.build([Sample(Repeated(photo), 0)] * count, "images")
+    store = ImageStore(decoder, Path(cache) if cache != "none" else None, None, lambda line: None)
+    pool = store.build([Sample(Repeated(photo), 0)] * count, "images")
     print(len(pool), pool.pixels.numel() / 2**20, peak() - before)
     del pool
 """
@@ -301,13 +301,13 @@ def test_memory_for_making_a_pool_grows_with_the_pool_alone(tmp_path: Path, kind
     arguments = [sys.executable, "-c", MEMORY, str(tmp_path / "photo.jpg"), cache]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    beyond = []  # the pool, in MiB
+    beyond = []  # memory beyond the size of the pool, in MiB
     for line, count in zip(done.stdout.splitlines(), (400, 1600), strict=True):
         images, size, grown = map(float, line.split())
         assert images == count and size > 0.24 * count
-        beyond.append(grown - size if kind == "none" else grown)  # a pool in a file is mapped, not read
+        beyond.append(grown - size if kind == "none" else grown)  # a cached pool is mapped, not read
     assert max(beyond) <= 300
-    assert beyond[1] - beyond[0] <= 200  # DALI's buffers grow by up to 100 at first; the pool has grown by 300
+    assert beyond[1] - beyond[0] <= 200  # DALI's buffers grow by up to 100 at first, and the pool by 300
 
 
 def test_amounts_of_memory() -> None:

@@ -1,4 +1,4 @@
-"""Decoding: both decoders give the same pixels of every kind of file, and every bad file is named, and it alone."""
+"""Decoding: both decoders give the same pixels of every kind of file, and name all bad files and no other file."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def decoded(name: str, data: Sequence[bytes], short_side: int = HEIGHT) -> list[
 
 
 def photo(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> PIL.Image.Image:
-    """Smooth colours with some noise."""
+    """An image of smooth colours with some noise."""
     random = np.random.default_rng(seed)
     coarse = PIL.Image.fromarray(random.integers(0, 256, (6, 9, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), PIL.Image.Resampling.BICUBIC)).astype(int)
@@ -94,7 +94,7 @@ def png_of_16_bits(samples: np.ndarray, colour_type: int) -> bytes:
 
 
 def kinds() -> dict[str, bytes]:
-    """One file of each kind."""
+    """The bytes of one file of each kind, by name."""
     rgb = photo()
     rgba = rgb.copy()
     rgba.putalpha(PIL.Image.linear_gradient("L").resize(rgb.size))
@@ -133,7 +133,7 @@ LOSSLESS = {
     **dict.fromkeys(("grey.png", "grey-alpha.png"), "L"),
     "black-and-white.png": "1",
 }
-"""Files of which all is known: what photo() is converted to before it is written."""
+"""Files without loss, and the mode to which photo() is converted before it is written."""
 
 
 @pytest.mark.skipif(not HAS_DALI, reason="needs DALI")
@@ -195,14 +195,14 @@ def damaged_png() -> bytes:
 
 
 def bomb() -> bytes:
-    """A PNG file whose header promises 12 GiB of pixels."""
+    """A PNG file whose header says that it has 12 GiB of pixels."""
     header = struct.pack(">IIBBBBB", 2**16, 2**16, 8, 2, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(2**20))), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
 
 
 def bad_files() -> dict[str, tuple[bytes, str]]:
-    """Bad files, and a part of what is to be said about each."""
+    """Bad files by name: their bytes, and a part of the reason that must be given."""
     jpeg, png, webp = (encoded(photo(), format) for format in ("JPEG", "PNG", "WEBP"))
     return {
         "half.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
@@ -269,7 +269,7 @@ def test_what_dali_alone_cannot_decode_is_decoded_with_a_warning(monkeypatch: py
         results = decoded("dali", files)
     assert all(torch.equal(first, second) for first, second in zip(results, expected, strict=True))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a bad file explains the failure: no warning
+        warnings.simplefilter("error")  # no warning, since a bad file explains the failure
         assert isinstance(decoded("dali", [*files, files[0][:500]])[-1], BadFile)
 
 
@@ -279,7 +279,7 @@ def test_batches_are_bounded_in_images_and_bytes() -> None:
 
     def sizes(images: int, height: int, width: int) -> list[int]:
         made = Encoded("", np.zeros(0, np.uint8), Header(True, height, width))
-        return [len(batch) for batch in dali._batches([made] * images)]
+        return [len(batch) for batch in dali.into_batches([made] * images)]
 
     assert sizes(40, 10, 10) == [16, 16, 8]
     assert sizes(5, 2000, 2000) == [2, 2, 1]
@@ -288,14 +288,16 @@ def test_batches_are_bounded_in_images_and_bytes() -> None:
 
 
 def test_auto_takes_what_is_installed_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    arguments = (20, torch.device("cpu"), 1, said.append)
+    messages: list[str] = []
+    arguments = (20, torch.device("cpu"), 1, messages.append)
     if HAS_DALI:
-        assert make_decoder("auto", *arguments).name == "dali" and not said
+        assert make_decoder("auto", *arguments).name == "dali" and not messages
     monkeypatch.setattr(choose, "find_spec", lambda name: None)
     assert make_decoder("auto", *arguments).name == "torchvision"
-    assert said == ["decoder: torchvision, since DALI is not installed; pip install nvidia-dali-cuda130 (Linux only)"]
-    assert make_decoder("torchvision", *arguments).name == "torchvision" and len(said) == 1
+    assert messages == [
+        "decoder: torchvision, since DALI is not installed; pip install nvidia-dali-cuda130 (Linux only)"
+    ]
+    assert make_decoder("torchvision", *arguments).name == "torchvision" and len(messages) == 1
     with pytest.raises(ValueError, match="decoder: DALI is not installed; pip install nvidia-dali-cuda130"):
         make_decoder("dali", *arguments)
 

@@ -1,4 +1,4 @@
-"""Properties of tar shards: what is listed, under which names, and what of them cannot be used."""
+"""Tar shards: which images are listed under which names, and which members are bad files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xmixup_fast.data.sources import read_dataset
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_a_shard_is_read_where_it_lies(tmp_path: Path, form: int) -> None:
-    # A name longer than a header holds, with characters that are not ASCII, in the formats that can tell it.
+    # A name that does not fit into a header and is not ASCII, as far as each format allows that.
     long = "Größe 大/" + ("n" * 60 if form == tarfile.USTAR_FORMAT else "n" * 200)
     members = [
         ("README.txt", "not a sample"),
@@ -80,25 +80,35 @@ def test_tars_beside_class_folders_are_no_dataset(tmp_path: Path) -> None:
     assert listing(read_dataset(tmp_path))["train"] == [("cat/1.jpg", "cat")]
 
 
+BAD_MEMBERS: list[tuple[str, str | bytes]] = [
+    ("../up.jpg", "x"),
+    ("a/../../up.cls", "x"),
+    ("/root.jpg", "x"),
+    ("unlabelled.jpg", "x"),
+    ("pictureless.cls", "x"),
+    ("other.tif", "x"),
+    ("other.cls", "x"),
+    ("two.jpg", "x"),
+    ("two.png", "x"),
+    ("two.cls", "x"),
+    ("again.jpg", "x"),
+    ("again.cls", "x"),
+    ("again.jpg", "x"),
+    ("json.jpg", "x"),
+    ("json.json", "{"),
+    ("list.jpg", "x"),
+    ("list.json", "[]"),
+    ("float.jpg", "x"),
+    ("float.json", '{"label": 0.5}'),
+    ("blank.jpg", "x"),
+    ("blank.cls", " "),
+    ("bytes.jpg", "x"),
+    ("bytes.cls", b"\xff"),
+]
+
+
 def test_members_that_cannot_be_used_are_bad_files(tmp_path: Path) -> None:
-    members: list[tuple[str, str | bytes]] = [
-        *numbered(1),
-        ("../up.jpg", "x"),
-        ("a/../../up.cls", "x"),
-        ("/root.jpg", "x"),
-        ("unlabelled.jpg", "x"),
-        ("pictureless.cls", "x"),
-        ("other.tif", "x"),
-        ("other.cls", "x"),
-        *(("two.jpg", "x"), ("two.png", "x"), ("two.cls", "x")),
-        *(("again.jpg", "x"), ("again.cls", "x"), ("again.jpg", "x")),
-        *(("json.jpg", "x"), ("json.json", "{")),
-        *(("list.jpg", "x"), ("list.json", "[]")),
-        *(("float.jpg", "x"), ("float.json", '{"label": 0.5}')),
-        *(("blank.jpg", "x"), ("blank.cls", " ")),
-        *(("bytes.jpg", "x"), ("bytes.cls", b"\xff")),
-    ]
-    shard = write_shard(tmp_path / "a.tar", members)
+    shard = write_shard(tmp_path / "a.tar", [*numbered(1), *BAD_MEMBERS])
     with tarfile.open(shard, "a") as tar:
         for name, kind in (("soft.jpg", tarfile.SYMTYPE), ("hard.jpg", tarfile.LNKTYPE), ("dir.jpg", tarfile.DIRTYPE)):
             member = tarfile.TarInfo(name)
@@ -130,11 +140,11 @@ def test_members_that_cannot_be_used_are_bad_files(tmp_path: Path) -> None:
     }
 
 
-def test_damaged_shards_are_bad_files_and_what_is_whole_is_kept(tmp_path: Path) -> None:
+def test_damaged_shards_are_bad_files_and_their_whole_samples_are_kept(tmp_path: Path) -> None:
     root = tmp_path / "data"
     whole = write_shard(root / "a.tar", numbered(1, 2)).read_bytes()
     blocks = [name for name, _ in numbered(1, 2)]
-    assert whole[4 * 512 :].startswith(b"2.jpg")  # header and content of each member are a block each
+    assert whole[4 * 512 :].startswith(b"2.jpg")  # each member has one block of header and one of content
     (root / "empty.tar").write_bytes(b"")
     (root / "text.tar").write_text("not a tar file" * 100)
     (root / "cut.tar").write_bytes(whole[: 5 * 512 + 2])

@@ -1,4 +1,4 @@
-"""Streams: the same pixels as pools, each image once an epoch, decoded ahead of use; and bad files are named."""
+"""Streamed images: the same pixels as in pools, decoded ahead, each image once per epoch; and bad files are named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from made import TARGET, write_folder
 from runs import arguments, flags, run, without_times
 from safetensors.torch import load_file
-from test_decode import DECODERS, HEIGHT, Bytes, encoded, kinds, made_decoder, photo
+from test_decoding import DECODERS, HEIGHT, Bytes, encoded, kinds, made_decoder, photo
 from torch import Tensor
 
 from xmixup_fast import Crops, ImagePool
@@ -35,7 +35,7 @@ from xmixup_fast.train import main
 
 SIZE = 32
 WAIT = 30
-"""Seconds until a test gives up."""
+"""Seconds after which a test fails."""
 
 
 def turned(orientation: int) -> bytes:
@@ -48,7 +48,7 @@ JPEGS = [encoded(photo(HEIGHT + i, 101 - i, i), "JPEG") for i in range(6)]
 
 
 class Counted(Bytes):
-    """Counts how often it is read."""
+    """An image that counts how often it is read."""
 
     reads = 0
 
@@ -72,7 +72,7 @@ def made_stream(name: str, samples: Sequence[Sample], short_side: int | None) ->
 
 
 def shown(pool: ImagePool, crops: Crops) -> list[Tensor]:
-    """The pixels of crops, as they are kept."""
+    """The pixels that crops show, uint8[height, width, 3] each, not flipped."""
     views = zip(crops.index.tolist(), crops.window.tolist(), strict=True)
     return [pool[index][top : top + height, left : left + width] for index, (top, left, height, width) in views]
 
@@ -88,17 +88,19 @@ def test_windows_are_those_of_whole_images(name: str, short_side: int | None) ->
     generator = torch.Generator().manual_seed(0)
     with ThreadPoolExecutor(decoder.threads) as workers:
         crop = decoder.window_decoder(workers)
-        for places in (range(len(files)), jpegs, jpegs[:3], jpegs * 6):  # mixed, and JPEG alone
+        for positions in (range(len(files)), jpegs, jpegs[:3], jpegs * 6):  # all formats, then JPEG files only
             for height, width in ((32, 32), (7, 23)):
-                images = [wholes[i] for i in places]
+                images = [wholes[i] for i in positions]
                 corners = [
                     [int(torch.randint(0, limit + 1, (), generator=generator)) for limit in (h - height, w - width)]
                     for h, w, _ in (image.shape for image in images)
                 ]
                 corners[0] = [0, 0]
                 corners[-1] = [images[-1].shape[0] - height, images[-1].shape[1] - width]
-                batch = crop([samples[i].image for i in places], [[top, left, height, width] for top, left in corners])
-                assert batch.is_contiguous() and batch.shape == (len(places), height, width, 3)
+                batch = crop(
+                    [samples[i].image for i in positions], [[top, left, height, width] for top, left in corners]
+                )
+                assert batch.is_contiguous() and batch.shape == (len(positions), height, width, 3)
                 for got, image, (top, left) in zip(batch, images, corners, strict=True):
                     assert torch.equal(got, image[top : top + height, left : left + width])
 
@@ -275,7 +277,7 @@ def test_bad_files_are_found_before_training(
     for attempt in range(2):  # then from the cache
         status = main(flags(arguments(data, tmp_path / f"run-{attempt}", **changes)))
         shown = capsys.readouterr()
-        assert (" from the cache" in shown.out) == bool(attempt)
+        assert (" image sizes read from the cache, " in shown.out) == bool(attempt)
         if bad_files == "error":
             assert status == 2 and f"{len(broken)} bad files" in shown.err
             assert all(str(path) in shown.err for path in broken) and "epoch" not in shown.out
@@ -307,7 +309,7 @@ def test_a_file_that_breaks_in_training_ends_the_run(
     settings = {"target": str(target), "storage": "stream", "cache": str(tmp_path / "cache"), "method": "finetune"}
     run(data, tmp_path / "first", **settings)
     kept = {path: path.stat() for path in target.rglob("*.png")}
-    for path, status in kept.items():  # as a failing disk would, without a sign in the folder
+    for path, status in kept.items():  # as a failing disk does it: size and time of the file stay
         path.write_bytes(b"\0" * status.st_size)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert main(flags(arguments(data, tmp_path / "again", **settings))) == 2
