@@ -20,7 +20,7 @@ import torch.distributed as dist
 from made import SOURCE, TARGET, write_folder
 from runs import flags
 from safetensors.torch import load_file
-from selecting import NETWORKS, STRATEGIES, Chooser, choose, pixel_network, settings_for
+from selecting import NETWORKS, STRATEGIES, RecordingSelector, choose, pixel_network, settings_for
 
 from xmixup_fast.cli import parse
 from xmixup_fast.data.dataset import BadFile, Dataset
@@ -262,12 +262,12 @@ def one_process(rank: int, folder: Path) -> None:
     data = read_folder(folder / "target"), read_folder(folder / "source")
     selections = choose_each(data)
     again = choose(settings_for(**STRATEGIES["sample"]), data)  # out of the cache
-    chooser = Chooser(settings_for("feature"))
+    chooser = RecordingSelector(settings_for("feature"))
     logits = chooser.network.source_logits
     share = sum(len(labels) for _, labels in chooser.stream(data[1].train, "images", []))
     means = class_means(chooser.network, chooser.stream(data[1].train, "images", []), 4, logits)
     # The last batch alone is a share without an image for one process.
-    tail = Chooser(settings_for("feature", batch_size=100)).stream(data[1].train, "images", [])
+    tail = RecordingSelector(settings_for("feature", batch_size=100)).stream(data[1].train, "images", [])
     tail_means = class_means(chooser.network, tail, 4, logits)
     Path(data[1].train[27 * rank].image.name).write_text("no image")
     dist.barrier()
@@ -283,7 +283,7 @@ def test_two_processes_choose_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_folder(tmp_path / "source", SOURCE, 7)
     data = read_folder(tmp_path / "target"), read_folder(tmp_path / "source")
     alone = choose_each(data)
-    chooser = Chooser(settings_for("feature"))
+    chooser = RecordingSelector(settings_for("feature"))
     images = chooser.stream(data[1].train, "images", [])
     means = class_means(chooser.network, images, 4, chooser.network.source_logits)
     torch.multiprocessing.spawn(one_process, (tmp_path,), nprocs=2)
