@@ -90,7 +90,7 @@ class Trainer:
 
         Returns the loss, or this process's part of it: a detached scalar on the network's device. The parts add up.
         """
-        with self.span("wait for data"):
+        with self.span("data"):
             draw = next(self._draws)
         with self.span("update"):
             self.method.before_step(self.network, self.optimizer, self.steps_done, self.sampler.steps)
