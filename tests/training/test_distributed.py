@@ -170,7 +170,7 @@ def test_a_killed_process_ends_the_run_by_name_and_a_restart_goes_on(
         send(process, signal.SIGKILL)
         output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert "going on after step" in output and "exitcode: -9" in errors.replace("(", "").replace(")", "")
+    assert "resuming at step" in output and "exitcode: -9" in errors.replace("(", "").replace(")", "")
     killed, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", runs[2] / "long"))
     assert all(torch.equal(killed[key], tensor) for key, tensor in whole.items())
 
@@ -197,7 +197,7 @@ def test_a_restart_does_not_take_dead_processes_for_its_own(tmp_path: Path) -> N
 
 def test_a_run_goes_on_with_another_number_of_processes(runs: dict[int, Path]) -> None:
     output = (runs[2] / "stdout.txt").read_text()
-    assert output.count("going on after step 2 of 6") == 1 and output.count("not used") == 2
+    assert output.count("resuming at step 2 of 6") == 1 and output.count("not used") == 2
     one, both = (load_file(runs[n] / name / "model.safetensors") for n, name in ((1, "xmixup"), (2, "resumed")))
     for key, tensor in one.items():
         torch.testing.assert_close(both[key], tensor, rtol=1e-4, atol=2e-5)
