@@ -1,4 +1,4 @@
-"""Comparisons: what the tables say."""
+"""The tables and the plot of a comparison."""
 
 from __future__ import annotations
 
@@ -31,17 +31,21 @@ def test_intervals_are_students() -> None:
 
 def test_intervals_of_averages_are_welchs() -> None:
     a, b = [1.0, 2.0, 6.0], [0.0, 1.0, 2.5]
-    welch = stats.ttest_ind(a, [-value for value in b], equal_var=False).confidence_interval()  # of the sum of means
+    welch = stats.ttest_ind(
+        a, [-value for value in b], equal_var=False
+    ).confidence_interval()  # for the sum of both means
     difference = Difference.of(a, b)
     assert (difference.mean, difference.pairs) == (np.mean([*a, *b]), 3)
     assert (2 * difference.low, 2 * difference.high) == pytest.approx(tuple(welch))
-    assert Difference.of(a, a, a, a).high - 3 < (Difference.of(a).high - 3) / 2  # twice as sure, with more freedom
+    assert (
+        Difference.of(a, a, a, a).high - 3 < (Difference.of(a).high - 3) / 2
+    )  # half as wide, or less: more degrees of freedom
     assert str(Difference.of([1.0, 1.0], [2.0, 2.0])) == "+1.5 (+1.5 to +1.5), above zero"
 
 
 @pytest.fixture
 def figures() -> dict[tuple[str, Task], dict[int, dict[str, Any]]]:
-    """Accuracies of two methods on two tasks, with seeds that do not all have a pair."""
+    """Results of two methods on two tasks. Some seeds are done for one method or task alone."""
 
     def run(accuracy: float) -> dict[str, Any]:
         return {"test_accuracy": accuracy, "val_accuracy": 0.0, "images_seen": 100, "peak_memory_mib": 200}
@@ -55,18 +59,20 @@ def figures() -> dict[tuple[str, Task], dict[int, dict[str, Any]]]:
     }
 
 
-def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) -> None:
+def test_differences_are_paired_and_averages_take_seeds_done_on_all_tasks(figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
     made = rows(figures, {("other", tasks[0]): 1.5}, ["finetune", "other"], tasks, "test")
-    by_place = {(row.target, row.method): row for row in made}
+    by_target_and_method = {(row.target, row.method): row for row in made}
     assert [row.target for row in made] == ["average", "average", "a", "a", "b", "b"]
-    average = by_place["average", "other"]
+    average = by_target_and_method["average", "other"]
     assert average.seeds == 2 and average.accuracy == np.mean([(53 + 71) / 2, (55 + 74) / 2])
     assert average.difference == Difference.of([3, 1], [1, 3]) and average.difference.mean == 2
-    assert by_place["a", "other"].difference == Difference.of([3.0, 1.0, -1.0])
-    assert by_place["a", "other"].seeds == 4 and by_place["b", "other"].difference == Difference.of([1.0, 3.0])
-    assert by_place["a", "other"].relative_seconds == 1.5 and math.isnan(average.relative_seconds)
-    assert by_place["average", "finetune"].accuracy == np.mean([60, 62.5, 62])
+    assert by_target_and_method["a", "other"].difference == Difference.of([3.0, 1.0, -1.0])
+    assert by_target_and_method["a", "other"].seeds == 4 and by_target_and_method[
+        "b", "other"
+    ].difference == Difference.of([1.0, 3.0])
+    assert by_target_and_method["a", "other"].relative_seconds == 1.5 and math.isnan(average.relative_seconds)
+    assert by_target_and_method["average", "finetune"].accuracy == np.mean([60, 62.5, 62])
     text = markdown(made, "test")
     assert "**Average over 2 targets**" in text and "**a, 5 shots**" in text and "**b**" in text
     assert "| other | 2 | 72.5 | +2.0 (-10.7 to +14.7), includes zero |  | 100 | 200 |" in text
@@ -75,9 +81,9 @@ def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) ->
     assert lines[1]["relative_seconds"] == "" and float(lines[3]["difference"]) == 1.0
 
 
-def test_a_method_is_set_against_each_other_one(figures: Any) -> None:
+def test_a_method_is_compared_with_each_other_method(figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
-    figures["third", tasks[0]] = {0: figures["other", tasks[0]][0]}  # on one of two tasks: no average, no line
+    figures["third", tasks[0]] = {0: figures["other", tasks[0]][0]}  # on one of two tasks: it has no average
     text = paired_table(figures, "other", ["finetune", "other", "third"], tasks, "test")
     title, _, head, _, *lines = text.splitlines()
     assert title == "**other minus each other method, test accuracy, average over 2 targets**"
@@ -87,7 +93,7 @@ def test_a_method_is_set_against_each_other_one(figures: Any) -> None:
     assert "| 0 of 4 |" in paired_table(figures, "finetune", ["other"], tasks, "test")
 
 
-def test_a_plot_needs_methods_that_are_timed(tmp_path: Path, figures: Any) -> None:
+def test_a_plot_needs_timed_methods(tmp_path: Path, figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
     untimed = rows(figures, {}, ["finetune", "other"], tasks, "test")
     assert not plot(untimed, "test", tmp_path / "p.png") and not (tmp_path / "p.png").exists()
