@@ -21,6 +21,9 @@ from runs import arguments
 
 from xmixup_fast.evaluation import Evaluation
 from xmixup_fast.report import figures
+from xmixup_fast.settings.fields import Settings
+from xmixup_fast.settings.yaml_file import read
+from xmixup_fast.training.mixing_share import batch_note
 from xmixup_fast.training.run import Result, fit
 
 ODD = {"<b>blue": TARGET["blue"], "green & 'quiet'": TARGET["green"], 'red "</td><script>x()': TARGET["red"]}
@@ -78,6 +81,10 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     return fit(**options(folder, data, top_k=2))
 
 
+def run_settings(run: Result) -> Settings:
+    return read(run.folder / "config.yaml")
+
+
 @pytest.fixture(scope="module")
 def text(run: Result) -> str:
     return (run.folder / "report.html").read_text(encoding="utf-8")
@@ -108,6 +115,7 @@ def test_every_section_of_the_page_is_there(run: Result, text: str) -> None:
     for title in ("Training", "Confusion of the test images", "Classes", "Selection", "First batch", "Settings"):
         assert title in page.text
     assert f"{run.summary['test_accuracy']:.2f} %" in page.text
+    assert f"First batch {batch_note(run_settings(run))} Settings" in shown
     assert run.evaluation is not None
     for row in run.evaluation.top_losses(6):
         assert Path(row.name).name in page.text
@@ -132,6 +140,7 @@ def test_without_a_test_the_report_is_of_the_validation_images(
     page = Page(text)
     assert "Confusion of the validation images" in page.text and "Selection" not in page.text
     assert "test accuracy" not in page.text and "validation accuracy" in page.text
+    assert "First batch Settings" in " ".join(page.text)  # nothing is mixed, so there is no note
     content = json.loads((result.folder / "evaluation.json").read_text())
     assert content["split"] == "val" and content["accuracy"] == result.summary["val_accuracy"]
     assert "not tested" in capsys.readouterr().out
@@ -157,6 +166,17 @@ def test_the_report_of_a_resumed_run_is_complete(data: Path, tmp_path: Path) -> 
     page = Page((result.folder / "report.html").read_text())
     assert "Selection" in page.text
     assert any(f"{result.summary['test_accuracy']:.2f} %" == part for part in page.text)
+
+
+def test_a_note_is_written_below_a_grid_of_images() -> None:
+    images, captions = torch.zeros(6, 32, 32, 3), ["caption"] * 6
+    plain, with_note = (
+        Image.open(io.BytesIO(figures.png(figures.image_grid(images, captions, note)))).convert("L")
+        for note in (None, "one line")
+    )
+    added = with_note.height - plain.height
+    assert with_note.width == plain.width and 10 < added < 60
+    assert np.array(with_note)[-added:].min() < 100  # dark letters
 
 
 @pytest.mark.parametrize("count", [1, 3, 60, 400])

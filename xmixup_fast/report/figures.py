@@ -1,8 +1,9 @@
-"""Figures of a run: curves of its metrics, and confusion matrices."""
+"""Figures of a run: its first batch, curves of its metrics, and confusion matrices."""
 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from ..evaluation import Evaluation
 from ..runtime.files import atomic_write
@@ -23,6 +25,8 @@ UNNAMED_SIDE = 9.0
 """Side of a confusion matrix without class names, in inches."""
 NAME_LENGTH = 30
 """Letters of a class name beside the confusion matrix; the middle of a longer name is left out."""
+NOTE_LENGTH = 38
+"""Letters of a note that fit below each column of a grid of images."""
 GREY = "#808080"
 """Colour of text and lines that are legible on a light and on a dark background."""
 
@@ -38,6 +42,32 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a figure as a PNG file, which appears whole or not at all."""
     with atomic_write(path) as aside:
         aside.write_bytes(png(figure))
+
+
+def image_grid(images: Tensor, captions: Sequence[str], note: str | None = None) -> Figure:
+    """Images in rows of four with their captions, and a note below.
+
+    ``images`` are float32[n, H, W, 3] in 0..1; a caption has up to two lines.
+    """
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    # One pair of axes for all images, since a pair for each takes longer than the images. Units are image widths.
+    height, gap = images.shape[1] / images.shape[2], 0.05
+    pitch = height + 0.2  # with a caption
+    lines = textwrap.wrap(note or "", NOTE_LENGTH * columns)
+    right, bottom = columns * (1 + gap), rows * pitch + gap
+    end = bottom + (0.08 * len(lines) + gap if lines else 0.0)
+    inches = 2.4 * columns / (right + gap)
+    figure = Figure(figsize=(inches * (right + gap), inches * end))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, low = number % columns * (1 + gap), (number // columns + 1) * pitch
+        axes.imshow(image.numpy(), extent=(left, left + 1, low, low - height))
+        axes.text(left + 0.5, low - height - 0.02, caption, fontsize=8, ha="center", va="bottom")
+    axes.text(0, bottom, "\n".join(lines), fontsize=8, va="top")
+    axes.set(xlim=(-gap, right), ylim=(end, 0))
+    axes.axis("off")
+    return figure
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:

@@ -70,6 +70,8 @@ class RunRecord:
 
     folder: Path
     """The run folder, which holds batch.png."""
+    batch_note: str | None
+    """A sentence about the mixing of an average batch, for the section of batch.png; None where nothing is mixed."""
     settings: Settings
     summary: Mapping[str, Any]
     """The content of summary.json."""
@@ -100,7 +102,7 @@ def run_page(run: RunRecord) -> str:
     if run.selection is not None and run.source is not None:
         parts.append(_selection(run.selection, run.target, run.source))
     parts += [
-        _first_batch(run.folder),
+        _first_batch(run.folder, run.batch_note),
         _details("Settings", _name_table(asdict(settings))),
         _details("Figures and versions", _name_table(_flat(run.summary))),
     ]
@@ -124,8 +126,10 @@ def _selection(selection: Selection, target: Dataset, source: Dataset) -> str:
     return _section("Selection", f'{text}<div class="wide">{_image(_jpeg(sheet), "paper")}</div>{note}')
 
 
-def _first_batch(folder: Path) -> str:
-    return _section("First batch", _image(_png((folder / "batch.png").read_bytes()), "paper"))
+def _first_batch(folder: Path, note: str | None) -> str:
+    """The picture batch.png, with the note on its mixing."""
+    text = f"<p>{escape(note)}</p>" if note else ""
+    return _section("First batch", text + _image(_png((folder / "batch.png").read_bytes()), "paper"))
 
 
 def _key_figures(evaluation: Evaluation, split: str, summary: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from ..runtime.signals import Interrupted, catching_signals
 from ..settings.fields import Settings
 from ..settings.identity import check_same, run_hash
 from .checkpoints import Checkpoint, Checkpoints
+from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
 from .profiler import profiled
 from .progress import RunState
@@ -135,7 +136,8 @@ class _Run:
         if setup.report is not None:
             self.run_folder.selection(setup.report)
         images, titles = setup.first_batch()
-        self.run_folder.batch(images, titles, setup.network.mean, setup.network.std)
+        mean, std = setup.network.mean, setup.network.std
+        self.run_folder.batch(images, titles, mean, std, note=batch_note(self.settings))
 
     def _train(self) -> None:
         """Takes all steps that are left, with validations and checkpoints as the settings say.
@@ -284,6 +286,7 @@ class _Run:
         setup = self.setup
         return RunRecord(
             folder=self.run_folder.folder,
+            batch_note=batch_note(self.settings),
             settings=self.settings,
             summary=summary,
             metrics=self.state.metrics,

@@ -68,29 +68,23 @@ class RunFolder:
         write_json(self.folder / "selection.json", selection)
 
     def batch(
-        self, inputs: Sequence[Tensor], titles: Sequence[Sequence[str]], mean: Sequence[float], std: Sequence[float]
+        self,
+        inputs: Sequence[Tensor],
+        titles: Sequence[Sequence[str]],
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        note: str | None,
     ) -> None:
-        """Writes batch.png: the first images of each batch, float32[B, 3, H, W], normalised, with their titles."""
-        from matplotlib.figure import Figure
+        """Writes batch.png: the first images of each batch with their titles, and a note below.
 
+        Batches are float[B, 3, H, W], normalised with ``mean`` and ``std`` of each channel.
+        """
         count = min(PICTURE_IMAGES // len(inputs), len(inputs[0]))
         pixels = torch.cat([images[:count] for images in inputs]).cpu().permute(0, 2, 3, 1)
         pixels = (pixels * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
         captions = [title for batch in titles for title in batch[:count]]
-        columns = min(4, len(pixels))
-        rows = -(-len(pixels) // columns)
-        # One pair of axes for all images, since a pair for each takes longer than the images. Units are image widths.
-        height, gap = pixels.shape[1] / pixels.shape[2], 0.05
-        pitch = height + 0.2  # with a caption
-        figure = Figure(figsize=(2.4 * columns, 2.4 * pitch * rows))
-        axes = figure.add_axes((0, 0, 1, 1))
-        for number, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
-            left, bottom = number % columns * (1 + gap), (number // columns + 1) * pitch
-            axes.imshow(image.numpy(), extent=(left, left + 1, bottom, bottom - height))
-            axes.text(left + 0.5, bottom - height - 0.02, caption, fontsize=8, ha="center", va="bottom")
-        axes.set(xlim=(-gap, columns * (1 + gap)), ylim=(rows * pitch + gap, 0))
-        axes.axis("off")
-        figures.save(figure, self.folder / "batch.png")
+        figures.save(figures.image_grid(pixels, captions, note), self.folder / "batch.png")
 
     @contextmanager
     def logging(self, settings: Settings, step: int) -> Iterator[None]:
