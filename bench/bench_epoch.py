@@ -2,7 +2,7 @@
 
 | side | what it is |
 | --- | --- |
-| resident | `Sampler.draw` and `Renderer.xmixup`, out of pools in memory |
+| resident | `Sampler.plan` and `render`, out of pools in memory |
 | stream | the same batches, but the target images are decoded anew |
 | dataloader | a DataLoader: its workers decode both images of each pair to uint8 crops, the main process mixes |
 | timm | timm's `create_loader`, which decodes one image of each sample, and its `FastCollateMixup` within the batch |
@@ -33,13 +33,14 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2 as transforms
 from torchvision.transforms.v2 import functional
 
-from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.render import fetch, render
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.choose import make_decoder
 from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
+from xmixup_fast.ops.image_format import ImageFormat, OutputBuffers
 from xmixup_fast.settings.fields import Settings
 
 CLASSES, FILES, IMAGES, BATCH = 8, 64, 256, 32
@@ -92,25 +93,27 @@ class Resident:
         )
         self.stream = builder.stream([Sample(FileImage(path), label) for path, label in listed(target)], "stream")
         self.aux = AuxiliaryIndex.of(self.source, [[label] for label in range(CLASSES)])
-        self.sampler = Sampler(self.target.labels, self.target.sizes, self.aux, settings)
-
-        self.renderers = {
-            streamed: Renderer(images, self.source, MEAN, STD, SIZE)
-            for streamed, images in ((False, self.target), (True, self.stream))
-        }
+        self.sampler = Sampler(self.target, self.aux, settings)
+        self.form = ImageFormat(SIZE, MEAN, STD)
+        self.buffers = {False: OutputBuffers(), True: OutputBuffers()}
 
     def epoch(self, streamed: bool = False) -> Iterator[Batch]:
-        renderer = self.renderers[streamed]
-        for draw in renderer.feed(map(self.sampler.draw, range(self.sampler.steps))):
-            assert draw.aux_label is not None
-            yield renderer.xmixup(draw), draw.label, draw.aux_label, draw.lam
+        images = self.stream if streamed else self.target
+        plans = (self.sampler.plan(step, second="auxiliary") for step in range(self.sampler.steps))
+        for plan, pools in fetch(images, self.source, plans):
+            out = self.buffers[streamed].get("mixed", len(plan), self.form, plan.lam.device)
+            yield render(plan, pools, self.form, out), plan.label, plan.second_classes, plan.lam
 
     def check(self) -> None:
         for step, (images, *_), (streamed, *_) in zip(count(), self.epoch(), self.epoch(streamed=True)):
-            draw = self.sampler.draw(step)
-            assert torch.equal(images, streamed)
+            plan = self.sampler.plan(step, second="auxiliary")
+            assert torch.equal(images, streamed) and plan.auxiliary is not None
             expected = reference.mix(
-                *(self.target, draw.crops, self.source, draw.aux_crops, draw.lam),
+                self.target,
+                plan.crops,
+                self.source,
+                plan.auxiliary,
+                plan.lam,
                 mean=MEAN,
                 std=STD,
                 size=(SIZE, SIZE),

@@ -17,9 +17,10 @@ from conftest import median_seconds_in_turn
 from samples import make_pool
 from torch import Tensor
 
-from xmixup_fast.batches.render import Renderer
+from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
+from xmixup_fast.ops.image_format import OutputBuffers
 from xmixup_fast.selection.statistics import class_means
 
 SIZE, SIDE, BATCH, IMAGES, CLASSES = 160, 183, 32, 64, 1000
@@ -38,15 +39,16 @@ def sides(request: pytest.FixtureRequest) -> dict[str, Callable[[], Any]]:
     pool = make_pool([(SIDE, SIDE * 4 // 3)] * IMAGES, torch.Generator().manual_seed(0))
     pool.labels.copy_(torch.arange(IMAGES) * 7 % CLASSES)
     names = [str(i) for i in range(CLASSES)]
-    network = build(request.config.getoption("--select-model"), "none", ["a", "b"], names).eval()
+    network = build(request.config.getoption("--select-model"), "none", ["a", "b"], source_classes=names).eval()
     network.to(memory_format=torch.channels_last)
     head = network.source_head
     network.classifier_weight, network.classifier_bias = head.weight.detach(), head.bias.detach()  # as if pretrained
-    renderer = Renderer(pool, None, network.mean, network.std, SIZE)
-    batches = [images.clone() for images, _ in renderer.batches(pool, BATCH)]
+    form, buffers = network.image_format(SIZE), OutputBuffers()
+    batches = [images.clone() for images, _ in center_crop_batches(pool, form, BATCH)]
 
     def selection() -> Any:
-        return class_means(network, renderer.batches(pool, BATCH), CLASSES, network.classifier_logits)
+        images = center_crop_batches(pool, form, BATCH, buffers=buffers)
+        return class_means(network, images, CLASSES, network.classifier_logits)
 
     features, logits = (torch.cat(parts).double() for parts in zip(*bare(network, batches), strict=True))
     means = selection()

@@ -11,8 +11,7 @@ python -m pytest bench/bench_step.py --benchmark-only -s --step-methods all -k i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -25,15 +24,17 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from xmixup_fast import Settings, ops
-from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.plan import StepPlan
+from xmixup_fast.batches.render import fetch
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
-from xmixup_fast.ops.image_pool import ImagePool
-from xmixup_fast.training.trainer import Trainer
+from xmixup_fast.ops.image_format import ImageFormat, OutputBuffers
+from xmixup_fast.ops.image_pool import Crops, ImagePool
+from xmixup_fast.training.trainer import StepParts, Trainer
 
 TARGET_CLASSES, SOURCE_CLASSES, IMAGES, STEPS = 10, 100, 200, 10**6
 USER_SIDES = ["torchvision", "timm"]
@@ -41,25 +42,14 @@ USER_SIDES = ["torchvision", "timm"]
 Batch = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class UserDraw:
-    """Images of a batch, which goes through the network in one part."""
-
-    index: Tensor
-    lam: Tensor
-
-    def part(self, begin: int, end: int) -> UserDraw:
-        return self
-
-
 class UserMixup:
-    """Mixup as users write it, in the places of the trainer's sampler, renderer and method."""
+    """Mixup as users write it, in the places of the trainer's images, sampler and method."""
 
     steps = STEPS
-    weight_decay = Settings.weight_decay
+    has_unused_parameters = False
 
     def __init__(self, pool: ImagePool, network: Network, settings: Settings, mix: Callable[[Tensor, Tensor], Batch]):
-        self.images = [pool[i].permute(2, 0, 1).contiguous() for i in range(len(pool))]
+        self.pictures = [pool[i].permute(2, 0, 1).contiguous() for i in range(len(pool))]
         self.labels = pool.labels
         self.batch_size = settings.batch_size
         self.size = settings.image_size
@@ -76,22 +66,27 @@ class UserMixup:
     def source_phase_steps(self, steps: int) -> int:
         return 0
 
-    def draw(self, sampler: UserMixup, step: int) -> UserDraw:
-        return UserDraw(torch.randint(0, len(self.images), (self.batch_size,)), torch.ones(self.batch_size))
+    def __len__(self) -> int:
+        return len(self.pictures)
 
-    def feed(self, draws: Iterator[UserDraw]) -> Iterator[UserDraw]:
-        return draws
+    def plan(self, sampler: UserMixup, step: int) -> StepPlan:
+        index = torch.randint(0, len(self.pictures), (self.batch_size,))
+        crops = Crops(index, torch.zeros(self.batch_size, 4), torch.zeros(self.batch_size))
+        return StepPlan(sample=index, label=self.labels[index], crops=crops, lam=torch.ones(self.batch_size))
+
+    def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[None, Crops]]:
+        return ((None, batch) for batch in crops)
 
     def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
         return
 
-    def inputs(self, draw: UserDraw, render: Any) -> Batch:
-        images = torch.stack([self.transform(self.images[i]) for i in draw.index.tolist()])
-        images, targets = self.mix(images, self.labels[draw.index])
+    def images(self, plan: StepPlan, pools: Any, form: ImageFormat, buffers: OutputBuffers) -> Batch:
+        images = torch.stack([self.transform(self.pictures[i]) for i in plan.sample.tolist()])
+        images, targets = self.mix(images, plan.label)
         return images.contiguous(memory_format=torch.channels_last), targets
 
-    def loss(self, network: Network, inputs: Batch, draw: UserDraw) -> Tensor:
-        images, targets = inputs
+    def loss(self, network: Network, batch: Batch, plan: StepPlan) -> Tensor:
+        images, targets = batch
         return F.cross_entropy(network(images), targets)
 
 
@@ -126,41 +121,50 @@ def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
         target.labels.copy_(torch.arange(IMAGES) % TARGET_CLASSES)
         aux.labels.copy_(torch.arange(IMAGES) % SOURCE_CLASSES)
         names = [[f"{what}{i}" for i in range(n)] for what, n in (("t", TARGET_CLASSES), ("s", SOURCE_CLASSES))]
-        network = build(settings.model, "none", *names).to(memory_format=torch.channels_last)
-        renderer: Any = Renderer(target, aux, network.mean, network.std, settings.image_size)
+        network = build(settings.model, "none", names[0], source_classes=names[1])
+        network = network.to(memory_format=torch.channels_last)
+        images: Any = target
         if side in METHODS:
             network.source_matched = torch.ones(SOURCE_CLASSES, dtype=torch.bool)  # as if it were pretrained
             offsets = torch.arange(TARGET_CLASSES + 1) * (IMAGES // TARGET_CLASSES)
             source = AuxiliaryIndex(aux.labels, aux.sizes, offsets, torch.arange(IMAGES))
             method: Any = METHODS[side](settings, network)
-            sampler: Any = Sampler(target.labels, target.sizes, source, settings)
+            sampler: Any = Sampler(target, source, settings)
         else:
             mix = {
                 "torchvision": v2.MixUp(alpha=settings.alpha, num_classes=TARGET_CLASSES),
                 "timm": timm.data.Mixup(settings.alpha, label_smoothing=0, num_classes=TARGET_CLASSES),
             }
-            method = sampler = renderer = UserMixup(target, network, settings, mix[side])
-        made[side] = Trainer(network, method, sampler, renderer, settings)
+            method = sampler = images = UserMixup(target, network, settings, mix[side])
+        parts = StepParts(
+            network=network, method=method, regularizer=None, sampler=sampler, images=images, auxiliary=aux
+        )
+        made[side] = Trainer(parts, settings)
     return made
+
+
+def first_images(trainer: Trainer) -> tuple[Tensor, ...]:
+    """What the first step looks at."""
+    ((plan, pools),) = fetch(trainer.images, trainer.auxiliary, [trainer.method.plan(trainer.sampler, 0)])
+    return trainer.method.images(plan, pools, trainer.form, trainer.buffers)
 
 
 def check_inputs(trainer: Trainer) -> None:
     """The batches of the first step are those that the reference operator gives."""
-    draw = trainer.method.draw(trainer.sampler, 0)
-    fused = trainer.method.inputs(draw, trainer.renderer)
+    fused = first_images(trainer)
     expected = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "mix", lambda *a, out, **k: expected.append(reference.mix(*a, **k)) or expected[-1])
-        trainer.method.inputs(draw, trainer.renderer)
+        first_images(trainer)
     for batch, wanted in zip(fused, expected, strict=True):
         torch.testing.assert_close(batch, wanted, rtol=0, atol=4e-6)
 
 
 def check_user_inputs(trainer: Trainer) -> None:
     """Batches of the right shape and values, with soft targets."""
-    settings_size = trainer.renderer.size
-    images, targets = trainer.method.inputs(trainer.method.draw(trainer.sampler, 0), trainer.renderer)
-    assert images.shape == (trainer.batch_size, 3, settings_size, settings_size) and images.dtype == torch.float32
+    size = trainer.form.size
+    images, targets = first_images(trainer)
+    assert images.shape == (trainer.batch_size, 3, size, size) and images.dtype == torch.float32
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (trainer.network.mean, trainer.network.std))
     levels = images * std + mean
     assert levels.min() > -1e-4 and levels.max() < 1 + 1e-4 and 0.4 < levels.mean() < 0.6

@@ -45,7 +45,7 @@ COLUMNS = {
     "images a step": "{images}",
     "a step, ms": "{step:.1f}",
     "images/s": "{rate:.0f}",
-    "of it draw, ms": "{draw:.2f}",
+    "of it plan, ms": "{plan:.2f}",
     "loss and signals, ms": "{agree:.2f}",
     "gradients alone, ms": "{gradients:.1f}",
     "memory of all, MiB": "{memory:.0f}",
@@ -109,8 +109,9 @@ def work(asked: list[dict[str, Any]], folder: Path) -> None:
 def measure(settings: Settings) -> dict[str, float]:
     """Median times in milliseconds, and memory in MiB."""
     run = prepare(settings, lambda text: None)
-    trainer = Trainer(run.network, run.method, run.sampler, run.renderer, settings)
-    parameters = sum(parameter.numel() for parameter in run.network.parameters())
+    parts = run.parts
+    trainer = Trainer(parts, settings)
+    parameters = sum(parameter.numel() for parameter in parts.network.parameters())
     gradients = torch.zeros(parameters, device=settings.device)
 
     def step() -> None:
@@ -128,7 +129,7 @@ def measure(settings: Settings) -> dict[str, float]:
         float(gradients[0])
 
     seconds = {name: median_seconds(what) for name, what in (("step", step), ("agree", agree), ("gradients", reduce))}
-    seconds["draw"] = median_seconds(lambda: run.method.draw(run.sampler, trainer.steps_done))
+    seconds["plan"] = median_seconds(lambda: parts.method.plan(parts.sampler, trainer.steps_done))
     whole, private, pools = memory(f"{settings.cache}/pools/")
     distributed.barrier()
     return {
@@ -137,7 +138,8 @@ def measure(settings: Settings) -> dict[str, float]:
         "images": settings.batch_size,
         "rate": settings.batch_size / seconds["step"],
         "gradient_bytes": 4 * parameters,
-        **dict(zip(("memory", "pools"), distributed.all_reduce_sum(whole / MIB, pools / MIB), strict=True)),
+        "memory": distributed.all_reduce_sum(whole / MIB)[0],
+        "pools": distributed.all_reduce_sum(pools / MIB)[0],
         "private": distributed.all_reduce_max(private / MIB)[0],
     }
 

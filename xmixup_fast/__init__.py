@@ -22,7 +22,7 @@ from .ops.image_pool import Crops, ImagePool
 from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix
 
 if TYPE_CHECKING:
-    from .ops.lam import rectangles
+    from .ops.lam import cutmix_boxes
     from .ops.xmixup import MixedLabels, XMixup, joint_labels
     from .settings.fields import Settings
     from .training.run import Result, fit
@@ -33,9 +33,9 @@ _LAZY = {
     "Result": "training.run",
     "Settings": "settings.fields",
     "XMixup": "ops.xmixup",
+    "cutmix_boxes": "ops.lam",
     "fit": "training.run",
     "joint_labels": "ops.xmixup",
-    "rectangles": "ops.lam",
 }
 
 __all__ = [
@@ -49,13 +49,13 @@ __all__ = [
     "__version__",
     "build_info",
     "cpu_level",
+    "cutmix_boxes",
     "draw",
     "dual_head_cross_entropy",
     "fit",
     "joint_labels",
     "mix",
     "mix_features",
-    "rectangles",
 ]
 
 

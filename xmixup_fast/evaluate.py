@@ -67,7 +67,6 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
 
     Raises ValueError and OSError, with a message for the user, for what cannot be used.
     """
-    from .batches.render import Renderer
     from .data.bad_files import list_bad, refuse_bad_files, skipped, to_json, without
     from .evaluation import evaluate_network
     from .models.trained import load
@@ -90,8 +89,8 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
         if not len(images):
             raise ValueError(f"target: {settings.target}: none of its images can be decoded\n{list_bad(bad)}")
         network.to_device(settings.device)
-        renderer = Renderer(images, None, network.mean, network.std, preprocessing.image_size)
-        evaluation = evaluate_network(network, renderer, images, settings.batch_size)
+        form = network.image_format(preprocessing.image_size)
+        evaluation = evaluate_network(network, images, form, settings.batch_size)
     evaluation = replace(evaluation, names=[sample.image.name for sample in without(samples, bad)])
 
     folder.mkdir(parents=True, exist_ok=True)

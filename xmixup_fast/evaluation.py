@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batches.render import Renderer
+from .data.center_crops import center_crop_batches
 from .models.network import Network
+from .ops.image_format import ImageFormat
 from .ops.image_pool import Images
 
 LISTED_LOSSES = 20
@@ -133,7 +134,7 @@ class Evaluation:
     def lines(self) -> list[str]:
         """The classes as a table for the console."""
         width = max(5, *map(len, self.classes))
-        lines = [f"{'class':{width}s}  images  accuracy  most often taken for"]
+        lines = [f"{'class':{width}s}  images  accuracy  most often confused with"]
         for row in self.per_class():
             accuracy = "       -" if row.accuracy is None else f"{row.accuracy:6.2f} %"
             taken = f"{row.taken_for} ({row.times})" if row.taken_for else ""
@@ -143,11 +144,18 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate_network(
-    network: Network, renderer: Renderer, images: Images, batch_size: int, positions: Tensor | None = None
+    network: Network, images: Images, form: ImageFormat, batch_size: int, positions: Tensor | None = None
 ) -> Evaluation:
-    """Evaluates a network on unmixed centre crops of the images at some positions, int64[n]; of all, if not given.
+    """Evaluates a network on unmixed centre crops.
 
     Nothing is brought to the CPU before the end.
+
+    Args:
+        network: on the images' device.
+        images: the images, in memory or streamed.
+        form: size and normalisation of the crops.
+        batch_size: images at a time.
+        positions: int64[n], which of the images; all of them if not given.
     """
     if positions is None:
         positions = torch.arange(len(images), device=images.labels.device)
@@ -155,7 +163,7 @@ def evaluate_network(
     network.eval()
     none = positions[:0]
     found: list[tuple[Tensor, ...]] = [(none, none, none.float(), none.float())]  # a process may have no image
-    for batch, labels in renderer.batches(images, batch_size, positions):
+    for batch, labels in center_crop_batches(images, form, batch_size, positions):
         logits = network(batch).float()
         predicted = logits.argmax(1)
         probabilities = logits.softmax(1).gather(1, predicted[:, None])[:, 0]

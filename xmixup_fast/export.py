@@ -27,8 +27,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from .batches.render import Renderer
 from .cli import exit_status
+from .data.center_crops import center_crop_batches
 from .models.network import Network
 from .models.trained import Preprocessing, load, load_network, save
 from .ops.image_pool import ImagePool
@@ -136,8 +136,8 @@ class Exporter:
         """The network's logits of random images, normalised as in evaluation where they are bytes."""
         if self.with_preprocessing:
             pool = ImagePool.from_dense(images)
-            renderer = Renderer(pool, None, self.network.mean, self.network.std, self.preprocessing.image_size)
-            ((images, _),) = renderer.batches(pool, len(images))
+            form = self.network.image_format(self.preprocessing.image_size)
+            ((images, _),) = center_crop_batches(pool, form, len(images))
         logits: Tensor = self.network(images)
         return logits
 

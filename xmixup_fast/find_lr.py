@@ -118,7 +118,7 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     with reproducible(settings.seed, settings.threads):
         settings = resolved(settings)
         prepared = prepare(settings, log)
-        trainer = Trainer(prepared.network, prepared.method, prepared.sampler, prepared.renderer, settings)
+        trainer = Trainer(prepared.parts, settings)
         swept = sweep(trainer, steps)
     found = swept.suggestions()
     if first:

@@ -29,15 +29,16 @@ from typing import IO, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from .batches.render import Renderer
 from .cli import exit_status
 from .data.bad_files import list_bad, printable, skipped
+from .data.center_crops import center_crop_batches
 from .data.dataset import BadFile, FileImage, Image
 from .data.decoding.choose import make_decoder
 from .data.readers.folder import find_images
 from .models.class_names import readable_name
 from .models.network import Network
 from .models.trained import Preprocessing, load
+from .ops.image_format import OutputBuffers
 from .ops.image_pool import ImagePool
 from .runtime import distributed
 from .runtime.device import usable_device
@@ -117,14 +118,14 @@ class _Classifier:
         self.device = device
         self.classes = preprocessing.classes
         self.meanings = list(map(readable_name, self.classes))
-        empty = ImagePool.from_images([])
-        self.renderer = Renderer(empty, None, preprocessing.mean, preprocessing.std, preprocessing.image_size)
+        self.form = self.network.image_format(preprocessing.image_size)
+        self.buffers = OutputBuffers()
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Tensor]) -> list[list[Choice]]:
         """The likeliest classes of each image, uint8[H, W, 3]."""
         pool = ImagePool.from_images(images).to(self.device)
-        ((batch, _),) = self.renderer.batches(pool, len(images))
+        ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers)
         top = self.network(batch).float().softmax(1).topk(self.top_k)
         rows = zip(top.values.tolist(), top.indices.tolist(), strict=True)
         return [[Choice(self.classes[i], self.meanings[i], p) for p, i in zip(*row, strict=True)] for row in rows]

@@ -1,8 +1,9 @@
-"""Properties of the order and the draws of a run."""
+"""Properties of the order of a run and of the plans of its steps."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from dataclasses import FrozenInstanceError, dataclass
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from xmixup_fast import ImagePool
-from xmixup_fast.batches.plan import Draw
+from xmixup_fast import Crops, ImagePool
+from xmixup_fast.batches.plan import Second, StepPlan
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.batches.seeds import hash_integers
 from xmixup_fast.data.center_crops import center_windows
@@ -28,21 +29,35 @@ AUX = AuxiliaryIndex(
 )
 
 
+@dataclass
+class Listed:
+    """Images of which nothing but sizes and labels is known."""
+
+    sizes: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
+        raise AssertionError("a sampler reads no image")
+
+
 def made_sampler(
     images: int = 20, aux: AuxiliaryIndex | None = None, rank: int = 0, world_size: int = 1, **settings: Any
 ) -> Sampler:
     values = {"target": "t", "model": "m", "image_size": 10, "batch_size": 8, "epochs": 4, **settings}
     sizes = torch.stack([10 + torch.arange(images) % 3, 10 + torch.arange(images) % 4], 1).int()
-    return Sampler(torch.arange(images) % 2, sizes, aux, Settings(**values), rank, world_size)
+    return Sampler(Listed(sizes, torch.arange(images) % 2), aux, Settings(**values), rank=rank, world_size=world_size)
 
 
 def order(sampler: Sampler) -> Tensor:
-    return torch.cat([sampler.draw(step).crops.index for step in range(sampler.steps)])
+    return torch.cat([sampler.plan(step).sample for step in range(sampler.steps)])
 
 
-def tensors(draw: Draw, aux: bool = True) -> list[Tensor]:
-    values = [draw.label, *draw.crops, draw.lam, draw.center]
-    return [*values, draw.aux_label, *draw.aux_crops] if aux and draw.aux_crops else values
+def assert_same(first: StepPlan, second: StepPlan) -> None:
+    assert all(map(torch.equal, first.tensors(), second.tensors()))
+    assert len(first.tensors()) == len(second.tensors())
 
 
 @given(images=st.integers(1, 40), batch=st.integers(1, 50), epochs=st.integers(1, 4))
@@ -69,28 +84,44 @@ def test_the_order_differs_by_epoch_and_seed() -> None:
     assert not torch.equal(indices, order(made_sampler(seed=1)))
 
 
-def test_a_draw_depends_on_seed_and_step_alone() -> None:
+@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize("second", [None, "partner", "auxiliary"])
+def test_a_plan_depends_on_seed_and_step_alone(second: Second | None, box: bool) -> None:
     sampler = made_sampler(aux=AUX)
-    later = sampler.draw(3)
-    sampler.draw(0)
-    fresh = made_sampler(aux=AUX)
-    assert all(torch.equal(a, b) for a, b in zip(tensors(later), tensors(sampler.draw(3)), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(tensors(later), tensors(fresh.draw(3)), strict=True))
-    assert not torch.equal(later.lam, made_sampler(aux=AUX, seed=1).draw(3).lam)
+    later = sampler.plan(3, second=second, box=box)
+    sampler.plan(0)
+    assert_same(later, sampler.plan(3, second=second, box=box))
+    assert_same(later, made_sampler(aux=AUX).plan(3, second=second, box=box))
+    other = made_sampler(aux=AUX, seed=1).plan(3, second=second, box=box)
+    assert not torch.equal(later.crops.window, other.crops.window)
+    assert second is None or not torch.equal(later.lam, other.lam)
 
 
 def test_all_methods_see_the_same_order_crops_and_weights() -> None:
     alone, mixed = made_sampler(), made_sampler(aux=AUX)
     for step in range(alone.steps):
-        pairs = zip(tensors(alone.draw(step)), tensors(mixed.draw(step), aux=False), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+        plans = [
+            alone.plan(step),
+            alone.plan(step, second="partner"),
+            mixed.plan(step),
+            mixed.plan(step, second="partner"),
+            mixed.plan(step, second="auxiliary"),
+        ]
+        for plan in plans:
+            assert torch.equal(plan.sample, plans[0].sample) and torch.equal(plan.label, plans[0].label)
+            assert all(map(torch.equal, plan.crops, plans[0].crops))
+        assert torch.equal(plans[1].lam, plans[3].lam) and torch.equal(plans[1].lam, plans[4].lam)
+        assert (plans[0].lam == 1).all() and (plans[2].lam == 1).all()
+        boxes = [sampler.plan(step, second="partner", box=True) for sampler in (alone, mixed)]
+        boxes.append(mixed.plan(step, second="auxiliary", box=True))
+        assert all(torch.equal(plan.box, boxes[0].box) and torch.equal(plan.lam, boxes[0].lam) for plan in boxes)
 
 
 def test_what_an_image_gets_in_an_epoch_is_the_same_in_batches_of_any_size() -> None:
     def run(batch_size: int) -> list[Tensor]:
         sampler = made_sampler(aux=AUX, batch_size=batch_size, epochs=2)
-        draws = [sampler.draw(step) for step in range(sampler.steps)]
-        columns = [(draw.lam, *draw.crops, draw.aux_label, *(draw.aux_crops or ())) for draw in draws]
+        plans = [sampler.plan(step, second="auxiliary", box=True) for step in range(sampler.steps)]
+        columns = [plan.tensors() for plan in plans]
         return [torch.cat(column)[:40] for column in zip(*columns, strict=True)]
 
     assert all(torch.equal(a, b) for a, b in zip(run(8), run(13), strict=True))
@@ -100,13 +131,13 @@ def test_windows_lie_inside_their_images_and_reach_every_place() -> None:
     sampler = made_sampler(steps=200)
     seen = set()
     for step in range(sampler.steps):
-        draw = sampler.draw(step)
-        top, left, height, width = draw.crops.window.unbind(1)
-        sizes = sampler.sizes[draw.crops.index]
+        crops = sampler.plan(step).crops
+        top, left, height, width = crops.window.unbind(1)
+        sizes = sampler.sizes[crops.index]
         assert (height == 10).all() and (width == 10).all() and (top >= 0).all() and (left >= 0).all()
         assert (top + 10 <= sizes[:, 0]).all() and (left + 10 <= sizes[:, 1]).all()
-        assert draw.crops.window.dtype == torch.int32
-        seen.update(zip(top.tolist(), left.tolist(), draw.crops.flip.tolist(), strict=True))
+        assert crops.window.dtype == torch.int32
+        seen.update(zip(top.tolist(), left.tolist(), crops.flip.tolist(), strict=True))
     assert len(seen) == 3 * 4 * 2
 
 
@@ -114,37 +145,50 @@ def test_auxiliary_images_are_members_of_the_target_class() -> None:
     sampler = made_sampler(aux=AUX, steps=100)
     seen: dict[int, set[int]] = {0: set(), 1: set()}
     for step in range(sampler.steps):
-        draw = sampler.draw(step)
-        assert draw.aux_label is not None and draw.aux_crops is not None
-        assert torch.equal(draw.aux_label, AUX.labels[draw.aux_crops.index])
-        assert (draw.aux_crops.window[:, :2] + 10 <= AUX.sizes[draw.aux_crops.index]).all()
-        for label, index in zip(draw.label.tolist(), draw.aux_crops.index.tolist(), strict=True):
+        plan = sampler.plan(step, second="auxiliary")
+        assert plan.auxiliary is not None
+        assert torch.equal(plan.second_classes, AUX.labels[plan.auxiliary.index])
+        assert (plan.auxiliary.window[:, :2] + 10 <= AUX.sizes[plan.auxiliary.index]).all()
+        for label, index in zip(plan.label.tolist(), plan.auxiliary.index.tolist(), strict=True):
             seen[label].add(index)
     assert seen == {0: {0, 1}, 1: {1, 2}}
 
 
 def test_partners_are_a_permutation() -> None:
-    draw = made_sampler().draw(0, partners=True)
-    assert draw.partner is not None and draw.partner_label is not None
-    assert draw.partner.sort().values.tolist() == list(range(8))
-    assert torch.equal(draw.partner_label, draw.label[draw.partner])
-    assert made_sampler().draw(0).partner is None
+    plan = made_sampler().plan(0, second="partner")
+    assert plan.partner is not None
+    assert plan.partner.sort().values.tolist() == list(range(8))
+    assert torch.equal(plan.second_classes, plan.label[plan.partner])
+    assert made_sampler().plan(0).partner is None
 
 
-@given(world_size=st.integers(1, 5), parts=st.integers(1, 3), step=st.integers(0, 9))
-def test_the_parts_of_a_batch_are_the_batch(world_size: int, parts: int, step: int) -> None:
-    """Whatever the number of processes, and of parts that each takes its own share in; partners too."""
-    whole = made_sampler(aux=AUX).draw(step, partners=True)
+def test_a_plan_is_immutable() -> None:
+    with pytest.raises(FrozenInstanceError):
+        made_sampler().plan(0).lam = torch.zeros(8)  # type: ignore[misc]
+
+
+@given(
+    world_size=st.integers(1, 5),
+    parts=st.integers(1, 3),
+    step=st.integers(0, 9),
+    second=st.sampled_from([None, "partner", "auxiliary"]),
+    box=st.booleans(),
+)
+def test_the_parts_of_a_batch_are_the_batch(
+    world_size: int, parts: int, step: int, second: Second | None, box: bool
+) -> None:
+    """Whatever the number of processes, and of micro-batches in each; partners, boxes and auxiliary images too."""
+    whole = made_sampler(aux=AUX).plan(step, second=second, box=box)
     pieces = []
     for rank in range(world_size):
-        share = made_sampler(aux=AUX, rank=rank, world_size=world_size).draw(step, partners=True)
-        cuts = [len(share.lam) * part // parts for part in range(parts + 1)]
-        pieces += [share.part(*cut) for cut in pairwise(cuts)]
+        sampler = made_sampler(aux=AUX, rank=rank, world_size=world_size)
+        pieces += sampler.plan(step, second=second, box=box).split(parts)
 
-    def columns(draw: Draw) -> list[Tensor]:
-        assert draw.partner is not None and draw.partner_label is not None
-        partners = [tensor[draw.partner] for tensor in draw.all_crops]
-        return [*tensors(draw), draw.partner_label, *partners]
+    def columns(plan: StepPlan) -> list[Tensor]:
+        own = [tensor[: len(plan)] for tensor in plan.crops]
+        partners = [] if plan.partner is None else [tensor[plan.partner] for tensor in plan.crops]
+        fields = (plan.sample, plan.label, plan.lam, plan.box, plan.second_label)
+        return [*own, *partners, *(plan.auxiliary or ()), *(tensor for tensor in fields if tensor is not None)]
 
     joined = map(torch.cat, zip(*map(columns, pieces), strict=True))
     assert all(map(torch.equal, joined, columns(whole)))
@@ -154,7 +198,7 @@ def test_the_parts_of_a_batch_are_the_batch(world_size: int, parts: int, step: i
 @pytest.mark.parametrize("fold", [True, False])
 def test_weights_follow_the_beta_distribution(alpha: float, fold: bool) -> None:
     sampler = made_sampler(alpha=alpha, fold=fold, batch_size=20000, steps=1)
-    lam = sampler.draw(0).lam
+    lam = sampler.plan(0, second="partner").lam
     assert lam.dtype == torch.float32 and lam.min() >= (0.5 if fold else 0) and lam.max() <= 1
     generator = torch.Generator().manual_seed(0)
     gamma = torch._standard_gamma(torch.full((2, 200000), alpha, dtype=torch.float64), generator=generator)
@@ -176,25 +220,26 @@ def test_the_quantile_table_is_exact_and_symmetric() -> None:
 
 def test_one_weight_per_batch() -> None:
     sampler = made_sampler(lam_per="batch", mix_probability=0.5, steps=40)
-    weights = [sampler.draw(step).lam for step in range(40)]
+    weights = [sampler.plan(step, second="partner").lam for step in range(40)]
     assert all((lam == lam[0]).all() for lam in weights)
     unmixed = sum(bool(lam[0] == 1) for lam in weights)
     assert 5 < unmixed < 35
 
 
 def test_mixing_happens_with_its_probability_and_not_at_the_end() -> None:
-    assert (made_sampler(mix_probability=0.0).draw(0).lam == 1).all()
-    mixed = (made_sampler(mix_probability=0.3, alpha=5, batch_size=10000).draw(0).lam < 1).double().mean()
+    assert (made_sampler(mix_probability=0.0).plan(0, second="partner").lam == 1).all()
+    sampler = made_sampler(mix_probability=0.3, alpha=5, batch_size=10000)
+    mixed = (sampler.plan(0, second="partner").lam < 1).double().mean()
     assert abs(mixed - 0.3) < 0.03
     sampler = made_sampler(unmixed_share=0.25, alpha=5)
-    lam = torch.cat([sampler.draw(step).lam for step in range(sampler.steps)])
+    lam = torch.cat([sampler.plan(step, second="partner").lam for step in range(sampler.steps)])
     assert (lam[: -len(lam) // 4] < 1).all() and (lam[-len(lam) // 4 :] == 1).all()
 
 
 def test_flips_can_be_switched_off() -> None:
     sampler = made_sampler(flip=False, aux=AUX)
-    draw = sampler.draw(0)
-    assert draw.aux_crops is not None and not draw.crops.flip.any() and not draw.aux_crops.flip.any()
+    plan = sampler.plan(0)
+    assert plan.auxiliary is not None and not plan.crops.flip.any() and not plan.auxiliary.flip.any()
 
 
 def test_centre_crops_are_in_the_middle() -> None:

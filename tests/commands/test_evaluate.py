@@ -16,7 +16,7 @@ from runs import arguments
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xmixup_fast.batches.render import Renderer
+from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
 from xmixup_fast.data.streamed import StreamedImages
@@ -86,20 +86,20 @@ def test_a_pass_gives_what_the_network_gives_in_memory_and_streaming(data: Path,
     network = run.network.train()
     found = []
     for images in collections(data):
-        renderer = Renderer(images, None, network.mean, network.std, 32)
-        found.append(evaluate_network(network, renderer, images, 7))
+        form = network.image_format(32)
+        found.append(evaluate_network(network, images, form, 7))
         assert network.training
-        parts = [evaluate_network(network, renderer, images, 4, torch.arange(len(images))[i::3]) for i in range(3)]
+        parts = [evaluate_network(network, images, form, 4, torch.arange(len(images))[i::3]) for i in range(3)]
         merged = merge_evaluations([parts[2], parts[0], parts[1]])
         for name in ("positions", "labels", "predicted"):
             assert torch.equal(getattr(merged, name), getattr(found[0], name))
         for name in ("probabilities", "losses"):  # batches of other sizes round otherwise
             torch.testing.assert_close(getattr(merged, name), getattr(found[0], name), atol=1e-5, rtol=1e-5)
-        none = evaluate_network(network, renderer, images, 4, torch.arange(0))
+        none = evaluate_network(network, images, form, 4, torch.arange(0))
         assert len(none) == 0 and torch.equal(merge_evaluations([none, *parts]).predicted, merged.predicted)
         with pytest.raises(ValueError, match="parts: expected each image in one part"):
             merge_evaluations([parts[0], parts[0]])
-        (batch, labels), *_ = renderer.batches(images, len(images))
+        (batch, labels), *_ = center_crop_batches(images, form, len(images))
         with torch.no_grad():
             probabilities = network.eval()(batch).softmax(1)
         network.train()
@@ -137,7 +137,7 @@ def test_the_command_evaluates_a_run_on_its_own_images(
     ]
     assert Image.open(tmp_path / "test" / "confusion.png").size > (200, 200)
     said = capsys.readouterr().out
-    assert f"test: {run.summary['test_accuracy']:.2f} % of 6 images" in said and "most often taken for" in said
+    assert f"test: {run.summary['test_accuracy']:.2f} % of 6 images" in said and "most often confused with" in said
     assert main([str(run.folder), "--output", str(tmp_path / "test")]) == 2
     assert "already holds an evaluation" in capsys.readouterr().err
 

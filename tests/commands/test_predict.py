@@ -16,7 +16,7 @@ import torch
 from made import TARGET, write_folder
 from runs import arguments, run
 
-from xmixup_fast.batches.render import Renderer
+from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save
@@ -71,9 +71,9 @@ def test_predictions_are_what_evaluation_sees(data: Path, target: Path, tmp_path
 
     again = arguments(data, tmp_path / "again", "finetune", target=str(target), steps=3, resize=resize)
     test = prepare(resolved(Settings(**again)), print).test
-    renderer = Renderer(test, None, result.network.mean, result.network.std, 32)
     with torch.no_grad():
-        seen = torch.cat([result.network.eval()(batch).softmax(1) for batch, _ in renderer.batches(test, 8)])
+        batches = center_crop_batches(test, result.network.image_format(32), 8)
+        seen = torch.cat([result.network.eval()(batch).softmax(1) for batch, _ in batches])
     for item, row in zip(found, seen.tolist(), strict=True):
         assert [choice.probability for choice in item.top] == sorted(row, reverse=True)
         assert {choice.name: choice.probability for choice in item.top} == dict(zip(sorted(TARGET), row, strict=True))

@@ -6,10 +6,10 @@ import json
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import PIL.Image
 import pytest
@@ -18,13 +18,18 @@ from made import TARGET, write_folder
 from runs import arguments, flags, run, without_times
 from safetensors.torch import load_file
 from test_decode import DECODERS, HEIGHT, Bytes, encoded, kinds, made_decoder, photo
+from torch import Tensor
 
 from xmixup_fast import Crops, ImagePool
-from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.plan import Second
+from xmixup_fast.batches.render import fetch, render
 from xmixup_fast.batches.sampler import Sampler
+from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.data.dataset import Sample
 from xmixup_fast.data.streamed import AHEAD, StreamedImages
 from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
+from xmixup_fast.ops.image_format import ImageFormat, OutputBuffers
+from xmixup_fast.ops.image_pool import Images
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
 
@@ -66,7 +71,7 @@ def made_stream(name: str, samples: Sequence[Sample], short_side: int | None) ->
     return StreamedImages(samples, pool.sizes, decoder), pool
 
 
-def shown(pool: ImagePool, crops: Crops) -> list[torch.Tensor]:
+def shown(pool: ImagePool, crops: Crops) -> list[Tensor]:
     """The pixels of crops, as they are kept."""
     views = zip(crops.index.tolist(), crops.window.tolist(), strict=True)
     return [pool[index][top : top + height, left : left + width] for index, (top, left, height, width) in views]
@@ -103,7 +108,7 @@ def test_dalis_memory_goes_into_the_pool(name: str, monkeypatch: pytest.MonkeyPa
     dali = pytest.importorskip("xmixup_fast.data.decoding.dali")
     addresses = []
 
-    def recorded(tensor: Any) -> torch.Tensor:
+    def recorded(tensor: Any) -> Tensor:
         addresses.append(tensor.data_ptr())
         return from_dlpack(tensor)
 
@@ -111,7 +116,7 @@ def test_dalis_memory_goes_into_the_pool(name: str, monkeypatch: pytest.MonkeyPa
     stream, pool = made_stream(name, made_images(JPEGS), None)
     monkeypatch.setattr(dali, "from_dlpack", recorded)
     batch = Crops(torch.arange(6), torch.tensor([[1, 2, SIZE, SIZE]] * 6).int(), torch.zeros(6, dtype=torch.bool))
-    ((got, crops),) = stream.feed([batch])
+    ((got, crops),) = stream.fetch([batch])
     assert addresses == [got.pixels.data_ptr()]
     assert all(torch.equal(a, b) for a, b in zip(shown(got, crops), shown(pool, batch), strict=True))
 
@@ -124,7 +129,7 @@ def made_sampler(images: Any, **settings: Any) -> Sampler:
         [torch.randint(0, 256, (SIZE, 40, 3), dtype=torch.uint8, generator=generator)] * 2, [0, 1]
     )
     auxiliary = AuxiliaryIndex.of(aux, [[0], [1], [0, 1]])
-    return Sampler(images.labels, images.sizes, auxiliary, Settings(**values), rank, world_size)
+    return Sampler(images, auxiliary, Settings(**values), rank=rank, world_size=world_size)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -132,28 +137,24 @@ def made_sampler(images: Any, **settings: Any) -> Sampler:
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 8])
 def test_a_stream_gives_a_pools_batches(name: str, short_side: int | None, batch_size: int) -> None:
     stream, pool = made_stream(name, made_images(JPEGS), short_side)
-    renderers = [Renderer(images, pool, (0.5,) * 3, (0.5,) * 3, SIZE) for images in (stream, pool)]
-    sampler = made_sampler(pool, batch_size=batch_size)
-    draws = [
-        renderer.feed(sampler.draw(step, partners=True) for step in range(sampler.steps)) for renderer in renderers
-    ]
-    for streamed, resident in zip(*draws, strict=True):
-        for kind in ("xmixup", "mixup"):
-            got, expected = (
-                getattr(renderer, kind)(draw) for renderer, draw in zip(renderers, (streamed, resident), strict=True)
-            )
-            assert torch.equal(got, expected)
-        assert torch.equal(streamed.label, resident.label)
-    passes = [
-        list(map(clone, renderer.batches(images, 4)))
-        for renderer, images in zip(renderers, (stream, pool), strict=True)
-    ]
+    sampler, form = made_sampler(pool, batch_size=batch_size), ImageFormat(SIZE, (0.5,) * 3, (0.5,) * 3)
+
+    def batches(images: Images, second: Second) -> Iterator[tuple[Tensor, Tensor]]:
+        plans = (sampler.plan(step, second=second) for step in range(sampler.steps))
+        for plan, pools in fetch(images, pool, plans):
+            out = OutputBuffers().get("test", len(plan), form, plan.lam.device)
+            yield render(plan, pools, form, out), plan.label
+
+    for second in get_args(Second):
+        for streamed, resident in zip(batches(stream, second), batches(pool, second), strict=True):
+            assert all(map(torch.equal, streamed, resident))
+    passes = [list(map(clone, center_crop_batches(images, form, 4))) for images in (stream, pool)]
     assert [len(labels) for _, labels in passes[0]] == [4, 2]  # the last batch is smaller
     for got, expected in zip(*passes, strict=True):
         assert all(map(torch.equal, got, expected))
 
 
-def clone(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def clone(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.clone() for tensor in tensors]
 
 
@@ -165,24 +166,24 @@ def test_every_image_is_read_once_per_epoch_by_all_processes_together(world_size
     samplers = [
         made_sampler(pool, batch_size=batch_size, steps=6, rank=r, world_size=world_size) for r in range(world_size)
     ]
-    feeds = [stream.feed(draw.crops for draw in map(sampler.draw, range(6))) for sampler in samplers]
+    feeds = [stream.fetch(plan.crops for plan in map(sampler.plan, range(6))) for sampler in samplers]
     for step, parts in enumerate(zip(*feeds, strict=True)):
         got = [window for pool_of_batch, crops in parts for window in shown(pool_of_batch, crops)]
-        expected = alone.draw(step)
+        expected = alone.plan(step, second="auxiliary")
         assert all(torch.equal(a, b) for a, b in zip(got, shown(pool, expected.crops), strict=True))
-        draws = [sampler.draw(step) for sampler in samplers]
-        assert torch.equal(torch.cat([draw.lam for draw in draws]), expected.lam)
-        assert torch.equal(torch.cat([draw.aux_crops.index for draw in draws]), expected.aux_crops.index)
+        plans = [sampler.plan(step, second="auxiliary") for sampler in samplers]
+        assert torch.equal(torch.cat([plan.lam for plan in plans]), expected.lam)
+        assert torch.equal(torch.cat([plan.auxiliary.index for plan in plans]), expected.auxiliary.index)
     assert [sample.image.reads for sample in stream.samples] == [batch_size] * 6
 
 
 def test_a_stream_goes_on_in_the_middle_of_an_epoch() -> None:
     stream, pool = made_stream("torchvision", made_images(JPEGS), None)
     sampler = made_sampler(pool)
-    all_of_them = list(stream.feed(sampler.draw(step).crops for step in range(sampler.steps)))
+    all_of_them = list(stream.fetch(sampler.plan(step).crops for step in range(sampler.steps)))
     for sample in stream.samples:
         sample.image.reads = 0
-    rest = list(stream.feed(sampler.draw(step).crops for step in range(2, sampler.steps)))
+    rest = list(stream.fetch(sampler.plan(step).crops for step in range(2, sampler.steps)))
     for (got, _), (expected, _) in zip(rest, all_of_them[2:], strict=True):
         assert torch.equal(got.pixels, expected.pixels)
     assert sum(sample.image.reads for sample in stream.samples) == 4 * (sampler.steps - 2)
@@ -208,11 +209,11 @@ def test_batches_are_decoded_while_one_is_in_use(name: str) -> None:
             taken.append(i)
             yield Crops(torch.tensor([i]), window, flip)
 
-    feed = stream.feed(crops())
-    next(feed)
+    batches = stream.fetch(crops())
+    next(batches)
     assert later.wait(WAIT)  # though nobody has asked for the second batch
     assert len(taken) == AHEAD + 1  # and no more than that is decoded ahead
-    feed.close()
+    batches.close()
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -225,7 +226,7 @@ def test_files_that_become_bad_are_named(name: str, short_side: int | None) -> N
     with pytest.raises(
         ValueError, match=r"(?s)no longer can:.*1\.jpg: .*4\.jpg: not a JPEG, PNG or WebP image|4\.jpg.*1\.jpg"
     ):
-        list(stream.feed([sampler.draw(0).crops]))
+        list(stream.fetch([sampler.plan(0).crops]))
 
 
 @pytest.mark.parametrize("method", ["xmixup", "mixup"])

@@ -37,10 +37,7 @@ def test_delta_is_its_formula(channels_last: bool) -> None:
     assert isinstance(method, Delta)
 
     # The head minimises the regularised loss on frozen features, so the loss with each channel zeroed follows.
-    images, labels = (
-        torch.cat(list(part))
-        for part in zip(*((a.clone(), b) for a, b in case.renderer.batches(case.target, 5)), strict=True)
-    )
+    images, labels = (torch.cat(list(part)) for part in zip(*((a.clone(), b) for a, b in case.batches(5)), strict=True))
     pixels = array(images)
     features = tiny_maps(start, pixels)[1].mean((2, 3))
     head = fitted_head(features, labels, 0.01)
@@ -58,8 +55,8 @@ def test_delta_is_its_formula(channels_last: bool) -> None:
 
     case.disturb()
     now = {name: array(weight) for name, weight in case.network.named_parameters()}
-    draw = case.sampler.draw(0)
-    inputs = method.inputs(draw, case.renderer)
+    plan = case.plan("delta", 0)
+    inputs = (case.target_images(plan),)
     pixels = array(inputs[0])
     maps, maps0 = tiny_maps(now, pixels), tiny_maps(start, pixels)
     penalty = 0.0
@@ -68,9 +65,9 @@ def test_delta_is_its_formula(channels_last: bool) -> None:
             for c in range(x.shape[1]):
                 penalty += a[c] * ((x[b, c] - x0[b, c]) ** 2).sum() / 32**2 / len(x) / square
     logits = maps[1].mean((2, 3)) @ now["body.fc.weight"].T + now["body.fc.bias"]
-    expected = cross_entropy(logits, draw.label).mean() + 7 * penalty
+    expected = cross_entropy(logits, plan.label).mean() + 7 * penalty
     assert penalty > 0.001
-    assert method.loss(case.network, inputs, draw).item() == pytest.approx(expected, rel=1e-4)
+    assert method.loss(case.network, inputs, plan).item() == pytest.approx(expected, rel=1e-4)
 
 
 def fitted_head(features: Array, labels: Tensor, weight_decay: float) -> Array:
@@ -105,10 +102,10 @@ def test_delta_zeroes_channels_on_some_images_of_all_classes_chosen_by_the_seed(
 def test_delta_costs_nothing_where_nothing_has_moved() -> None:
     case = Case()
     method = case.method("delta")
-    draw = case.sampler.draw(0)
-    inputs = method.inputs(draw, case.renderer)
-    loss = method.loss(case.network.eval(), inputs, draw)
-    plain = case.method("finetune").loss(case.network, inputs, draw)
+    plan = case.plan("delta", 0)
+    inputs = (case.target_images(plan),)
+    loss = method.loss(case.network.eval(), inputs, plan)
+    plain = case.method("finetune").loss(case.network, inputs, plan)
     torch.testing.assert_close(loss, plain, atol=1e-6, rtol=0)
     frozen = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     trainer = Case().trainer("delta")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 from transfer import Case
 
-from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.render import Pools
+from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.network import Network
+from xmixup_fast.ops.image_format import OutputBuffers
 from xmixup_fast.training.trainer import Trainer
 
 NETWORKS = {"test_resnet": 32, "test_vit": 160, "test_convnext": 32, "tf_efficientnet_lite0": 32}
@@ -19,63 +19,63 @@ NETWORKS = {"test_resnet": 32, "test_vit": 160, "test_convnext": 32, "tf_efficie
 
 
 def test_unmixed_images_are_those_of_finetuning() -> None:
-    case = Case(label_smoothing=0.1, anchor=False)
-    draw = case.sampler.draw(0, partners=True)
-    unmixed = replace(draw, lam=torch.ones_like(draw.lam))
-    expected = case.loss("finetune", unmixed)
+    case, unmixed = Case(label_smoothing=0.1), Case(label_smoothing=0.1, mix_probability=0.0)
+    unmixed.network.load_state_dict(case.network.state_dict())
+    expected = case.loss("finetune", case.plan("finetune", 0))
     for name in ("xmixup", "mixup", "cutmix", "xcutmix"):
-        torch.testing.assert_close(case.loss(name, unmixed), expected)
-        assert not torch.isclose(case.loss(name, draw), expected)
+        torch.testing.assert_close(unmixed.loss(name, unmixed.plan(name, 0)), expected)
+        assert not torch.isclose(case.loss(name, case.plan(name, 0)), expected)
 
 
 def test_losses_are_the_documented_formulas() -> None:
-    case = Case(source_weight=0.7, anchor=False, rectangle_probability=0.0)
-    draw = case.sampler.draw(1, partners=True)
-    network, render = case.network, case.renderer
-    assert draw.aux_label is not None
+    case = Case(source_weight=0.7)
+    network = case.network
 
-    features = network.features(render.xmixup(draw))
-    target = F.cross_entropy(network.target_logits(features), draw.label, reduction="none")
-    source = F.cross_entropy(network.source_logits(features), draw.aux_label, reduction="none")
-    expected = (draw.lam * target + 0.7 * (1 - draw.lam) * source).mean()
-    torch.testing.assert_close(case.loss("xmixup", draw), expected)
+    plan = case.plan("xmixup", 1)
+    features = network.features(case.mixed(plan))
+    target = F.cross_entropy(network.target_logits(features), plan.label, reduction="none")
+    source = F.cross_entropy(network.source_logits(features), plan.second_classes, reduction="none")
+    expected = (plan.lam * target + 0.7 * (1 - plan.lam) * source).mean()
+    torch.testing.assert_close(case.loss("xmixup", plan), expected)
 
-    both = network.features(torch.cat([render.target(draw.crops), render.aux(draw.aux_crops)]))  # normalised together
-    target = F.cross_entropy(network.target_logits(both[: len(draw.label)]), draw.label)
-    source = F.cross_entropy(network.source_logits(both[len(draw.label) :]), draw.aux_label)
-    torch.testing.assert_close(case.loss("cotrain", draw), target + 0.7 * source)
+    plan = case.plan("cotrain", 1)
+    both = network.features(torch.cat([case.target_images(plan), case.auxiliary_images(plan)]))  # normalised together
+    target = F.cross_entropy(network.target_logits(both[: len(plan)]), plan.label)
+    source = F.cross_entropy(network.source_logits(both[len(plan) :]), plan.second_classes)
+    torch.testing.assert_close(case.loss("cotrain", plan), target + 0.7 * source)
 
-    soft = draw.lam[:, None] * F.one_hot(draw.label, 3) + (1 - draw.lam[:, None]) * F.one_hot(
-        draw.label[draw.partner], 3
-    )
-    torch.testing.assert_close(case.loss("mixup", draw), F.cross_entropy(network(render.mixup(draw)), soft))
+    plan = case.plan("mixup", 1)
+    lam = plan.lam[:, None]
+    soft = lam * F.one_hot(plan.label, 3) + (1 - lam) * F.one_hot(plan.label[plan.partner], 3)
+    torch.testing.assert_close(case.loss("mixup", plan), F.cross_entropy(network(case.mixed(plan)), soft))
 
 
-def test_images_are_mixed_as_the_draw_says() -> None:
+def test_images_are_mixed_as_the_plan_says() -> None:
     case = Case()
-    draw = case.sampler.draw(0, partners=True)
-    target, aux = case.renderer.target(draw.crops), case.renderer.aux(draw.aux_crops)
-    lam = draw.lam.view(-1, 1, 1, 1)
-    torch.testing.assert_close(case.renderer.xmixup(draw), lam * target + (1 - lam) * aux, atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        case.renderer.mixup(draw), lam * target + (1 - lam) * target[draw.partner], atol=1e-5, rtol=0
+    for name in ("xmixup", "mixup"):
+        plan = case.plan(name, 0)
+        target = case.target_images(plan)
+        second = case.auxiliary_images(plan) if name == "xmixup" else target[plan.partner]
+        lam = plan.lam.view(-1, 1, 1, 1)
+        assert plan.lam.min() < 0.95
+        torch.testing.assert_close(case.mixed(plan), lam * target + (1 - lam) * second, atol=1e-5, rtol=0)
+
+
+def test_batches_of_one_content_are_rendered_into_the_same_memory() -> None:
+    case, buffers = Case(), OutputBuffers()
+    method = case.method("cotrain")
+    (first, auxiliary), (second, _) = (
+        method.images(case.plan("cotrain", step), case.pools, case.form, buffers) for step in (0, 1)
     )
-
-
-def test_batches_are_rendered_into_the_same_memory() -> None:
-    case = Case()
-    first, second = (case.renderer.xmixup(case.sampler.draw(step, partners=True)) for step in (0, 1))
-    assert first.data_ptr() == second.data_ptr() and first.is_contiguous(memory_format=torch.channels_last)
-    assert case.renderer.target(case.sampler.draw(0, partners=True).crops).data_ptr() != first.data_ptr()
+    assert first.data_ptr() == second.data_ptr() != auxiliary.data_ptr()
+    assert first.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_pass_over_a_pool_gives_each_image_once_with_its_label() -> None:
     case = Case()
-    sizes, labels = zip(
-        *((len(images), labels) for images, labels in case.renderer.batches(case.target, 5)), strict=True
-    )
+    sizes, labels = zip(*((len(images), labels) for images, labels in case.batches(5)), strict=True)
     assert sizes == (5, 5, 2) and torch.equal(torch.cat(labels), case.target.labels)
-    images, _ = next(case.renderer.batches(case.target, 1))
+    images, _ = next(case.batches(1))
     expected = case.target[0][2:34, 4:36].permute(2, 0, 1) / 127.5 - 1
     torch.testing.assert_close(images[0], expected, atol=1e-5, rtol=0)
 
@@ -109,7 +109,7 @@ def test_before_step_comes_before_each_step() -> None:
 
     case = Case(steps=2)
     method = Counting(case.settings, case.network)
-    trainer = Trainer(case.network, method, case.sampler, case.renderer, case.settings)
+    trainer = Trainer(case.parts(method), case.settings)
     trainer.step()
     trainer.step()
     assert calls == [(0, 2), (1, 2)]
@@ -119,11 +119,11 @@ def test_before_step_comes_before_each_step() -> None:
 def test_titles_match_the_images(name: str) -> None:
     case = Case()
     method = case.method(name)
-    draw = method.draw(case.sampler, 0)
-    titles = method.titles(draw, list("abc"), list("wxyz"))
-    assert [len(batch) for batch in titles] == [len(images) for images in method.inputs(draw, case.renderer)]
-    names, labels = ("wxyz", draw.aux_label) if name == "seqtrain" else ("abc", draw.label)
-    assert labels is not None
+    plan = method.plan(case.sampler, 0)
+    titles = method.titles(plan, list("abc"), list("wxyz"))
+    images = method.images(plan, case.pools, case.form, OutputBuffers())
+    assert [len(batch) for batch in titles] == [len(batch) for batch in images]
+    names, labels = ("wxyz", plan.second_classes) if name == "seqtrain" else ("abc", plan.label)
     assert all(names[label] in title for label, title in zip(labels.tolist(), titles[0], strict=True))
 
 
@@ -143,25 +143,26 @@ def test_every_method_trains_every_kind_of_network(name: str, model: str) -> Non
     assert len(unused - source) < 0.1 * len(before)
 
 
+@pytest.mark.parametrize("regularizer", ["none", "l2sp"])
 @pytest.mark.parametrize("name", METHODS)
-def test_a_resumed_method_goes_on_to_the_same_bits(name: str) -> None:
-    whole = Case(steps=6).trainer(name)
+def test_a_resumed_method_goes_on_to_the_same_bits(name: str, regularizer: str) -> None:
+    whole = Case(steps=6, regularizer=regularizer).trainer(name)
     for _ in range(2):
         whole.step()
     saved = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
     losses = [float(whole.step()) for _ in range(2, whole.steps)]
 
-    case = Case(steps=6)
+    case = Case(steps=6, regularizer=regularizer)
     case.disturb()  # a method takes nothing from the network that it is made with, but from the state
     method = METHODS[name](case.settings, case.network)
-    resumed = Trainer(case.network, method, case.sampler, case.renderer, case.settings)
+    resumed = Trainer(case.parts(method), case.settings)
     resumed.load_state_dict(saved, 2)
     assert [float(resumed.step()) for _ in range(2, resumed.steps)] == losses
     for key, tensor in whole.network.state_dict().items():
         assert torch.equal(case.network.state_dict()[key], tensor), key
 
 
-@pytest.mark.parametrize("name", ["l2sp", "delta", "cotuning"])
+@pytest.mark.parametrize("name", ["delta", "cotuning"])
 def test_a_state_of_another_network_or_method_is_refused(name: str) -> None:
     case = Case()
     method = case.method(name)
@@ -177,9 +178,12 @@ def test_a_state_of_another_network_or_method_is_refused(name: str) -> None:
 
 def test_a_method_without_auxiliary_images_says_so() -> None:
     case = Case()
-    alone = Renderer(case.target, None, (0.5,) * 3, (0.5,) * 3, size=32)
-    with pytest.raises(ValueError, match="aux: this run has no auxiliary images"):
-        alone.xmixup(case.sampler.draw(0, partners=True))
+    method, plan = case.method("xmixup"), case.plan("xmixup", 0)
+    with pytest.raises(ValueError, match="auxiliary: this run has no auxiliary images"):
+        method.images(plan, Pools(case.target, None), case.form, OutputBuffers())
+    alone = Sampler(case.target, None, case.settings).plan(0)
+    with pytest.raises(ValueError, match="plan: has no second image"):
+        case.loss("xmixup", alone)
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss"}))

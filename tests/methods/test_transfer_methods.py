@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from transfer import Array, Case, array, cross_entropy, log_softmax
 
-from xmixup_fast.batches.plan import Draw
-from xmixup_fast.batches.sampler import Sampler
+from xmixup_fast import ops
+from xmixup_fast.batches.plan import StepPlan
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.cotuning import Cotuning
 from xmixup_fast.methods.l2sp import half_squared_distance
 from xmixup_fast.methods.rifle import Rifle
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
-from xmixup_fast.ops.lam import rectangles
+from xmixup_fast.ops.lam import cutmix_boxes
+from xmixup_fast.ops.operators import DrawOutput
 from xmixup_fast.settings.fields import Settings
 
 
@@ -37,7 +37,7 @@ def parameters(case: Case) -> dict[str, Array]:
     return {name: array(weight).copy() for name, weight in case.network.named_parameters()}
 
 
-def anchored(case: Case, start: dict[str, Array]) -> float:
+def expected_penalty(case: Case, start: dict[str, Array]) -> float:
     """L2-SP's penalty with 0.3 and 0.2, of a network whose target head alone is new."""
     now, head = parameters(case), {"body.fc.weight", "body.fc.bias"}
     assert head < now.keys() and any("bn" in name for name in now)
@@ -46,18 +46,18 @@ def anchored(case: Case, start: dict[str, Array]) -> float:
 
 
 def test_l2sp_draws_weights_to_their_start_and_the_head_to_zero() -> None:
-    case = Case(l2sp_alpha=0.3, l2sp_beta=0.2)
+    case = Case(regularizer="l2sp", l2sp_alpha=0.3, l2sp_beta=0.2)
     case.network.source_head = None
     start = parameters(case)
-    method = METHODS["l2sp"](case.settings, case.network)
+    trainer = case.trainer("finetune")
     case.disturb()
-    draw = case.sampler.draw(0)
-    loss = method.loss(case.network, method.inputs(draw, case.renderer), draw).item()
-    logits = array(case.network.train()(case.renderer.target(draw.crops)))
-    assert loss == pytest.approx(cross_entropy(logits, draw.label).mean() + anchored(case, start), rel=1e-5)
+    plan = case.plan("finetune", 0)
+    loss = trainer.loss((case.target_images(plan),), plan).item()
+    logits = array(case.network.train()(case.target_images(plan)))
+    assert loss == pytest.approx(cross_entropy(logits, plan.label).mean() + expected_penalty(case, start), rel=1e-5)
 
 
-def test_the_penaltys_gradient_is_the_way_from_the_start() -> None:
+def test_the_gradient_of_the_penalty_is_the_distance_from_the_start() -> None:
     shapes = (3, 2), (4,), (1, 2, 2)
     x = [nn.Parameter(torch.rand(shape).double()) for shape in shapes]
     y = [torch.rand(shape).double() for shape in shapes]
@@ -67,34 +67,35 @@ def test_the_penaltys_gradient_is_the_way_from_the_start() -> None:
         torch.testing.assert_close(a.grad, 3 * (a - b))
 
 
-@pytest.mark.parametrize("name", ["xmixup", "xcutmix"])
-def test_an_anchor_adds_l2sps_penalty(name: str) -> None:
-    case, plain = (Case(l2sp_alpha=0.3, l2sp_beta=0.2, anchor=anchor) for anchor in (True, False))
+@pytest.mark.parametrize("name", METHODS)
+def test_a_regularizer_adds_its_penalty_to_the_loss_of_every_method(name: str) -> None:
+    case, plain = (Case(l2sp_alpha=0.3, l2sp_beta=0.2, regularizer=regularizer) for regularizer in ("l2sp", "none"))
     plain.network.load_state_dict(case.network.state_dict())
     start = parameters(case)
     assert "source_head.weight" in start
-    method = case.method(name)
+    trainers = [case.trainer(name), plain.trainer(name)]
     losses = []
-    for one, its in ((case, method), (plain, plain.method(name))):
+    for one, trainer in zip((case, plain), trainers, strict=True):
         one.disturb()
-        draw = one.sampler.draw(0)
-        losses.append(its.loss(one.network.train(), its.inputs(draw, one.renderer), draw).item())
-    assert losses[0] == pytest.approx(losses[1] + anchored(case, start), rel=1e-5)
-    again = METHODS[name](case.settings, case.network)  # as a resumed run makes it, then tells it where it started
-    again.load_state_dict(method.state_dict())
-    draw = case.sampler.draw(0)
-    resumed = again.loss(case.network, again.inputs(draw, case.renderer), draw).item()
-    assert resumed == pytest.approx(losses[0], rel=1e-5)
+        plan = trainer.method.plan(one.sampler, 0)
+        images = trainer.method.images(plan, one.pools, one.form, trainer.buffers)
+        losses.append(trainer.loss(images, plan).item())
+    assert losses[0] == pytest.approx(losses[1] + expected_penalty(case, start), rel=1e-5)
 
 
-def test_l2sp_takes_the_place_of_weight_decay() -> None:
+def test_a_regularizer_takes_the_place_of_weight_decay() -> None:
     def decays(name: str, **settings: Any) -> list[float]:
         trainer = Case(weight_decay=0.03, **settings).trainer(name)
         return [group["weight_decay"] for group in trainer.optimizer.param_groups]
 
-    assert decays("l2sp") == decays("xmixup") == [0, 0]
-    assert decays("finetune") == decays("delta") == decays("xmixup", anchor=False) == [0.03, 0.03]
-    assert decays("xmixup", weights="none") == [0.03, 0.03]  # there is nothing to be drawn to
+    for name in ("finetune", "xmixup", "delta"):
+        assert decays(name, regularizer="l2sp") == [0, 0]
+        assert decays(name) == [0.03, 0.03]
+
+
+def test_a_regularizer_needs_a_pretrained_start() -> None:
+    with pytest.raises(ValueError, match=r"regularizer: expected none with weights none, .* got l2sp"):
+        Settings(target="t", model="m", weights="none", regularizer="l2sp")
 
 
 # --- BSS ---
@@ -103,11 +104,11 @@ def test_l2sp_takes_the_place_of_weight_decay() -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_bss_penalises_the_smallest_singular_values(count: int) -> None:
     case = Case(bss_eta=0.5, bss_k=count)
-    draw = case.sampler.draw(0)
-    features, logits, _ = logits_of(case, case.renderer.target(draw.crops))
+    plan = case.plan("bss", 0)
+    features, logits, _ = logits_of(case, case.target_images(plan))
     values = np.linalg.svd(features, compute_uv=False)
-    expected = cross_entropy(logits, draw.label).mean() + 0.5 * (np.sort(values)[:count] ** 2).sum()
-    assert case.loss("bss", draw).item() == pytest.approx(expected, rel=1e-5)
+    expected = cross_entropy(logits, plan.label).mean() + 0.5 * (np.sort(values)[:count] ** 2).sum()
+    assert case.loss("bss", plan).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_bss_says_that_a_batch_has_too_few_singular_values() -> None:
@@ -156,26 +157,27 @@ def test_rifles_heads_depend_on_seed_and_step_alone() -> None:
 # --- CutMix, XCutMix ---
 
 
-def rectangle(lam: float, center: tuple[float, float], size: tuple[int, int] = (10, 10)) -> tuple[list[int], float]:
-    box, weight = rectangles(torch.tensor([lam]), torch.tensor([center]), size)
+def box_of(lam: float, center: tuple[float, float], size: tuple[int, int] = (10, 10)) -> tuple[list[int], float]:
+    box, weight = cutmix_boxes(torch.tensor([lam]), torch.tensor([center]), size)
     assert box.dtype == torch.int32 and weight.dtype == torch.float32
     return box[0].tolist(), float(weight)
 
 
-def test_rectangles_are_cut_off_at_the_edges_and_weigh_what_is_left() -> None:
-    assert rectangle(0.75, (0.5, 0.5)) == ([3, 3, 5, 5], 0.75)
-    assert rectangle(0.75, (0.0, 0.0)) == ([0, 0, 3, 3], pytest.approx(0.91))
-    assert rectangle(0.75, (0.99, 0.3)) == ([7, 1, 3, 5], pytest.approx(0.85))
-    assert rectangle(0.75, (0.5, 0.9), (20, 10)) == ([5, 7, 10, 3], pytest.approx(0.85))
-    assert rectangle(0.0, (0.5, 0.5)) == ([0, 0, 10, 10], 0.0)
-    assert rectangle(1.0, (0.2, 0.9))[1] == 1.0 and 0 in rectangle(1.0, (0.2, 0.9))[0][2:]
+def test_boxes_are_cut_off_at_the_edges_and_the_weight_is_the_rest() -> None:
+    assert box_of(0.75, (0.5, 0.5)) == ([3, 3, 5, 5], 0.75)
+    assert box_of(0.75, (0.0, 0.0)) == ([0, 0, 3, 3], pytest.approx(0.91))
+    assert box_of(0.75, (0.99, 0.3)) == ([7, 1, 3, 5], pytest.approx(0.85))
+    assert box_of(0.75, (0.5, 0.9), (20, 10)) == ([5, 7, 10, 3], pytest.approx(0.85))
+    assert box_of(0.0, (0.5, 0.5)) == ([0, 0, 10, 10], 0.0)
+    assert box_of(1.0, (0.2, 0.9))[1] == 1.0 and 0 in box_of(1.0, (0.2, 0.9))[0][2:]
 
 
-def pasted(images: Array, others: Array, draw: Draw) -> tuple[Array, Array]:
-    """CutMix pixel by pixel, and how much of each image is its own."""
+def pasted(case: Case, images: Array, others: Array, plan: StepPlan) -> tuple[Array, Array]:
+    """CutMix pixel by pixel, out of what ops.draw gives, and the share of each image outside of its box."""
+    drawn = drawn_for(case, plan)
     size = images.shape[-1]
     mixed, own = images.copy(), np.empty(len(images))
-    for b, (lam, (y, x)) in enumerate(zip(draw.lam.tolist(), draw.center.tolist(), strict=True)):
+    for b, (lam, (y, x)) in enumerate(zip(drawn.lam.tolist(), drawn.center.tolist(), strict=True)):
         side = round((1 - lam) ** 0.5 * size)
         top, left = int(y * size) - side // 2, int(x * size) - side // 2
         kept = 0
@@ -189,41 +191,64 @@ def pasted(images: Array, others: Array, draw: Draw) -> tuple[Array, Array]:
     return mixed, own
 
 
+def drawn_for(case: Case, plan: StepPlan, epoch: int = 0) -> DrawOutput:
+    """The random numbers behind a plan of a case, whose samples are all of one epoch."""
+    return ops.draw(
+        case.settings.seed,
+        sample=plan.sample,
+        epoch=torch.full_like(plan.sample, epoch),
+        label=plan.label,
+        target_index=plan.sample,
+        target_sizes=case.target.sizes,
+        offsets=case.index.offsets,
+        members=case.index.members,
+        aux_sizes=case.aux.sizes,
+        lam_quantiles=case.sampler.quantiles,
+        size=(case.settings.image_size, case.settings.image_size),
+    )
+
+
 def test_cutmix_pastes_the_partner_and_weighs_labels_by_area() -> None:
     case = Case(alpha=1.0, fold=False)
-    draw = case.sampler.draw(3, partners=True)
-    images = array(case.renderer.target(draw.crops))
-    mixed, own = pasted(images, images[draw.partner.numpy()], draw)
-    np.testing.assert_allclose(array(case.renderer.cutmix(draw)), mixed, atol=1e-6)
-    assert len(set(own.round(3))) == 6
-    logits = log_softmax(logits_of(case, case.renderer.cutmix(draw))[1])
-    soft = own[:, None] * np.eye(3)[draw.label] + (1 - own[:, None]) * np.eye(3)[draw.label[draw.partner]]
-    assert case.loss("cutmix", draw).item() == pytest.approx(-(soft * logits).sum(1).mean(), rel=1e-5)
+    plan = case.plan("cutmix", 1)
+    images = array(case.target_images(plan))
+    mixed, own = pasted(case, images, images[plan.partner.numpy()], plan)
+    np.testing.assert_allclose(array(case.mixed(plan)), mixed, atol=1e-6)
+    np.testing.assert_allclose(array(plan.lam), own, rtol=1e-6)
+    assert len(set(own.round(3))) > 3
+    logits = log_softmax(logits_of(case, case.mixed(plan))[1])
+    soft = own[:, None] * np.eye(3)[plan.label] + (1 - own[:, None]) * np.eye(3)[plan.label[plan.partner]]
+    assert case.loss("cutmix", plan).item() == pytest.approx(-(soft * logits).sum(1).mean(), rel=1e-5)
 
 
 def test_xcutmix_pastes_the_auxiliary_image_and_weighs_both_heads_by_area() -> None:
-    case = Case(alpha=1.0, fold=False, source_weight=0.7, anchor=False)
-    draw = case.sampler.draw(3)
-    assert draw.aux_label is not None
-    images, aux = array(case.renderer.target(draw.crops)), array(case.renderer.aux(draw.aux_crops))
-    mixed, own = pasted(images, aux, draw)
-    np.testing.assert_allclose(array(case.renderer.xcutmix(draw)), mixed, atol=1e-6)
-    _, target, source = logits_of(case, case.renderer.xcutmix(draw))
-    losses = own * cross_entropy(target, draw.label) + 0.7 * (1 - own) * cross_entropy(source, draw.aux_label)
-    assert case.loss("xcutmix", draw).item() == pytest.approx(losses.mean(), rel=1e-5)
+    case = Case(alpha=1.0, fold=False, source_weight=0.7)
+    plan = case.plan("xcutmix", 1)
+    mixed, own = pasted(case, array(case.target_images(plan)), array(case.auxiliary_images(plan)), plan)
+    np.testing.assert_allclose(array(case.mixed(plan)), mixed, atol=1e-6)
+    _, target, source = logits_of(case, case.mixed(plan))
+    losses = own * cross_entropy(target, plan.label) + 0.7 * (1 - own) * cross_entropy(source, plan.second_classes)
+    assert case.loss("xcutmix", plan).item() == pytest.approx(losses.mean(), rel=1e-5)
 
 
-def test_rectangles_lie_anywhere_and_depend_on_seed_and_step() -> None:
+def test_boxes_lie_anywhere_and_depend_on_seed_and_epoch() -> None:
     case = Case(batch_size=12)
-    centers = torch.stack([case.sampler.draw(step).center for step in range(200)])
+    plan = case.sampler.plan(0)
+    centers = torch.stack([drawn_for(case, plan, epoch).center for epoch in range(200)])
     assert centers.shape == (200, 12, 2) and centers.min() >= 0 and centers.max() < 1
     assert float((centers.mean((0, 1)) - 0.5).abs().max()) < 0.02
     assert float((centers.var((0, 1)) - 1 / 12).abs().max()) < 0.005
-    again = Case(batch_size=12).sampler
-    assert torch.equal(again.draw(7).center, centers[7]) and not torch.equal(centers[7], centers[8])
-    assert not torch.equal(Case(batch_size=12, seed=1).sampler.draw(7).center, centers[7])
-    without = Sampler(case.target.labels, case.target.sizes, None, case.settings)
-    assert torch.equal(without.draw(7).center, centers[7])
+
+    def boxes(step: int, **settings: Any) -> Tensor:
+        sampler = Case(batch_size=12, alpha=1.0, **settings).sampler
+        found = sampler.plan(step, second="partner", box=True).box
+        assert found is not None
+        return found
+
+    assert torch.equal(boxes(7), boxes(7)) and not torch.equal(boxes(7), boxes(8))
+    assert not torch.equal(boxes(7), boxes(7, seed=1))
+    auxiliary = Case(batch_size=12, alpha=1.0).sampler.plan(7, second="auxiliary", box=True)
+    assert torch.equal(auxiliary.box, boxes(7))  # the same for every method
 
 
 # --- Co-Tuning ---
@@ -237,27 +262,25 @@ def test_cotuning_is_its_formula_over_the_classes_that_the_classifier_knows() ->
     assert isinstance(method, Cotuning)
     case.network.eval()
     chances = []
-    for images, _ in case.renderer.batches(case.target, 12):
+    for images, _ in case.batches(12):
         features = case.network.features(images)
         chances.append(np.exp(log_softmax(array(case.network.source_logits(features))[:, known])))
     classes = case.target.labels.numpy()
     relationship = np.stack([np.concatenate(chances)[classes == j].mean(0) for j in range(3)])
     np.testing.assert_allclose(array(method.relationship), relationship, rtol=1e-5)
 
-    draw = case.sampler.draw(0)
-    _, target, source = logits_of(case, case.renderer.target(draw.crops))
-    soft = -(relationship[draw.label] * log_softmax(source[:, known])).sum(1).mean()
-    expected = cross_entropy(target, draw.label).mean() + 1.7 * soft
+    plan = case.plan("cotuning", 0)
+    _, target, source = logits_of(case, case.target_images(plan))
+    soft = -(relationship[plan.label] * log_softmax(source[:, known])).sum(1).mean()
+    expected = cross_entropy(target, plan.label).mean() + 1.7 * soft
     case.network.train()
-    assert method.loss(case.network, method.inputs(draw, case.renderer), draw).item() == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert case.loss_of(method, plan).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_cotuning_says_before_training_that_it_needs_a_pretrained_classifier() -> None:
     case = Case()
     for network in (
-        build("test_resnet", "none", ["a", "b", "c"], list("wxyz")),
+        build("test_resnet", "none", ["a", "b", "c"], source_classes=list("wxyz")),
         build("test_resnet", "none", ["a", "b", "c"], keep_classifier=True),
         build("test_resnet", "none", ["a", "b", "c"]),
     ):
@@ -290,18 +313,16 @@ def test_seqtrain_first_learns_the_source_then_the_target() -> None:
     target_start = target_head.weight.detach().clone()
     rates = []
     for step in range(12):
-        draw = trainer.method.draw(case.sampler, step)
+        plan = trainer.method.plan(case.sampler, step)
         rates.append(trainer.optimizer.param_groups[0]["lr"])
         if step < 4:
-            images = case.renderer.aux(draw.aux_crops).clone()
-            _, _, source = logits_of(case, images)
-            assert draw.aux_label is not None
-            expected = cross_entropy(source, draw.aux_label).mean()
+            _, _, source = logits_of(case, case.auxiliary_images(plan))
+            expected = cross_entropy(source, plan.second_classes).mean()
         else:
-            wanted = plain.sampler.draw(step - 4)
-            assert torch.equal(draw.label, wanted.label) and torch.equal(draw.crops.window, wanted.crops.window)
-            _, target, _ = logits_of(case, case.renderer.target(wanted.crops).clone())
-            expected = cross_entropy(target, draw.label).mean()
+            wanted = plain.sampler.plan(step - 4)
+            assert torch.equal(plan.label, wanted.label) and torch.equal(plan.crops.window, wanted.crops.window)
+            _, target, _ = logits_of(case, case.target_images(wanted))
+            expected = cross_entropy(target, plan.label).mean()
         if step == 4:
             assert torch.equal(target_head.weight, target_start)
             source_start = source_head.weight.detach().clone()
@@ -317,15 +338,15 @@ def test_seqtrain_first_learns_the_source_then_the_target() -> None:
 
 def test_seqtrain_draws_from_the_union_of_the_auxiliary_images() -> None:
     case = Case(batch_size=12)
-    drawn = [case.sampler.draw(step, aux_of_any_class=True) for step in range(300)]
-    indices = torch.cat([draw.aux_crops.index for draw in drawn if draw.aux_crops is not None])
+    plans = [case.sampler.plan(step, any_class=True) for step in range(300)]
+    indices = torch.cat([plan.auxiliary.index for plan in plans if plan.auxiliary is not None])
     counts = indices.bincount(minlength=8)
     assert counts[2] == counts[6] == 0  # of no class
     expected = 3600 / 6
     assert (counts[[0, 1, 3, 4, 5, 7]] - expected).abs().max() < 5 * expected**0.5
-    for draw in drawn[:5]:
-        assert draw.aux_crops is not None and draw.aux_label is not None
-        assert torch.equal(draw.aux_label, case.aux.labels[draw.aux_crops.index])
+    for plan in plans[:5]:
+        assert plan.auxiliary is not None
+        assert torch.equal(plan.second_classes, case.aux.labels[plan.auxiliary.index])
 
 
 # --- settings ---
@@ -347,16 +368,3 @@ def test_seqtrain_draws_from_the_union_of_the_auxiliary_images() -> None:
 def test_settings_of_methods_are_checked(name: str, value: float, expected: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected {expected}, got {value}"):
         Settings(target="t", model="m", **{name: value})
-
-
-def test_xmixup_pastes_in_some_steps_and_blends_in_others() -> None:
-    case = Case(rectangle_probability=0.3, alpha=1.0)
-    blended = Case(alpha=1.0)
-    draws = [case.sampler.draw(step) for step in range(200)]
-    assert 40 <= sum(draw.rectangle for draw in draws) <= 80
-    assert torch.equal(draws[1].lam, blended.sampler.draw(1).lam)  # everything else is as it was
-    for draw in draws[:8]:
-        other = "xcutmix" if draw.rectangle else "xmixup"
-        assert torch.equal(case.loss("xmixup", draw), case.loss(other, replace(draw, rectangle=False)))
-    assert {draw.rectangle for draw in draws[:8]} == {False, True}
-    assert draws[0].part(1, 3).rectangle == draws[0].rectangle

@@ -4,7 +4,7 @@
 #include <new>
 #include <vector>
 
-#include "../csrc/cpu/mix_rows.h"
+#include "../../csrc/cpu/mix_rows.h"
 
 namespace {
 

@@ -222,7 +222,7 @@ def test_a_step_is_captured_in_a_graph_and_replayed() -> None:
 @pytest.mark.parametrize("amp", [None, "bf16", "fp16"])
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss"}))
 def test_training_steps_from_a_graph_are_those_without(name: str, amp: str | None) -> None:
-    settings = {"steps": 14, "seqtrain_share": 0.5, "rectangle_probability": 0.5, "amp": amp, "ema_decay": 0.9}
+    settings = {"steps": 14, "seqtrain_share": 0.5, "amp": amp, "ema_decay": 0.9}
     plain, replayed = (
         Case(**settings, device=str(CUDA), cuda_graph=graph).to(CUDA).trainer(name) for graph in (False, True)
     )

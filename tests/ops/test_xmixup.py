@@ -10,7 +10,7 @@ import torch._dynamo.testing
 from samples import IMAGENET, make_pool
 from torch import Tensor
 
-from xmixup_fast import ImagePool, MixedLabels, XMixup, joint_labels, mix_features, rectangles
+from xmixup_fast import ImagePool, MixedLabels, XMixup, cutmix_boxes, joint_labels, mix_features
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.ops.lam import beta_quantiles
@@ -35,10 +35,10 @@ def made_xmixup(device: torch.device, **settings: Any) -> XMixup:
     return XMixup(made_aux(device), CLASSES, size=SIZE, **IMAGENET, **settings)
 
 
-@pytest.mark.parametrize("rectangle", [True, False])
-def test_a_batch_is_what_the_reference_draws_and_mixes(device: torch.device, rectangle: bool) -> None:
+@pytest.mark.parametrize("cutmix", [True, False])
+def test_a_batch_is_what_the_reference_draws_and_mixes(device: torch.device, cutmix: bool) -> None:
     images, labels, sample = made_batch(device)
-    mixed, (target, source, lam) = made_xmixup(device, seed=7, rectangle=rectangle)(images, labels, sample, epoch=3)
+    mixed, (target, source, lam) = made_xmixup(device, seed=7, cutmix=cutmix)(images, labels, sample, epoch=3)
     pool, aux = ImagePool.from_dense(images), made_aux(device)
     index = AuxiliaryIndex.of(aux, CLASSES)
     drawn = reference.draw(
@@ -54,7 +54,7 @@ def test_a_batch_is_what_the_reference_draws_and_mixes(device: torch.device, rec
         lam_quantiles=beta_quantiles(0.2, fold=True).to(device),
         size=SIZE,
     )
-    box, weight = rectangles(drawn.lam, drawn.center, SIZE) if rectangle else (None, drawn.lam)
+    box, weight = cutmix_boxes(drawn.lam, drawn.center, SIZE) if cutmix else (None, drawn.lam)
     crops = (pool, drawn.target_crops, aux, drawn.aux_crops)
     expected = reference.mix(*crops, weight, size=SIZE, box=box, **IMAGENET)
     torch.testing.assert_close(mixed, expected, rtol=0, atol=4e-6)
@@ -107,7 +107,7 @@ def test_without_sample_ids_draws_follow_torchs_generator(device: torch.device) 
 
 def test_pairs_are_what_a_call_mixes(device: torch.device) -> None:
     batch = made_batch(device)
-    xmixup = made_xmixup(device, fold=False, rectangle=False)
+    xmixup = made_xmixup(device, fold=False)
     mixed, labels = xmixup(*batch, 2)
     target, aux, pair_labels = xmixup.pairs(*batch, 2)
     assert all(torch.equal(a, b) for a, b in zip(pair_labels, labels, strict=True))

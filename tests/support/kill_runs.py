@@ -22,19 +22,19 @@ from typing import Any
 import safetensors.numpy
 from made import SOURCE, TARGET, write_folder
 
-METHODS = (
-    "xmixup",
-    "finetune",
-    "delta",
-    "seqtrain",
-    "rifle",
-    "l2sp",
-    "cotuning",
-    "cotrain",
-    "bss",
-    "mixup",
-    "cutmix",
-    "xcutmix",
+METHODS: tuple[dict[str, Any], ...] = (
+    {"method": "xmixup"},
+    {"method": "finetune"},
+    {"method": "delta"},
+    {"method": "seqtrain"},
+    {"method": "rifle"},
+    {"method": "finetune", "regularizer": "l2sp"},
+    {"method": "cotuning"},
+    {"method": "cotrain"},
+    {"method": "bss"},
+    {"method": "mixup"},
+    {"method": "cutmix"},
+    {"method": "xcutmix", "regularizer": "l2sp"},
 )
 STEPS: tuple[dict[str, Any], ...] = (
     {"amp": "bf16", "ema_decay": 0.9},
@@ -43,7 +43,7 @@ STEPS: tuple[dict[str, Any], ...] = (
     {},
 )
 CASES = [
-    {"method": method, "storage": storage, **STEPS[(number + round) % len(STEPS)]}
+    {**method, "storage": storage, **STEPS[(number + round) % len(STEPS)]}
     for (round, storage), (number, method) in product(enumerate(("resident", "stream")), enumerate(METHODS))
 ]
 

@@ -41,7 +41,7 @@ def memory(settings: Settings) -> dict[str, float]:
     The last one is the sum of proportional set sizes: memory that n processes map counts as 1/n for each.
     """
     setup = prepare(settings, lambda text: None)
-    for pool in (setup.train, setup.val, setup.test, setup.renderer.aux_pool):
+    for pool in (setup.images.train, setup.images.val, setup.images.test, setup.parts.auxiliary):
         assert isinstance(pool, ImagePool)
         pool.pixels.sum()  # reads every page
     distributed.barrier()

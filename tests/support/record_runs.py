@@ -35,7 +35,7 @@ RECORDED = Path(__file__).with_name("recorded_runs.json")
 STEPS = 8
 METHODS: dict[str, dict[str, Any]] = {
     "fine-tuning": {"method": "finetune"},
-    "fine-tuning, L2-SP's penalties": {"method": "l2sp"},
+    "fine-tuning, L2-SP's penalties": {"method": "finetune", "regularizer": "l2sp"},
     "DELTA": {"method": "delta"},
     "BSS": {"method": "bss"},
     "RIFLE": {"method": "rifle"},
@@ -44,10 +44,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "Co-Tuning": {"method": "cotuning"},
     "co-training": {"method": "cotrain"},
     "sequential training": {"method": "seqtrain"},
-    "blend": {"method": "xmixup", "rectangle_probability": 0.0, "anchor": False},
-    "blend, L2-SP's penalties": {"method": "xmixup", "rectangle_probability": 0.0},
-    "boxes": {"method": "xcutmix", "anchor": False},
-    "boxes, L2-SP's penalties": {"method": "xcutmix"},
+    "blend": {"method": "xmixup"},
+    "blend, L2-SP's penalties": {"method": "xmixup", "regularizer": "l2sp"},
+    "boxes": {"method": "xcutmix"},
+    "boxes, L2-SP's penalties": {"method": "xcutmix", "regularizer": "l2sp"},
 }
 """By what they do, in the names of settings that this version has."""
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,17 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xmixup_fast.batches.plan import Draw
-from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.plan import StepPlan
+from xmixup_fast.batches.render import Pools, render, render_auxiliary
 from xmixup_fast.batches.sampler import Sampler
-from xmixup_fast.methods import METHODS, Method
+from xmixup_fast.data.center_crops import center_crop_batches
+from xmixup_fast.methods import METHODS, REGULARIZERS, Method
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
-from xmixup_fast.ops.image_pool import ImagePool
+from xmixup_fast.ops.image_format import ImageFormat, OutputBuffers
+from xmixup_fast.ops.image_pool import ImagePool, Images
 from xmixup_fast.runtime.device import DTYPES
 from xmixup_fast.settings.fields import Settings
-from xmixup_fast.training.trainer import Trainer
+from xmixup_fast.training.trainer import StepParts, Trainer
 
 Array = NDArray[np.float64]
 
@@ -37,37 +41,83 @@ class Case:
         )
         self.target = ImagePool.from_dense(target, torch.arange(12) % 3)
         self.aux = ImagePool.from_dense(aux, torch.arange(8) % 4)
-        self.settings = Settings(
-            **{"target": "t", "model": model, "image_size": size, "batch_size": 6, "steps": 12, **settings}
-        )
+        common = {"target": "t", "model": model, "image_size": size, "batch_size": 6, "steps": 12}
+        self.settings = Settings(**{**common, **settings})
         offsets, members = torch.tensor([0, 2, 4, 6]), torch.tensor([0, 4, 1, 5, 3, 7])
-        index = AuxiliaryIndex(self.aux.labels, self.aux.sizes, offsets, members)
-        self.sampler = Sampler(self.target.labels, self.target.sizes, index, self.settings)
-        self.renderer = Renderer(self.target, self.aux, (0.5,) * 3, (0.5,) * 3, size, DTYPES[self.settings.amp])
-        self.network: Network = build(model, "none", list("abc"), list("wxyz"))
+        self.index = AuxiliaryIndex(self.aux.labels, self.aux.sizes, offsets, members)
+        self.images: Images = self.target
+        """The training images, which a test may replace by streamed ones."""
+        self.sampler = Sampler(self.target, self.index, self.settings)
+        self.network: Network = build(model, "none", list("abc"), source_classes=list("wxyz"))
         self.network.source_matched = torch.ones(4, dtype=torch.bool)
+        self.network.mean = self.network.std = (0.5,) * 3
 
     def to(self, device: torch.device) -> Case:
         """Brings all to a device, the network in channels_last, as a run does."""
         self.target, self.aux = self.target.to(device), self.aux.to(device)
+        self.images = self.target
         self.network = self.network.to(memory_format=torch.channels_last).to(device)  # type: ignore[call-overload]
-        self.sampler = Sampler(self.target.labels, self.target.sizes, self.sampler.aux, self.settings)
-        render = self.renderer
-        self.renderer = Renderer(self.target, self.aux, render.mean, render.std, render.size, render.dtype)
+        self.sampler = Sampler(self.target, self.index, self.settings)
         return self
+
+    @property
+    def form(self) -> ImageFormat:
+        """The format of a step's batches."""
+        return self.network.image_format(self.settings.image_size, DTYPES[self.settings.amp])
+
+    @property
+    def pools(self) -> Pools:
+        return Pools(self.target, self.aux)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A pass over the target's images, in float32."""
+        return center_crop_batches(self.target, self.form._replace(dtype=torch.float32), batch_size)
+
+    def plan(self, name: str, step: int) -> StepPlan:
+        """A method's plan of a step."""
+        return METHODS[name](self.settings, self.network).plan(self.sampler, step)
+
+    def mixed(self, plan: StepPlan) -> Tensor:
+        """The images of a plan, mixed."""
+        return render(plan, self.pools, self.form, self.output(plan))
+
+    def target_images(self, plan: StepPlan) -> Tensor:
+        """The target images of a plan, as cropped there, not mixed."""
+        return self.mixed(replace(plan, lam=torch.ones_like(plan.lam), box=None, partner=None, auxiliary=None))
+
+    def auxiliary_images(self, plan: StepPlan) -> Tensor:
+        """The auxiliary images of a plan, as cropped there."""
+        return render_auxiliary(plan, self.pools, self.form, self.output(plan))
+
+    def output(self, plan: StepPlan) -> Tensor:
+        return OutputBuffers().get("test", len(plan), self.form, plan.lam.device)
 
     def method(self, name: str) -> Method:
         method = METHODS[name](self.settings, self.network)
-        method.prepare(self.network, lambda: self.renderer.batches(self.target, 5))
+        method.measure(self.network, lambda: self.batches(5))
         return method
 
-    def trainer(self, name: str) -> Trainer:
-        return Trainer(self.network, self.method(name), self.sampler, self.renderer, self.settings)
+    def parts(self, method: Method) -> StepParts:
+        regularizer = REGULARIZERS.get(self.settings.regularizer)
+        return StepParts(
+            network=self.network,
+            method=method,
+            regularizer=regularizer(self.settings, self.network) if regularizer else None,
+            sampler=self.sampler,
+            images=self.images,
+            auxiliary=self.aux,
+        )
 
-    def loss(self, name: str, draw: Draw) -> Tensor:
+    def trainer(self, name: str) -> Trainer:
+        return Trainer(self.parts(self.method(name)), self.settings)
+
+    def loss_of(self, method: Method, plan: StepPlan) -> Tensor:
+        """A method's loss for its own images of a plan."""
+        return method.loss(self.network, method.images(plan, self.pools, self.form, OutputBuffers()), plan)
+
+    def loss(self, name: str, plan: StepPlan) -> Tensor:
         self.network.train()
-        method = self.method(name)
-        return method.loss(self.network, method.inputs(draw, self.renderer), draw)
+        return self.loss_of(self.method(name), plan)
 
     def disturb(self) -> None:
         """Moves all weights, as training does."""

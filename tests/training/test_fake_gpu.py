@@ -22,10 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transfer import Case, Tiny
 
-from xmixup_fast.batches.render import Renderer
+from xmixup_fast.batches.plan import StepPlan
+from xmixup_fast.batches.render import Pools
 from xmixup_fast.batches.sampler import Sampler
-from xmixup_fast.methods import METHODS
+from xmixup_fast.methods import METHODS, base
 from xmixup_fast.models.network import Network
+from xmixup_fast.ops.image_format import ImageFormat
 from xmixup_fast.ops.image_pool import Crops, ImagePool, Images
 from xmixup_fast.training.trainer import Trainer
 
@@ -106,7 +108,7 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.images)
 
-    def feed(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
+    def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         for batch in crops:
             windows = torch.zeros(len(batch.index), 32, 32, 3, dtype=torch.uint8).to(CUDA)
             index = torch.arange(len(batch.index), device=CUDA)
@@ -115,7 +117,7 @@ class Streamed:
 
 def trainer_on_gpu(name: str, streamed: bool = False, **settings: Any) -> tuple[Trainer, Images]:
     """A trainer whose tensors are all on the GPU, and its training images."""
-    case = Case(**{"steps": 4, "seqtrain_share": 0.5, "rectangle_probability": 0.5, **settings})
+    case = Case(**{"steps": 4, "seqtrain_share": 0.5, **settings})
     body = Tiny(channels_last=False)
     body.one = nn.Sequential(body.one, nn.BatchNorm2d(4))
     options: dict[str, Any] = {"model_name": "tiny", "classes": "abc", "mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -126,9 +128,9 @@ def trainer_on_gpu(name: str, streamed: bool = False, **settings: Any) -> tuple[
         patch.setattr(Tensor, "unique", lambda tensor: tensor)
         case.to(CUDA)
     if streamed:
-        case.renderer.images = Streamed(case.target)
+        case.images = Streamed(case.target)
     method = METHODS[name](case.settings, case.network)
-    return Trainer(case.network, method, case.sampler, case.renderer, case.settings), case.renderer.images
+    return Trainer(case.parts(method), case.settings), case.images
 
 
 def devices(state: dict[str, Tensor]) -> set[tuple[str, torch.device]]:
@@ -174,13 +176,14 @@ def left_on_the_cpu(trainer: Trainer, place: str) -> None:
     ("name", "place"),
     [
         *(("finetune", f"sampler.{name}") for name in ("labels", "sizes", "quantiles")),
-        *(("xmixup", place) for place in ("renderer.aux_pool", "renderer.images", "network.source_head.weight")),
+        *(("xmixup", place) for place in ("auxiliary", "images", "network.source_head.weight")),
         *(("delta", place) for place in ("method.frozen.body.one.0.weight", "method.weights")),
-        *(("l2sp", "method.anchor.start"), ("cotuning", "method.relationship")),
+        *(("bss", "regularizer.start"), ("cotuning", "method.relationship")),
     ],
 )
 def test_a_tensor_left_on_the_cpu_fails(name: str, place: str) -> None:
-    trainer, _ = trainer_on_gpu(name, ema_decay=0.9, rectangle_probability=0.0)
+    regularizer = "l2sp" if place.startswith("regularizer") else "none"
+    trainer, _ = trainer_on_gpu(name, ema_decay=0.9, regularizer=regularizer)
     left_on_the_cpu(trainer, place)
     with pytest.raises(RuntimeError, match=r"different devices|expected a tensor on|same device"):
         trainer.step()
@@ -189,19 +192,19 @@ def test_a_tensor_left_on_the_cpu_fails(name: str, place: str) -> None:
 @pytest.mark.parametrize("name", ["finetune", "mixup", "xcutmix"])
 def test_random_numbers_left_on_the_cpu_fail(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = trainer_on_gpu(name)
-    monkeypatch.setattr(Sampler, "_moved", lambda self, drawn: drawn)
+    monkeypatch.setattr(Sampler, "_to_device", lambda self, drawn: drawn)
     with pytest.raises(RuntimeError, match=r"(?i)different devices|expected a tensor on"):
         trainer.step()
 
 
 def test_a_value_that_the_host_reads_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = trainer_on_gpu("finetune")
-    original = Renderer.target
+    original = base.render
 
-    def reading(self: Renderer, crops: Crops) -> Tensor:
-        assert crops.index.tolist()
-        return original(self, crops)
+    def reading(plan: StepPlan, pools: Pools, form: ImageFormat, out: Tensor) -> Tensor:
+        assert plan.crops.index.tolist()
+        return original(plan, pools, form, out)
 
-    monkeypatch.setattr(Renderer, "target", reading)
+    monkeypatch.setattr(base, "render", reading)
     with pytest.raises(DataDependentOutputException):
         trainer.step()

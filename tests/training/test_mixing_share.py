@@ -10,7 +10,8 @@ from torch import Tensor
 
 from xmixup_fast import ops
 from xmixup_fast.batches.sampler import Sampler
-from xmixup_fast.ops.lam import beta_quantiles, rectangles
+from xmixup_fast.ops.image_pool import ImagePool
+from xmixup_fast.ops.lam import beta_quantiles, cutmix_boxes
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.mixing_share import NEARLY_ONE, batch_note, expected_auxiliary_share
 
@@ -38,7 +39,7 @@ def drawn_weights(settings: Settings, box: bool) -> Tensor:
         lam_quantiles=beta_quantiles(settings.alpha, settings.fold),
         size=size,
     )
-    return rectangles(drawn.lam, drawn.center, size)[1] if box else drawn.lam
+    return cutmix_boxes(drawn.lam, drawn.center, size)[1] if box else drawn.lam
 
 
 @pytest.mark.parametrize("box", [False, True])
@@ -60,9 +61,9 @@ def test_defaults_mix_a_tenth_of_auxiliary_images_into_a_batch() -> None:
 
 def test_samples_that_are_not_mixed_count_with_weight_one() -> None:
     settings = settings_with(image_size=32, batch_size=500, steps=40, mix_probability=0.6, unmixed_share=0.25)
-    labels, sizes = torch.zeros(100, dtype=torch.int64), torch.full((100, 2), 32, dtype=torch.int32)
-    sampler = Sampler(labels, sizes, None, settings)
-    weights = torch.cat([sampler.draw(step).lam for step in range(sampler.steps)]).double()
+    images = ImagePool.from_dense(torch.zeros(100, 32, 32, 3, dtype=torch.uint8), torch.zeros(100, dtype=torch.int64))
+    sampler = Sampler(images, None, settings)
+    weights = torch.cat([sampler.plan(step, second="partner").lam for step in range(sampler.steps)]).double()
     share = expected_auxiliary_share(settings, box=False)
     assert share.second == pytest.approx(1 - float(weights.mean()), abs=4 * float(weights.std()) / len(weights) ** 0.5)
     nearly_unmixed = float((weights > NEARLY_ONE).double().mean())

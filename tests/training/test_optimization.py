@@ -199,13 +199,13 @@ def _fit(data: Path, output: Path, **settings: Any) -> Result:
 
 def test_weight_decay_that_is_not_used_is_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs: list[dict[str, Any]] = [
+        {"method": "xmixup", "regularizer": "l2sp", "weight_decay": 0.02},
+        {"method": "xmixup", "regularizer": "l2sp"},
         {"method": "xmixup", "weight_decay": 0.02},
-        {"method": "xmixup"},
-        {"method": "xmixup", "weight_decay": 0.02, "anchor": False},
     ]
     for number, settings in enumerate(runs):
         fit(**arguments(data, tmp_path / str(number), **settings))
-        said = "weight_decay 0.02 is not used: l2sp_alpha and l2sp_beta take its place" in capsys.readouterr().out
+        said = "weight_decay 0.02 is not used: regularizer l2sp takes its place" in capsys.readouterr().out
         assert said == (number == 0)
 
 
@@ -279,12 +279,10 @@ def test_the_last_weights_are_kept_without_patience(data: Path, tmp_path: Path) 
 
 def test_settings_that_are_as_ever_leave_a_runs_identity() -> None:
     base: dict[str, Any] = {"target": "t", "model": "m"}
-    plain = Settings(**base, rectangle_probability=0.0, anchor=False)
+    plain = Settings(**base)
     assert run_hash(plain) == "8245138d3212ffc"  # before there were any of these
-    finetune = Settings(**base, method="finetune")  # which pastes nothing, whatever it is told
-    assert run_hash(finetune) == run_hash(replace(finetune, rectangle_probability=0.0))
-    assert run_hash(finetune) == run_hash(replace(finetune, anchor=False))
-    assert run_hash(Settings(**base)) != run_hash(Settings(**base, anchor=False))
+    assert run_hash(plain) == run_hash(replace(plain, regularizer="none"))
+    assert run_hash(plain) != run_hash(replace(plain, regularizer="l2sp"))
     assert run_hash(Settings(**base, val_interval=2)) == run_hash(Settings(**base))
     changes: list[dict[str, Any]] = [
         *({"optimizer": "adamw"}, {"schedule": "linear"}, {"warmup_epochs": 1.0}, {"layer_decay": 0.9}),

@@ -59,8 +59,8 @@ def test_a_profiled_run_ends_with_the_same_bits(
     with gzip.open(profiled.folder / "trace.json.gz") as file:
         names = [event.get("name") for event in json.load(file)["traceEvents"]]
     assert names.count("forward") == 2 * names.count("step")
-    # Streams draw ahead: two steps are drawn before profiling begins.
-    assert set(PARTS) - set(names) <= ({"draw"} if (steps, storage) == (2, "stream") else set())
+    # Streams plan ahead: two steps are planned before profiling begins.
+    assert set(PARTS) - set(names) <= ({"plan"} if (steps, storage) == (2, "stream") else set())
 
 
 def test_profiling_is_off_by_default_and_does_not_change_the_hash_of_a_run(
@@ -70,7 +70,7 @@ def test_profiling_is_off_by_default_and_does_not_change_the_hash_of_a_run(
     assert "mean of" not in capsys.readouterr().out
     plain = Settings(target="a", model="b")
     assert run_hash(plain) == run_hash(Settings(target="a", model="b", profile=True))
-    assert no_span("mix") is no_span("draw")  # one object for all parts
+    assert no_span("mix") is no_span("plan")  # one object for all parts
 
 
 def span(name: str, begin: float, length: float, thread: int = 1) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def launch(at: float, correlation: int, category: str = "kernel", length: float 
 STEP = [
     span("step", 1000, 1000),
     span("data", 1000, 300),
-    span("draw", 1100, 100),
+    span("plan", 1100, 100),
     span("forward", 1400, 200),
     span("backward", 1600, 300),
     span("forward", 1400, 200, thread=9),
@@ -101,7 +101,7 @@ def test_the_time_of_a_part_excludes_parts_inside_it() -> None:
     assert lines[0].split() == ["mean", "of", "2", "steps", "ms", "share"]
     assert numbers(lines) == {
         "data": [0.2, 20.0],
-        "draw": [0.1, 10.0],
+        "plan": [0.1, 10.0],
         "mix": [0.005, 0.5],
         "forward": [0.2, 20.0],
         "backward": [0.3, 30.0],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transfer import Case, tiny_case
 
-from xmixup_fast.batches.plan import Draw
+from xmixup_fast.batches.plan import StepPlan
+from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.delta import Delta
 from xmixup_fast.settings.fields import Settings
@@ -33,7 +35,7 @@ def test_a_step_in_16_bits_is_nearly_one_in_float32(name: str, amp: str) -> None
     """The loss to a part in 100. Evaluation is in float32."""
     exact, rounded = (Case(amp=setting, steps=4).trainer(name) for setting in (None, amp))
     for trainer in (exact, rounded):
-        case_images = trainer.method.inputs(next(trainer._draws), trainer.renderer)
+        case_images, _ = next_batch(trainer)
         assert {images.dtype for images in case_images} == {trainer.loss.dtype}
         assert all(images.is_contiguous(memory_format=torch.channels_last) for images in case_images)
     losses = [trainer.step() for trainer in (exact, rounded)]
@@ -41,12 +43,19 @@ def test_a_step_in_16_bits_is_nearly_one_in_float32(name: str, amp: str) -> None
     torch.testing.assert_close(losses[1], losses[0], rtol=0.01, atol=0)
     assert not torch.equal(losses[1], losses[0])
     assert {p.dtype for p in rounded.network.parameters()} == {torch.float32}
-    assert rounded.evaluate(rounded.renderer.images) == 100 * sum_correct(rounded) / 12
+    assert rounded.evaluate(rounded.images).accuracy == 100 * sum_correct(rounded) / 12
+
+
+def next_batch(trainer: Trainer) -> tuple[tuple[Tensor, ...], StepPlan]:
+    """What the next step looks at, which is not made then."""
+    plan, pools = next(trainer._batches)
+    return trainer.method.images(plan, pools, trainer.form, trainer.buffers), plan
 
 
 def sum_correct(trainer: Trainer) -> int:
     """How many of the training images the network knows, in float32."""
-    images = torch.cat([batch.clone() for batch, _ in trainer.renderer.batches(trainer.renderer.images, 5)])
+    form = trainer.network.image_format(trainer.form.size)
+    images = torch.cat([batch.clone() for batch, _ in center_crop_batches(trainer.images, form, 5)])
     assert images.dtype == torch.float32
     network = trainer.network.eval()
     return int((network(images).argmax(1) == trainer.sampler.labels).sum())
@@ -70,7 +79,7 @@ def test_a_loss_is_computed_in_float32_whatever_the_network_does(name: str) -> N
     def ignoring(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return torch.autocast("cpu", enabled=False)(function)
 
-    case = Case(cotuning_weight=100.0, l2sp_alpha=100.0, bss_eta=100.0)
+    case = Case(cotuning_weight=100.0, regularizer="l2sp", l2sp_alpha=100.0, bss_eta=100.0)
     trainer = case.trainer(name)
     case.disturb()
     bodies = [case.network.body, *([trainer.method.frozen.body] if isinstance(trainer.method, Delta) else [])]
@@ -80,11 +89,10 @@ def test_a_loss_is_computed_in_float32_whatever_the_network_does(name: str) -> N
     ):
         for each in names:
             setattr(owner, each, ignoring(getattr(owner, each)))
-    draw = next(trainer._draws)
-    inputs = trainer.method.inputs(draw, trainer.renderer)
-    plain = trainer.loss(inputs, draw)
+    images, plan = next_batch(trainer)
+    plain = trainer.loss(images, plan)
     trainer.loss.dtype = torch.bfloat16
-    torch.testing.assert_close(trainer.loss(inputs, draw), plain, rtol=1e-6, atol=0)
+    torch.testing.assert_close(trainer.loss(images, plan), plain, rtol=1e-6, atol=0)
 
 
 def test_singular_values_are_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +168,7 @@ def test_an_average_changes_no_step_and_is_what_is_measured() -> None:
     assert without.final_network is without.network and with_average.final_network is not with_average.network
     with torch.no_grad():
         with_average.final_network.body.get_classifier().bias.copy_(torch.tensor([0.0, 1e6, 0.0]))
-    assert with_average.evaluate(with_average.renderer.images) == pytest.approx(100 / 3)  # always the second class
+    assert with_average.evaluate(with_average.images).accuracy == pytest.approx(100 / 3)  # always the second class
     assert with_average.network.training and not with_average.final_network.training
 
 
@@ -234,19 +242,19 @@ class OnCPU(graphs.CudaGraphRunner):
     def _on_side_stream(self, work: Callable[[], Tensor]) -> Tensor:
         return work()
 
-    def _capture(self, inputs: tuple[Tensor, ...], draw: Draw) -> tuple[Callable[[], object], Tensor]:
+    def _capture(self, images: tuple[Tensor, ...], plan: StepPlan) -> tuple[Callable[[], object], Tensor]:
         self.captured += 1
-        buffers = [buffer.clone() for buffer in inputs]
+        buffers = [buffer.clone() for buffer in images]
         state = copy.deepcopy(self.network.state_dict())
-        loss = self.work(inputs, draw)
+        loss = self.work(images, plan)
         self.network.load_state_dict(state)  # a capture computes nothing
-        assert all(map(torch.equal, buffers, inputs))
+        assert all(map(torch.equal, buffers, images))
         gradients = [p.grad for p in self.parameters]
 
         def replay() -> None:
             for parameter in self.parameters:
                 parameter.grad = None
-            loss.copy_(self.work(inputs, draw))
+            loss.copy_(self.work(images, plan))
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 assert (parameter.grad is None) == (gradient is None)
                 if gradient is not None and parameter.grad is not None:
@@ -256,10 +264,10 @@ class OnCPU(graphs.CudaGraphRunner):
         return replay, loss
 
 
-@pytest.mark.parametrize("name", ["xmixup", "seqtrain", "cutmix", "rifle"])
+@pytest.mark.parametrize("name", ["xmixup", "seqtrain", "cutmix", "rifle", "cotrain"])
 def test_replayed_steps_are_those_that_are_not(name: str) -> None:
-    """With rectangles in some steps, a first phase, and a new head between: each kind of step has a graph."""
-    settings = {"seed": 2, "steps": 14, "seqtrain_share": 0.5, "rectangle_probability": 0.5, "lr": 0.02}
+    """With a source phase, and a new head in between: each kind of step has a graph of its own."""
+    settings = {"seed": 2, "steps": 14, "seqtrain_share": 0.5, "lr": 0.02}
     plain, replayed = (Case(**settings).trainer(name) for _ in range(2))
     work = OnCPU(replayed._backward, replayed.network.parameters())
     work.network = replayed.network
@@ -268,12 +276,16 @@ def test_replayed_steps_are_those_that_are_not(name: str) -> None:
         assert torch.equal(replayed.step(), plain.step())
     for key, tensor in plain.state_dict().items():
         assert torch.equal(replayed.state_dict()[key], tensor), key
-    assert work.captured == (2 if name in ("xmixup", "seqtrain") else 1)
+    assert work.captured == (2 if name == "seqtrain" else 1)
 
 
-def test_all_that_a_draw_holds_is_copied() -> None:
-    draw = Case().sampler.draw(0, partners=True)
-    assert len(graphs.tensors(draw)) == 1 + 3 + 1 + 1 + 1 + 1 + 1 + 3
+def test_all_tensors_of_a_plan_are_copied() -> None:
+    plan = Case().sampler.plan(0, second="partner", box=True)
+    found = {id(tensor) for tensor in plan.tensors()}
+    values = [getattr(plan, field.name) for field in fields(plan)]
+    assert all(value is not None for value in values)
+    for value in values:
+        assert {id(tensor) for tensor in ([value] if isinstance(value, Tensor) else value)} <= found
 
 
 # --- settings ---

@@ -1,8 +1,7 @@
-"""Sampler: the order of the training images, and every random number of a step."""
+"""Sampler: the order of the training images, and the plan of every step."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor
 
 from .. import ops
 from ..ops.auxiliary_index import NO_AUXILIARY, AuxiliaryIndex
-from ..ops.lam import beta_quantiles
+from ..ops.image_pool import Images
+from ..ops.lam import beta_quantiles, cutmix_boxes
 from ..settings.fields import Settings
-from .plan import Draw
+from .plan import Second, StepPlan
 from .seeds import SeedUse, hash_integers
 
 
@@ -22,19 +22,19 @@ def run_steps(settings: Settings, images: int) -> int:
 
 
 class Sampler:
-    """Draws the steps of a run; a step depends on the seed and its number alone, whatever was drawn before.
+    """Plans the steps of a run. A step depends on the seed and its number alone, whatever was planned before.
 
     The order is one permutation of the images per epoch, one after the other, cut into full batches: every image comes
-    once per epoch, and all batches have the same size. The settings' ``steps``, or else ``epochs``, tell the length.
-    Crops, weights and auxiliary images come from :func:`xmixup_fast.ops.draw`: an image's depend on the seed, the image
-    and the epoch alone, so that all methods see the same order, crops and weights.
+    once per epoch, all batches have the same size, and a run of E epochs over N images has ceil(E N / B) steps. Crops,
+    flips, weights and auxiliary images come from :func:`xmixup_fast.draw`: they depend on the seed, the image and the
+    epoch alone. Partners and whether a sample is mixed depend on the seed and the step. So all methods see the same
+    order, crops and weights, and a run that is resumed or shared by several processes plans the same steps.
 
     Args:
-        pool_labels: int64[n], target class of each training image.
-        pool_sizes: int32[n, 2], their heights and widths.
-        aux: the auxiliary images, for methods that use them.
+        images: the training images; their sizes and labels alone are used.
+        auxiliary: the auxiliary images of each target class, for methods that use them.
         settings: batch size, length, seed, crop and mixing.
-        rank, world_size: which of how many processes this is. Together they draw what one process would: each takes
+        rank, world_size: which of how many processes this is. Together they plan what one process would: each takes
             its part of every batch.
 
     Raises ValueError for an image that is smaller than a crop, and for fewer samples in a batch than processes.
@@ -42,74 +42,94 @@ class Sampler:
 
     def __init__(
         self,
-        pool_labels: Tensor,
-        pool_sizes: Tensor,
-        aux: AuxiliaryIndex | None,
+        images: Images,
+        auxiliary: AuxiliaryIndex | None,
         settings: Settings,
+        *,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.device = pool_labels.device
-        self.labels, self.sizes = pool_labels, pool_sizes
-        self.has_aux = aux is not None
-        self.aux = AuxiliaryIndex(*(tensor.to(self.device) for tensor in aux or NO_AUXILIARY))
+        self.labels, self.sizes = images.labels, images.sizes
+        self.device = self.labels.device
+        self.has_auxiliary = auxiliary is not None
+        self.auxiliary = (auxiliary or NO_AUXILIARY).to(self.device)
         self.settings = settings
-        if settings.batch_size < world_size:
-            raise ValueError(f"batch_size: expected at least {world_size}, the processes, got {settings.batch_size}")
-        self.share = slice(*(settings.batch_size * part // world_size for part in (rank, rank + 1)))
-        """This process's part of a batch."""
-        for sizes in (self.sizes, self.aux.sizes):
+        batch_size = settings.batch_size
+        if batch_size < world_size:
+            raise ValueError(f"batch_size: expected at least {world_size}, the processes, got {batch_size}")
+        self.share = (batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
+        """Where this process's part of a batch begins and ends."""
+        for sizes in (self.sizes, self.auxiliary.sizes):
             if (sizes < settings.image_size).any():
-                smallest = "x".join(map(str, sizes[sizes.amin(1).argmin()].tolist()))
-                raise ValueError(f"image_size: {settings.image_size} is more than an image has, {smallest}")
-        images = len(self.labels)
-        self.steps = run_steps(settings, images)
-        self.mixed_samples = round((1 - settings.unmixed_share) * self.steps * settings.batch_size)
+                height, width = sizes[sizes.amin(1).argmin()].tolist()
+                raise ValueError(f"image_size: {settings.image_size} is more than an image has, {height}x{width}")
+        self.steps = run_steps(settings, len(self.labels))
+        """The steps of fine-tuning."""
+        self.mixed_samples = round((1 - settings.unmixed_share) * self.steps * batch_size)
         """How many samples come before the unmixed share at the end."""
         self.quantiles = beta_quantiles(settings.alpha, settings.fold).to(self.device)
-        members = self.aux.members.unique()
-        offsets = torch.tensor([0, len(members)], device=self.device)
-        self.union = self.aux._replace(offsets=offsets, members=members)
-        """The auxiliary images as those of a single class."""
+        self.any_class = self.auxiliary.as_one_class()
+        """The auxiliary images of all target classes, as if there were a single one."""
         self.permutation = lru_cache(maxsize=2)(self._permutation)
 
-    def draw(self, step: int, *, partners: bool = False, aux_of_any_class: bool = False) -> Draw:
-        """What is random in a step, counted from 0, of this process's part of the batch.
+    def plan(self, step: int, *, second: Second | None = None, box: bool = False, any_class: bool = False) -> StepPlan:
+        """The plan of this process's part of a step, counted from 0.
 
-        Partners, for mixing within the whole batch, are there if asked for. Auxiliary images are those of a sample's
-        class or, of any class, one of all images that some class has, all equally likely.
+        Args:
+            step: number of the step.
+            second: what each image is mixed with: its partner, another image of the whole batch; or its auxiliary
+                image. Nothing is mixed if not given.
+            box: the second image is pasted as a box, whose area then gives the weights (CutMix); else it is blended.
+            any_class: auxiliary images are drawn from those of all target classes, all equally likely, and not from
+                those of the sample's class.
         """
         settings = self.settings
         begin, end = step * settings.batch_size, (step + 1) * settings.batch_size
         position = torch.arange(begin, end, device=self.device)
-        index = self._order(begin, end)
-        label = self.labels[index]
-        aux = self.union if aux_of_any_class else self.aux
+        sample = self._order(begin, end)
+        label = self.labels[sample]
+        auxiliary = self.any_class if any_class else self.auxiliary
+        size = (settings.image_size, settings.image_size)
         drawn = ops.draw(
             settings.seed,
-            sample=index,
+            sample=sample,
             epoch=position // len(self.labels),
-            label=torch.zeros_like(label) if aux_of_any_class else label,
-            target_index=index,
+            label=torch.zeros_like(label) if any_class else label,
+            target_index=sample,
             target_sizes=self.sizes,
-            offsets=aux.offsets,
-            members=aux.members,
-            aux_sizes=self.aux.sizes,
+            offsets=auxiliary.offsets,
+            members=auxiliary.members,
+            aux_sizes=auxiliary.sizes,
             lam_quantiles=self.quantiles,
-            size=(settings.image_size, settings.image_size),
+            size=size,
             flip=settings.flip,
         )
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
-        partner = self._moved(torch.randperm(len(index), generator=generator))
-        lam = self._lam(drawn.lam, position, generator)
-        chance = settings.rectangle_probability
-        rectangle = chance > 0 and float(torch.rand((), generator=generator)) < chance
-        draw = Draw(label, drawn.target_crops, lam, drawn.center, rectangle=rectangle)
-        if partners:
-            draw = replace(draw, partner=partner, partner_label=label[partner])
-        if self.has_aux:
-            draw = replace(draw, aux_label=self.aux.labels[drawn.aux_crops.index], aux_crops=drawn.aux_crops)
-        return draw.part(self.share.start, self.share.stop)
+        # Drawn in this order whether needed or not, so that all methods see the same partners and weights.
+        partner = self._to_device(torch.randperm(len(sample), generator=generator))
+        chance = self._to_device(torch.rand(len(sample), generator=generator))
+
+        lam, boxes = torch.ones_like(drawn.lam), None
+        if second is not None:
+            lam = self._lam(drawn.lam, chance, position)
+            if box:
+                boxes, lam = cutmix_boxes(lam, drawn.center, size)
+        second_label = None
+        if second == "partner":
+            second_label = label[partner]
+        elif self.has_auxiliary:
+            second_label = self.auxiliary.labels[drawn.aux_crops.index]
+        plan = StepPlan(
+            sample=sample,
+            label=label,
+            crops=drawn.target_crops,
+            lam=lam,
+            box=boxes,
+            partner=partner if second == "partner" else None,
+            auxiliary=drawn.aux_crops if self.has_auxiliary else None,
+            second_label=second_label,
+        )
+        return plan.part(*self.share)
 
     def epoch_ends(self) -> dict[int, int]:
         """The steps after which an epoch is complete, counted from 1, with its number; the last step is always one."""
@@ -120,21 +140,20 @@ class Sampler:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, SeedUse.EPOCH, epoch))
-        return self._moved(torch.randperm(len(self.labels), generator=generator))
+        return self._to_device(torch.randperm(len(self.labels), generator=generator))
 
-    def _moved(self, drawn: Tensor) -> Tensor:
-        """What was drawn on the CPU, on the device; nothing waits for the device."""
+    def _to_device(self, drawn: Tensor) -> Tensor:
+        """Brings what was drawn on the CPU to the device, without waiting for it."""
         return drawn.to(self.device, non_blocking=True)
 
     def _order(self, begin: int, end: int) -> Tensor:
-        """The images at these positions of the run's order, up to ``end``."""
+        """The images at positions ``begin`` to ``end`` of the run's order."""
         images = len(self.labels)
         epochs = range(begin // images, -(-end // images))
         return torch.cat([self.permutation(e)[max(begin - e * images, 0) : end - e * images] for e in epochs])
 
-    def _lam(self, drawn: Tensor, position: Tensor, generator: torch.Generator) -> Tensor:
+    def _lam(self, drawn: Tensor, chance: Tensor, position: Tensor) -> Tensor:
         """The weights that were drawn, or the first of them for the whole batch; 1 where a sample is not mixed."""
-        chance = self._moved(torch.rand(len(drawn), generator=generator))
         if self.settings.lam_per == "batch":
             drawn, chance = drawn[:1].expand_as(drawn), chance[:1].expand_as(chance)
         mixed = (chance < self.settings.mix_probability) & (position < self.mixed_samples)

@@ -69,7 +69,7 @@ def _time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
 
 def _trainer(settings: Settings) -> Trainer:
     run = prepare(settings, print)
-    return Trainer(run.network, run.method, run.sampler, run.renderer, settings)
+    return Trainer(run.parts, settings)
 
 
 def _peak_memory() -> int:

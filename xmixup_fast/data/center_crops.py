@@ -1,15 +1,71 @@
-"""Centre crops, for passes over images that are not training steps."""
+"""Centre crops of images: the pass over a dataset in evaluation, selection and prediction."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from ..ops.image_pool import Crops
+from .. import ops
+from ..ops.image_format import ImageFormat, OutputBuffers
+from ..ops.image_pool import Crops, ImagePool, Images
 
 
 def center_windows(sizes: Tensor, size: int, index: Tensor) -> Crops:
-    """The middle ``size`` x ``size`` pixels of images, not mirrored: sizes int32[n, 2] of the pool, index int64[B]."""
+    """The middle ``size`` x ``size`` pixels of some images, not mirrored.
+
+    Args:
+        sizes: int32[n, 2], heights and widths of all images.
+        size: height and width of the windows, in pixels.
+        index: int64[B], positions of the images among all.
+    """
     corner = (sizes[index] - size) // 2
     window = torch.cat([corner, torch.full_like(corner, size)], dim=1).int()
     return Crops(index, window, torch.zeros_like(index, dtype=torch.bool))
+
+
+def center_crop_batches(
+    images: Images,
+    form: ImageFormat,
+    batch_size: int,
+    positions: Tensor | None = None,
+    buffers: OutputBuffers | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Passes once over images, in batches of normalised centre crops.
+
+    Args:
+        images: the images, in memory or streamed.
+        form: size, mean, std and dtype of the batches.
+        batch_size: images in each batch; the last one may have fewer.
+        positions: int64[n] on the images' device, which of them, in this order; all of them if not given.
+        buffers: memory to write to, for several passes one after the other; memory of this pass alone if not given.
+
+    Yields:
+        A batch, [B, 3, size, size] in channels_last, and its labels, int64[B]. All batches are in the same memory: each
+        lasts until the next one is asked for.
+    """
+    if positions is None:
+        positions = torch.arange(len(images), device=images.labels.device)
+    indices = torch.split(positions.contiguous(), batch_size) if len(positions) else ()
+    crops = (center_windows(images.sizes, form.size, index) for index in indices)
+    buffers = buffers or OutputBuffers()
+    for index, (pool, windows) in zip(indices, images.fetch(crops), strict=True):
+        out = buffers.get("pass", len(index), form, pool.device)
+        yield plain_images(pool, windows, form, out), images.labels[index]
+
+
+def plain_images(pool: ImagePool, crops: Crops, form: ImageFormat, out: Tensor) -> Tensor:
+    """Windows of images, not mixed with any other: written to ``out``, [B, 3, size, size], which is returned."""
+    return ops.mix(
+        pool,
+        crops,
+        pool,
+        crops,
+        torch.ones(len(crops.index), device=pool.device),
+        mean=form.mean,
+        std=form.std,
+        size=(form.size, form.size),
+        memory_format=torch.channels_last,
+        out=out,
+    )

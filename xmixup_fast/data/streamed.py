@@ -41,7 +41,7 @@ class StreamedImages:
         """The stream with labels, sizes and batches on another device."""
         return StreamedImages(self.samples, self.sizes, self.decoder, device)
 
-    def feed(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
+    def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         """For each of ``crops`` a pool of its windows, decoded ahead, and crops of that pool which show the same.
 
         The windows of one batch have one size. Each is a copy of its own: an image that comes twice is decoded twice.

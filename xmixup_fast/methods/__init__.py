@@ -16,7 +16,6 @@ from .xmixup import XMixup
 
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
-    "l2sp": L2SP,
     "delta": Delta,
     "bss": BSS,
     "rifle": Rifle,
@@ -30,4 +29,7 @@ METHODS: dict[str, type[Method]] = {
 }
 """By name; :class:`xmixup_fast.settings.fields.Settings` lists the same names."""
 
-__all__ = ["METHODS", "Method"]
+REGULARIZERS: dict[str, type[L2SP]] = {"l2sp": L2SP}
+"""By name; a run has one of them or none."""
+
+__all__ = ["L2SP", "METHODS", "REGULARIZERS", "Method"]

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batches.plan import Draw
-from ..batches.render import Renderer
+from ..batches.plan import Second, StepPlan
+from ..batches.render import Content, Pools, render, render_auxiliary
 from ..batches.sampler import Sampler
 from ..models.network import Network
+from ..ops.image_format import ImageFormat, OutputBuffers
 from ..selection.statistics import LabelledBatches
 from ..settings.fields import Settings
 
@@ -22,61 +23,80 @@ Batches = Callable[[], LabelledBatches]
 
 
 class Method(ABC):
-    """One way to train.
+    """One way to train: the class attributes say what a step looks at, :meth:`loss` what it minimises.
 
-    A new run makes the method with the network as it starts, and calls :meth:`prepare`; a resumed run calls
-    :meth:`load_state_dict` instead. Each step then calls :meth:`draw`, :meth:`before_step`, :meth:`inputs` and
+    A new run makes the method with the network at its start, and calls :meth:`measure`; a resumed run calls
+    :meth:`load_state_dict` instead. Each step then calls :meth:`plan`, :meth:`before_step`, :meth:`images` and
     :meth:`loss`, in this order. ``step`` counts all steps of the run from 0; ``steps`` are those of fine-tuning, to
     which :meth:`source_phase_steps` come on top.
 
-    Raises ValueError where the network lacks what the method needs.
+    A constructor raises ValueError where the network lacks what the method needs: it is called before an image is read.
     """
 
     uses_source: ClassVar[bool] = False
     """Whether it needs auxiliary images, and a source head."""
     uses_classifier: ClassVar[bool] = False
     """Whether it needs a source head that starts as the pretrained classifier; auxiliary images it may do without."""
-
+    second: ClassVar[Second | None] = None
+    """What each target image is mixed with; None for methods that do not mix."""
+    box: ClassVar[bool] = False
+    """Whether the second image is pasted as a box, as CutMix does; else it is blended."""
+    shows: ClassVar[tuple[Content, ...]] = ("mixed",)
+    """The batches that a step looks at."""
     has_unused_parameters: ClassVar[bool] = False
     """Whether some parameters that are trained have no part in some steps' losses."""
 
     def __init__(self, settings: Settings, network: Network) -> None:
         self.settings = settings
-        self.weight_decay = settings.weight_decay
-        """What the optimiser decays all weights by."""
         self.state: dict[str, Tensor] = {}
-        """What a resumed run needs, on the network's device: filled in here, changed in place by :meth:`prepare`."""
+        """What a resumed run needs, on the network's device: filled in here, changed in place by :meth:`measure`."""
 
-    def prepare(self, network: Network, batches: Batches) -> None:
+    def measure(self, network: Network, batches: Batches) -> None:
         """Measures what the method needs to know of the training images. Here: nothing."""
         return
 
     def source_phase_steps(self, steps: int) -> int:
-        """How many steps come before ``steps`` of fine-tuning, as a phase with a learning rate schedule of its own."""
+        """How many steps on source images alone come before ``steps`` of fine-tuning, with a schedule of their own."""
         return 0
 
-    def draw(self, sampler: Sampler, step: int) -> Draw:
-        """What is random in a step."""
-        return sampler.draw(step)
+    def plan(self, sampler: Sampler, step: int) -> StepPlan:
+        """The plan of a step."""
+        return sampler.plan(step, second=self.second, box=self.box)
 
     def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-        """What changes as training goes on. Here: nothing."""
+        """Changes what changes as training goes on. Here: nothing."""
         return
 
-    @abstractmethod
-    def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
-        """The batches that the step looks at, each [B, 3, H, W]."""
+    def images(self, plan: StepPlan, pools: Pools, form: ImageFormat, buffers: OutputBuffers) -> tuple[Tensor, ...]:
+        """The batches that the step looks at, each [B, 3, size, size]: one for each content of ``shows``."""
+        rendered = []
+        for content in self.shows:
+            out = buffers.get(content, len(plan), form, plan.lam.device)
+            rendered.append((render if content == "mixed" else render_auxiliary)(plan, pools, form, out))
+        return tuple(rendered)
 
     @abstractmethod
-    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        """The scalar to minimise, for what :meth:`inputs` gave."""
+    def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
+        """The scalar to minimise, for the batches of :meth:`images`."""
 
-    def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
-        """What to write above the images of each batch of :meth:`inputs`, for batch.png. Here: the target class."""
-        return [[target_classes[label] for label in draw.label.tolist()]]
+    def titles(self, plan: StepPlan, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
+        """What batch.png says above each image of each batch: its class, and for mixed images both with the weight."""
+        return [self._titles(content, plan, target_classes, source_classes) for content in self.shows]
+
+    def _titles(
+        self, content: Content, plan: StepPlan, target_classes: Sequence[str], source_classes: Sequence[str]
+    ) -> list[str]:
+        first = [target_classes[label] for label in plan.label.tolist()]
+        if content == "mixed" and self.second is None:
+            return first
+        classes = target_classes if self.second == "partner" else source_classes
+        second = [classes[label] for label in plan.second_classes.tolist()]
+        if content == "auxiliary":
+            return second
+        return [f"{lam:.2f} {a}\n+ {b}" for lam, a, b in zip(plan.lam.tolist(), first, second, strict=True)]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a run that is resumed needs, besides network, optimiser and step. The tensors are the method's own."""
+        """What a resumed run needs, besides network, optimiser and step. The tensors are not copied."""
         return dict(self.state)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -84,20 +104,23 @@ class Method(ABC):
 
         Raises ValueError for tensors of other names or shapes, as of another method or network.
         """
-        if state.keys() != self.state.keys():
-            odd = sorted(state.keys() ^ self.state.keys())
-            raise ValueError(f"state: expected {len(self.state)} tensors, got {len(state)}; not in both: {odd[:3]}")
-        for name, tensor in self.state.items():
-            if state[name].shape != tensor.shape:
-                raise ValueError(f"state: {name}: expected {list(tensor.shape)}, got {list(state[name].shape)}")
-            tensor.copy_(state[name])
+        load_state(self.state, state)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The cross entropy of each sample, float[B], smoothed as the settings say."""
+        """The cross entropy of each sample, float[B], smoothed by ``label_smoothing``."""
         smoothing = self.settings.label_smoothing
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
 
-def mixed_titles(lam: Tensor, first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """Titles of mixed images: weight and class of one, then class of the other."""
-    return [f"{weight:.2f} {a}\n+ {b}" for weight, a, b in zip(lam.tolist(), first, second, strict=True)]
+def load_state(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+    """Copies loaded tensors into the own ones of the same names.
+
+    Raises ValueError where names or shapes differ.
+    """
+    if loaded.keys() != own.keys():
+        differing = sorted(loaded.keys() ^ own.keys())
+        raise ValueError(f"state: expected {len(own)} tensors, got {len(loaded)}; not in both: {differing[:3]}")
+    for name, tensor in own.items():
+        if loaded[name].shape != tensor.shape:
+            raise ValueError(f"state: {name}: expected {list(tensor.shape)}, got {list(loaded[name].shape)}")
+        tensor.copy_(loaded[name])

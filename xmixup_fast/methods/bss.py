@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from ..batches.plan import Draw
+from ..batches.plan import StepPlan
 from ..models.network import Network
 from ..runtime.distributed import all_reduce_max, world_size
 from ..settings.fields import Settings
@@ -27,13 +27,12 @@ class BSS(Finetune):
         if settings.bss_k > values:
             raise ValueError(f"bss_k: expected at most {values}, the singular values of a batch, got {settings.bss_k}")
 
-    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        (images,) = inputs
-        features = network.features(images)
+    def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
+        features = network.features(images[0])
         values: Tensor = torch.linalg.svdvals(_of_all_processes(features.float()))  # in descending order
         values = values[: min(self.settings.batch_size, features.shape[1])]
         penalty = self.settings.bss_eta * values[-self.settings.bss_k :].square().sum()
-        return self.cross_entropy(network.target_logits(features), draw.label).mean() + penalty
+        return self.cross_entropy(network.target_logits(features), plan.label).mean() + penalty
 
 
 def _of_all_processes(features: Tensor) -> Tensor:

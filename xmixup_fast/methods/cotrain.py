@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ..batches.plan import Draw
-from ..batches.render import Renderer
+from ..batches.plan import StepPlan
 from ..models.network import Network
 from .base import Method
 
@@ -16,23 +13,15 @@ from .base import Method
 class Cotrain(Method):
     """CE(target logits, y_t) + source_weight CE(source logits of the auxiliary image, y_s).
 
-    One forward of both batches. Two would normalise each batch by its own statistics, and evaluation by those of both.
+    Both batches go through the network as one. In two forwards, batch normalisation would normalise each by its own
+    statistics, and evaluate with a mixture of both.
     """
 
     uses_source = True
+    shows = ("mixed", "auxiliary")
 
-    def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
-        return render.target(draw.crops), render.aux(draw.aux_crops)
-
-    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        images, aux = inputs
-        assert draw.aux_label is not None
-        features, aux_features = network.features(torch.cat([images, aux])).chunk(2)
-        target = self.cross_entropy(network.target_logits(features), draw.label)
-        source = self.cross_entropy(network.source_logits(aux_features), draw.aux_label)
+    def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
+        features, auxiliary_features = network.features(torch.cat(images)).chunk(2)
+        target = self.cross_entropy(network.target_logits(features), plan.label)
+        source = self.cross_entropy(network.source_logits(auxiliary_features), plan.second_classes)
         return (target + self.settings.source_weight * source).mean()
-
-    def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
-        assert draw.aux_label is not None
-        own = super().titles(draw, target_classes, source_classes)
-        return [*own, [source_classes[label] for label in draw.aux_label.tolist()]]

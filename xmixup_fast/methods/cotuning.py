@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batches.plan import Draw
+from ..batches.plan import StepPlan
 from ..models.network import Network
 from ..selection.statistics import class_means
 from ..settings.fields import Settings
@@ -40,15 +40,14 @@ class Cotuning(Finetune):
         """float32[K_t, known]: P."""
         self.state = {"relationship": self.relationship}
 
-    def prepare(self, network: Network, batches: Batches) -> None:
+    def measure(self, network: Network, batches: Batches) -> None:
         means = class_means(network, batches(), len(self.relationship), network.known_source_logits).probabilities
         assert means is not None
         self.relationship.copy_(means[:, self.known.cpu()])
 
-    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        (images,) = inputs
-        features = network.features(images)
+    def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
+        features = network.features(images[0])
         source_logits = network.source_logits(features)[:, self.known].float()
-        target = self.cross_entropy(network.target_logits(features), draw.label).mean()
-        source = F.cross_entropy(source_logits, self.relationship[draw.label])
+        target = self.cross_entropy(network.target_logits(features), plan.label).mean()
+        source = F.cross_entropy(source_logits, self.relationship[plan.label])
         return target + self.settings.cotuning_weight * source

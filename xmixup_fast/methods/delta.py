@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..batches.plan import Draw
+from ..batches.plan import StepPlan
 from ..models.network import Network
 from ..runtime.device import float32
 from ..settings.fields import Settings
@@ -56,7 +56,7 @@ class Delta(Finetune):
         self.state |= {f"squares.{layer}": square for layer, square in zip(self.layers, self.squares, strict=True)}
         self.state |= {f"frozen.{name}": tensor for name, tensor in self.frozen.state_dict().items()}
 
-    def prepare(self, network: Network, batches: Batches) -> None:
+    def measure(self, network: Network, batches: Batches) -> None:
         features, labels, images, image_labels = self._look(batches)
         head = _train_head(features, labels, len(network.classes), self.settings.weight_decay)
         with torch.no_grad(), outputs(self.frozen.body, self.layers) as maps0:
@@ -71,20 +71,19 @@ class Delta(Finetune):
             )
             weights.copy_(_channel_weights(losses))
 
-    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        (images,) = inputs
+    def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
         with outputs(network.body, self.layers) as maps:
-            logits = network(images)
+            logits = network(images[0])
         with torch.no_grad(), outputs(self.frozen.body, self.layers) as maps0:
-            self.frozen.body.forward_features(images)
+            self.frozen.body.forward_features(images[0])
         distances = []
         for layer, weights, square in zip(self.layers, self.weights, self.squares, strict=True):
             _, positions = self._dimensions(layer, maps[layer])
-            with float32(images.device):
+            with float32(images[0].device):
                 distance = (maps[layer].float() - maps0[layer].float()).square().mean(positions) @ weights
             distances.append(distance.mean() / square)
         penalty = self.settings.delta_alpha * torch.stack(distances).sum()
-        return self.cross_entropy(logits, draw.label).mean() + penalty
+        return self.cross_entropy(logits, plan.label).mean() + penalty
 
     @torch.no_grad()
     def _look(self, batches: Batches) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..batches.plan import Draw
-from ..batches.render import Renderer
+from ..batches.plan import StepPlan
 from ..models.network import Network
 from .base import Method
 
@@ -13,9 +12,5 @@ from .base import Method
 class Finetune(Method):
     """CE(target logits, y_t)."""
 
-    def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
-        return (render.target(draw.crops),)
-
-    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        (images,) = inputs
-        return self.cross_entropy(network(images), draw.label).mean()
+    def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
+        return self.cross_entropy(network(images[0]), plan.label).mean()

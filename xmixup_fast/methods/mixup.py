@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from ..batches.plan import Draw
-from ..batches.render import Renderer
-from ..batches.sampler import Sampler
+from ..batches.plan import StepPlan
 from ..models.network import Network
-from .base import Method, mixed_titles
+from .base import Method
 
 
 class Mixup(Method):
     """lam CE(target logits, y_t) + (1 - lam) CE(target logits, y of the partner), with XMixup's weights."""
 
-    def draw(self, sampler: Sampler, step: int) -> Draw:
-        return sampler.draw(step, partners=True)
+    second = "partner"
 
-    def inputs(self, draw: Draw, render: Renderer) -> tuple[Tensor, ...]:
-        return (render.mixup(draw),)
-
-    def weights(self, draw: Draw) -> Tensor:
-        """Of the samples' own images, float32[B]."""
-        return draw.lam
-
-    def loss(self, network: Network, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        (images,) = inputs
-        assert draw.partner_label is not None
-        logits = network(images)
-        own = self.cross_entropy(logits, draw.label)
-        partner = self.cross_entropy(logits, draw.partner_label)
-        lam = self.weights(draw)
-        return (lam * own + (1 - lam) * partner).mean()
-
-    def titles(self, draw: Draw, target_classes: Sequence[str], source_classes: Sequence[str]) -> list[list[str]]:
-        assert draw.partner_label is not None
-        own, partners = ([target_classes[i] for i in labels.tolist()] for labels in (draw.label, draw.partner_label))
-        return [mixed_titles(self.weights(draw), own, partners)]
+    def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
+        logits = network(images[0])
+        own = self.cross_entropy(logits, plan.label)
+        partner = self.cross_entropy(logits, plan.second_classes)
+        return (plan.lam * own + (1 - plan.lam) * partner).mean()

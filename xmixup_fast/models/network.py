@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..ops.image_format import ImageFormat
+
 
 class Network(nn.Module):
     """A timm model whose classifier is the target head, with an optional source head on the same features.
@@ -49,6 +51,10 @@ class Network(nn.Module):
     def to_device(self, device: torch.device | str) -> Network:
         """Moves the network to a device and into channels_last, as all batches are; returns it."""
         return self.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def image_format(self, size: int, dtype: torch.dtype = torch.float32) -> ImageFormat:
+        """The format of the images that the network takes, at a size in pixels."""
+        return ImageFormat(size, self.mean, self.std, dtype)
 
     def train(self, mode: bool = True) -> Network:
         """As of any module, but frozen batch normalisation stays in evaluation mode, so that its statistics stay."""

@@ -46,6 +46,16 @@ class AuxiliaryIndex(NamedTuple):
         members = torch.cat(rows) if rows else lengths[:0]
         return cls(pool.labels, pool.sizes, lengths.cumsum(0), members)
 
+    def to(self, device: torch.device) -> AuxiliaryIndex:
+        """The index on another device."""
+        labels, sizes, offsets, members = (tensor.to(device) for tensor in self)
+        return AuxiliaryIndex(labels, sizes, offsets, members)
+
+    def as_one_class(self) -> AuxiliaryIndex:
+        """The images of all target classes, each once, as those of a single class."""
+        members = self.members.unique()
+        return self._replace(offsets=torch.tensor([0, len(members)], device=members.device), members=members)
+
 
 NO_AUXILIARY = AuxiliaryIndex(
     torch.empty(0, dtype=torch.int64),
@@ -53,4 +63,4 @@ NO_AUXILIARY = AuxiliaryIndex(
     torch.zeros(1, dtype=torch.int64),
     torch.empty(0, dtype=torch.int64),
 )
-"""For methods that use none."""
+"""The index of methods that use no auxiliary images."""

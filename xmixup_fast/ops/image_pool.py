@@ -46,7 +46,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def feed(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
+    def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         """For each batch of crops of these images a pool, and crops of that pool which show the same."""
 
 
@@ -203,7 +203,7 @@ class ImagePool:
             return self
         return ImagePool(*(tensor.to(device) for tensor in (self.pixels, self.offsets, self.sizes, self.labels)))
 
-    def feed(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
+    def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         """The pool, again and again, with each of ``crops`` (see :class:`Images`)."""
         return ((self, batch) for batch in crops)
 

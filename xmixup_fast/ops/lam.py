@@ -11,19 +11,19 @@ TABLE_SIZE = 4096
 """Intervals of the quantile table of the mixing weights."""
 
 
-def rectangles(lam: Tensor, center: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """CutMix's rectangles (Yun et al. 2019, arXiv 1905.04899), for what :func:`xmixup_fast.draw` has drawn.
+def cutmix_boxes(lam: Tensor, center: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """CutMix's boxes (Yun et al. 2019, arXiv 1905.04899) and the weights that belong to them.
 
-    A rectangle's sides are sqrt(1 - lam) of the image's, rounded, about its center; what would lie outside is cut off.
+    The sides of a box are sqrt(1 - lam) of the image's, rounded. The part of a box outside of the image is cut off.
 
     Args:
-        lam: float32[B] in 0..1, weights of the images that rectangles are pasted into.
-        center: float32[B, 2] in 0..1, the middles of the rectangles, from the top and from the left.
-        size: height and width of the images.
+        lam: float32[B] in 0..1, the weights that were drawn for the images which boxes are pasted into.
+        center: float32[B, 2] in 0..1, the middles of the boxes, from the top and from the left.
+        size: height and width of the images, in pixels.
 
     Returns:
-        The rectangles, int32[B, 4], as :func:`xmixup_fast.mix` takes them for ``box``; and float32[B], the share of
-        each image that its rectangle leaves, which takes the place of ``lam``.
+        The boxes, int32[B, 4], as :func:`xmixup_fast.mix` takes them; and the final weights, float32[B]: the share of
+        each image that its box leaves visible.
     """
     root = (1 - lam).sqrt()
     begins, extents = [], []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .auxiliary_index import AuxiliaryIndex
 from .image_pool import Crops, ImagePool
-from .lam import beta_quantiles, rectangles
+from .lam import beta_quantiles, cutmix_boxes
 from .operators import DrawOutput, draw, mix
 
 
@@ -52,7 +52,7 @@ def joint_labels(mixed: MixedLabels, target_classes: int, source_classes: int, s
 class XMixup:
     """Mixes each image of a batch with an auxiliary one, after random crops and flips: two operators.
 
-    A rectangle of the auxiliary image is pasted into the target image or, as in the paper, the two are blended.
+    The two images are blended, as in the paper; or a box of the auxiliary image is pasted into the target image.
 
     What is drawn for a sample depends on ``seed``, its id and the epoch alone, so that it is the same in any batch
     order, on any device and in any process, and after a resume.
@@ -66,7 +66,7 @@ class XMixup:
         mean: of each channel, for images in 0..1: the network's own.
         std: of each channel, likewise.
         target: the images that indices refer to, where batches are given as indices.
-        rectangle: paste a rectangle, as CutMix does, whose area tells the weights; or else blend.
+        cutmix: paste a box of the auxiliary image, as CutMix does, whose area gives the weights; else blend.
         alpha: the weights are drawn from Beta(alpha, alpha).
         fold: take max(lam, 1 - lam), so that the target image leads.
         flip: mirror images left to right, half of the time.
@@ -87,7 +87,7 @@ class XMixup:
         mean: Sequence[float],
         std: Sequence[float],
         target: ImagePool | None = None,
-        rectangle: bool = True,
+        cutmix: bool = False,
         alpha: float = 0.2,
         fold: bool = True,
         flip: bool = True,
@@ -99,7 +99,7 @@ class XMixup:
             raise ValueError(f"alpha: expected a positive number, got {alpha}")
         self.aux, self.target = aux, target
         self.size, self.mean, self.std = size, mean, std
-        self.rectangle, self.flip, self.seed = rectangle, flip, seed
+        self.cutmix, self.flip, self.seed = cutmix, flip, seed
         self.dtype, self.memory_format = dtype, memory_format
         self._index = AuxiliaryIndex.of(aux, source_classes)
         self._quantiles = beta_quantiles(alpha, fold).to(aux.device)
@@ -133,8 +133,9 @@ class XMixup:
                 :func:`xmixup_fast.mix`.
         """
         pool, drawn, mixed = self._draw(images, labels, sample, epoch)
-        box, lam = rectangles(drawn.lam, drawn.center, self.size) if self.rectangle else (None, drawn.lam)
-        return self._mix(pool, drawn.target_crops, drawn.aux_crops, lam, box, out), mixed._replace(lam=lam)
+        box, lam = cutmix_boxes(drawn.lam, drawn.center, self.size) if self.cutmix else (None, drawn.lam)
+        image = self._mix(pool, drawn.target_crops, drawn.aux_crops, lam, box=box, out=out)
+        return image, mixed._replace(lam=lam)
 
     def pairs(
         self, images: Tensor, labels: Tensor, sample: Tensor | None = None, epoch: int | Tensor = 0
@@ -180,11 +181,16 @@ class XMixup:
         crops: Crops,
         aux_crops: Crops,
         lam: Tensor,
+        *,
         box: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         return mix(
-            *(pool, crops, self.aux, aux_crops, lam),
+            pool,
+            crops,
+            self.aux,
+            aux_crops,
+            lam,
             mean=self.mean,
             std=self.std,
             size=self.size,

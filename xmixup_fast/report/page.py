@@ -197,7 +197,7 @@ def _figure(row: ImageResult, picture: Image.Image) -> str:
 def _crops(images: Images, positions: Sequence[int], size: int) -> list[Image.Image]:
     """The centre crops, size x size pixels, of the images at some positions, shrunk to THUMBNAIL pixels."""
     index = torch.tensor(positions, device=images.labels.device)
-    pool, crops = next(images.feed([center_windows(images.sizes, size, index)]))
+    pool, crops = next(images.fetch([center_windows(images.sizes, size, index)]))
     pictures = []
     for i, (top, left, height, width) in zip(crops.index.tolist(), crops.window.tolist(), strict=True):
         picture = Image.fromarray(pool[i][top : top + height, left : left + width].cpu().numpy())

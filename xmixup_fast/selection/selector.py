@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batches.render import Renderer
+from ..data.center_crops import center_crop_batches
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.decoding.decoder import Decoder
 from ..models.network import Network
+from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
 from ..settings.fields import Settings
@@ -101,7 +102,7 @@ class AuxiliarySelector:
         rank, processes = distributed.rank(), distributed.world_size()
         size = settings.batch_size
         batches = [samples[begin : begin + size] for begin in range(rank * size, len(samples), processes * size)]
-        renderer = Renderer(ImagePool.from_images([]), None, network.mean, network.std, settings.image_size)
+        form, buffers = network.image_format(settings.image_size), OutputBuffers()
         unreadable: list[BadFile] = []
         images = self.decoder.decode(sample.image for sample in chain.from_iterable(batches))
         disable = rank > 0 or None  # None: tqdm shows a bar on a terminal alone
@@ -112,7 +113,7 @@ class AuxiliarySelector:
                 good = [(image, sample.label) for image, sample in results if isinstance(image, Tensor)]
                 if good:
                     pool = ImagePool.from_images([image for image, _ in good], [label for _, label in good])
-                    yield from renderer.batches(pool.to(settings.device), size)
+                    yield from center_crop_batches(pool.to(settings.device), form, size, buffers=buffers)
                 bar.update(len(batch))
         if processes > 1:
             unreadable = sorted(chain.from_iterable(distributed.gather_objects(unreadable)))

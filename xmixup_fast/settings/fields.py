@@ -34,7 +34,6 @@ class Settings:
     """Where the network starts: timm (download), pip (a package of ImageNet weights), none (random), or a FILE."""
     method: Literal[
         "finetune",
-        "l2sp",
         "delta",
         "bss",
         "rifle",
@@ -87,7 +86,14 @@ class Settings:
     momentum: float = 0.9
     """Nesterov momentum of sgd."""
     weight_decay: float = 1e-4
-    """L2 penalty of every weight, decoupled from the gradient with adamw; l2sp and anchor have their own instead."""
+    """L2 penalty of every weight, decoupled from the gradient with adamw; not used with a regularizer."""
+    regularizer: Literal["none", "l2sp"] = "none"
+    """A penalty of the weights in place of weight decay, with any method. l2sp draws pretrained weights to where they
+    started, and the weights of new heads to zero."""
+    l2sp_alpha: float = 0.01
+    """l2sp: penalty of the distance of pretrained weights from their start (0.01 in the code of DELTA's authors)."""
+    l2sp_beta: float = 0.01
+    """l2sp: penalty of the weights of new heads (0.01 in the paper)."""
     no_norm_decay: bool = False
     """No weight decay of biases, normalisation layers and what else timm spares."""
     clip_grad: float | None = None
@@ -100,22 +106,12 @@ class Settings:
     """Draw a mixing weight for each sample, or one for the batch."""
     mix_probability: float = 1.0
     """Probability that a sample (or a batch, see lam-per) is mixed at all."""
-    rectangle_probability: float = 1.0
-    """xmixup: probability that a step pastes a rectangle of each auxiliary image, as CutMix does, instead of blending
-    them. xcutmix always does."""
     unmixed_share: float = 0.0
     """Share of the run, at its end, in which no image is mixed."""
     source_weight: float = 1.0
     """Weight of the loss on source classes."""
-    anchor: bool = True
-    """xmixup, xcutmix: draw pretrained weights to where they started, and those of new heads to zero, by l2sp's
-    penalties in place of weight decay; not with weights none."""
     label_smoothing: float = 0.0
     """Label smoothing of every cross entropy with a class as its label."""
-    l2sp_alpha: float = 0.01
-    """l2sp, anchor: penalty of pretrained weights' way from their start (0.01 in the code of DELTA's authors)."""
-    l2sp_beta: float = 0.01
-    """l2sp, anchor: penalty of the head's weights (0.01 in the paper)."""
     delta_alpha: float = 1.0
     """delta: weight of the difference of feature maps, relative to their size."""
     bss_eta: float = 1e-3
@@ -212,7 +208,7 @@ class Settings:
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
         for name in ("val_fraction", "test_fraction", "ema_decay"):
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
-        for name in ("mix_probability", "rectangle_probability", "unmixed_share"):
+        for name in ("mix_probability", "unmixed_share"):
             self._check(name, "a number from 0 to 1", lambda value: 0 <= value <= 1)
         self._check("layer_decay", "a number above 0, up to 1", lambda value: 0 < value <= 1)
         self._check("freeze", "backbone, or a positive number", lambda value: value == "backbone" or value >= 1)
@@ -231,6 +227,9 @@ class Settings:
             self._check("method", "another method with cuda_graph, as its SVD waits for the device", "bss".__ne__)
             on_cuda = "auto or a CUDA device with cuda_graph"
             self._check("device", on_cuda, lambda value: value == "auto" or value.startswith("cuda"))
+        if self.weights == "none":
+            expected = "none with weights none, as there is no pretrained start to draw weights to"
+            self._check("regularizer", expected, "none".__eq__)
         if self.selection == "assignment":
             self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
         if self.memory_budget is not None:

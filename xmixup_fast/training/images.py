@@ -80,6 +80,21 @@ class SplitImages:
             self.of[name] = self.of[name].to(settings.device)
 
     @property
+    def train(self) -> ImagePool | StreamedImages:
+        """The training images."""
+        return self.of["train"]
+
+    @property
+    def val(self) -> ImagePool | StreamedImages:
+        """The validation images."""
+        return self.of["val"]
+
+    @property
+    def test(self) -> ImagePool | StreamedImages:
+        """The test images, on the CPU."""
+        return self.of["test"]
+
+    @property
     def bad(self) -> list[BadFile]:
         """The images that cannot be used, each once: listed by the readers, or found while decoding so far."""
         return list(dict.fromkeys(self.listed + self.builder.bad))

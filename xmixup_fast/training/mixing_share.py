@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..methods import METHODS
 from ..ops.lam import beta_quantiles
 from ..settings.fields import Settings
 
@@ -28,7 +29,7 @@ def expected_auxiliary_share(settings: Settings, *, box: bool) -> MixingShare:
 
     The distribution of the drawn weights is that of :func:`xmixup_fast.ops.draw`, which interpolates a table of
     quantiles. With boxes, the mean over all positions of a box is taken, of which a part may lie outside of the image
-    (:func:`xmixup_fast.ops.lam.rectangles`). Samples that are not mixed count with weight 1.
+    (:func:`xmixup_fast.ops.lam.cutmix_boxes`). Samples that are not mixed count with weight 1.
     """
     quantiles = beta_quantiles(settings.alpha, settings.fold).double().numpy()
     share = _box_share(quantiles, settings.image_size) if box else _blend_share(quantiles)
@@ -38,33 +39,18 @@ def expected_auxiliary_share(settings: Settings, *, box: bool) -> MixingShare:
 
 def batch_note(settings: Settings) -> str | None:
     """A sentence on the mixing of an average batch, for readers of batch.png; None for methods that do not mix."""
-    mixing = _mixing(settings)
-    if mixing is None:
+    method = METHODS[settings.method]
+    if method.second is None:
         return None
-    second, box = mixing
-    share = expected_auxiliary_share(settings, box=box)
+    share = expected_auxiliary_share(settings, box=method.box)
     options = [f"alpha {settings.alpha:g}"] + ["folded"] * settings.fold
     options += [f"mix_probability {settings.mix_probability:g}"] * (settings.mix_probability < 1)
     options += [f"unmixed_share {settings.unmixed_share:g}"] * (settings.unmixed_share > 0)
     return (
-        f"{second.capitalize()} images make up {share.second:.1%} of an average batch; {share.nearly_unmixed:.1%} of "
-        f"the samples have a weight above {NEARLY_ONE}, shown as 1.00 ({', '.join(options)})."
-    ).replace("%", " %")
-
-
-def _mixing(settings: Settings) -> tuple[Literal["partner", "auxiliary"], bool] | None:
-    """What the settings' method mixes target images with, and whether as a box.
-
-    None for methods that do not mix, and for xmixup where some steps have boxes and others do not.
-    """
-    box = settings.method in ("cutmix", "xcutmix")
-    if settings.method == "xmixup" and settings.rectangle_probability > 0:
-        if settings.rectangle_probability < 1:
-            return None
-        box = True
-    if settings.method in ("mixup", "cutmix"):
-        return "partner", box
-    return ("auxiliary", box) if settings.method in ("xmixup", "xcutmix") else None
+        f"{method.second.capitalize()} images make up {100 * share.second:.1f} % of an average batch; "
+        f"{100 * share.nearly_unmixed:.1f} % of the samples have a weight above {NEARLY_ONE}, shown as 1.00 "
+        f"({', '.join(options)})."
+    )
 
 
 def _blend_share(quantiles: NDArray[np.float64]) -> MixingShare:

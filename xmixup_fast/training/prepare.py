@@ -1,4 +1,4 @@
-"""All that comes before the first step of a run: datasets, network, selection, and images in pools or streams."""
+"""All that comes before the first step of a run: datasets, network, selection, images in memory or streamed."""
 
 from __future__ import annotations
 
@@ -11,68 +11,99 @@ from typing import Any
 
 from torch import Tensor
 
-from ..batches.render import Renderer
+from ..batches.render import fetch
 from ..batches.sampler import Sampler, run_steps
 from ..data.bad_files import list_bad, without
+from ..data.center_crops import center_crop_batches
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.sources import read_dataset
-from ..data.streamed import StreamedImages
-from ..methods import METHODS, Method
+from ..methods import METHODS, REGULARIZERS
 from ..methods.base import Batches
 from ..models.build import build
 from ..models.class_names import readable_name
 from ..models.network import Network
 from ..ops.auxiliary_index import AuxiliaryIndex
+from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
-from ..runtime.device import DTYPES
 from ..selection import selector
 from ..selection.choice import Selection
+from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
 from .images import SplitImages, read_datasets
 from .optimizer import check_length, freeze
+from .trainer import StepParts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
     """A run before its first step. Test images are on the CPU, all others on the run's device."""
 
-    network: Network
-    method: Method
-    sampler: Sampler
-    renderer: Renderer
-    train: ImagePool | StreamedImages
-    val: ImagePool | StreamedImages
-    test: ImagePool | StreamedImages
-    source_classes: list[str]
-    """Empty for a method without a source."""
-    report: dict[str, Any] | None
-    """What selection.json holds; None for a method without a source."""
-    selection_seconds: float
-    """What the selection took, without decoding what it chose."""
-    bad: list[BadFile]
-    """Images that are left out as they cannot be used."""
+    parts: StepParts
+    """What the steps work on."""
+    images: SplitImages
+    """The target's images, by split."""
     target: Dataset
     source: Dataset | None
-    selection: Selection | None
-    """Of the source; None for a method without one."""
+    """None for a method without a source."""
+    source_classes: list[str]
+    """Names of the source head's outputs; empty for a network without one."""
+    auxiliary: ChosenImages | None
+    """The auxiliary images; None for a method without a source."""
+
+    @property
+    def bad(self) -> list[BadFile]:
+        """Images that are left out as they cannot be used."""
+        return self.images.bad
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """The content of selection.json; None for a method without a source."""
+        return self.auxiliary.report if self.auxiliary else None
+
+    @property
+    def selection(self) -> Selection | None:
+        """What was selected; None for a method without a source."""
+        return self.auxiliary.selection if self.auxiliary else None
+
+    @property
+    def selection_seconds(self) -> float:
+        """Seconds that the selection took, without decoding the chosen images."""
+        return self.auxiliary.seconds if self.auxiliary else 0.0
 
     def samples(self, split: str) -> list[Sample]:
-        """The images of a split that are in its pool or stream, in their order."""
+        """The images of a split that are used, in their order."""
         return without(getattr(self.target, split), self.bad)
 
     def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
-        """The batches that the first step looks at, each [B, 3, H, W], and the titles of their images."""
-        draw = next(self.renderer.feed([self.method.draw(self.sampler, 0)]))
-        titles = self.method.titles(draw, self.network.classes, list(map(readable_name, self.source_classes)))
-        return self.method.inputs(draw, self.renderer), titles
+        """The batches that the first step looks at, each [B, 3, size, size], and the titles of their images."""
+        parts, form = self.parts, self.parts.network.image_format(self.images.settings.image_size)
+        ((plan, pools),) = fetch(parts.images, parts.auxiliary, [parts.method.plan(parts.sampler, 0)])
+        titles = parts.method.titles(plan, parts.network.classes, list(map(readable_name, self.source_classes)))
+        return parts.method.images(plan, pools, form, OutputBuffers()), titles
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """What was selected for a run, and the auxiliary images."""
+
+    selection: Selection
+    pool: ImagePool
+    index: AuxiliaryIndex
+    report: dict[str, Any]
+    """The content of selection.json."""
+    seconds: float
+    """Seconds that the selection took, without decoding the chosen images."""
 
 
 def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | None = None) -> TrainingSetup:
-    """Makes a run ready, by resolved settings; ``log`` gets lines for the user.
+    """Makes a run ready.
 
-    For a run that goes on, ``resumed`` is its folder: what was selected is read there, and the method, whose state is
-    to be loaded, measures nothing.
+    Args:
+        settings: resolved settings.
+        log: gets lines for the user.
+        resumed: the folder of a run that is resumed: its selection is read there, and the method, whose state is to be
+            loaded, measures nothing.
 
     Raises ValueError, FileNotFoundError and OSError as :func:`xmixup_fast.fit` does.
     """
@@ -81,13 +112,7 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     source_classes = source.classes if source else None
     if method_class.uses_classifier and settings.source:
         source_classes = read_dataset(settings.source).classes
-    network = build(
-        *(settings.model, settings.weights, target.classes, source_classes, settings.seed),
-        keep_classifier=method_class.uses_classifier,
-        image_size=settings.image_size,
-    )
-    freeze(network, settings.freeze)
-    network.to_device(settings.device)
+    network = _network(settings, target, source_classes)
     method = method_class(settings, network)
     check_length(settings, len(target.train), method.source_phase_steps(run_steps(settings, len(target.train))))
     if source and resumed is None:
@@ -95,88 +120,96 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     images = SplitImages(settings, target, source, log)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        train = images.of["train"]
-        return Renderer(train, None, network.mean, network.std, settings.image_size).batches(train, settings.batch_size)
+        return center_crop_batches(images.of["train"], network.image_format(settings.image_size), settings.batch_size)
 
-    chosen = _choose(settings, network, batches, target, source, images, log, resumed) if source else None
+    auxiliary = None
+    if source:
+        chooser = AuxiliarySelector(settings, network, images.builder.decoder, log, images.builder.bad)
+        auxiliary = _Choice(settings, target, source, images, log).choose(chooser, batches, resumed)
     images.check()
     log(images.builder.storage())
     if resumed is None:
-        method.prepare(network, batches)
-    if settings.weight_decay not in (method.weight_decay, Settings.weight_decay):
-        log(f"weight_decay {settings.weight_decay:g} is not used: l2sp_alpha and l2sp_beta take its place")
-    train, val, test = images.of.values()
+        method.measure(network, batches)
+    regularizer = None if settings.regularizer == "none" else REGULARIZERS[settings.regularizer](settings, network)
+    if regularizer and settings.weight_decay not in (0, Settings.weight_decay):
+        log(f"weight_decay {settings.weight_decay:g} is not used: regularizer {settings.regularizer} takes its place")
     log(
-        f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(train)} training, "
-        f"{len(val)} validation and {len(test)} test images"
+        f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(images.train)} training, "
+        f"{len(images.val)} validation and {len(images.test)} test images"
+    )
+    index = auxiliary.index if auxiliary else None
+    rank, world_size = distributed.rank(), distributed.world_size()
+    parts = StepParts(
+        network=network,
+        method=method,
+        regularizer=regularizer,
+        sampler=Sampler(images.train, index, settings, rank=rank, world_size=world_size),
+        images=images.train,
+        auxiliary=auxiliary.pool if auxiliary else None,
     )
     return TrainingSetup(
-        network,
-        method,
-        Sampler(
-            *(train.labels, train.sizes, chosen.index if chosen else None, settings),
-            *(distributed.rank(), distributed.world_size()),
-        ),
-        Renderer(
-            *(train, chosen.pool if chosen else None, network.mean, network.std, settings.image_size),
-            dtype=DTYPES[settings.amp],
-        ),
-        *(train, val, test),
-        source_classes or [],
-        chosen.report if chosen else None,
-        chosen.seconds if chosen else 0.0,
-        images.bad,
-        *(target, source),
-        chosen.selection if chosen else None,
+        parts=parts,
+        images=images,
+        target=target,
+        source=source,
+        source_classes=source_classes or [],
+        auxiliary=auxiliary,
     )
+
+
+def _network(settings: Settings, target: Dataset, source_classes: Sequence[str] | None) -> Network:
+    """The network at its start, on the run's device, with what the settings freeze excluded from training."""
+    network = build(
+        settings.model,
+        settings.weights,
+        target.classes,
+        source_classes=source_classes,
+        seed=settings.seed,
+        keep_classifier=METHODS[settings.method].uses_classifier,
+        image_size=settings.image_size,
+    )
+    freeze(network, settings.freeze)
+    return network.to_device(settings.device)
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """The auxiliary images of a run."""
+class _Choice:
+    """Selects the auxiliary images of a run, and decodes the chosen ones alone."""
 
-    selection: Selection
-    pool: ImagePool
-    index: AuxiliaryIndex
-    report: dict[str, Any]
-    seconds: float
+    settings: Settings
+    target: Dataset
+    source: Dataset
+    images: SplitImages
+    log: Callable[[str], object]
 
+    def choose(self, chooser: AuxiliarySelector, batches: Batches, resumed: Path | None) -> ChosenImages:
+        """Selects source classes or images, or reads the selection of a run that is resumed."""
+        settings, images = self.settings, self.images
+        if resumed:
+            chooser.settings = replace(settings, selection_file=str(resumed / "selection.json"))
+        try:
+            started = time.perf_counter()
+            selection = chooser.select(batches(), self.target, self.source)
+            seconds = time.perf_counter() - started
+            for line in selection.lines(self.target.classes, self.source):
+                self.log(line)
+            pool = images.auxiliary(selection, self.source)
+        except ValueError as error:
+            if settings.bad_files == "skip" or not images.bad or list_bad(images.bad) == str(error):
+                raise
+            raise ValueError(f"{list_bad(images.bad)}\n{error}") from error
+        report = selector.report(settings, selection, self.target, self.source)
+        if resumed:
+            report = json.loads((resumed / "selection.json").read_text(encoding="utf-8"))
+        return ChosenImages(selection, pool, self._index(selection, pool), report, seconds)
 
-def _choose(
-    settings: Settings,
-    network: Network,
-    batches: Batches,
-    target: Dataset,
-    source: Dataset,
-    images: SplitImages,
-    log: Callable[[str], object],
-    resumed: Path | None,
-) -> _Chosen:
-    """Selects source classes or images, or reads what a run that goes on has; decodes what is chosen alone."""
-    if resumed:
-        settings = replace(settings, selection_file=str(resumed / "selection.json"))
-    try:
-        started = time.perf_counter()
-        chooser = selector.AuxiliarySelector(settings, network, images.builder.decoder, log, images.builder.bad)
-        selection = chooser.select(batches(), target, source)
-        seconds = time.perf_counter() - started
-        for line in selection.lines(target.classes, source):
-            log(line)
-        pool = images.auxiliary(selection, source)
-    except ValueError as error:
-        if settings.bad_files == "skip" or not images.bad or list_bad(images.bad) == str(error):
-            raise
-        raise ValueError(f"{list_bad(images.bad)}\n{error}") from error
-    if selection.kind == "image":
-        samples = selection.samples(source)
-        places = _places_of_good(selection.places(), samples, images.bad, target.classes)
-        index = AuxiliaryIndex.of_images(pool, places)
-    else:
-        index = AuxiliaryIndex.of(pool, selection.chosen)
-    report = selector.report(settings, selection, target, source)
-    if resumed:
-        report = json.loads((resumed / "selection.json").read_text(encoding="utf-8"))
-    return _Chosen(selection, pool, index, report, seconds)
+    def _index(self, selection: Selection, pool: ImagePool) -> AuxiliaryIndex:
+        """Which images of the pool each target class may be mixed with."""
+        if selection.kind == "class":
+            return AuxiliaryIndex.of(pool, selection.chosen)
+        samples = selection.samples(self.source)
+        places = _places_of_good(selection.places(), samples, self.images.bad, self.target.classes)
+        return AuxiliaryIndex.of_images(pool, places)
 
 
 def _places_of_good(

@@ -26,8 +26,8 @@ WARM_UP_STEPS = 5
 """Largest number of steps before profiling begins: in the first ones, kernels are chosen and memory is allocated."""
 STEPS = 15
 """Largest number of steps that are profiled."""
-PARTS = ("data", "draw", "mix", "forward", "backward", "update")
-"""The parts of a step. A part's time excludes that of parts inside it: draw lies inside data."""
+PARTS = ("data", "plan", "mix", "forward", "backward", "update")
+"""The parts of a step. A part's time excludes that of parts inside it: plan lies inside data, the wait for a batch."""
 STEP = "step"
 """The name of the range of a whole step, which includes waiting for the device at its end."""
 

@@ -94,7 +94,7 @@ class _Run:
         newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
         checkpoint = distributed.broadcast_object(newest)
         setup = prepare(settings, run_folder.log, folder if checkpoint else None)
-        trainer = Trainer(setup.network, setup.method, setup.sampler, setup.renderer, settings)
+        trainer = Trainer(setup.parts, settings)
         state = RunState.of(checkpoint, setup.bad) if checkpoint else RunState(bad=setup.bad)
         run = cls(settings, setup, trainer, state, run_folder, checkpoints)
         if checkpoint:
@@ -136,8 +136,8 @@ class _Run:
         if setup.report is not None:
             self.run_folder.selection(setup.report)
         images, titles = setup.first_batch()
-        mean, std = setup.network.mean, setup.network.std
-        self.run_folder.batch(images, titles, mean, std, note=batch_note(self.settings))
+        network = setup.parts.network
+        self.run_folder.batch(images, titles, network.mean, network.std, note=batch_note(self.settings))
 
     def _train(self) -> None:
         """Takes all steps that are left, with validations and checkpoints as the settings say.
@@ -187,7 +187,7 @@ class _Run:
         step = trainer.steps_done
         validates = epoch % settings.val_interval == 0 or step == trainer.steps
         if validates:
-            state.val_accuracy = trainer.evaluate(self.setup.val)
+            state.val_accuracy = trainer.evaluate(self.setup.images.val).accuracy
             if settings.patience and step > trainer.source_phase_steps:
                 state.record_validation(state.val_accuracy, trainer)
         seconds = sum(state.seconds[-len(state.losses) :])
@@ -243,9 +243,9 @@ class _Run:
         settings, setup = self.settings, self.setup
         if not (settings.test or settings.report):
             return None
-        split, images = ("test", setup.test) if settings.test else ("val", setup.val)
+        split, images = ("test", setup.images.test) if settings.test else ("val", setup.images.val)
         names = [sample.image.name for sample in setup.samples(split)]
-        evaluation = replace(self.trainer.examine(images.to(settings.device)), names=names)
+        evaluation = replace(self.trainer.evaluate(images.to(settings.device)), names=names)
         self.run_folder.evaluation(split, evaluation)
         return evaluation
 
@@ -264,9 +264,9 @@ class _Run:
             "steps": steps,
             "kept": {"weights": "best" if state.best else "last", "step": state.best_step or steps},
             "images_seen": steps * settings.batch_size,
-            "num_train": len(setup.train),
-            "num_val": len(setup.val),
-            "num_test": len(setup.test),
+            "num_train": len(setup.images.train),
+            "num_val": len(setup.images.val),
+            "num_test": len(setup.images.test),
             "bad_files": bad_files.to_json(state.bad),
             "val_accuracy": round(state.best_accuracy if state.best else state.val_accuracy, 4),
             "test_accuracy": round(evaluation.accuracy, 4) if settings.test and evaluation else None,
@@ -291,7 +291,7 @@ class _Run:
             summary=summary,
             metrics=self.state.metrics,
             evaluation=evaluation,
-            images=setup.test if self.settings.test else setup.val,
+            images=setup.images.test if self.settings.test else setup.images.val,
             target=setup.target,
             source=setup.source,
             selection=setup.selection,

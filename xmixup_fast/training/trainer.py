@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
+from dataclasses import dataclass
 
 import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..batches.plan import Draw
-from ..batches.render import Renderer
+from ..batches.plan import StepPlan
+from ..batches.render import Pools, fetch
 from ..batches.sampler import Sampler
 from ..batches.seeds import SeedUse, hash_integers
 from ..evaluation import Evaluation, evaluate_network, merge_evaluations
-from ..methods import Method
+from ..methods import L2SP, Method
+from ..methods.base import load_state
 from ..models.network import Network
-from ..ops.image_pool import Images
+from ..ops.image_format import OutputBuffers
+from ..ops.image_pool import ImagePool, Images
 from ..runtime import distributed
 from ..runtime.device import DTYPES, autocast
 from ..settings.fields import Settings
@@ -27,37 +29,56 @@ from .optimizer import make_optimizer, rate, warmup_steps
 from .profiler import Span, no_span
 
 
-class Loss(nn.Module):
-    """What a method minimises, as a module: for wrappers that need the network's forward inside of theirs."""
+@dataclass(frozen=True)
+class StepParts:
+    """What a training step works on and with. The network, its parameters frozen as settings say, is on the device."""
 
-    def __init__(self, network: Network, method: Method, dtype: torch.dtype) -> None:
+    network: Network
+    method: Method
+    regularizer: L2SP | None
+    sampler: Sampler
+    images: Images
+    """The training images."""
+    auxiliary: ImagePool | None
+    """The auxiliary images; None for a method without a source."""
+
+
+class TrainingLoss(nn.Module):
+    """What a step minimises, as a module: for wrappers that need the network's forward inside of theirs."""
+
+    def __init__(self, parts: StepParts, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network = network
-        self.method = method
+        self.network = parts.network
+        self.method = parts.method
+        self.regularizer = parts.regularizer
         self.dtype = dtype
 
-    def forward(self, inputs: tuple[Tensor, ...], draw: Draw) -> Tensor:
-        with autocast(draw.lam.device, self.dtype):
-            return self.method.loss(self.network, inputs, draw)
+    def forward(self, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
+        with autocast(plan.lam.device, self.dtype):
+            loss = self.method.loss(self.network, images, plan)
+            return loss if self.regularizer is None else loss + self.regularizer.penalty()
 
 
 class Trainer:
-    """Trains a network with a method. What the settings freeze has to be frozen (:func:`.optimizer.freeze`)."""
+    """Trains a network with a method."""
 
-    def __init__(
-        self, network: Network, method: Method, sampler: Sampler, renderer: Renderer, settings: Settings
-    ) -> None:
+    def __init__(self, parts: StepParts, settings: Settings) -> None:
+        network = parts.network
         self.network = network.train()
-        self.method = method
-        self.sampler = sampler
-        self.renderer = renderer
-        self.loss: nn.Module = Loss(network, method, DTYPES[settings.amp])
+        self.method = parts.method
+        self.regularizer = parts.regularizer
+        self.sampler = parts.sampler
+        self.images = parts.images
+        self.auxiliary = parts.auxiliary
+        self.form = network.image_format(settings.image_size, DTYPES[settings.amp])
+        self.buffers = OutputBuffers()
+        self.loss: nn.Module = TrainingLoss(parts, DTYPES[settings.amp])
         if settings.compile:
             self.loss.compile(dynamic=False, fullgraph=True)  # in place: the state's names stay
         if distributed.world_size() > 1:
             # Each process normalises batches by statistics of its own part; evaluation takes those of the first.
             self.loss = DistributedDataParallel(
-                self.loss, forward_sync_buffers=False, find_unused_parameters=method.has_unused_parameters
+                self.loss, forward_sync_buffers=False, find_unused_parameters=self.method.has_unused_parameters
             )
             self.loss.register_comm_hook(None, distributed.sum_gradients)
         device = next(network.parameters()).device
@@ -69,63 +90,68 @@ class Trainer:
         self.backward = CudaGraphRunner(self._backward, network.parameters()) if settings.cuda_graph else self._backward
         self.seed = settings.seed
         self.batch_size = settings.batch_size
-        self.parts = settings.grad_accum_steps or 1
-        """That this process's part of a batch goes through the network in."""
+        self.micro_batches = settings.grad_accum_steps or 1
+        """Micro-batches per step."""
         self.span: Span = no_span
-        """Names a part of a step to the profiler, where there is one (see :mod:`.profiling`)."""
+        """Names a part of a step to the profiler, where there is one (see :mod:`.profiler`)."""
         self.steps_done = 0
-        self.source_phase_steps = method.source_phase_steps(sampler.steps)
-        self.steps = self.source_phase_steps + sampler.steps
-        """Of the whole run."""
-        self._draws = self._draws_from_here()
+        self.source_phase_steps = self.method.source_phase_steps(self.sampler.steps)
+        self.steps = self.source_phase_steps + self.sampler.steps
+        """The steps of the whole run."""
+        self._batches = self._batches_from_here()
         self.settings = settings
-        self.warmup = warmup_steps(settings, len(sampler.labels))
-        self.optimizer = make_optimizer(network, settings, method.weight_decay)
+        self.warmup = warmup_steps(settings, len(self.images))
+        weight_decay = settings.weight_decay if self.regularizer is None else 0.0
+        self.optimizer = make_optimizer(network, settings, weight_decay)
         self.lr = settings.lr
-        """In the step to come, of pretrained parameters without layer-wise decay."""
+        """Learning rate of the step to come, for pretrained parameters without layer-wise decay."""
         self._set_rates()
 
     def step(self) -> Tensor:
-        """Draws, mixes, and updates the network once.
+        """Plans, mixes, and updates the network once.
 
         Returns the loss, or this process's part of it: a detached scalar on the network's device. The parts add up.
         """
         with self.span("data"):
-            draw = next(self._draws)
+            plan, pools = next(self._batches)
         with self.span("update"):
             self.method.before_step(self.network, self.optimizer, self.steps_done, self.sampler.steps)
             self.optimizer.zero_grad()
-        # Of layers such as dropout: the same whatever came before, and another in each process.
+        # Dropout and the like: the same in a resumed run, and different in each process.
         torch.manual_seed(hash_integers(self.seed, SeedUse.LAYERS, self.steps_done, distributed.rank()))
-        losses = []
-        parts = list(self._split(draw))
+        losses, parts = [], plan.split(self.micro_batches)
         for number, part in enumerate(parts, start=1):
             with self._no_sync() if number < len(parts) else nullcontext():
                 with self.span("mix"):
-                    inputs = self.method.inputs(part, self.renderer)
-                losses.append(self.backward(inputs, part))
+                    images = self.method.images(part, pools, self.form, self.buffers)
+                losses.append(self.backward(images, part))
         with self.span("update"):
-            self.scaler.unscale_(self.optimizer)
-            if self.settings.clip_grad is not None:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            self._update()
+        return torch.stack(losses).sum()
+
+    def _update(self) -> None:
+        """Updates weights, learning rates and the averaged weights."""
+        self.scaler.unscale_(self.optimizer)
+        if self.settings.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.steps_done += 1
         self._set_rates()
         if self.average is not None:
             self.average.update(self.network, self.steps_done)
-        return torch.stack(losses).sum()
 
-    def _backward(self, inputs: tuple[Tensor, ...], part: Draw) -> Tensor:
-        """Adds the gradients of a part of the batch; returns what it adds to the loss."""
+    def _backward(self, images: tuple[Tensor, ...], part: StepPlan) -> Tensor:
+        """Adds the gradients of a micro-batch; returns what it adds to the loss."""
         with self.span("forward"):
-            loss: Tensor = self.loss(inputs, part)
-        share = len(part.lam) / self.batch_size
+            loss: Tensor = self.loss(images, part)
+        share = len(part) / self.batch_size
         with self.span("backward"):
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         return loss.detach() * share
 
     def _no_sync(self) -> AbstractContextManager[None]:
+        """A context in which gradients are not yet summed over the processes."""
         loss = self.loss
         return loss.no_sync() if isinstance(loss, DistributedDataParallel) else nullcontext()
 
@@ -135,15 +161,12 @@ class Trainer:
         network: Network = self.network if self.average is None else self.average.module
         return network
 
-    def _split(self, draw: Draw) -> Iterator[Draw]:
-        """The parts of a batch that go through the network one after the other."""
-        cuts = [len(draw.lam) * part // self.parts for part in range(self.parts + 1)]
-        return (draw.part(*cut) for cut in pairwise(cuts))
-
     def state_dict(self) -> dict[str, Tensor]:
         """All that the steps to come depend on, besides settings and data; not copied."""
         state = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         state |= {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
+        if self.regularizer is not None:
+            state |= {f"regularizer.{name}": tensor for name, tensor in self.regularizer.state.items()}
         for number, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{name}": value for name, value in values.items() if value is not None}
         if self.average is not None:
@@ -156,13 +179,14 @@ class Trainer:
 
         Raises ValueError or RuntimeError where it is of another network or method.
         """
-        names = ("network", "method", "optimizer", "average", "scaler")
+        names = ("network", "method", "regularizer", "optimizer", "average", "scaler")
         parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for name, tensor in state.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = tensor
         self.network.load_state_dict(parts["network"])
         self.method.load_state_dict(parts["method"])
+        load_state(self.regularizer.state if self.regularizer else {}, parts["regularizer"])
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.optimizer.state.clear()
         for name, tensor in parts["optimizer"].items():
@@ -178,14 +202,14 @@ class Trainer:
             self.scaler.load_state_dict({**self.scaler.state_dict(), **scale})
         self.steps_done = steps_done
         self._set_rates()
-        self._draws = self._draws_from_here()
+        self._batches = self._batches_from_here()
 
-    def _draws_from_here(self) -> Iterator[Draw]:
-        yield from self.renderer.feed(self._draw(step) for step in range(self.steps_done, self.steps))
+    def _batches_from_here(self) -> Iterator[tuple[StepPlan, Pools]]:
+        yield from fetch(self.images, self.auxiliary, (self._plan(step) for step in range(self.steps_done, self.steps)))
 
-    def _draw(self, step: int) -> Draw:
-        with self.span("draw"):
-            return self.method.draw(self.sampler, step)
+    def _plan(self, step: int) -> StepPlan:
+        with self.span("plan"):
+            return self.method.plan(self.sampler, step)
 
     def _set_rates(self) -> None:
         """Gives the optimiser the next step's learning rates."""
@@ -197,22 +221,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * group["lr_scale"] * factor
 
-    def examine(self, images: Images) -> Evaluation:
-        """What the network makes of each image, on unmixed centre crops; in float32, as the weights are kept.
+    def evaluate(self, images: Images) -> Evaluation:
+        """Evaluates the final network on unmixed centre crops, in float32, as the weights are kept.
 
         The processes share the work.
         """
-        self._share_statistics(self.final_network)
+        network, form = self.final_network, self.form._replace(dtype=torch.float32)
+        self._share_statistics(network)
         mine = torch.arange(len(images), device=images.labels.device)[distributed.rank() :: distributed.world_size()]
-        return merge_evaluations(
-            distributed.gather_objects(
-                evaluate_network(self.final_network, self.renderer, images, self.batch_size, mine)
-            )
-        )
-
-    def evaluate(self, images: Images) -> float:
-        """Accuracy on unmixed centre crops, in percent."""
-        return self.examine(images).accuracy
+        own_part = evaluate_network(network, images, form, self.batch_size, mine)
+        return merge_evaluations(distributed.gather_objects(own_part))
 
     def _share_statistics(self, network: Network) -> None:
         """Gives all processes the statistics of batch normalisation that the first has."""
