@@ -100,12 +100,12 @@ def test_other_selection_files_are_refused(text: str, message: str, tmp_path: Pa
         read_selection("absent", ["s", "t"], made_dataset([0, 1]))
 
 
-def test_chosen_samples_come_once_and_places_lead_to_them() -> None:
+def test_chosen_samples_come_once_and_are_found_by_their_positions() -> None:
     source = made_dataset([0, 0, 1, 1])
     by_image = Selection("image", [[3, 0], [3, 1]], None)
     samples = by_image.samples(source)
     assert [sample.image.name for sample in samples] == ["0.png", "1.png", "3.png"]
-    assert [[samples[place] for place in row] for row in by_image.places()] == [
+    assert [[samples[i] for i in row] for row in by_image.sample_positions()] == [
         [source.train[3], source.train[0]],
         [source.train[3], source.train[1]],
     ]

@@ -360,7 +360,7 @@ def test_auxiliary_images_can_be_single_ones(data: tuple[Dataset, Dataset]) -> N
     selection = choose(settings_for("sample"), data)
     samples = selection.samples(data[1])
     pool = ImageStore(TorchvisionDecoder(37, 1), None, None, print).build(samples, "images")
-    auxiliary = AuxiliaryIndex.of_images(pool, selection.places())
+    auxiliary = AuxiliaryIndex.of_images(pool, selection.sample_positions())
     assert auxiliary.offsets.tolist() == [0, 5, 10, 15] and len(pool) == len(samples)
     for target, row in enumerate(selection.chosen):
         members = auxiliary.members[5 * target : 5 * target + 5].tolist()

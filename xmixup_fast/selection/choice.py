@@ -35,10 +35,10 @@ class Selection:
             return [source.train[position] for position in self._positions()]
         return of_classes(source.train, self._positions())
 
-    def places(self) -> list[list[int]]:
-        """For ``kind`` "image": where the images of each target class are among the :meth:`samples`."""
-        place = {position: i for i, position in enumerate(self._positions())}
-        return [[place[position] for position in row] for row in self.chosen]
+    def sample_positions(self) -> list[list[int]]:
+        """For ``kind`` "image": the positions among :meth:`samples` of the images of each target class."""
+        sample_position = {position: i for i, position in enumerate(self._positions())}
+        return [[sample_position[position] for position in row] for row in self.chosen]
 
     def to_json(self, target_classes: Sequence[str], source: Dataset) -> dict[str, list[dict[str, Any]]]:
         """The selection by names, as selection.json holds it.
@@ -69,6 +69,7 @@ class Selection:
         return [f"  {name:{width}s} <- {self._describe(target, source)}" for target, name in enumerate(target_classes)]
 
     def _positions(self) -> list[int]:
+        """All positions in ``chosen``, sorted, each once."""
         return sorted({position for row in self.chosen for position in row})
 
     def _describe(self, target: int, source: Dataset) -> str:

@@ -38,7 +38,7 @@ def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Datas
     return target, source
 
 
-def make_builder(settings: Settings, log: Callable[[str], object]) -> ImageStore:
+def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageStore:
     """The store that decodes images as the settings say. Raises ValueError where the decoder is not installed."""
     device = torch.device(settings.device)
     decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), log)
@@ -68,36 +68,36 @@ class SplitImages:
         self.target = target
         self.log = log
         self.listed = target.bad + (source.bad if source else [])
-        self.builder = make_builder(settings, log)
-        self.of: dict[str, ImagePool | StreamedImages] = {
-            name: self.builder.images(self._samples(name), f"{name} images", settings.storage)
+        self.store = make_image_store(settings, log)
+        self.splits: dict[str, ImagePool | StreamedImages] = {
+            name: self.store.images(self._samples(name), f"{name} images", settings.storage)
             for name in ("train", "val", "test")
         }
         """The images of each split: train, val and test."""
-        for name, images in self.of.items():
+        for name, images in self.splits.items():
             self._check_classes(images, self._samples(name), target.classes, f"{name} images")
         for name in ("train", "val"):
-            self.of[name] = self.of[name].to(settings.device)
+            self.splits[name] = self.splits[name].to(settings.device)
 
     @property
     def train(self) -> ImagePool | StreamedImages:
         """The training images."""
-        return self.of["train"]
+        return self.splits["train"]
 
     @property
     def val(self) -> ImagePool | StreamedImages:
         """The validation images."""
-        return self.of["val"]
+        return self.splits["val"]
 
     @property
     def test(self) -> ImagePool | StreamedImages:
         """The test images, on the CPU."""
-        return self.of["test"]
+        return self.splits["test"]
 
     @property
     def bad(self) -> list[BadFile]:
         """The images that cannot be used, each once: listed by the readers, or found while decoding so far."""
-        return list(dict.fromkeys(self.listed + self.builder.bad))
+        return list(dict.fromkeys(self.listed + self.store.bad))
 
     def auxiliary(self, selection: Selection, source: Dataset) -> ImagePool:
         """The pool of the images that a selection chose.
@@ -108,7 +108,7 @@ class SplitImages:
         samples = selection.samples(source)
         while True:
             try:
-                pool = self.builder.build(samples, "auxiliary images")
+                pool = self.store.build(samples, "auxiliary images")
                 break
             except OverBudget:
                 if not self._make_room():
@@ -129,10 +129,10 @@ class SplitImages:
     def _make_room(self) -> bool:
         """Turns the pool of a split into a stream: test, then val, then train. False where no pool is left."""
         if self.settings.storage == "auto":
-            for name, images in reversed(self.of.items()):
+            for name, images in reversed(self.splits.items()):
                 if isinstance(images, ImagePool):
-                    stream = self.builder.release(images, self._samples(name), f"{name} images")
-                    self.of[name] = stream.to(images.device)
+                    stream = self.store.release(images, self._samples(name), f"{name} images")
+                    self.splits[name] = stream.to(images.device)
                     return True
         return False
 
