@@ -61,9 +61,9 @@ def figures() -> dict[tuple[str, Task], dict[int, dict[str, Any]]]:
 
 def test_differences_are_paired_and_averages_take_seeds_done_on_all_tasks(figures: Any) -> None:
     tasks = [Task("a", 5), Task("b", None)]
-    made = rows(figures, {("other", tasks[0]): 1.5}, ["finetune", "other"], tasks, "test")
-    by_target_and_method = {(row.target, row.method): row for row in made}
-    assert [row.target for row in made] == ["average", "average", "a", "a", "b", "b"]
+    table_rows = rows(figures, {("other", tasks[0]): 1.5}, ["finetune", "other"], tasks, "test")
+    by_target_and_method = {(row.target, row.method): row for row in table_rows}
+    assert [row.target for row in table_rows] == ["average", "average", "a", "a", "b", "b"]
     average = by_target_and_method["average", "other"]
     assert average.seeds == 2 and average.accuracy == np.mean([(53 + 71) / 2, (55 + 74) / 2])
     assert average.difference == Difference.of([3, 1], [1, 3]) and average.difference.mean == 2
@@ -73,10 +73,10 @@ def test_differences_are_paired_and_averages_take_seeds_done_on_all_tasks(figure
     ].difference == Difference.of([1.0, 3.0])
     assert by_target_and_method["a", "other"].relative_seconds == 1.5 and math.isnan(average.relative_seconds)
     assert by_target_and_method["average", "finetune"].accuracy == np.mean([60, 62.5, 62])
-    text = markdown(made, "test")
+    text = markdown(table_rows, "test")
     assert "**Average over 2 targets**" in text and "**a, 5 shots**" in text and "**b**" in text
     assert "| other | 2 | 72.5 | +2.0 (-10.7 to +14.7), includes zero |  | 100 | 200 |" in text
-    lines = list(csv.DictReader(io.StringIO(comma_separated(made))))
+    lines = list(csv.DictReader(io.StringIO(comma_separated(table_rows))))
     assert [row["accuracy"] for row in lines][:2] == [str(184.5 / 3), "63.25"]
     assert lines[1]["relative_seconds"] == "" and float(lines[3]["difference"]) == 1.0
 

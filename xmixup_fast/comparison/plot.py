@@ -27,7 +27,7 @@ class _Point(NamedTuple):
     method: str
 
 
-def plot(made: Sequence[Row], split: str, path: Path) -> bool:
+def plot(table_rows: Sequence[Row], split: str, path: Path) -> bool:
     """Plots accuracy minus the baseline's against relative step time, for the first task of the rows, as a PNG file.
 
     Returns False, and writes nothing, where no method but the baseline has been both trained and timed.
@@ -36,7 +36,7 @@ def plot(made: Sequence[Row], split: str, path: Path) -> bool:
 
     from ..report import figures
 
-    points = _points(made)
+    points = _points(table_rows)
     if len(points) < 2:
         return False
     bounds = [bound for _, gain, _ in points for bound in (gain.low, gain.mean, gain.high) if not math.isnan(bound)]
@@ -54,16 +54,18 @@ def plot(made: Sequence[Row], split: str, path: Path) -> bool:
         ylim=(min(bounds + heights) - gap, max(bounds + heights) + gap),
         xlabel=f"time of a step, in multiples of {BASELINE}'s",
         ylabel=f"{split} accuracy minus {BASELINE}'s, points, with {100 * LEVEL:.0f} % interval",
-        title="average over targets" if made[0].target == AVERAGE else str(Task(made[0].target, made[0].shots)),
+        title="average over targets"
+        if table_rows[0].target == AVERAGE
+        else str(Task(table_rows[0].target, table_rows[0].shots)),
     )
     axes.grid(alpha=0.25)
     figures.save(figure, path)
     return True
 
 
-def _points(made: Sequence[Row]) -> list[_Point]:
+def _points(table_rows: Sequence[Row]) -> list[_Point]:
     """The methods of the first task that have been trained and timed, by rising gain."""
-    first = [row for row in made if (row.target, row.shots) == (made[0].target, made[0].shots)]
+    first = [row for row in table_rows if (row.target, row.shots) == (table_rows[0].target, table_rows[0].shots)]
     points = [
         _Point(
             row.relative_seconds,

@@ -151,7 +151,7 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else math.nan
 
 
-def markdown(made: Sequence[Row], split: str) -> str:
+def markdown(table_rows: Sequence[Row], split: str) -> str:
     """A Markdown table for each task, the average first; methods without a finished run are left out."""
     head = (
         "method",
@@ -163,10 +163,10 @@ def markdown(made: Sequence[Row], split: str) -> str:
         "peak memory, MiB",
     )
     parts = []
-    tasks = dict.fromkeys((row.target, row.shots) for row in made)
+    tasks = dict.fromkeys((row.target, row.shots) for row in table_rows)
     for name, shots in tasks:
         title = f"Average over {len(tasks) - 1} targets" if name == AVERAGE else str(Task(name, shots))
-        cells = [_cells(row) for row in made if (row.target, row.shots) == (name, shots) and row.seeds]
+        cells = [_cells(row) for row in table_rows if (row.target, row.shots) == (name, shots) and row.seeds]
         parts.append(f"**{title}**\n\n{table(head, cells)}")
     return "\n\n".join(parts)
 
@@ -193,13 +193,13 @@ def _number(value: float, format_spec: str) -> str:
     return "" if math.isnan(value) else format(value, format_spec)
 
 
-def comma_separated(made: Sequence[Row]) -> str:
+def comma_separated(table_rows: Sequence[Row]) -> str:
     """The rows as CSV, in full precision; unknown values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [item.name for item in fields(Row) if item.name != "difference"]
     writer.writerow([*names, "difference", "low", "high", "pairs"])
-    for row in made:
+    for row in table_rows:
         values = [*(getattr(row, name) for name in names), *astuple(row.difference)]
         writer.writerow(["" if value is None or value != value else value for value in values])
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""A cache on disk of what passes over the images of a source dataset compute.
+"""A cache on disk for the results of passes over the images of a source dataset.
 
 The key of an entry is a hash of all that its values depend on, so a changed image, network or setting makes a new
 entry, and the cache may be deleted at any time.
