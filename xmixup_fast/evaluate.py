@@ -72,7 +72,7 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
     from .models.trained import load
     from .report import figures
     from .runtime.device import reproducible
-    from .training.images import make_builder
+    from .training.images import make_image_store
     from .training.resolve import run_name
 
     distributed.require_one_process()
@@ -83,7 +83,7 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
         raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
     split, samples, bad = _samples(settings, is_own, options.split, network.classes)
     with reproducible(settings.seed, settings.threads):
-        builder = make_builder(settings, log)
+        builder = make_image_store(settings, log)
         images = builder.images(samples, f"{split} images", settings.storage).to(settings.device)
         bad = refuse_bad_files(bad + builder.bad, settings.bad_files, "evaluates without them")
         if not len(images):

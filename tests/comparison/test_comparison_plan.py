@@ -1,4 +1,4 @@
-"""Comparisons: what is run."""
+"""The plan of a comparison: which runs it has, and which mistakes in its file are named."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from xmixup_fast.comparison.plan import Comparison, Task, read
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def planned(folder: Path, plan: dict[str, Any], **flags: Any) -> Comparison:
-    return read(write_plan(folder, plan), **{"settings": {}, **flags})
+def planned(folder: Path, plan: dict[str, Any], settings: dict[str, Any] | None = None, **flags: Any) -> Comparison:
+    """The comparison of a plan that is written to a file, with flags on top."""
+    return read(write_plan(folder, plan), settings=settings or {}, **flags)
 
 
 def test_runs_are_methods_x_targets_x_shots_x_seeds(tmp_path: Path, plan: dict[str, Any]) -> None:
@@ -30,9 +31,9 @@ def test_runs_are_methods_x_targets_x_shots_x_seeds(tmp_path: Path, plan: dict[s
     assert (control.settings.steps, control.settings.shots) == (9, 3)
 
 
-def test_flags_come_on_top_of_common_settings_but_not_of_a_methods_own(tmp_path: Path, plan: dict[str, Any]) -> None:
-    only: dict[str, Any] = {"targets": ["boats"], "methods": ["finetune", "xmixup-random"], "seeds": [7], "shots": [1]}
-    runs = planned(tmp_path, plan, settings={"steps": 4, "top_k": 9}, **only).runs({})
+def test_flags_replace_common_settings_but_not_those_of_one_method(tmp_path: Path, plan: dict[str, Any]) -> None:
+    flags: dict[str, Any] = {"targets": ["boats"], "methods": ["finetune", "xmixup-random"], "seeds": [7], "shots": [1]}
+    runs = planned(tmp_path, plan, settings={"steps": 4, "top_k": 9}, **flags).runs({})
     assert [(run.method, str(run.task), run.settings.seed) for run in runs] == [
         ("finetune", "boats, 1 shot", 7),
         ("xmixup-random", "boats, 1 shot", 7),
@@ -48,7 +49,7 @@ def test_without_a_file_flags_are_a_comparison_with_its_controls() -> None:
     assert len(comparison.runs({})) == 4 * 4 * 5
 
 
-def test_a_run_is_known_by_the_settings_that_matter(tmp_path: Path, plan: dict[str, Any]) -> None:
+def test_the_key_of_a_run_depends_on_the_settings_that_change_its_result(tmp_path: Path, plan: dict[str, Any]) -> None:
     def key(**changes: Any) -> str:
         return planned(tmp_path, {**plan, **changes}).runs({})[0].key
 
@@ -84,7 +85,7 @@ def test_a_run_is_known_by_the_settings_that_matter(tmp_path: Path, plan: dict[s
         ({"grid": {"finetune": {"lr": 1}}}, "grid: finetune: lr: expected a list of values, got 1"),
     ],
 )
-def test_what_a_file_gets_wrong_is_named(
+def test_mistakes_in_a_file_are_named(
     tmp_path: Path, plan: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     if "got finetune 1, " in message:  # a method without a grid has one point, which is as many
@@ -95,7 +96,7 @@ def test_what_a_file_gets_wrong_is_named(
         planned(tmp_path, {**plan, **changes})
 
 
-def test_seeds_of_tuning_are_not_the_comparisons(tmp_path: Path, plan: dict[str, Any]) -> None:
+def test_tuning_needs_seeds_of_its_own(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan |= {"grid": {"finetune": {"lr": [0.1]}}, "tune_seeds": [1, 2]}
     with pytest.raises(ValueError, match=r"tune_seeds: expected other seeds than the comparison's, got \[1\]"):
         planned(tmp_path, plan)

@@ -68,7 +68,7 @@ class Workers:
                 failures += 1
                 print(f"    {self.results.work / key}.log tells more", flush=True)
         if elsewhere:
-            print(f"{elsewhere} of {len(jobs)} are being done by other processes")
+            print(f"{elsewhere} of {len(jobs)} are in progress in other processes")
         return failures
 
     def _process(self, key: str, settings: list[Settings]) -> dict[str, Any]:
