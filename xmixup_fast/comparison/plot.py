@@ -17,7 +17,7 @@ def plot(made: Sequence[Row], split: str, path: Path) -> bool:
     """
     from matplotlib.figure import Figure
 
-    from .. import figures
+    from ..report import figures
 
     first = [row for row in made if (row.target, row.shots) == (made[0].target, made[0].shots)]
     points = [
