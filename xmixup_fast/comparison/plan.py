@@ -12,7 +12,7 @@ from typing import Any
 from ..settings.fields import Settings
 from ..settings.identity import run_hash, short_hash
 from ..settings.values import check_names
-from ..settings.yaml_file import load_yaml
+from ..settings.yaml_file import load_yaml, read_recipe, recipes
 
 BASELINE = "finetune"
 """The method that every other is compared with."""
@@ -147,8 +147,8 @@ def read(
     """The comparison of a YAML file, or without one of flags alone; flags come on top of the file's.
 
     ``settings`` replaces common settings and those of targets, never a method's own. ``targets`` and ``methods`` are
-    names in the file, of which no others are taken; without a file they are datasets, and methods as METHOD or
-    METHOD-SELECTION.
+    names in the file, of which no others are taken; without a file they are datasets, and methods as METHOD,
+    METHOD-SELECTION or the name of a recipe.
 
     Raises ValueError, which names what is wrong, and FileNotFoundError.
     """
@@ -167,7 +167,11 @@ def read(
     all_methods = _mappings(where, "methods", content.get("methods"))
     overrides, own_seeds = {}, {}
     for name, values in _only(where, "methods", all_methods, methods).items():
-        check_names(f"{where}: methods: {name}", values, [*CHANGEABLE, "seeds"])
+        row = f"{where}: methods: {name}"
+        check_names(row, values, [*CHANGEABLE, "seeds", "recipe"])
+        if "recipe" in values:
+            values = {**read_recipe(values.pop("recipe")), **values}
+            check_names(row, values, [*CHANGEABLE, "seeds"])
         listed = values.pop("seeds", content.get("seeds"))
         own_seeds[name] = _integers(where, "seeds", seeds or listed)
         method, _, selection = name.partition("-")
@@ -229,7 +233,10 @@ def _from_flags(targets: list[str] | None, methods: list[str] | None) -> dict[st
         raise ValueError(f"targets: expected datasets of different names, got {', '.join(names)}")
     return {
         "targets": {name: {"target": target} for name, target in zip(names, targets, strict=True)},
-        "methods": {name: {} for name in methods or (BASELINE, "mixup", "xmixup", "xmixup-random")},
+        "methods": {
+            name: {"recipe": name} if name in recipes() else {}
+            for name in methods or (BASELINE, "mixup", "xmixup", "xmixup-random")
+        },
         "seeds": [0, 1, 2, 3, 4],
     }
 
