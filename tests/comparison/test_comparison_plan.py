@@ -49,6 +49,37 @@ def test_without_a_file_flags_are_a_comparison_with_its_controls() -> None:
     assert len(comparison.runs({})) == 4 * 4 * 5
 
 
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cut-slow.yaml").write_text("method: cutmix\nlr: 0.5\nalpha: 0.6\n")
+    (tmp_path / "seeded.yaml").write_text("method: cutmix\nseed: 3\n")
+    monkeypatch.setattr("xmixup_fast.settings.yaml_file.RECIPES", tmp_path)
+
+
+def test_a_row_may_be_a_recipe(tmp_path: Path, plan: dict[str, Any], recipe: None) -> None:
+    # The row's name would otherwise be METHOD-SELECTION, and its own settings come on top of the recipe's.
+    plan["methods"] = {"finetune": {}, "cut-slow": {"recipe": "cut-slow", "alpha": 0.7}}
+    _, run, *_ = planned(tmp_path, plan).runs({})
+    assert (run.method, run.settings.method, run.settings.lr, run.settings.alpha) == ("cut-slow", "cutmix", 0.5, 0.7)
+    written_out = {"method": "cutmix", "lr": 0.5, "alpha": 0.7}
+    again = planned(tmp_path, {**plan, "methods": {"finetune": {}, "cut-slow": written_out}})
+    assert [one.key for one in again.runs({})][1] == run.key
+    flags: dict[str, Any] = {"results": "r.jsonl", "targets": ["cats"], "settings": {"model": "m"}}
+    comparison = read(None, methods=["finetune", "cut-slow"], **flags)
+    assert comparison.methods["cut-slow"] == {"method": "cutmix", "lr": 0.5, "alpha": 0.6}
+
+
+def test_a_recipe_of_a_row_may_not_set_what_the_comparison_gives(
+    tmp_path: Path, plan: dict[str, Any], recipe: None
+) -> None:
+    plan["methods"]["mixup"] = {"recipe": "seeded"}
+    with pytest.raises(ValueError, match="methods: mixup: seed is no setting"):
+        planned(tmp_path, plan)
+    plan["methods"]["mixup"] = {"recipe": "absent"}
+    with pytest.raises(ValueError, match="recipe: expected one of cut-slow, plan, seeded, got absent"):
+        planned(tmp_path, plan)
+
+
 def test_the_key_of_a_run_depends_on_the_settings_that_change_its_result(tmp_path: Path, plan: dict[str, Any]) -> None:
     def key(**changes: Any) -> str:
         return planned(tmp_path, {**plan, **changes}).runs({})[0].key
@@ -78,7 +109,7 @@ def test_the_key_of_a_run_depends_on_the_settings_that_change_its_result(tmp_pat
         ({"methods": ["finetune"]}, r"methods: expected names, each with its settings, got \['finetune'\]"),
         ({"seeds": 3}, "seeds: expected a list of whole numbers, got 3"),
         ({"lr": -1}, "finetune on birds, 5 shots: lr: expected a positive number, got -1"),
-        ({"model": None}, "finetune on birds, 5 shots: model: expected str, got None"),
+        ({"model": None}, "finetune on birds, 5 shots: model: expected text, got None"),
         ({"results": None}, "results: expected the name of a file, got None"),
         ({"grid": {"finetune": {"lr": [1]}}, "tune_seeds": [9]}, "got finetune 1, xmixup-random 1, mixup 1"),
         ({"grid": {"finetun": {"lr": [1]}}}, "grid: expected some of finetune, xmixup-random, mixup; got finetun"),

@@ -12,7 +12,7 @@ from typing import Any
 from ..settings.fields import Settings
 from ..settings.identity import run_hash, short_hash
 from ..settings.values import check_names
-from ..settings.yaml_file import load_yaml
+from ..settings.yaml_file import load_yaml, read_recipe, recipes
 
 BASELINE = "finetune"
 """The method with which every other method is compared."""
@@ -165,7 +165,8 @@ def read(
             file gives for one method.
         results: file of results, in place of the plan's.
         targets: with a file, names of targets in it to which the comparison is limited; without one, datasets.
-        methods: with a file, names of methods in it, likewise; without one, METHOD or METHOD-SELECTION.
+        methods: with a file, names of methods in it, likewise; without one, METHOD, METHOD-SELECTION or
+            the name of a recipe.
         shots: training images per class, in place of the plan's.
         seeds: seeds of all methods, in place of the plan's.
 
@@ -208,7 +209,10 @@ def _from_flags(targets: list[str] | None, methods: list[str] | None) -> dict[st
         raise ValueError(f"targets: expected datasets of different names, got {', '.join(names)}")
     return {
         "targets": {name: {"target": target} for name, target in zip(names, targets, strict=True)},
-        "methods": {name: {} for name in methods or (BASELINE, "mixup", "xmixup", "xmixup-random")},
+        "methods": {
+            name: {"recipe": name} if name in recipes() else {}
+            for name in methods or (BASELINE, "mixup", "xmixup", "xmixup-random")
+        },
         "seeds": [0, 1, 2, 3, 4],
     }
 
@@ -262,8 +266,11 @@ class _Plan:
         """The settings and the seeds of the wanted methods, all if None. A method's name may be METHOD-SELECTION."""
         settings, method_seeds = {}, {}
         for name, values in self._wanted("methods", self._named("methods"), wanted).items():
-            check_names(f"{self.where}: methods: {name}", values, [*CHANGEABLE, "seeds", "origin"])
+            check_names(f"{self.where}: methods: {name}", values, [*CHANGEABLE, "seeds", "origin", "recipe"])
             values.pop("origin", None)
+            if "recipe" in values:
+                values = {**read_recipe(values.pop("recipe")), **values}
+                check_names(f"{self.where}: methods: {name}", values, [*CHANGEABLE, "seeds"])
             plan_seeds = values.pop("seeds", self.content.get("seeds"))
             method_seeds[name] = self._integers("seeds", seeds or plan_seeds)
             method, _, selection = name.partition("-")

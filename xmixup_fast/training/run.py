@@ -7,14 +7,13 @@ import platform
 import statistics
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 
-from .._C import __version__
 from ..data import bad_files
 from ..evaluation import Evaluation
 from ..models.network import Network
@@ -22,10 +21,12 @@ from ..models.trained import save
 from ..report.page import RunRecord, run_page
 from ..runtime import distributed
 from ..runtime.device import reproducible
+from ..runtime.extension import __version__
 from ..runtime.files import check_writable
 from ..runtime.signals import Interrupted, catching_signals
 from ..settings.fields import Settings
 from ..settings.identity import check_same, run_hash
+from ..settings.values import check_names
 from .checkpoints import Checkpoint, Checkpoints
 from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
@@ -34,6 +35,11 @@ from .progress import RunState
 from .resolve import resolved
 from .run_folder import NullRunFolder, RunFolder
 from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..settings.kwargs import SettingsKwargs
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Result:
     """Of the test images; without a test, of the validation images; None with neither test nor report."""
 
 
-def fit(settings: Settings | None = None, **overrides: Any) -> Result:
+def fit(settings: Settings | None = None, **overrides: Unpack[SettingsKwargs]) -> Result:
     """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
 
     Settings may be given as an object, by name, or both: then the names come on top. Random numbers and threads of the
@@ -62,6 +68,7 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
     OSError where a checkpoint cannot be written; Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
+    check_names("fit", overrides, [field.name for field in fields(Settings)], TypeError)
     settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
     with distributed.processes(), reproducible(settings.seed, settings.threads):
         return _Run.begin(resolved(settings)).complete()
