@@ -22,13 +22,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .cli import exit_status, parse_settings
 from .runtime.files import write_json
 from .settings.fields import Settings
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .data.dataset import BadFile, Dataset
     from .selection.choice import Selection
 
 GROUPS = ("data", "network and method", "selection of auxiliary images", "machine")
@@ -40,15 +43,9 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    import torch
-
-    from .data.bad_files import list_bad, refuse_bad_files, skipped, to_json
-    from .data.decoding.choose import make_decoder
-    from .models.build import build
     from .report.contact_sheet import contact_sheets
     from .runtime import distributed
-    from .runtime.device import reproducible, usable_device
-    from .selection import selector
+    from .runtime.device import usable_device
     from .training.images import read_datasets
     from .training.resolve import run_name
 
@@ -58,16 +55,31 @@ def run(settings: Settings) -> Selection:
     if (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
     settings = replace(settings, device=usable_device(settings.device))
-
-    rank = distributed.rank()
-
-    def log(text: str) -> None:
-        if rank == 0:
-            print(text, flush=True)
-
     target, source = read_datasets(settings, uses_source=True)
     assert source is not None
     bad = target.bad + source.bad
+    selection = _select(settings, target, source, bad)
+    if distributed.rank() == 0:
+        sheets = contact_sheets(selection, target, source, bad)
+        _write(folder, _report(settings, selection, (target, source), bad), sheets)
+    return selection
+
+
+def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadFile]) -> Selection:
+    """What is selected; files that cannot be decoded are added to ``bad``."""
+    import torch
+
+    from .data.bad_files import list_bad
+    from .data.decoding.choose import make_decoder
+    from .models.build import build
+    from .runtime import distributed
+    from .runtime.device import reproducible
+    from .selection.selector import AuxiliarySelector
+
+    def log(text: str) -> None:
+        if distributed.rank() == 0:
+            print(text, flush=True)
+
     with reproducible(settings.seed, settings.threads):
         network = build(
             settings.model,
@@ -80,17 +92,23 @@ def run(settings: Settings) -> Selection:
         network.to_device(settings.device)
         threads = torch.get_num_threads()
         decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, log)
-        chooser = selector.AuxiliarySelector(settings, network, decoder, log, bad)
+        chooser = AuxiliarySelector(settings, network, decoder, log, bad)
         try:
-            selection = chooser.select(chooser.stream(target.train, "target images", bad), target, source)
+            return chooser.select(chooser.stream(target.train, "target images", bad), target, source)
         except ValueError as error:
             if not bad:
                 raise
             raise ValueError(f"{error}\n{list_bad(bad)}") from error
-    if rank > 0:
-        return selection
 
-    sheets = contact_sheets(selection, target, source, bad)
+
+def _report(
+    settings: Settings, selection: Selection, datasets: tuple[Dataset, Dataset], bad: Sequence[BadFile]
+) -> dict[str, Any]:
+    """The content of selection.json, of which the console shows a table."""
+    from .data.bad_files import refuse_bad_files, skipped, to_json
+    from .selection import selector
+
+    target, source = datasets
     bad = refuse_bad_files(bad, settings.bad_files)
     report = selector.report(settings, selection, target, source)
     report["bad_files"] = to_json(bad)
@@ -98,12 +116,16 @@ def run(settings: Settings) -> Selection:
     print("\n".join(selection.lines(target.classes, source)))
     if bad:
         print(f"{skipped(bad)}; selection.json lists them")
+    return report
+
+
+def _write(folder: Path, report: dict[str, Any], sheets: Sequence[Image]) -> None:
+    """Writes selection.json and the contact sheets."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, sheet in enumerate(sheets, start=1):
         sheet.save(folder / f"contact-sheet-{number}.png")
     write_json(folder / "selection.json", report)
     print(f"selection.json and {len(sheets)} contact sheet{'s' if len(sheets) > 1 else ''} in {folder}")
-    return selection
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.select") -> int:

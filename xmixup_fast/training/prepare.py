@@ -17,7 +17,7 @@ from ..data.bad_files import list_bad, without
 from ..data.center_crops import center_crop_batches
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.sources import read_dataset
-from ..methods import METHODS, REGULARIZERS
+from ..methods import L2SP, METHODS, REGULARIZERS
 from ..methods.base import Batches
 from ..models.build import build
 from ..models.class_names import readable_name
@@ -130,9 +130,6 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     log(images.store.storage())
     if resumed is None:
         method.measure(network, batches)
-    regularizer = None if settings.regularizer == "none" else REGULARIZERS[settings.regularizer](settings, network)
-    if regularizer and settings.weight_decay not in (0, Settings.weight_decay):
-        log(f"weight_decay {settings.weight_decay:g} is not used: regularizer {settings.regularizer} takes its place")
     log(
         f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(images.train)} training, "
         f"{len(images.val)} validation and {len(images.test)} test images"
@@ -142,7 +139,7 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     parts = StepParts(
         network=network,
         method=method,
-        regularizer=regularizer,
+        regularizer=_regularizer(settings, network, log),
         sampler=Sampler(images.train, index, settings, rank=rank, world_size=world_size),
         images=images.train,
         auxiliary=auxiliary.pool if auxiliary else None,
@@ -155,6 +152,15 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
         source_classes=source_classes or [],
         auxiliary=auxiliary,
     )
+
+
+def _regularizer(settings: Settings, network: Network, log: Callable[[str], object]) -> L2SP | None:
+    """The run's regularizer, which draws to the network's weights as they are now."""
+    if settings.regularizer == "none":
+        return None
+    if settings.weight_decay not in (0, Settings.weight_decay):
+        log(f"weight_decay {settings.weight_decay:g} is not used: regularizer {settings.regularizer} takes its place")
+    return REGULARIZERS[settings.regularizer](settings, network)
 
 
 def _network(settings: Settings, target: Dataset, source_classes: Sequence[str] | None) -> Network:
@@ -208,11 +214,11 @@ class _Choice:
         if selection.kind == "class":
             return AuxiliaryIndex.of(pool, selection.chosen)
         samples = selection.samples(self.source)
-        places = _places_of_good(selection.sample_positions(), samples, self.images.bad, self.target.classes)
+        places = _positions_of_usable(selection.sample_positions(), samples, self.images.bad, self.target.classes)
         return AuxiliaryIndex.of_images(pool, places)
 
 
-def _places_of_good(
+def _positions_of_usable(
     places: Sequence[Sequence[int]], samples: Sequence[Sample], bad: Sequence[BadFile], classes: Sequence[str]
 ) -> list[list[int]]:
     """Positions among the samples as positions among those that are not bad. ValueError where a class has none."""
