@@ -11,6 +11,7 @@ from .. import ops
 from ..ops.auxiliary_index import NO_AUXILIARY, AuxiliaryIndex
 from ..ops.image_pool import Images
 from ..ops.lam import beta_quantiles, cutmix_boxes
+from ..ops.operators import DrawOutput
 from ..settings.fields import Settings
 from .plan import Second, StepPlan
 from .seeds import SeedUse, hash_integers
@@ -88,22 +89,7 @@ class Sampler:
         position = torch.arange(begin, end, device=self.device)
         sample = self._order(begin, end)
         label = self.labels[sample]
-        auxiliary = self.any_class if any_class else self.auxiliary
-        size = (settings.image_size, settings.image_size)
-        drawn = ops.draw(
-            settings.seed,
-            sample=sample,
-            epoch=position // len(self.labels),
-            label=torch.zeros_like(label) if any_class else label,
-            target_index=sample,
-            target_sizes=self.sizes,
-            offsets=auxiliary.offsets,
-            members=auxiliary.members,
-            aux_sizes=auxiliary.sizes,
-            lam_quantiles=self.quantiles,
-            size=size,
-            flip=settings.flip,
-        )
+        drawn = self._draw(sample, position, any_class)
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
         # Drawn in this order whether needed or not, so that all methods see the same partners and weights.
         partner = self._to_device(torch.randperm(len(sample), generator=generator))
@@ -113,7 +99,7 @@ class Sampler:
         if second is not None:
             lam = self._lam(drawn.lam, chance, position)
             if box:
-                boxes, lam = cutmix_boxes(lam, drawn.center, size)
+                boxes, lam = cutmix_boxes(lam, drawn.center, (settings.image_size, settings.image_size))
         second_label = None
         if second == "partner":
             second_label = label[partner]
@@ -137,6 +123,25 @@ class Sampler:
         ends = {-(-epoch * images // batch): epoch for epoch in range(1, self.steps * batch // images + 1)}
         ends.setdefault(self.steps, -(-self.steps * batch // images))
         return ends
+
+    def _draw(self, sample: Tensor, position: Tensor, any_class: bool) -> DrawOutput:
+        """All that depends on seed, image and epoch alone, for samples at these positions of the run's order."""
+        settings = self.settings
+        auxiliary = self.any_class if any_class else self.auxiliary
+        return ops.draw(
+            settings.seed,
+            sample=sample,
+            epoch=position // len(self.labels),
+            label=torch.zeros_like(sample) if any_class else self.labels[sample],
+            target_index=sample,
+            target_sizes=self.sizes,
+            offsets=auxiliary.offsets,
+            members=auxiliary.members,
+            aux_sizes=auxiliary.sizes,
+            lam_quantiles=self.quantiles,
+            size=(settings.image_size, settings.image_size),
+            flip=settings.flip,
+        )
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, SeedUse.EPOCH, epoch))

@@ -214,18 +214,21 @@ class _Choice:
         if selection.kind == "class":
             return AuxiliaryIndex.of(pool, selection.chosen)
         samples = selection.samples(self.source)
-        places = _positions_of_usable(selection.sample_positions(), samples, self.images.bad, self.target.classes)
-        return AuxiliaryIndex.of_images(pool, places)
+        positions = _positions_of_usable(selection.sample_positions(), samples, self.images.bad, self.target.classes)
+        return AuxiliaryIndex.of_images(pool, positions)
 
 
 def _positions_of_usable(
-    places: Sequence[Sequence[int]], samples: Sequence[Sample], bad: Sequence[BadFile], classes: Sequence[str]
+    positions: Sequence[Sequence[int]], samples: Sequence[Sample], bad: Sequence[BadFile], classes: Sequence[str]
 ) -> list[list[int]]:
-    """Positions among the samples as positions among those that are not bad. ValueError where a class has none."""
-    names = {item.name for item in bad}
-    good = [i for i, sample in enumerate(samples) if sample.image.name not in names]
-    place = {i: position for position, i in enumerate(good)}
-    kept = [[place[i] for i in row if i in place] for row in places]
+    """Positions among all samples, row by row, as positions among the samples that are not bad.
+
+    Raises ValueError for a row, one for each class, of which nothing is left.
+    """
+    bad_names = {item.name for item in bad}
+    usable = [i for i, sample in enumerate(samples) if sample.image.name not in bad_names]
+    new_position = {i: position for position, i in enumerate(usable)}
+    kept = [[new_position[i] for i in row if i in new_position] for row in positions]
     for name, row in zip(classes, kept, strict=True):
         if not row:
             raise ValueError(f"class {name}: none of its auxiliary images can be decoded\n{list_bad(bad)}")
