@@ -10,6 +10,7 @@ import html
 import re
 from itertools import pairwise
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -61,8 +62,13 @@ def usage(command: str) -> str:
 
 
 def settings_table(names: list[str]) -> str:
-    """Name, type, default and docstring of some settings, or of all."""
-    tree = ast.parse((PACKAGE / "settings.py").read_text(encoding="utf-8"))
+    """Name, type, default and docstring of some settings; without names of all, a table for each group."""
+    if not names:
+        tables = run_path(str(PACKAGE / "settings" / "groups.py"))  # which imports nothing
+        of_methods = {f"for {method} alone": own for method, own in tables["METHOD_SETTINGS"].items()}
+        groups = {**tables["GROUPS"], **of_methods}
+        return "\n\n".join(f"### {title.capitalize()}\n{settings_table([*own])}" for title, own in groups.items())
+    tree = ast.parse((PACKAGE / "settings" / "fields.py").read_text(encoding="utf-8"))
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
     rows: dict[str, str] = {}
     for field, docstring in pairwise(body):
@@ -70,8 +76,7 @@ def settings_table(names: list[str]) -> str:
             name, meaning = field.target.id, " ".join(ast.literal_eval(docstring.value).split())
             default = f"`{ast.literal_eval(field.value)}`" if field.value else "must be given"
             rows[name] = f"| `{name}` | {default} | {escaped(meaning)}<br>*{kind(field.annotation)}* |"
-    chosen = [rows[name] for name in names or rows]
-    return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *chosen])
+    return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *(rows[name] for name in names)])
 
 
 def kind(annotation: ast.expr) -> str:

@@ -3,38 +3,41 @@
 >>> import xmixup_fast
 >>> result = xmixup_fast.fit(target="photos/", source="imagenet/", model="resnet50")  # doctest: +SKIP
 >>> images = xmixup_fast.mix(pool, crops, aux, aux_crops, lam, mean=mean, std=std, size=(224, 224))  # doctest: +SKIP
+
+The names are imported when they are first used, so that importing the package needs neither torch nor the extension.
+``import xmixup_fast.ops`` registers the operators as ``torch.ops.xmixup_fast``.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import torch as _torch  # noqa: F401  (loads the libraries that the extension is linked with)
-
-try:
-    from ._C import __version__, build_info, cpu_level
-except ModuleNotFoundError as error:
-    raise ImportError(
-        "xmixup_fast: the native extension is missing for this Python; in the project's folder run: pip install ."
-    ) from error
-
-from .ops.image_pool import Crops, ImagePool
-from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix
-
 if TYPE_CHECKING:
+    from .ops.image_pool import Crops, ImagePool
     from .ops.lam import cutmix_boxes
+    from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix
     from .ops.xmixup import MixedLabels, XMixup, joint_labels
+    from .runtime.extension import __version__, build_info, cpu_level
     from .settings.fields import Settings
     from .training.run import Result, fit
 
-# Imported when first used: they need timm or SciPy, which take a second.
+# The same imports as above: tests/project/test_package.py compares them.
 _LAZY = {
+    "Crops": "ops.image_pool",
+    "DrawOutput": "ops.operators",
+    "ImagePool": "ops.image_pool",
     "MixedLabels": "ops.xmixup",
     "Result": "training.run",
     "Settings": "settings.fields",
     "XMixup": "ops.xmixup",
+    "__version__": "runtime.extension",
+    "build_info": "runtime.extension",
+    "cpu_level": "runtime.extension",
     "cutmix_boxes": "ops.lam",
+    "draw": "ops.operators",
+    "dual_head_cross_entropy": "ops.operators",
     "fit": "training.run",
     "joint_labels": "ops.xmixup",
+    "mix": "ops.operators",
 }
 
 __all__ = [

@@ -1,19 +1,19 @@
 """Compare transfer methods: methods x targets x shots x seeds.
 
-python -m xmixup_fast.compare docs/comparison.yaml --data DIR
+xmixup compare docs/comparison.yaml --data DIR
     runs what is missing, each run in a process of its own; then prints the table and writes it beside the results, as
     Markdown, CSV and PNG. May be stopped and started again at any time, and started several times to share the work
 
-python -m xmixup_fast.compare --targets photos/ --source imagenet/train/ --model resnet50 --results photos.jsonl
+xmixup compare --targets photos/ --source imagenet/train/ --model resnet50 --results photos.jsonl
     without a file: finetune and xmixup, with both controls (mixup, xmixup-random), five seeds
 
-python -m xmixup_fast.compare FILE.yaml --tune
+xmixup compare FILE.yaml --tune
     first: chooses settings out of the file's grid, as many for each method, by validation accuracy on other seeds
 
-python -m xmixup_fast.compare FILE.yaml --time
+xmixup compare FILE.yaml --time
     beforehand or at the end, on an idle machine: times each method's steps and finetune's in turn
 
-python -m xmixup_fast.compare FILE.yaml --split val
+xmixup compare FILE.yaml --split val
     compares validation accuracies; test images are not looked at
 
 A run is known by a hash of its settings, defaults included: where one changes, it is another run, and what does not
@@ -24,25 +24,22 @@ each seed cuts another one, and what tuning validates on may be tested on with o
 
 from __future__ import annotations
 
-import argparse
+import signal
 import sys
-import types
-import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
-
+from .cli import Parser, checked_options, exit_status, require_one_process
 from .comparison.plan import COMMON, Comparison, Task, read, timing_key
 from .comparison.plot import plot
 from .comparison.results import Results
 from .comparison.tables import comma_separated, markdown, paired_table, rows
 from .comparison.tuning import choose, tuned
 from .comparison.workers import Workers
-from .runtime.distributed import require_one_process
 from .runtime.files import around_markers, write_between_markers, write_text
-from .settings.fields import Settings
+from .runtime.signals import Interrupted
 
 WRITER = "python -m xmixup_fast.compare"
 """What the tables of other people's pages are marked with."""
@@ -51,89 +48,105 @@ Chosen = Mapping[str, Mapping[str, Any]]
 """Settings that tuning has chosen, by method."""
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line; ``settings`` holds the training settings that it gives."""
-    parser = argparse.ArgumentParser(
-        prog="python -m xmixup_fast.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to compare, and what to do."""
+
+    file: str | None = None
+    """What to compare."""
+    results: str | None = None
+    """File of results, a JSON line a run, instead of the file's."""
+    targets: list[str] | None = None
+    """Some of the file's targets; without a file: datasets."""
+    methods: list[str] | None = None
+    """Some of the file's methods; without a file: METHOD, METHOD-SELECTION, or recipes."""
+    shots: list[int] | None = None
+    """Training images per class, instead of the file's."""
+    seeds: list[int] | None = None
+    """Seeds, instead of the file's."""
+    split: Literal["val", "test"] = "test"
+    """Images to compare on."""
+    data: str | None = None
+    """What {data} stands for in the file."""
+    tune: bool = False
+    """Choose settings out of the grid."""
+    time: bool = False
+    """Time steps in turn with finetune's."""
+    table: bool = False
+    """Run nothing, make the table of what is there."""
+    versus: str | None = None
+    """Add a table: this method minus each other one, in pairs."""
+    markdown: str | None = None
+    """Write the first table, and that of --versus, between the markers in this file."""
+
+    def __post_init__(self) -> None:
+        if self.tune + self.time + self.table > 1:
+            raise ValueError("expected one of --tune, --time and --table, got several")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.compare") -> int:
+    """Runs the command; returns its exit status: 2 for an error that the user can mend, 1 where runs failed."""
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def work() -> int:
+        options, comparison = parse(given, prog)
+        try:
+            return _compare(comparison, options)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; the same command goes on", signal.SIGINT) from None
+
+    return exit_status(work)
+
+
+def parse(arguments: Sequence[str], prog: str) -> tuple[Options, Comparison]:
+    """What the command line asks for. Exits for --help; ValueError and FileNotFoundError for what cannot be used."""
+    parser = Parser(prog, __doc__, of_training=True)
+    parser.flags.title = "flags"
+    names = {"results": "FILE", "targets": "NAME", "methods": "NAME", "data": "DIR", "markdown": "FILE"}
+    parser.add_options(Options, positional={"file": "FILE.yaml"}, metavars={**names, "versus": "METHOD"})
+    parser.add_settings(arguments, groups=(), only=[name for name in COMMON if name != "shots"])
+    values = parser.values(arguments)
+    of_options = {field.name for field in fields(Options)}
+    options = checked_options(Options, {name: value for name, value in values.items() if name in of_options}, prog)
+    comparison = read(
+        options.file,
+        settings={name: value for name, value in values.items() if name not in of_options},
+        results=options.results,
+        targets=options.targets,
+        methods=options.methods,
+        shots=options.shots,
+        seeds=options.seeds,
     )
-    parser.add_argument("file", nargs="?", metavar="FILE.yaml", help="what to compare")
-    parser.add_argument("--results", help="file of results, a JSON line a run, instead of the file's")
-    parser.add_argument("--targets", nargs="+", help="those of the file to take; without a file: datasets")
-    parser.add_argument("--methods", nargs="+", help="those of the file to take; without one: METHOD[-SELECTION]")
-    parser.add_argument("--shots", nargs="+", type=int, help="training images per class, instead of the file's")
-    parser.add_argument("--seeds", nargs="+", type=int, help="instead of the file's")
-    parser.add_argument("--split", choices=["val", "test"], default="test", help="images to compare on")
-    parser.add_argument("--data", metavar="DIR", help="what {data} stands for in the file")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--tune", action="store_true", help="choose settings out of the grid")
-    what.add_argument("--time", action="store_true", help="time steps in turn with finetune's")
-    what.add_argument("--table", action="store_true", help="run nothing, make the table of what is there")
-    parser.add_argument("--versus", metavar="METHOD", help="add a table: this method minus each other one, in pairs")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the first table between the markers in it")
-    group = parser.add_argument_group("settings of training, as python -m xmixup_fast.train --help tells")
-    hints = typing.get_type_hints(Settings)
-    for name in COMMON:
-        if name != "shots":
-            group.add_argument(f"--{name.replace('_', '-')}", **_flag(hints[name]), default=argparse.SUPPRESS)
-    parsed = parser.parse_args(arguments)
-    parsed.settings = {name: getattr(parsed, name) for name in COMMON if name != "shots" and hasattr(parsed, name)}
-    return parsed
+    return options, comparison
 
 
-def _flag(hint: Any) -> dict[str, Any]:
-    """How argparse reads a setting: texts as they are, other values as in YAML."""
-    if hint is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else [hint]
-    takes_text = str in options
-    many = any(typing.get_origin(option) is list for option in options)
-    return {"type": str if takes_text else yaml.safe_load, "metavar": "VALUE", **({"nargs": "+"} if many else {})}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 2 for what the user can mend, 1 where runs failed."""
-    asked = parse(sys.argv[1:] if arguments is None else arguments)
-    names = ("settings", "results", "targets", "methods", "shots", "seeds")
-    try:
-        comparison = read(asked.file, **{name: getattr(asked, name) for name in names})
-        return _compare(comparison, asked)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def _compare(comparison: Comparison, asked: argparse.Namespace) -> int:
+def _compare(comparison: Comparison, options: Options) -> int:
     require_one_process()
     results = Results(comparison.results)
-    if asked.versus is not None and asked.versus not in comparison.methods:
-        raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {asked.versus}")
-    if asked.markdown is not None:
-        around_markers(asked.markdown, WRITER)  # refused now, not after hours of runs
-    if asked.tune:
+    page = None if options.markdown is None else Path(options.markdown)
+    if options.versus is not None and options.versus not in comparison.methods:
+        raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {options.versus}")
+    if page is not None:
+        around_markers(page, WRITER)  # refused now, not after hours of runs
+    if options.tune:
         if not comparison.grid:
-            raise ValueError(f"{asked.file or 'flags'}: grid: expected the settings to try, got none")
+            raise ValueError(f"{options.file or 'flags'}: grid: expected the settings to try, got none")
         wanted = [run for method in comparison.grid for point in comparison.tuning(method) for run in point]
-        failures = Workers(results, asked.data).train(wanted, "val")
+        failures = Workers(results, options.data).train(wanted, "val")
         print(tuned(comparison, results.lines()))
         return int(failures > 0)
     chosen = choose(comparison, results.lines())
     runs = comparison.runs(chosen)
     failures = 0
-    if asked.time:
-        failures = Workers(results, asked.data).time(comparison.pairs(chosen))
-    elif not asked.table:
-        failures = Workers(results, asked.data).train(runs, asked.split)
+    if options.time:
+        failures = Workers(results, options.data).time(comparison.pairs(chosen))
+    elif not options.table:
+        failures = Workers(results, options.data).train(runs, options.split)
     lines = results.lines()
-    text, summary = _write_tables(comparison, chosen, lines, asked.split, asked.versus)
+    text, summary = _write_tables(comparison, chosen, lines, options.split, options.versus)
     print(f"\n{text}")
-    if asked.markdown is not None:
-        write_between_markers(asked.markdown, WRITER, summary)
+    if page is not None:
+        write_between_markers(page, WRITER, summary)
     return int(failures > 0)
 
 
@@ -154,7 +167,7 @@ def _write_tables(
             by_seed.setdefault((run.method, run.task), {})[run.settings.seed] = done[run.key]
     pairs = {(run.method, run.task): timing_key((base, run)) for base, run in comparison.pairs(chosen)}
     seconds = {place: timed[key] for place, key in pairs.items() if key in timed}
-    made = rows(by_seed, seconds, comparison.origins, comparison.tasks, split)
+    table_rows = rows(by_seed, seconds, comparison.origins, comparison.tasks, split)
 
     keys = {run.key for run in runs}
     failed = {line["key"] for line in lines if "error" in line} & keys - done.keys()
@@ -169,7 +182,7 @@ def _write_tables(
         "Intervals are not corrected for the number of comparisons.",
         f"Made with {' and with '.join(versions)}." if versions else "",
     ]
-    first, *per_target = markdown(made, split)
+    first, *per_target = markdown(table_rows, split)
     end = [" ".join(filter(None, notes))]
     if versus is not None:
         end.insert(0, paired_table(by_seed, versus, comparison.origins, comparison.tasks, split))
@@ -177,8 +190,8 @@ def _write_tables(
     text = "\n\n".join([first, *per_target, *end, *choices])
     base_name = comparison.results.with_suffix("" if split == "test" else f".{split}")
     write_text(Path(f"{base_name}.md"), text + "\n")
-    write_text(Path(f"{base_name}.csv"), comma_separated(made))
-    plot(made, split, Path(f"{base_name}.png"))
+    write_text(Path(f"{base_name}.csv"), comma_separated(table_rows))
+    plot(table_rows, split, Path(f"{base_name}.png"))
     return text, "\n\n".join([first, *end])
 
 

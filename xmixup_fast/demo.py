@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .runtime.distributed import require_one_process
+from .cli import require_one_process
 from .training.run import Result, fit
 
 Pixels = NDArray[np.uint8]
@@ -166,11 +166,10 @@ def _write_images(folder: Path, images: Sequence[Pixels] | Pixels) -> None:
 
 def _transfer(method: str, pretrained: Result, output: Path, seed: int, steps: int) -> Result:
     """One run from the pretrained network, in one line; what fit says goes to a file."""
+    settings = {**SETTINGS, **METHODS[method], "method": method}
     with (output / f"{method}-s{seed}.log").open("w", encoding="utf-8") as log, redirect_stdout(log):
         result = fit(
-            **SETTINGS,
-            **METHODS[method],
-            method=method,
+            **settings,
             weights=str(pretrained.folder / "model.safetensors"),
             target=str(output / f"digits-s{seed}"),
             source=str(output / "letters"),

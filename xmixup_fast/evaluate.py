@@ -1,10 +1,10 @@
 """Evaluate a trained network on labelled images.
 
-python -m xmixup_fast.evaluate runs/NAME
+xmixup evaluate runs/NAME
     on the run's own test images: prints accuracy and a line for each class, writes evaluation.json and confusion.png
 
-python -m xmixup_fast.evaluate runs/NAME/model.safetensors --target other-photos/ --split all
-    on any dataset that python -m xmixup_fast.train takes; its classes have to be the network's, or some of them
+xmixup evaluate runs/NAME/model.safetensors --target other-photos/ --split all
+    on any dataset that xmixup train takes; its classes have to be the network's, or some of them
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from .cli import exit_status
-from .runtime import distributed
+from .cli import exit_status, parse_options, require_one_process
 from .runtime.files import write_json
 from .settings.fields import Settings
 from .settings.yaml_file import read
@@ -33,12 +30,12 @@ if TYPE_CHECKING:
 class Options:
     """What to evaluate, and how."""
 
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_OR_WEIGHTS")]
+    model: str
     """A run folder, or the model.safetensors of one."""
     target: str | None = None
-    """Images, as python -m xmixup_fast.train takes them; the run's own, split as there, if not given."""
+    """Images, as xmixup train takes them; the run's own, split as there, if not given."""
     split: Literal["test", "val", "train", "all"] | None = None
-    """Which of them; test if not given, or all where a dataset has no test split of its own."""
+    """Which images; test if not given, or all where a dataset has no test split of its own."""
     output: str | None = None
     """Folder to write to; runs/TIME-evaluate-TARGET-sSEED if not given."""
     resize: int | Literal["full"] | None = None
@@ -72,10 +69,10 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
     from .models.trained import load
     from .report import figures
     from .runtime.device import reproducible
-    from .training.images import make_builder
+    from .training.images import make_image_store
     from .training.resolve import run_name
 
-    distributed.require_one_process()
+    require_one_process()
     network, preprocessing = load(options.model)
     settings, is_own = _settings(options, network.model_name, preprocessing)
     folder = Path(options.output or Path("runs", run_name("evaluate", settings)))
@@ -83,7 +80,7 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
         raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
     split, samples, bad = _samples(settings, is_own, options.split, network.classes)
     with reproducible(settings.seed, settings.threads):
-        builder = make_builder(settings, log)
+        builder = make_image_store(settings, log)
         images = builder.images(samples, f"{split} images", settings.storage).to(settings.device)
         bad = refuse_bad_files(bad + builder.bad, settings.bad_files, "evaluates without them")
         if not len(images):
@@ -165,10 +162,14 @@ def _samples(
     return part, [Sample(image, label[dataset.classes[i]]) for image, i in chosen[part]], dataset.bad
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status, 2 for what the user can mend."""
-    options = tyro.cli(Options, prog="python -m xmixup_fast.evaluate", description=__doc__, args=arguments)
-    return exit_status(lambda: run(options))
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.evaluate") -> int:
+    """Runs the command; returns its exit status, 2 for an error that the user can mend."""
+
+    def work() -> None:
+        given = sys.argv[1:] if arguments is None else arguments
+        run(parse_options(Options, given, prog, __doc__, positional={"model": "RUN_OR_WEIGHTS"}))
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

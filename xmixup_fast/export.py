@@ -1,9 +1,9 @@
 """Export a trained network for use elsewhere.
 
-python -m xmixup_fast.export runs/NAME --format safetensors torch onnx --output exported/
+xmixup export runs/NAME --format safetensors torch onnx --output exported/
     model.safetensors (for timm), model.pt2 (torch.export) and model.onnx, the latter two for batches of any size
 
-python -m xmixup_fast.export runs/NAME --format onnx --output exported/ --with-preprocessing
+xmixup export runs/NAME --format onnx --output exported/ --with-preprocessing
     a graph that takes uint8[B, H, W, 3] crops as they are decoded, and normalises them itself
 
 Each file is read again and its outputs are compared with the network's; where they differ, there is no file. The
@@ -13,7 +13,6 @@ metadata of safetensors and ONNX files, as "preprocessing.json" among the extra 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -23,19 +22,19 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor, nn
-
-from .cli import exit_status
-from .data.center_crops import center_crop_batches
-from .models.network import Network
-from .models.trained import Preprocessing, load, load_network, save
-from .ops.image_pool import ImagePool
-from .runtime import distributed
+from .cli import exit_status, parse_options, require_one_process
 from .runtime.files import atomic_write
 
-Run = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from .models.network import Network
+    from .models.trained import Preprocessing
+
+Run = Callable[["Tensor"], "Tensor"]
 """Gives logits, float[B, K], for a batch of inputs."""
 
 TOLERANCE = 1e-4
@@ -46,23 +45,6 @@ BATCH_SIZES = (1, 2, 5)
 """Of the batches whose outputs are compared. Programs are traced with none of them."""
 TRACED_BATCH = 3
 EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
-class WithPreprocessing(nn.Module):
-    """A network that takes crops as bytes, uint8[B, H, W, 3], and normalises them."""
-
-    def __init__(self, body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.body = body
-        self.scale: Tensor
-        self.bias: Tensor
-        means, stds = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
-        self.register_buffer("scale", (1 / (255 * stds)).float().view(3, 1, 1), persistent=False)
-        self.register_buffer("bias", (-means / stds).float().view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.body(images.permute(0, 3, 1, 2).float() * self.scale + self.bias)
-        return logits
 
 
 @dataclass
@@ -85,6 +67,8 @@ class Exporter:
     @cached_property
     def module(self) -> nn.Module:
         """What becomes a program."""
+        from .models.trained import WithPreprocessing
+
         body: nn.Module = self.network.body
         if self.with_preprocessing:
             body = WithPreprocessing(body, self.preprocessing.mean, self.preprocessing.std)
@@ -92,6 +76,8 @@ class Exporter:
 
     def inputs(self, batch: int) -> Tensor:
         """Random images, as the programs take them."""
+        import torch
+
         size = self.preprocessing.image_size
         generator = torch.Generator().manual_seed(batch)
         if self.with_preprocessing:
@@ -101,12 +87,16 @@ class Exporter:
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
         """The module, traced."""
+        import torch
+
         shapes = ({0: torch.export.Dim("batch")},)
         with torch.no_grad():
             return torch.export.export(self.module, (self.inputs(TRACED_BATCH),), dynamic_shapes=shapes)
 
     def write_safetensors(self, path: Path) -> Run:
         """Writes model.safetensors; returns the network of that file."""
+        from .models.trained import WithPreprocessing, load_network, save
+
         resize = self.preprocessing.resize
         save(self.network, path, self.preprocessing.image_size, "full" if resize is None else resize)
         network, _ = load_network(path)
@@ -116,12 +106,15 @@ class Exporter:
 
     def write_torch(self, path: Path) -> Run:
         """Writes a program of torch.export; returns that of the file."""
+        import torch
+
         torch.export.save(self.program, path, extra_files={"preprocessing.json": json.dumps(self.metadata)})
         return torch.export.load(path).module()
 
     def write_onnx(self, path: Path) -> Run:
         """Writes an ONNX model; returns that of the file, as onnxruntime runs it on the CPU."""
         import onnxruntime
+        import torch
 
         program = torch.onnx.export(
             self.program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
@@ -134,6 +127,9 @@ class Exporter:
 
     def expected(self, images: Tensor) -> Tensor:
         """The network's logits of random images, normalised as in evaluation where they are bytes."""
+        from .data.center_crops import center_crop_batches
+        from .ops.image_pool import ImagePool
+
         if self.with_preprocessing:
             pool = ImagePool.from_dense(images)
             form = self.network.image_format(self.preprocessing.image_size)
@@ -141,16 +137,18 @@ class Exporter:
         logits: Tensor = self.network(images)
         return logits
 
-    @torch.no_grad()
     def difference(self, run: Run) -> float:
         """The largest difference of a written model's logits from the network's, relative to the largest logit.
 
         Raises ValueError where a model's output has another shape.
         """
+        import torch
+
         differences = []
         for batch in BATCH_SIZES:
             images = self.inputs(batch)
-            expected, got = self.expected(images), run(images)
+            with torch.no_grad():
+                expected, got = self.expected(images), run(images)
             if expected.shape != got.shape:
                 raise ValueError(f"expected {list(expected.shape)} logits, got {list(got.shape)}")
             differences.append((got - expected).abs().max() / expected.abs().max().clamp(min=SMALLEST))
@@ -180,6 +178,8 @@ def export(
     Raises ValueError for an unknown format, a missing package, weights that cannot be used, a network that cannot be
     exported, or outputs that differ; FileExistsError where there is such a file. A format that fails leaves no file.
     """
+    from .models.trained import load
+
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"format: expected some of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
@@ -218,31 +218,40 @@ def _write(exporter: Exporter, name: str, path: Path) -> float:
     return difference
 
 
-def run(asked: argparse.Namespace) -> None:
-    """Exports what the flags ask for, and says so. Raises as :func:`export` does."""
-    distributed.require_one_process()
-    for name, difference in export(asked.weights, asked.format, asked.output, asked.with_preprocessing).items():
-        path = asked.output / f"model{FORMATS[name]}"
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to export, and how."""
+
+    weights: str
+    """A run folder, or the model.safetensors of one."""
+    format: list[Literal["safetensors", "torch", "onnx"]]
+    """What to write."""
+    output: str
+    """The folder to write to."""
+    with_preprocessing: bool = False
+    """Programs (torch, onnx) take bytes, and normalise them."""
+
+
+def run(options: Options) -> None:
+    """Exports as the options say, and prints a line for each file. Raises as :func:`export` does."""
+    require_one_process()
+    differences = export(options.weights, options.format, options.output, options.with_preprocessing)
+    for name, difference in differences.items():
+        path = Path(options.output, f"model{FORMATS[name]}")
         print(
             f"{path}: {path.stat().st_size / 2**20:.1f} MiB, logits as the network's in batches of "
             f"{', '.join(map(str, BATCH_SIZES))}: within {difference:.1e} of the largest (allowed: {TOLERANCE:.0e})"
         )
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """What the command line asks for; exits for --help and for unknown flags."""
-    prog, formatter = "python -m xmixup_fast.export", argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog, description=__doc__, formatter_class=formatter)
-    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="a run folder, or the model.safetensors of one")
-    parser.add_argument("--format", nargs="+", choices=list(FORMATS), required=True, help="what to write")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write to")
-    parser.add_argument("--with-preprocessing", action="store_true", help="torch, onnx: take bytes, and normalise them")
-    return parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.export") -> int:
+    """Runs the command; returns its exit status, 2 for an error that the user can mend."""
 
+    def work() -> None:
+        given = sys.argv[1:] if arguments is None else arguments
+        run(parse_options(Options, given, prog, __doc__, positional={"weights": "RUN_OR_WEIGHTS"}))
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status, 2 for what the user can mend."""
-    return exit_status(lambda: run(parse(sys.argv[1:] if arguments is None else arguments)))
+    return exit_status(work)
 
 
 if __name__ == "__main__":

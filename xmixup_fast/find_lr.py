@@ -1,9 +1,9 @@
 """Find a learning rate: a range test on a run's own data, with its own network and method.
 
-python -m xmixup_fast.find_lr --target photos/ --source imagenet/train/ --model resnet50
+xmixup find-lr --target photos/ --source imagenet/train/ --model resnet50
     raises the learning rate from step to step until the loss diverges; suggests one, and draws the losses: lr.png
 
-python -m xmixup_fast.find_lr --config runs/NAME/config.yaml --steps 200 --output runs/rates
+xmixup find-lr --config runs/NAME/config.yaml --steps 200 --output runs/rates
     for the settings of a run, in 200 steps instead of 100
 
 All settings of training are understood; --steps is the length of the test, and --lr changes nothing. The rate is that
@@ -23,8 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli import command
-from .runtime import distributed
+from .cli import exit_status, parse_settings
 from .runtime.files import write_json
 from .settings.fields import Settings
 
@@ -97,6 +96,7 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
+    from .runtime import distributed
     from .runtime.device import reproducible
     from .training.prepare import prepare
     from .training.resolve import resolved, run_name
@@ -138,6 +138,8 @@ def _write(folder: Path, settings: Settings, swept: RangeTest, found: Suggestion
 def sweep(trainer: Trainer, steps: int) -> RangeTest:
     """Trains for so many steps, or until the loss diverges, while the learning rates grow."""
     from tqdm import tqdm
+
+    from .runtime import distributed
 
     swept = RangeTest([], [], [])
     average, least = 0.0, math.inf
@@ -198,9 +200,17 @@ def draw(swept: RangeTest, found: Suggestions | None, title: str, path: Path) ->
     figures.save(figure, path)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status, 2 for what the user can mend."""
-    return command(run, sys.argv[1:] if arguments is None else arguments, "python -m xmixup_fast.find_lr", __doc__)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.find_lr") -> int:
+    """Runs the command; returns its exit status, 2 for an error that the user can mend."""
+
+    def work() -> None:
+        settings = parse_settings(sys.argv[1:] if arguments is None else arguments, prog, __doc__)
+        from .runtime import distributed  # needs torch, which --help need not wait for
+
+        with distributed.processes():
+            run(settings)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
 """Print what a report of a bug should hold: versions, build and devices.
 
-python -m xmixup_fast.info
+xmixup info
     a line for each
 """
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-import torch
-
-from ._C import build_info, cpu_level
+from .cli import Parser, exit_status
 
 _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
 
@@ -31,6 +28,10 @@ def _version(*packages: str) -> str:
 
 def collect() -> dict[str, str]:
     """Versions, build and devices, a printable line each."""
+    import torch
+
+    from .runtime.extension import build_info, cpu_level
+
     build = build_info()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cuda = f"{build['cuda']} for {build['cuda_architectures']}" if build["cuda"] else "none in this build"
@@ -50,16 +51,17 @@ def collect() -> dict[str, str]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.info") -> int:
     """Runs the command; returns its exit status."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    prog = "python -m xmixup_fast.info"
-    argparse.ArgumentParser(prog, argparse.SUPPRESS, __doc__, formatter_class=formatter).parse_args(arguments)
-    lines = collect()
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        print(f"{name:{width}}  {value}")
-    return 0
+
+    def work() -> None:
+        Parser(prog, __doc__).values(sys.argv[1:] if arguments is None else arguments)
+        lines = collect()
+        width = max(map(len, lines))
+        for name, value in lines.items():
+            print(f"{name:{width}}  {value}")
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

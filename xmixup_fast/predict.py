@@ -1,12 +1,12 @@
 """Predict the classes of images with a trained network.
 
-python -m xmixup_fast.predict runs/NAME photos/ --output predictions.csv
+xmixup predict runs/NAME photos/ --output predictions.csv
     with the network of a run, of all images in a folder, at any depth: one line each, with its five likeliest classes
 
-python -m xmixup_fast.predict model.safetensors a.jpg b.png --top-k 1
+xmixup predict model.safetensors a.jpg b.png --top-k 1
     with the weights that a run left, of two files; CSV on the console
 
-python -m xmixup_fast.predict runs/NAME photos/ --output predictions.jsonl --bad-files skip
+xmixup predict runs/NAME photos/ --output predictions.jsonl --bad-files skip
     JSON lines; files that cannot be used are named on the console and left out
 
 Images are decoded, resized and cropped as a run's test images are. Memory is needed for a few batches, however many
@@ -15,34 +15,29 @@ images there are.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice, tee
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, get_args
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple, get_args
 
-import torch
-from torch import Tensor
-
-from .cli import exit_status
+from .cli import exit_status, parse_options, require_one_process
 from .data.bad_files import list_bad, printable, skipped
-from .data.center_crops import center_crop_batches
 from .data.dataset import BadFile, FileImage, Image
-from .data.decoding.choose import make_decoder
 from .data.readers.folder import find_images
-from .models.class_names import readable_name
-from .models.network import Network
-from .models.trained import Preprocessing, load
-from .ops.image_format import OutputBuffers
-from .ops.image_pool import ImagePool
-from .runtime import distributed
-from .runtime.device import usable_device
 from .runtime.files import atomic_write
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .models.network import Network
+    from .models.trained import Preprocessing
 
 Policy = Literal["error", "skip"]
 DecoderName = Literal["auto", "dali", "torchvision"]
@@ -96,6 +91,12 @@ def predict(
     Raises ValueError and FileNotFoundError, at once, for arguments and weights that cannot be used; ValueError where
     there are no images.
     """
+    import torch
+
+    from .data.decoding.choose import make_decoder
+    from .models.trained import load
+    from .runtime.device import usable_device
+
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}: expected a positive number, got {value}")
@@ -112,6 +113,9 @@ class _Classifier:
     """A network that looks at decoded images just as evaluation does."""
 
     def __init__(self, network: Network, preprocessing: Preprocessing, top_k: int, device: torch.device) -> None:
+        from .models.class_names import readable_name
+        from .ops.image_format import OutputBuffers
+
         self.network = network.to_device(device)
         self.preprocessing = preprocessing
         self.top_k = min(top_k, len(preprocessing.classes))
@@ -121,12 +125,17 @@ class _Classifier:
         self.form = self.network.image_format(preprocessing.image_size)
         self.buffers = OutputBuffers()
 
-    @torch.no_grad()
     def __call__(self, images: Sequence[Tensor]) -> list[list[Choice]]:
         """The likeliest classes of each image, uint8[H, W, 3]."""
+        import torch
+
+        from .data.center_crops import center_crop_batches
+        from .ops.image_pool import ImagePool
+
         pool = ImagePool.from_images(images).to(self.device)
         ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers)
-        top = self.network(batch).float().softmax(1).topk(self.top_k)
+        with torch.no_grad():
+            top = self.network(batch).float().softmax(1).topk(self.top_k)
         rows = zip(top.values.tolist(), top.indices.tolist(), strict=True)
         return [[Choice(self.classes[i], self.meanings[i], p) for p, i in zip(*row, strict=True)] for row in rows]
 
@@ -242,49 +251,67 @@ def _complain(text: str) -> None:
     print(printable(text), file=sys.stderr)
 
 
-def run(asked: argparse.Namespace) -> None:
-    """Predicts what the flags ask for. Raises as :func:`predict` does, ValueError and OSError for the output."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to predict, and how."""
+
+    weights: str
+    """A run folder, or the model.safetensors of one."""
+    images: list[str]
+    """Images; folders are searched at any depth."""
+    output: str | None = None
+    """A file named .csv or .jsonl; CSV goes to stdout if not given."""
+    top_k: int = 5
+    """Classes of each image."""
+    batch_size: int = 64
+    """Images at a time."""
+    bad_files: Policy = "error"
+    """What to do about files that cannot be used: stop and list them, or list them and go on."""
+    device: str = "auto"
+    """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
+    decoder: DecoderName = "auto"
+    """What decodes JPEG files; auto takes DALI where it is installed."""
+
+
+def run(options: Options) -> None:
+    """Predicts as the options say. Raises as :func:`predict` does, and ValueError and OSError for the output."""
     from tqdm import tqdm
 
-    distributed.require_one_process()
-    if asked.output is not None and asked.output.suffix not in SUFFIXES:
-        raise ValueError(f"output: expected a file named {' or '.join(SUFFIXES)}, got {asked.output}")
-    if asked.output is not None and not asked.output.parent.is_dir():
-        raise ValueError(f"output: {asked.output.parent}: no such folder")
-    names = ("top_k", "batch_size", "bad_files", "device", "decoder")
-    predictions = predict(asked.weights, asked.images, **{name: getattr(asked, name) for name in names})
+    require_one_process()
+    output = None if options.output is None else Path(options.output)
+    if output is not None and output.suffix not in SUFFIXES:
+        raise ValueError(f"output: expected a file named {' or '.join(SUFFIXES)}, got {output}")
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"output: {output.parent}: no such folder")
+    predictions = predict(
+        options.weights,
+        options.images,
+        top_k=options.top_k,
+        batch_size=options.batch_size,
+        bad_files=options.bad_files,
+        device=options.device,
+        decoder=options.decoder,
+    )
     # disable=None: no bar where stderr is not a terminal.
-    hidden = True if asked.output is None else None
-    count, bad = write(tqdm(predictions, unit=" images", leave=False, disable=hidden), asked.output)
+    hidden = True if output is None else None
+    count, bad = write(tqdm(predictions, unit=" images", leave=False, disable=hidden), output)
     for item in bad:
         _complain(f"{item.name}: {item.reason}")
     if bad:
         _complain(skipped(bad))
-    if asked.output is not None:
-        print(f"{count} image{'s' * (count != 1)} predicted: {asked.output}")
+    if output is not None:
+        print(f"{count} image{'s' * (count != 1)} predicted: {output}")
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """What the command line asks for; exits for --help and for unknown flags."""
-    prog, formatter = "python -m xmixup_fast.predict", argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog, description=__doc__, formatter_class=formatter)
-    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="a run folder, or the model.safetensors of one")
-    parser.add_argument("images", metavar="FILE_OR_FOLDER", nargs="+", help="images; folders are searched at any depth")
-    parser.add_argument("--output", type=Path, help="a file named .csv or .jsonl; CSV goes to stdout if not given")
-    parser.add_argument("--top-k", type=int, default=5, help="classes of each image (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
-    bad = "what to do about files that cannot be used: stop and list them, or list them and go on (default: error)"
-    parser.add_argument("--bad-files", choices=get_args(Policy), default="error", help=bad)
-    device = "cpu, cuda or cuda:1; auto takes a GPU where there is one (default: auto)"
-    parser.add_argument("--device", default="auto", help=device)
-    decoder = "what decodes JPEG files; auto takes DALI where it is installed (default: auto)"
-    parser.add_argument("--decoder", choices=get_args(DecoderName), default="auto", help=decoder)
-    return parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.predict") -> int:
+    """Runs the command; returns its exit status, 2 for an error that the user can mend."""
 
+    def work() -> None:
+        given = sys.argv[1:] if arguments is None else arguments
+        positional = {"weights": "RUN_OR_WEIGHTS", "images": "FILE_OR_FOLDER"}
+        run(parse_options(Options, given, prog, __doc__, positional=positional, metavars={"output": "FILE"}))
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status, 2 for what the user can mend."""
-    return exit_status(lambda: run(parse(sys.argv[1:] if arguments is None else arguments)))
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """Show what selection chooses for each target class, without training.
 
-python -m xmixup_fast.select --target photos/ --source imagenet/train/ --model resnet50 --selection prediction --top-k 3
+xmixup select --target photos/ --source imagenet/train/ --model resnet50 --selection prediction --top-k 3
     prints the table; writes selection.json, and contact-sheet-1.png ...: target images beside their auxiliary ones
 
-python -m xmixup_fast.select --config runs/NAME/config.yaml --selection feature --output runs/chosen
+xmixup select --config runs/NAME/config.yaml --selection feature --output runs/chosen
     for the target, source, network and splits of a run, another strategy
 
 torchrun --nproc-per-node 4 -m xmixup_fast.select --target photos/ ...
     several processes share the images
 
-python -m xmixup_fast.train --selection-file runs/chosen/selection.json ...
+xmixup train --selection-file runs/chosen/selection.json ...
     trains with what was chosen
 
-All settings of training are understood, so that a run's config.yaml can be given; those of the training alone change
+All settings of training are understood, so that a run's config.yaml can be given; those for training alone change
 nothing.
 """
 
@@ -24,15 +24,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from .cli import command
-from .runtime import distributed
+from .cli import exit_status, parse_settings
 from .runtime.files import write_json
 from .settings.fields import Settings
 
 if TYPE_CHECKING:
     from .selection.choice import Selection
+
+GROUPS = ("data", "network and method", "selection of auxiliary images", "machine")
+"""Groups of settings that --help shows."""
 
 
 def run(settings: Settings) -> Selection:
@@ -40,10 +40,13 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
+    import torch
+
     from .data.bad_files import list_bad, refuse_bad_files, skipped, to_json
     from .data.decoding.choose import make_decoder
     from .models.build import build
     from .report.contact_sheet import contact_sheets
+    from .runtime import distributed
     from .runtime.device import reproducible, usable_device
     from .selection import selector
     from .training.images import read_datasets
@@ -103,9 +106,18 @@ def run(settings: Settings) -> Selection:
     return selection
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status, 2 for what the user can mend."""
-    return command(run, sys.argv[1:] if arguments is None else arguments, "python -m xmixup_fast.select", __doc__)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.select") -> int:
+    """Runs the command; returns its exit status, 2 for an error that the user can mend."""
+
+    def work() -> None:
+        given = sys.argv[1:] if arguments is None else arguments
+        settings = parse_settings(given, prog, __doc__, groups=GROUPS)
+        from .runtime import distributed  # needs torch, which --help need not wait for
+
+        with distributed.processes():
+            run(settings)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -172,7 +172,13 @@ def test_weights_are_evaluated_on_another_dataset(
     ],
 )
 def test_what_cannot_be_evaluated_is_said(
-    data: Path, run: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], message: str
+    data: Path,
+    run: Result,
+    tmp_path: Path,
+    *,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    message: str,
 ) -> None:
     flags = [part for name, value in changes.items() for part in (name, value.replace("source", f"{data}/source"))]
     flags = [f"{data}/{part}" if part in ("target", "absent") else part for part in flags]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from runs import arguments, flags
 
-from xmixup_fast import find_lr, train
+from xmixup_fast import find_lr
 from xmixup_fast.find_lr import RangeTest, longest_fall, main
 from xmixup_fast.training.run import fit
 
@@ -67,10 +67,9 @@ def test_no_phase_begins_in_the_middle(data: Path, tmp_path: Path) -> None:
 def test_an_output_that_holds_a_test_is_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
     range_test(data, tmp_path / "test", "finetune", steps=2)
     capsys.readouterr()
-    for flag in ("--find-lr", "--find_lr"):
-        assert train.main([*flags(arguments(data, tmp_path / "test", "finetune")), flag]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("error: output: ") and "already holds a range test" in error and error.count("\n") == 1
+    assert main(flags(arguments(data, tmp_path / "test", "finetune"))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: output: ") and "already holds a range test" in error and error.count("\n") == 1
 
 
 def test_the_longest_fall_is_a_strictly_falling_subsequence_that_none_exceeds() -> None:

@@ -196,7 +196,7 @@ def test_names_that_are_no_unicode_are_escaped(weights: Path, target: Path, tmp_
     ],
 )
 def test_errors_are_one_line(
-    weights: Path, target: Path, tmp_path: Path, capsys: Any, more: list[str], expected: str
+    weights: Path, target: Path, tmp_path: Path, *, capsys: Any, more: list[str], expected: str
 ) -> None:
     places = {"photos": target / "test", "empty": tmp_path}
     assert main([str(weights), *(word.format(**places) for word in more)]) == 2

@@ -1,4 +1,4 @@
-"""The command compare: what is kept when processes die or share the work, and tuning."""
+"""The command compare: results when processes die or share the work, and tuning."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ else:
 with open(asked["folder"] + "/result.json", "w") as file:
     json.dump(result, file)
 """
-"""A worker that makes results up, since a real one takes seconds to start."""
+"""A worker that makes up its results at once, since a real one takes seconds to start."""
 
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[dict[str, Any]]]]:
-    """Puts the stand-in in the worker's place; gives the settings of those that were started."""
+    """Puts the stand-in in the worker's place; returns a function that gives the settings of all workers started."""
     log = tmp_path / "started"
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setattr(workers, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
@@ -66,7 +66,7 @@ def lines(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return Results(Path(plan["results"])).lines()
 
 
-def test_what_is_done_is_not_run_again(tmp_path: Path, plan: dict[str, Any], started: Any) -> None:
+def test_a_finished_run_is_not_run_again(tmp_path: Path, plan: dict[str, Any], started: Any) -> None:
     assert compare(tmp_path, plan) == 0
     assert len(started()) == len(lines(plan)) == 12
     assert started()[0][0]["target"] == "/data/b" and all(settings["test"] for (settings,) in started())
@@ -75,7 +75,7 @@ def test_what_is_done_is_not_run_again(tmp_path: Path, plan: dict[str, Any], sta
     assert "/mnt" not in text and "/data" not in text and '"target": "boats"' in text
 
 
-def test_changed_settings_make_new_runs_and_old_lines_stay_out_of_the_table(
+def test_changed_settings_make_new_runs_and_old_lines_are_not_in_the_table(
     tmp_path: Path, plan: dict[str, Any], started: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compare(tmp_path, plan)
@@ -119,7 +119,7 @@ def test_a_worker_that_dies_is_a_failed_run(
 
 
 @pytest.mark.parametrize("end", ["", "{", '{"key": "b", "n": 1}'])
-def test_a_line_that_was_not_written_to_its_end_is_removed(tmp_path: Path, end: str) -> None:
+def test_an_incomplete_last_line_is_removed(tmp_path: Path, end: str) -> None:
     results = Results(tmp_path / "r.jsonl")
     results.append({"key": "a"})
     with results.path.open("a") as file:
@@ -161,19 +161,17 @@ def wait_until(holds: Callable[[], Any]) -> None:
 
 def test_two_processes_share_the_work(tmp_path: Path, plan: dict[str, Any], started: Any) -> None:
     both = [start(tmp_path, plan, stand_in=True, SECONDS="0.4") for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
+    outputs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     keys = [line["key"] for line in lines(plan)]
     assert len(keys) == len(set(keys)) == len(started()) == 12
-    assert sum(text.count("test_accuracy") for text in said) == 12
+    assert sum(output.count("test_accuracy") for output in outputs) == 12
 
 
-def test_a_stopped_or_killed_comparison_goes_on_where_it_was(
-    tmp_path: Path, plan: dict[str, Any], started: Any
-) -> None:
+def test_a_stopped_or_killed_comparison_is_resumed(tmp_path: Path, plan: dict[str, Any], started: Any) -> None:
     for done, with_signal, status in ((1, signal.SIGINT, 130), (2, signal.SIGKILL, -signal.SIGKILL)):
         with start(tmp_path, plan, stand_in=True, SECONDS="0.2") as process:
-            wait_until(lambda done=done: len(lines(plan)) >= done)  # between runs, or in the next one
+            wait_until(lambda done=done: len(lines(plan)) >= done)  # then it is between two runs or in the next one
             process.send_signal(with_signal)
         assert process.returncode == status
     before, finished = len(started()), len(lines(plan))
@@ -182,7 +180,9 @@ def test_a_stopped_or_killed_comparison_goes_on_where_it_was(
     keys = [line["key"] for line in lines(plan)]
     again = len(started()) - before
     assert len(keys) == len(set(keys)) == 12
-    assert 12 - finished <= again <= 12 - finished + 1  # the one more: started when its comparison was killed
+    assert (
+        12 - finished <= again <= 12 - finished + 1
+    )  # + 1: a worker may have been started when its comparison was killed
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +195,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def real(tmp_path: Path) -> dict[str, Any]:
-    """A comparison that real workers make."""
+    """A plan for real workers."""
     return {
-        **{"results": str(tmp_path / "results.jsonl"), "model": "test_resnet", "weights": "none"},
-        **{"source": "{data}/source", "image_size": 32, "batch_size": 8, "steps": 5, "device": "cpu"},
-        **{"threads": 1, "decoder": "torchvision"},
+        "results": str(tmp_path / "results.jsonl"),
+        "model": "test_resnet",
+        "weights": "none",
+        "source": "{data}/source",
+        "image_size": 32,
+        "batch_size": 8,
+        "steps": 5,
+        "device": "cpu",
+        "threads": 1,
+        "decoder": "torchvision",
         "targets": {"colours": {"target": "{data}/target"}},
         "methods": {"finetune": {}, "xmixup-random": {}},
         "seeds": [0],
@@ -207,7 +214,7 @@ def real(tmp_path: Path) -> dict[str, Any]:
 
 
 def running(pid: int) -> bool:
-    """Whether the process is there, and not merely waiting to be reaped."""
+    """Whether the process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -221,7 +228,7 @@ def test_a_worker_ends_with_its_comparison(tmp_path: Path, real: dict[str, Any],
         (tmp_path / name).symlink_to(images / name)
     with start(tmp_path, real, stand_in=False) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        wait_until(lambda: list((tmp_path / "results.work").glob("*/run0/config.yaml")))  # it trains
+        wait_until(lambda: list((tmp_path / "results.work").glob("*/run0/config.yaml")))  # training has begun
         (worker,) = map(int, children.read_text().split())
         process.kill()
     wait_until(lambda: not running(worker))
@@ -254,7 +261,7 @@ def test_a_real_comparison(
 def test_without_the_test_no_test_image_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = []
+    sizes = []  # the number of images of each evaluation
     evaluate = Trainer.evaluate
     monkeypatch.setattr(Trainer, "evaluate", lambda self, images: sizes.append(len(images)) or evaluate(self, images))
     settings = {"model": "test_resnet", "weights": "none", "method": "finetune", "image_size": 32, "steps": 1}
@@ -268,7 +275,7 @@ def test_without_the_test_no_test_image_is_looked_at(
     assert sizes == [6, 9, 6] and "not tested" in capsys.readouterr().out
 
 
-def test_a_needed_data_folder_is_asked_for_before_anything_runs(
+def test_a_missing_data_folder_is_named_before_anything_runs(
     tmp_path: Path, plan: dict[str, Any], started: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([write_plan(tmp_path, plan)]) == 2
@@ -291,13 +298,12 @@ def test_tuning_chooses_by_validation_accuracy_alone(
     assert "error: grid: tuning of finetune is not complete; do it first, with --tune" in capsys.readouterr().err
     assert compare(tmp_path, plan, "--tune") == 1
     assert len(started()) == 3 * 4 * 2 * 2 and not any(settings["test"] for (settings,) in started())
-    said = capsys.readouterr().out
-    assert "| finetune | lr 0.7 | 65.50 | chosen |" in said and "| mixup | lr 2.0 | failed |  |" in said
+    output = capsys.readouterr().out
+    assert "| finetune | lr 0.7 | 65.50 | chosen |" in output and "| mixup | lr 2.0 | failed |  |" in output
     assert compare(tmp_path, plan) == 0
     assert {settings["lr"] for (settings,) in started()[48:]} == {0.7} and len(started()) == 60
-    assert (
-        compare(tmp_path, plan, "--targets", "boats", "--seeds", "0") == 0 and len(started()) == 60
-    )  # the same choice
+    assert compare(tmp_path, plan, "--targets", "boats", "--seeds", "0") == 0
+    assert len(started()) == 60  # tuning chooses the same settings, whose runs are done
     assert compare(tmp_path, plan, "--table") == 0
     table = (tmp_path / "results.md").read_text()
     assert "| xmixup-random | lr 0.7 | 66.50 | chosen |" in table and "0 other lines of the file" in table
@@ -324,5 +330,5 @@ def test_the_first_table_goes_between_markers(
     before = len(started())
     again = {**plan, "results": str(tmp_path / "again.jsonl")}
     assert compare(tmp_path, again, "--markdown", str(page)) == 2 and page.read_text() == "no markers"
-    assert len(started()) == before == 12  # refused before any run
+    assert len(started()) == before == 12  # a page without markers is refused before any run
     assert "expected the lines '<!-- begin: " in capsys.readouterr().err

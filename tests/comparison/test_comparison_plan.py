@@ -1,4 +1,4 @@
-"""Comparisons: what is run."""
+"""The plan of a comparison: which runs it has, and which mistakes in its file are named."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from xmixup_fast.comparison.plan import Comparison, Task, read
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def planned(folder: Path, plan: dict[str, Any], **flags: Any) -> Comparison:
-    return read(write_plan(folder, plan), **{"settings": {}, **flags})
+def planned(folder: Path, plan: dict[str, Any], settings: dict[str, Any] | None = None, **flags: Any) -> Comparison:
+    """The comparison of a plan that is written to a file, with flags on top."""
+    return read(write_plan(folder, plan), settings=settings or {}, **flags)
 
 
 def test_runs_are_methods_x_targets_x_shots_x_seeds(tmp_path: Path, plan: dict[str, Any]) -> None:
@@ -30,9 +31,9 @@ def test_runs_are_methods_x_targets_x_shots_x_seeds(tmp_path: Path, plan: dict[s
     assert (control.settings.steps, control.settings.shots) == (9, 3)
 
 
-def test_flags_come_on_top_of_common_settings_but_not_of_a_methods_own(tmp_path: Path, plan: dict[str, Any]) -> None:
-    only: dict[str, Any] = {"targets": ["boats"], "methods": ["finetune", "xmixup-random"], "seeds": [7], "shots": [1]}
-    runs = planned(tmp_path, plan, settings={"steps": 4, "top_k": 9}, **only).runs({})
+def test_flags_replace_common_settings_but_not_those_of_one_method(tmp_path: Path, plan: dict[str, Any]) -> None:
+    flags: dict[str, Any] = {"targets": ["boats"], "methods": ["finetune", "xmixup-random"], "seeds": [7], "shots": [1]}
+    runs = planned(tmp_path, plan, settings={"steps": 4, "top_k": 9}, **flags).runs({})
     assert [(run.method, str(run.task), run.settings.seed) for run in runs] == [
         ("finetune", "boats, 1 shot", 7),
         ("xmixup-random", "boats, 1 shot", 7),
@@ -48,7 +49,38 @@ def test_without_a_file_flags_are_a_comparison_with_its_controls() -> None:
     assert len(comparison.runs({})) == 4 * 4 * 5
 
 
-def test_a_run_is_known_by_the_settings_that_matter(tmp_path: Path, plan: dict[str, Any]) -> None:
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cut-slow.yaml").write_text("method: cutmix\nlr: 0.5\nalpha: 0.6\n")
+    (tmp_path / "seeded.yaml").write_text("method: cutmix\nseed: 3\n")
+    monkeypatch.setattr("xmixup_fast.settings.yaml_file.RECIPES", tmp_path)
+
+
+def test_a_row_may_be_a_recipe(tmp_path: Path, plan: dict[str, Any], recipe: None) -> None:
+    # The row's name would otherwise be METHOD-SELECTION, and its own settings come on top of the recipe's.
+    plan["methods"] = {"finetune": {}, "cut-slow": {"recipe": "cut-slow", "alpha": 0.7}}
+    _, run, *_ = planned(tmp_path, plan).runs({})
+    assert (run.method, run.settings.method, run.settings.lr, run.settings.alpha) == ("cut-slow", "cutmix", 0.5, 0.7)
+    written_out = {"method": "cutmix", "lr": 0.5, "alpha": 0.7}
+    again = planned(tmp_path, {**plan, "methods": {"finetune": {}, "cut-slow": written_out}})
+    assert [one.key for one in again.runs({})][1] == run.key
+    flags: dict[str, Any] = {"results": "r.jsonl", "targets": ["cats"], "settings": {"model": "m"}}
+    comparison = read(None, methods=["finetune", "cut-slow"], **flags)
+    assert comparison.methods["cut-slow"] == {"method": "cutmix", "lr": 0.5, "alpha": 0.6}
+
+
+def test_a_recipe_of_a_row_may_not_set_what_the_comparison_gives(
+    tmp_path: Path, plan: dict[str, Any], recipe: None
+) -> None:
+    plan["methods"]["mixup"] = {"recipe": "seeded"}
+    with pytest.raises(ValueError, match="methods: mixup: seed is no setting"):
+        planned(tmp_path, plan)
+    plan["methods"]["mixup"] = {"recipe": "absent"}
+    with pytest.raises(ValueError, match="recipe: expected one of cut-slow, plan, seeded, got absent"):
+        planned(tmp_path, plan)
+
+
+def test_the_key_of_a_run_depends_on_the_settings_that_change_its_result(tmp_path: Path, plan: dict[str, Any]) -> None:
     def key(**changes: Any) -> str:
         return planned(tmp_path, {**plan, **changes}).runs({})[0].key
 
@@ -77,14 +109,14 @@ def test_a_run_is_known_by_the_settings_that_matter(tmp_path: Path, plan: dict[s
         ({"methods": ["finetune"]}, r"methods: expected names, each with its settings, got \['finetune'\]"),
         ({"seeds": 3}, "seeds: expected a list of whole numbers, got 3"),
         ({"lr": -1}, "finetune on birds, 5 shots: lr: expected a positive number, got -1"),
-        ({"model": None}, "finetune on birds, 5 shots: model: expected str, got None"),
+        ({"model": None}, "finetune on birds, 5 shots: model: expected text, got None"),
         ({"results": None}, "results: expected the name of a file, got None"),
         ({"grid": {"finetune": {"lr": [1]}}, "tune_seeds": [9]}, "got finetune 1, xmixup-random 1, mixup 1"),
         ({"grid": {"finetun": {"lr": [1]}}}, "grid: expected some of finetune, xmixup-random, mixup; got finetun"),
         ({"grid": {"finetune": {"lr": 1}}}, "grid: finetune: lr: expected a list of values, got 1"),
     ],
 )
-def test_what_a_file_gets_wrong_is_named(
+def test_mistakes_in_a_file_are_named(
     tmp_path: Path, plan: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     if "got finetune 1, " in message:  # a method without a grid has one point, which is as many
@@ -95,7 +127,7 @@ def test_what_a_file_gets_wrong_is_named(
         planned(tmp_path, {**plan, **changes})
 
 
-def test_seeds_of_tuning_are_not_the_comparisons(tmp_path: Path, plan: dict[str, Any]) -> None:
+def test_tuning_needs_seeds_of_its_own(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan |= {"grid": {"finetune": {"lr": [0.1]}}, "tune_seeds": [1, 2]}
     with pytest.raises(ValueError, match=r"tune_seeds: expected other seeds than the comparison's, got \[1\]"):
         planned(tmp_path, plan)

@@ -13,7 +13,7 @@ import pytest
 from listings import listing, numbered, reasons, write, write_shard, write_table
 from made import SOURCE, TARGET, write_folder
 
-from xmixup_fast.cli import parse
+from xmixup_fast.cli import parse_settings
 from xmixup_fast.data.sources import read_dataset
 from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.train import main
@@ -116,8 +116,9 @@ def test_a_run_takes_several_sources(folders: Path, tmp_path: Path) -> None:
         assert {entry["class"] for entry in entries} == {*SOURCE, "mud"}
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["source"] == sources
     assert read(tmp_path / "run" / "config.yaml").source == sources
-    assert parse(["--config", str(tmp_path / "run" / "config.yaml"), "--seed", "2"]).source == sources
-    assert parse(["--target", "t", "--model", "m", "--source", "a"]).source == "a"
+    again = ["--config", str(tmp_path / "run" / "config.yaml"), "--seed", "2"]
+    assert parse_settings(again, "train", None).source == sources
+    assert parse_settings(["--target", "t", "--model", "m", "--source", "a"], "train", None).source == "a"
 
 
 def test_a_run_lists_the_bad_files_of_target_and_source(

@@ -158,9 +158,17 @@ def many() -> DrawOutput:
     classes = torch.arange(DRAWS) % 2
     sizes = torch.tensor([[5 + ROOM, 7 + ROOM]], dtype=torch.int32)
     inputs = DrawInputs(
-        *(2024, torch.arange(DRAWS) % 200, torch.arange(DRAWS) // 200, classes, torch.zeros(DRAWS, dtype=torch.int64)),
-        *(sizes, torch.tensor([0, MEMBERS, 2 * MEMBERS]), torch.arange(2 * MEMBERS), sizes.repeat(2 * MEMBERS, 1)),
-        *(beta_quantiles(0.2, fold=True), (5, 7)),
+        seed=2024,
+        sample=torch.arange(DRAWS) % 200,
+        epoch=torch.arange(DRAWS) // 200,
+        label=classes,
+        target_index=torch.zeros(DRAWS, dtype=torch.int64),
+        target_sizes=sizes,
+        offsets=torch.tensor([0, MEMBERS, 2 * MEMBERS]),
+        members=torch.arange(2 * MEMBERS),
+        aux_sizes=sizes.repeat(2 * MEMBERS, 1),
+        lam_quantiles=beta_quantiles(0.2, fold=True),
+        size=(5, 7),
     )
     return inputs.call(ops.draw)
 

@@ -73,13 +73,27 @@ def test_unreadable_architectures_are_refused(tmp_path: Path) -> None:
     assert "TORCH_CUDA_ARCH_LIST: expected architectures such as 8.0 or 9.0+PTX, got" in done.stderr
 
 
-def test_a_source_distribution_holds_all_that_a_build_and_the_tests_need(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"  # setuptools writes into the folder that it packs
+def copy_tree(folder: Path) -> Path:
+    """The sources without what a build makes; setuptools writes into the folder that it packs."""
     unwanted = shutil.ignore_patterns("__pycache__", "*.so", "*.part")
-    for folder in (".ci", "bench", "cmake", "csrc", "docs", "tests", "xmixup_fast"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=unwanted)
+    for name in (".ci", "bench", "cmake", "csrc", "docs", "tests", "xmixup_fast"):
+        shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for name in ("CMakeLists.txt", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"):
-        shutil.copy2(ROOT / name, tree)
+        shutil.copy2(ROOT / name, folder)
+    return folder
+
+
+def test_a_wheel_holds_all_modules_types_and_recipes(tmp_path: Path) -> None:
+    tree, built = copy_tree(tmp_path / "tree"), tmp_path / "built"
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", built]
+    subprocess.run(command, cwd=tree, capture_output=True, check=True)
+    held = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
+    assert held == {path.relative_to(tree).as_posix() for path in (tree / "xmixup_fast").rglob("*") if path.is_file()}
+    assert {"xmixup_fast/settings/recipes/l2sp.yaml", "xmixup_fast/py.typed", "xmixup_fast/_C.pyi"} < held
+
+
+def test_a_source_distribution_holds_all_that_a_build_and_the_tests_need(tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path / "tree")
     expected = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()}
     code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, check=True)

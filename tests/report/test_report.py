@@ -21,17 +21,21 @@ from runs import arguments
 
 from xmixup_fast.evaluation import Evaluation
 from xmixup_fast.report import figures
+from xmixup_fast.settings.fields import Settings
+from xmixup_fast.settings.yaml_file import read
+from xmixup_fast.training.mixing_share import batch_note
 from xmixup_fast.training.run import Result, fit
 
 ODD = {"<b>blue": TARGET["blue"], "green & 'quiet'": TARGET["green"], 'red "</td><script>x()': TARGET["red"]}
-"""Colours of classes whose names are no HTML."""
+"""Colours by class name. Each name would break a page that did not escape it."""
 OPTIONAL = {"p", "td", "th", "tr", "li"}
-"""Elements that need no end tag."""
+"""Elements whose end tag may be left out."""
 VOID = {"meta", "img", "br"}
+"""Elements that have no end tag."""
 
 
 class Page(HTMLParser):
-    """A parsed page; fails where elements are not closed in turn."""
+    """A parsed page; an assertion fails where elements are not closed in the order opposite to their opening."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -57,17 +61,18 @@ class Page(HTMLParser):
             self.text.append(data.strip())
 
     def images(self) -> list[Image.Image]:
-        """All pictures, decoded."""
+        """All pictures of the page, decoded."""
         sources = [values["src"] or "" for tag, values in self.tags if tag == "img"]
         return [Image.open(io.BytesIO(base64.b64decode(source.partition(";base64,")[2]))) for source in sources]
 
 
 def options(folder: Path, data: Path, **settings: Any) -> dict[str, Any]:
-    """Settings of a run whose classes have odd names."""
+    """Settings of a run of four steps whose classes have odd names, on images in ``folder``."""
     if not (folder / "target").exists():
-        # A slash would part a file's name; the names are those of folders.
+        # The names of classes are names of folders, which cannot hold a slash.
         write_folder(folder / "target", {name.replace("/", "\u2215"): colour for name, colour in ODD.items()}, 8)
-    return arguments(data, folder / "run", **{"target": str(folder / "target"), "steps": 4, "report": True, **settings})
+    run = {"target": str(folder / "target"), "steps": 4, "report": True} | settings
+    return arguments(data, folder / "run", **run)
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +81,16 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     return fit(**options(folder, data, top_k=2))
 
 
+def run_settings(run: Result) -> Settings:
+    return read(run.folder / "config.yaml")
+
+
 @pytest.fixture(scope="module")
 def text(run: Result) -> str:
     return (run.folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_nothing_is_asked_of_others(text: str) -> None:
+def test_the_page_loads_nothing_from_elsewhere(text: str) -> None:
     page = Page(text)
     for _, values in page.tags:
         assert not values.keys() & {"href", "srcset", "onclick", "onload", "action"}
@@ -100,23 +109,24 @@ def test_names_are_text_and_not_markup(run: Result, text: str) -> None:
     assert "<script>" not in text and "<b>blue" not in text
 
 
-def test_all_that_there_is_to_see_is_there(run: Result, text: str) -> None:
+def test_every_section_of_the_page_is_there(run: Result, text: str) -> None:
     page = Page(text)
     shown = " ".join(page.text)
     for title in ("Training", "Confusion of the test images", "Classes", "Selection", "First batch", "Settings"):
         assert title in page.text
     assert f"{run.summary['test_accuracy']:.2f} %" in page.text
+    assert f"First batch {batch_note(run_settings(run))} Settings" in shown
     assert run.evaluation is not None
     for row in run.evaluation.top_losses(6):
         assert Path(row.name).name in page.text
         assert f"loss {row.loss:.3f}" in page.text
-        assert f"taken for {row.predicted}, {100 * row.probability:.0f} %" in shown
+        assert f"predicted {row.predicted}, {100 * row.probability:.0f} %" in shown
     assert "versions torch" in page.text and torch.__version__ in page.text and "batch_size" in page.text
     pictures = page.images()
-    worst = len(run.evaluation)  # fewer than would be shown
-    assert len(pictures) == 3 + 1 + worst + 1 + 1  # curves, confusion, images, selection, batch
+    images = len(run.evaluation)  # fewer than HIGHEST_LOSSES, so the page shows all of them
+    assert len(pictures) == 3 + 1 + images + 1 + 1  # curves, confusion matrix, images, selection, first batch
     colours = {name: ODD[name.replace("\u2215", "/")] for name in run.network.classes}
-    for row, picture in zip(run.evaluation.top_losses(worst), pictures[4:], strict=False):
+    for row, picture in zip(run.evaluation.top_losses(images), pictures[4:], strict=False):
         assert picture.size == (32, 32)
         mean = torch.from_numpy(np.array(picture.convert("RGB"))).float().mean((0, 1))
         torch.testing.assert_close(mean, torch.tensor(colours[row.label], dtype=torch.float32), atol=12, rtol=0)
@@ -130,24 +140,26 @@ def test_without_a_test_the_report_is_of_the_validation_images(
     page = Page(text)
     assert "Confusion of the validation images" in page.text and "Selection" not in page.text
     assert "test accuracy" not in page.text and "validation accuracy" in page.text
+    assert "First batch Settings" in " ".join(page.text)  # nothing is mixed, so there is no note
     content = json.loads((result.folder / "evaluation.json").read_text())
     assert content["split"] == "val" and content["accuracy"] == result.summary["val_accuracy"]
     assert "not tested" in capsys.readouterr().out
-    off = fit(**{**options(tmp_path, data, method="finetune", test=False, report=False), "output": f"{tmp_path}/off"})
+    settings = options(tmp_path, data, method="finetune", test=False, report=False) | {"output": f"{tmp_path}/off"}
+    off = fit(**settings)
     assert off.evaluation is None and not {"report.html", "evaluation.json"} & {p.name for p in off.folder.iterdir()}
 
 
 def test_the_report_changes_nothing(data: Path, tmp_path: Path, run: Result) -> None:
-    state, other = torch.get_rng_state(), random.getstate()
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
     settings = {**options(tmp_path, data, top_k=2), "target": str(run.folder.parent / "target"), "report": False}
     plain = fit(**settings)
-    assert torch.equal(torch.get_rng_state(), state) and random.getstate() == other
+    assert torch.equal(torch.get_rng_state(), torch_state) and random.getstate() == python_state
     for name, tensor in plain.network.state_dict().items():
         assert torch.equal(tensor, run.network.state_dict()[name])
     assert plain.summary["test_accuracy"] == run.summary["test_accuracy"]
 
 
-def test_a_run_that_was_interrupted_has_a_report_of_all_of_it(data: Path, tmp_path: Path) -> None:
+def test_the_report_of_a_resumed_run_is_complete(data: Path, tmp_path: Path) -> None:
     interrupted(data, tmp_path / "run", 4)
     assert not (tmp_path / "run" / "report.html").exists()
     result = fit(**arguments(data, tmp_path / "run", steps=8, report=True, resume="auto"))
@@ -156,13 +168,27 @@ def test_a_run_that_was_interrupted_has_a_report_of_all_of_it(data: Path, tmp_pa
     assert any(f"{result.summary['test_accuracy']:.2f} %" == part for part in page.text)
 
 
+def test_a_note_is_written_below_a_grid_of_images() -> None:
+    images, captions = torch.zeros(6, 32, 32, 3), ["caption"] * 6
+    plain, with_note = (
+        Image.open(io.BytesIO(figures.png(figures.image_grid(images, captions, note)))).convert("L")
+        for note in (None, "one line")
+    )
+    added = with_note.height - plain.height
+    assert with_note.width == plain.width and 10 < added < 60
+    assert np.array(with_note)[-added:].min() < 100  # dark letters
+
+
 @pytest.mark.parametrize("count", [1, 3, 60, 400])
 def test_confusion_matrices_of_any_size_are_pictures(count: int) -> None:
     labels = torch.arange(count).repeat(2)
     evaluation = Evaluation(
         [f"a long name of class {i}" * (1 + i % 3) for i in range(count)],
-        *(torch.arange(len(labels)), labels, labels.flip(0)),
-        *(torch.rand(len(labels)), torch.rand(len(labels))),
+        positions=torch.arange(len(labels)),
+        labels=labels,
+        predicted=labels.flip(0),
+        probabilities=torch.rand(len(labels)),
+        losses=torch.rand(len(labels)),
     )
     picture = Image.open(io.BytesIO(figures.png(figures.confusion_matrix(evaluation))))
     assert max(picture.size) < 3000 and min(picture.size) > 200

@@ -1,4 +1,4 @@
-"""Properties of class means and nearest images, and of the cache of both."""
+"""Class means, nearest images, and the cache of both."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ INF = float("inf")
 
 
 def batches() -> list[tuple[Tensor, Tensor]]:
-    """Target class 0 is blue with some red, class 1 is green; each comes in both batches."""
+    """Two batches of three and two images, in which class 0 is blue with some red and class 1 is green."""
     blue, green = torch.tensor([0.3, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0])
     images = torch.stack([blue, green, blue]).view(3, 3, 1, 1).expand(3, 3, 4, 4)
     return [(images, torch.tensor([0, 1, 0])), (images[:2], torch.tensor([0, 1]))]
 
 
 def numbered_batches(features: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """Images of one pixel, in batches, with their positions."""
+    """Batches of one-pixel images with the given features, float[n, 3], each with its position as its integer."""
     images = features.float().view(-1, 3, 1, 1)
     return list(zip(images.split(size), torch.arange(len(images)).split(size), strict=True))
 
@@ -55,7 +55,9 @@ def test_passes_leave_the_network_as_it_was() -> None:
 @pytest.mark.parametrize("size", [1, 7, 40])
 def test_the_nearest_images_are_those_of_a_full_sort(size: int) -> None:
     random = np.random.default_rng(0)
-    features = torch.from_numpy(random.integers(0, 4, (40, 3)) + 1.0)  # few values, so that many are equally near
+    features = torch.from_numpy(
+        random.integers(0, 4, (40, 3)) + 1.0
+    )  # few values, so that many images are equally near
     directions = torch.from_numpy(random.random((5, 3)))
     images, cosines = nearest_images(colour_network([True]), numbered_batches(features, size), directions, 12)
     expected = F.normalize(directions, dim=1) @ F.normalize(features, dim=1).T
@@ -73,33 +75,38 @@ def test_of_equally_near_images_the_first_are_taken() -> None:
         assert images.tolist() == [[0, 1, 2, 3]]
 
 
-def remember(cache: Path, value: float, all_unreadable: bool = True) -> float:
-    found = cached(
+def cached_value(cache: Path, value: float, all_unreadable: bool = True) -> float:
+    """The value in the cache, or the given one where the pass is made."""
+    result = cached(
         cache,
         "key",
         lambda: PassResult({"x": torch.tensor(value)}, [BadFile("a", "b")]),
         lambda bad: bad and all_unreadable,
     )
-    assert found.bad == [BadFile("a", "b")]
-    return float(found.tensors["x"])
+    assert result.bad == [BadFile("a", "b")]
+    return float(result.tensors["x"])
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
-    assert [remember(tmp_path, 1), remember(tmp_path, 2)] == [1, 1]
+    assert [cached_value(tmp_path, 1), cached_value(tmp_path, 2)] == [1, 1]
     (path,) = (tmp_path / "selection").iterdir()
     path.write_bytes(path.read_bytes()[:-3])
-    assert [remember(tmp_path, 3), remember(tmp_path, 4)] == [3, 3]
+    assert [cached_value(tmp_path, 3), cached_value(tmp_path, 4)] == [3, 3]
     assert list((tmp_path / "selection").iterdir()) == [path]
 
 
-def test_what_is_no_longer_bad_makes_the_cache_again(tmp_path: Path) -> None:
-    assert [remember(tmp_path, 1), remember(tmp_path, 2, all_unreadable=False), remember(tmp_path, 3)] == [1, 2, 2]
+def test_an_image_that_is_no_longer_bad_makes_the_cache_again(tmp_path: Path) -> None:
+    assert [cached_value(tmp_path, 1), cached_value(tmp_path, 2, all_unreadable=False), cached_value(tmp_path, 3)] == [
+        1,
+        2,
+        2,
+    ]
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cache: .*file/selection: .*; name another folder, or none"):
-        remember(tmp_path / "file", 1)
+        cached_value(tmp_path / "file", 1)
 
 
 def test_labels_and_order_are_part_of_the_key(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Properties of the choice of source classes, and of what is written of it."""
+"""The strategies that choose source classes, and reading and writing selection.json."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_assignment_is_the_best_of_all_permutations() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         similarity = torch.rand(3, 6, generator=generator, dtype=torch.float64)
-        similarity[:, 4] = -INF  # a class that the pretrained classifier lacks
+        similarity[:, 4] = -INF  # no output of the pretrained classifier
         selection = assignment_selection(similarity)
         best = max(itertools.permutations((0, 1, 2, 3, 5), 3), key=lambda p: sum(similarity[range(3), p].tolist()))
         assert selection.chosen == [[i] for i in best]
@@ -37,7 +37,7 @@ def test_assignment_is_the_best_of_all_permutations() -> None:
         assignment_selection(similarity[:, [0, 1, 4]])
 
 
-def test_cosine_does_not_depend_on_length() -> None:
+def test_cosine_does_not_depend_on_the_vectors_lengths() -> None:
     target, source = torch.tensor([[3.0, 0.0]]).double(), torch.tensor([[5.0, 0.0], [1.0, 1.0], [0.0, 0.0]]).double()
     torch.testing.assert_close(cosine(target, source), torch.tensor([[1, 0.5**0.5, 0]]).double())
 
@@ -52,6 +52,7 @@ def test_random_classes_are_distinct_and_repeatable() -> None:
 
 
 def made_dataset(labels: list[int]) -> Dataset:
+    """A dataset with the classes x and y, whose training images 0.png, 1.png, ... have these labels."""
     images = [Sample(FileImage(Path(f"{i}.png")), label) for i, label in enumerate(labels)]
     return Dataset(["x", "y"], images, [], [])
 
@@ -99,12 +100,12 @@ def test_other_selection_files_are_refused(text: str, message: str, tmp_path: Pa
         read_selection("absent", ["s", "t"], made_dataset([0, 1]))
 
 
-def test_chosen_samples_come_once_and_places_lead_to_them() -> None:
+def test_chosen_samples_come_once_and_are_found_by_their_positions() -> None:
     source = made_dataset([0, 0, 1, 1])
     by_image = Selection("image", [[3, 0], [3, 1]], None)
     samples = by_image.samples(source)
     assert [sample.image.name for sample in samples] == ["0.png", "1.png", "3.png"]
-    assert [[samples[place] for place in row] for row in by_image.places()] == [
+    assert [[samples[i] for i in row] for row in by_image.sample_positions()] == [
         [source.train[3], source.train[0]],
         [source.train[3], source.train[1]],
     ]

@@ -1,4 +1,4 @@
-"""Properties of every strategy of selection: what it finds, what it reads, and what it refuses."""
+"""Every strategy of selection: which classes or images it chooses, which images it reads, what it refuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from made import SOURCE, TARGET, write_folder
 from selecting import (
     NETWORKS,
     STRATEGIES,
-    Chooser,
+    RecordingSelector,
     choose,
     colour_network,
     other_classifier,
@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def data(tmp_path: Path) -> tuple[Dataset, Dataset]:
-    """Target and source of made colours: blue, green, red; grass, rose, sky, snow."""
+    """A target with the classes blue, green and red, and a source with grass, rose, sky and snow, all in one colour."""
     write_folder(tmp_path / "target", TARGET, 5)
     write_folder(tmp_path / "source", SOURCE, 7)
     return read_folder(tmp_path / "target"), read_folder(tmp_path / "source")
@@ -51,7 +51,7 @@ def data(tmp_path: Path) -> tuple[Dataset, Dataset]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the images that are read, as they are."""
+    """A list to which the name of each image file is added as it is read."""
     names: list[str] = []
     read = FileImage.read
 
@@ -90,24 +90,24 @@ def test_the_target_is_seen_in_any_batches(data: tuple[Dataset, Dataset]) -> Non
     torch.testing.assert_close(torch.tensor(a.scores), torch.tensor(b.scores))
 
 
-@pytest.mark.parametrize("how", ["prediction", "random", "assignment"])
+@pytest.mark.parametrize("strategy", ["prediction", "random", "assignment"])
 def test_no_source_image_is_read_where_none_is_needed(
-    how: str, data: tuple[Dataset, Dataset], reads: list[str]
+    strategy: str, data: tuple[Dataset, Dataset], reads: list[str]
 ) -> None:
-    choose(settings_for(how), data)
-    assert sorted(reads) == sorted(sample.image.name for sample in data[0].train if how != "random")
+    choose(settings_for(strategy), data)
+    assert sorted(reads) == sorted(sample.image.name for sample in data[0].train if strategy != "random")
 
 
 def test_predictions_of_other_classes_are_compared_by_cosine(data: tuple[Dataset, Dataset]) -> None:
     network = pixel_network(0, other_classifier())
-    chooser = Chooser(settings_for("prediction", top_k=4), network)
-    selection = chooser.choose(data)
-    assert chooser.said == [
+    selector = RecordingSelector(settings_for("prediction", top_k=4), network)
+    selection = selector.choose(data)
+    assert selector.logged == [
         "selection: prediction needs a pass over the source's images, since 0 of its 4 classes are outputs of the "
         "pretrained classifier"
     ]
     target, source = (
-        class_means(network, chooser.stream(part.train, "", []), len(part.classes), network.classifier_logits)
+        class_means(network, selector.stream(part.train, "", []), len(part.classes), network.classifier_logits)
         for part in data
     )
     for row, classes, scores in zip(target.probabilities, selection.chosen, selection.scores, strict=True):
@@ -117,10 +117,10 @@ def test_predictions_of_other_classes_are_compared_by_cosine(data: tuple[Dataset
 
 
 def test_for_perfectly_recognised_classes_the_order_is_that_of_the_predictions(tmp_path: Path) -> None:
-    # Saturated colours, so that each source class is predicted as one output, and each target image as several.
-    sure = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
-    mixed = {"x": (120, 118, 116), "y": (116, 120, 118)}
-    for name, colours in (("source", sure), ("target", mixed)):
+    # Each source class is a pure colour, predicted as one output with certainty; target images are nearly grey.
+    pure = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255)}
+    greyish = {"x": (120, 118, 116), "y": (116, 120, 118)}
+    for name, colours in (("source", pure), ("target", greyish)):
         for label, colour in colours.items():
             (tmp_path / name / label).mkdir(parents=True)
             pixels = torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1).expand(3, 40, 40).contiguous()
@@ -139,7 +139,7 @@ def test_for_perfectly_recognised_classes_the_order_is_that_of_the_predictions(t
         assert scores == pytest.approx([value / math.hypot(*values) for value in values], abs=1e-6)
 
 
-def test_feature_after_prediction_reads_nothing_of_the_source(
+def test_feature_after_prediction_reads_no_source_image(
     data: tuple[Dataset, Dataset], reads: list[str], fresh_cache: Path
 ) -> None:
     network = pixel_network(0, other_classifier())
@@ -165,7 +165,7 @@ def test_source_images_are_read_once_and_then_come_from_the_cache(
     }
 
     def read_by(settings: Settings, network: Network | None = None) -> tuple[Selection, bool]:
-        """What is chosen, and whether the source was read."""
+        """The selection, and whether images of the source were read for it."""
         reads.clear()
         selection = choose(settings, data, network)
         assert sorted(reads) in (images["t"], sorted(images["t"] + images["s"]))
@@ -190,7 +190,7 @@ def test_source_images_are_read_once_and_then_come_from_the_cache(
         assert read_by(settings_for(**STRATEGIES[strategy], cache="none")) == (first, True)
     assert set(fresh_cache.iterdir()) == before
     other_decoder = settings_for(**STRATEGIES[strategy], decoder="torchvision")
-    assert read_by(other_decoder)[1] == (Chooser(settings).decoder.name != "torchvision")
+    assert read_by(other_decoder)[1] == (RecordingSelector(settings).decoder.name != "torchvision")
     Path(source.train[3].image.name).touch()
     assert read_by(settings)[1]
     assert not read_by(settings)[1]
@@ -204,7 +204,7 @@ def test_source_images_are_read_once_and_then_come_from_the_cache(
 
 
 class Counted(Image):
-    """The same picture under many names; counts how often it is read."""
+    """An image with a name of its own and the same picture as all others; the class counts how often one is read."""
 
     encoded = bytes(encode_png(torch.full((3, 40, 40), 128, dtype=torch.uint8)).numpy())
     reads = 0
@@ -226,7 +226,7 @@ class Counted(Image):
 
 def test_a_pass_decodes_images_as_it_goes() -> None:
     samples = [Sample(Counted(i), 0) for i in range(600)]
-    images = iter(Chooser(settings_for("feature")).stream(samples, "images", []))
+    images = iter(RecordingSelector(settings_for("feature")).stream(samples, "images", []))
     next(images)
     assert 4 <= Counted.reads <= 300
     assert sum(len(labels) for _, labels in images) == 596 and Counted.reads == 600
@@ -254,8 +254,8 @@ decoder = make_decoder("torchvision", settings.short_side, torch.device("cpu"), 
 peaks = []
 for count in (100, 700):
     source = Dataset(["b"], [Sample(FileImage(Path(sys.argv[1])), 0)] * count, [], [])
-    chooser = AuxiliarySelector(settings, network, decoder, print, [])
-    chooser.select(iter([(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64))]), source, source)
+    selector = AuxiliarySelector(settings, network, decoder, print, [])
+    selector.select(iter([(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64))]), source, source)
     peaks.append(peak())
 print(*peaks)
 """
@@ -270,7 +270,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, strategy
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     few, many = map(float, done.stdout.splitlines()[-1].split())
-    assert many - few < 60  # the images between take 112 MiB
+    assert many - few < 60  # MiB; the 600 further images would take 112 MiB decoded
 
 
 @pytest.mark.parametrize("strategy", ["feature", "sample", "prediction of other classes"])
@@ -286,11 +286,11 @@ def test_bad_source_images_are_named_and_left_out(
     gone.unlink()
     expected = [BadFile(str(broken), "not a JPEG, PNG or WebP image"), BadFile(str(gone), "No such file or directory")]
     chosen = []
-    for count in (28, 2):  # by the pass, and by another look at the bad ones
+    for count in (28, 2):  # the first selection reads all source images; the second, from the cache, the bad ones
         reads.clear()
-        chooser = Chooser(settings, NETWORKS.get(strategy, pixel_network)())
-        chosen.append(chooser.choose(data))
-        assert chooser.bad == expected and len(reads) == 15 + count
+        selector = RecordingSelector(settings, NETWORKS.get(strategy, pixel_network)())
+        chosen.append(selector.choose(data))
+        assert selector.bad == expected and len(reads) == 15 + count
     assert chosen[0] == chosen[1]
     without = Dataset(source.classes, [source.train[i] for i in range(28) if i not in (2, 20)], [], [])
     by_name, expected_by_name = (
@@ -303,36 +303,40 @@ def test_bad_source_images_are_named_and_left_out(
     assert by_name == expected_by_name
 
     broken.write_bytes(good)
-    os.utime(broken, ns=(0, mended.st_mtime_ns))  # its stamp is what it was
+    os.utime(broken, ns=(0, mended.st_mtime_ns))  # readable again, with the same stamp
     reads.clear()
-    chooser = Chooser(settings, NETWORKS.get(strategy, pixel_network)())
-    chooser.choose(data)
-    assert chooser.bad == expected[1:] and len(reads) == 15 + 2 + 28
+    selector = RecordingSelector(settings, NETWORKS.get(strategy, pixel_network)())
+    selector.choose(data)
+    assert selector.bad == expected[1:] and len(reads) == 15 + 2 + 28
 
 
 def test_source_classes_without_a_good_image_are_not_chosen(data: tuple[Dataset, Dataset]) -> None:
-    for sample in data[1].train[21:]:  # snow
+    for sample in data[1].train[21:]:  # all images of snow
         Path(sample.image.name).write_text("no image")
-    chooser = Chooser(settings_for("feature", top_k=3))
-    assert all(sorted(row) == [0, 1, 2] for row in chooser.choose(data).chosen) and len(chooser.bad) == 7
+    selector = RecordingSelector(settings_for("feature", top_k=3))
+    assert all(sorted(row) == [0, 1, 2] for row in selector.choose(data).chosen) and len(selector.bad) == 7
     with pytest.raises(ValueError, match="top_k: expected at most 3, the number of usable source classes, got 4"):
-        Chooser(settings_for("feature", top_k=4)).choose(data)
+        RecordingSelector(settings_for("feature", top_k=4)).choose(data)
     for sample in data[0].train[5:10]:
         Path(sample.image.name).write_text("no image")
     with pytest.raises(ValueError, match="class green: none of its training images can be decoded"):
-        Chooser(settings_for("feature")).choose(data)
+        RecordingSelector(settings_for("feature")).choose(data)
 
 
 @pytest.mark.parametrize(
     ("strategy", "known", "message"),
     [
-        ({"how": "prediction", "top_k": 3}, 2, r"needs a network with a pretrained classifier, .* --selection random"),
-        ({"how": "prediction"}, 0, r"needs a network with a pretrained classifier"),
-        ({"how": "assignment"}, 2, r"needs a network with a pretrained classifier"),
-        ({"how": "prediction", "top_k": 5}, 4, r"selection: prediction needs at least top_k = 5 .*there are 4"),
-        ({"how": "feature", "top_k": 5}, 4, r"selection: feature needs at least top_k = 5 .*there are 4"),
-        ({"how": "sample", "top_images": 29}, 4, r"top_images: expected at most 28, .* got 29"),
-        ({"how": "random", "top_k": 5}, 4, r"top_k: expected at most 4"),
+        (
+            {"selection": "prediction", "top_k": 3},
+            2,
+            r"needs a network with a pretrained classifier, .* --selection random",
+        ),
+        ({"selection": "prediction"}, 0, r"needs a network with a pretrained classifier"),
+        ({"selection": "assignment"}, 2, r"needs a network with a pretrained classifier"),
+        ({"selection": "prediction", "top_k": 5}, 4, r"selection: prediction needs at least top_k = 5 .*there are 4"),
+        ({"selection": "feature", "top_k": 5}, 4, r"selection: feature needs at least top_k = 5 .*there are 4"),
+        ({"selection": "sample", "top_images": 29}, 4, r"top_images: expected at most 28, .* got 29"),
+        ({"selection": "random", "top_k": 5}, 4, r"top_k: expected at most 4"),
     ],
 )
 def test_too_small_a_source_is_refused_before_any_image_is_read(
@@ -356,7 +360,7 @@ def test_auxiliary_images_can_be_single_ones(data: tuple[Dataset, Dataset]) -> N
     selection = choose(settings_for("sample"), data)
     samples = selection.samples(data[1])
     pool = ImageStore(TorchvisionDecoder(37, 1), None, None, print).build(samples, "images")
-    auxiliary = AuxiliaryIndex.of_images(pool, selection.places())
+    auxiliary = AuxiliaryIndex.of_images(pool, selection.sample_positions())
     assert auxiliary.offsets.tolist() == [0, 5, 10, 15] and len(pool) == len(samples)
     for target, row in enumerate(selection.chosen):
         members = auxiliary.members[5 * target : 5 * target + 5].tolist()

@@ -1,4 +1,4 @@
-"""Runs that are interrupted and go on, and whether two runs are the same to the bit."""
+"""Runs that are interrupted after a step, and a check that two runs ended with the same bits."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from xmixup_fast.training.run import Result, fit
 from xmixup_fast.training.run_folder import RunFolder
 
 STEPS = 8
+"""Steps of each run."""
 
 
 def run(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> Result:
@@ -25,7 +26,7 @@ def run(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> Re
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
-    """Sends a signal in a step, counted over all runs from here on."""
+    """Sends this process a signal in a step, counted from 1 over all runs that follow."""
     steps = iter(range(1, 1000))
     original = RunFolder.step
 
@@ -38,12 +39,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.
 
 
 def interrupted(data: Path, output: Path, step: int, method: str = "xmixup", **settings: Any) -> None:
+    """A run that is interrupted after a step, once its checkpoint is saved."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match=f"stopped after step {step} of"):
         stop_after(patch, step)
         run(data, output, method, **settings)
 
 
 def assert_same(first: Result, second: Result) -> None:
+    """Two runs have the same weights, summary, selection and metrics, but for durations."""
     weights = [load_file(result.folder / "model.safetensors") for result in (first, second)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())

@@ -1,8 +1,7 @@
-"""Kills runs with SIGKILL at random moments, resumes them, and compares with runs that were never killed, to the bit.
+"""Kills runs with SIGKILL at random moments, resumes them, and compares their bits with those of runs never killed.
 
 python tests/support/kill_runs.py --kills 30
-    over methods and storages in turn, with AMP, averaged weights and batches in parts; prints a line for each run that
-    came to its end
+    takes methods and storages in turn, some with AMP, averaged weights or micro-batches; prints a line per finished run
 """
 
 from __future__ import annotations
@@ -23,9 +22,19 @@ from typing import Any
 import safetensors.numpy
 from made import SOURCE, TARGET, write_folder
 
-METHODS = (
-    *("xmixup", "finetune", "delta", "seqtrain", "rifle", "xcutmix"),
-    *("cotuning", "cotrain", "bss", "mixup", "cutmix", "xcutmix"),
+METHODS: tuple[dict[str, Any], ...] = (
+    {"method": "xmixup"},
+    {"method": "finetune"},
+    {"method": "delta"},
+    {"method": "seqtrain"},
+    {"method": "rifle"},
+    {"method": "finetune", "regularizer": "l2sp"},
+    {"method": "cotuning"},
+    {"method": "cotrain"},
+    {"method": "bss"},
+    {"method": "mixup"},
+    {"method": "cutmix"},
+    {"method": "xcutmix", "regularizer": "l2sp"},
 )
 STEPS: tuple[dict[str, Any], ...] = (
     {"amp": "bf16", "ema_decay": 0.9},
@@ -34,18 +43,18 @@ STEPS: tuple[dict[str, Any], ...] = (
     {},
 )
 CASES = [
-    {"method": method, "storage": storage, **STEPS[(number + round) % len(STEPS)]}
+    {**method, "storage": storage, **STEPS[(number + round) % len(STEPS)]}
     for (round, storage), (number, method) in product(enumerate(("resident", "stream")), enumerate(METHODS))
 ]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30, help="how many at least")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--steps", type=int, default=12, help="of each run")
-    asked = parser.parse_args(arguments)
-    moments = random.Random(asked.seed)
+    parser.add_argument("--kills", type=int, default=30, help="smallest number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--steps", type=int, default=12, help="steps of each run")
+    options = parser.parse_args(arguments)
+    moments = random.Random(options.seed)
     total = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -53,12 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_folder(folder / "source", SOURCE, 4)
         in_child(lambda: save_weights(folder))
         for number, case in enumerate(cycle(CASES)):
-            settings = {
-                **{"target": str(folder / "target"), "source": str(folder / "source"), "model": "test_resnet"},
-                **{"weights": str(folder / "weights.safetensors"), **case},
-                **{"steps": asked.steps, "batch_size": 8, "image_size": 32, "device": "cpu", "threads": 1},
-                **{"cache": str(folder / "cache"), "checkpoint_steps": 2},
-            }
+            settings = settings_of(folder, options.steps) | case
             whole, killed = (folder / f"{kind}-{number}" for kind in ("whole", "killed"))
             started = time.monotonic()
             assert in_child(lambda s=settings, o=whole: run(s, o)) == 0
@@ -69,16 +73,33 @@ def main(arguments: list[str] | None = None) -> int:
             assert result(killed) == result(whole), f"{case}: another result after {kills} kills"
             total += kills
             print(f"{case}: the same after {kills} kills", flush=True)
-            if total >= asked.kills and (asked.kills < 30 or number + 1 >= len(CASES)):
+            if total >= options.kills and (options.kills < 30 or number + 1 >= len(CASES)):
                 break
     print(f"{total} kills, {number + 1} runs: all as if never killed")
     return 0
 
 
-def in_child(work: Callable[[], object], seconds: float | None = None) -> int:
-    """Does something in a child process, which is killed after some time; returns its exit status, or -9.
+def settings_of(folder: Path, steps: int) -> dict[str, Any]:
+    """Settings of all runs, on the images and weights in a folder."""
+    return {
+        "target": str(folder / "target"),
+        "source": str(folder / "source"),
+        "model": "test_resnet",
+        "weights": str(folder / "weights.safetensors"),
+        "steps": steps,
+        "batch_size": 8,
+        "image_size": 32,
+        "device": "cpu",
+        "threads": 1,
+        "cache": str(folder / "cache"),
+        "checkpoint_steps": 2,
+    }
 
-    The child is forked from a process that has never computed anything, which spares it the imports.
+
+def in_child(work: Callable[[], object], seconds: float | None = None) -> int:
+    """Calls ``work`` in a child process, and kills it after some seconds if given; returns the exit status, or -9.
+
+    The child is forked, which spares it the imports. That is safe as this process has not started any thread of torch.
     """
     child = os.fork()
     if child == 0:
@@ -100,6 +121,7 @@ def in_child(work: Callable[[], object], seconds: float | None = None) -> int:
 
 
 def checked(status: int) -> int:
+    """The exit status of a child that ended well or was killed; an assertion fails for any other."""
     assert status in (0, -signal.SIGKILL), f"a run ended with status {status}"
     return status
 
@@ -120,7 +142,7 @@ def run(settings: dict[str, Any], output: Path) -> None:
 
 
 def result(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """The weights' bytes, and the metrics that do not measure time."""
+    """The bytes of the weights, and the metrics without durations."""
     weights = safetensors.numpy.load_file(folder / "model.safetensors")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
@@ -129,6 +151,6 @@ def result(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
 
 
 if __name__ == "__main__":
-    import xmixup_fast.training.run  # noqa: F401  (once, before the children are forked)
+    import xmixup_fast.training.run  # noqa: F401  (imported once, before the children are forked)
 
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""Runs with the settings of a JSON file, one after the other, then a learning-rate test, and what the images take.
+"""Several runs, a learning-rate range test, and the memory that mapped image pools take, in the processes of torchrun.
 
-python tests/support/many_runs.py FILE.json
-    {"runs": [settings, ...], "find_lr": settings}; in the processes that torchrun starts. The last line of stdout tells
-    the memory, in KiB, that all processes use of the mapped pools of the last run
+torchrun --nproc-per-node 2 tests/support/many_runs.py FILE.json
+    makes the runs one after the other, then the range test, for a file {"runs": [SETTINGS, ...], "find_lr": SETTINGS}.
+    The last line of stdout is a JSON object with the memory, in KiB, of the mapped pools of the last run
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from xmixup_fast.training.resolve import resolved
 
 
 def main(file: str) -> None:
-    asked = json.loads(Path(file).read_text())
+    jobs = json.loads(Path(file).read_text())
     with distributed.processes():
-        run(asked)
-        found = memory(resolved(Settings(**asked["runs"][-1])))
+        run(jobs)
+        kib = memory(resolved(Settings(**jobs["runs"][-1])))
         if distributed.rank() == 0:
-            print(json.dumps(found))
+            print(json.dumps(kib))
 
 
-def run(asked: dict[str, Any]) -> None:
-    for values in asked["runs"]:
-        fit(**values)
-    find_lr.run(Settings(**asked["find_lr"]))
+def run(jobs: dict[str, Any]) -> None:
+    for settings in jobs["runs"]:
+        fit(**settings)
+    find_lr.run(Settings(**jobs["find_lr"]))
 
 
 def memory(settings: Settings) -> dict[str, float]:
-    """The sizes of the mapped pools' files; how much of them is mapped, and the processes' shares of it, in KiB."""
-    run = prepare(settings, lambda text: None)
-    for pool in (run.images.train, run.images.val, run.images.test, run.parts.auxiliary):
+    """Sizes in KiB: of the pools' files, of their mappings in all processes, and of the memory these share out.
+
+    The last one is the sum of proportional set sizes: memory that n processes map counts as 1/n for each.
+    """
+    setup = prepare(settings, lambda text: None)
+    for pool in (setup.images.train, setup.images.val, setup.images.test, setup.parts.auxiliary):
         assert isinstance(pool, ImagePool)
         pool.pixels.sum()  # reads every page
     distributed.barrier()
@@ -53,7 +56,7 @@ def memory(settings: Settings) -> dict[str, float]:
         name, _, value = line.partition(":")
         if inside and name in kib:
             kib[name] += int(value.split()[0])
-    distributed.barrier()  # until here all have them mapped
+    distributed.barrier()  # no process unmaps its pools before all have measured
     mapped, shares = distributed.all_reduce_sum(kib["Rss"], kib["Pss"])
     return {"files": sum(path.stat().st_size for path in files) / 1024, "mapped": mapped, "shares": shares}
 

@@ -1,4 +1,4 @@
-"""Networks that see colours, and selection with them."""
+"""Networks whose features are mean colours, and a selector that records what it logs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xmixup_fast.settings.fields import Settings
 
 
 class Pixels(nn.Module):
-    """A body whose features are the images' mean colours, so that the source head alone decides."""
+    """In place of a timm model: features are an image's mean colour, so predictions depend on the source head alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,18 +35,27 @@ class Pixels(nn.Module):
 
 
 def colour_network(matched: list[bool], classifier: nn.Linear | None = None) -> Network:
-    """Source classes 0, 1 and 2 are red, green and blue; further ones see nothing."""
+    """A network whose source head has red, green and blue as classes 0, 1 and 2; logits of further ones are zero.
+
+    ``matched`` tells for each source class whether its row counts as one of the pretrained classifier.
+    """
     head = nn.Linear(3, len(matched), bias=False)
     with torch.no_grad():
         head.weight.copy_(5 * torch.eye(len(matched), 3))
     return Network(
-        *(Pixels(), head, torch.tensor(matched)),
-        **{"model_name": "pixels", "classes": ["a", "b"], "mean": [0] * 3, "std": [1] * 3, "classifier": classifier},
+        Pixels(),
+        head,
+        torch.tensor(matched),
+        model_name="pixels",
+        classes=["a", "b"],
+        mean=[0] * 3,
+        std=[1] * 3,
+        classifier=classifier,
     )
 
 
 def other_classifier() -> nn.Linear:
-    """Outputs that are none of the source's classes: dark, red, green, blue, white."""
+    """A pretrained classifier without any of the source's classes: its outputs are dark, red, green, blue, white."""
     outputs = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
     layer = nn.Linear(3, 5)
     with torch.no_grad():
@@ -55,13 +64,17 @@ def other_classifier() -> nn.Linear:
     return layer
 
 
-def settings_for(how: str, **others: Any) -> Settings:
-    common = {"target": "t", "source": "s", "model": "m", "image_size": 32, "batch_size": 4, "device": "cpu"}
-    return Settings(**{**common, "selection": how, "top_images": 5, **others})
+def settings_for(selection: str, **changes: Any) -> Settings:
+    small = {"target": "t", "source": "s", "model": "m", "image_size": 32, "batch_size": 4, "device": "cpu"}
+    values = small | {"selection": selection, "top_images": 5} | changes
+    return Settings(**values)
 
 
 def pixel_network(known: int = 4, classifier: nn.Linear | None = None) -> Network:
-    """Its source head sees which source class's colour is nearest; the first ``known`` count as pretrained."""
+    """A network that predicts the source class of the nearest colour; the first ``known`` classes count as pretrained.
+
+    With classes c as colours in 0..1, logit c of a colour x is 20 c·x - 10 |c|², which is largest for the nearest c.
+    """
     network = colour_network([i < known for i in range(4)], classifier)
     colours = torch.tensor([SOURCE[name] for name in sorted(SOURCE)]) / 255
     network.source_head = nn.Linear(3, 4)
@@ -71,32 +84,34 @@ def pixel_network(known: int = 4, classifier: nn.Linear | None = None) -> Networ
     return network
 
 
-class Chooser(AuxiliarySelector):
-    """A selector with what it says and finds bad, the target's images included."""
+class RecordingSelector(AuxiliarySelector):
+    """A selector that keeps its log lines in ``logged`` and all bad images, the target's included, in ``bad``."""
 
     def __init__(self, settings: Settings, network: Network | None = None) -> None:
-        self.said: list[str] = []
-        decoder = make_decoder(settings.decoder, settings.short_side, torch.device("cpu"), 2, self.said.append)
-        super().__init__(settings, network or pixel_network(), decoder, self.said.append, [])
+        self.logged: list[str] = []
+        decoder = make_decoder(settings.decoder, settings.short_side, torch.device("cpu"), 2, self.logged.append)
+        super().__init__(settings, network or pixel_network(), decoder, self.logged.append, [])
 
     def choose(self, data: tuple[Dataset, Dataset]) -> Selection:
+        """Selects source classes or images for a pair of target and source."""
         return self.select(self.stream(data[0].train, "target images", self.bad), *data)
 
 
 def choose(settings: Settings, data: tuple[Dataset, Dataset], network: Network | None = None) -> Selection:
-    chooser = Chooser(settings, network)
-    selection = chooser.choose(data)
-    assert not chooser.bad
+    """Selects for a pair of target and source all of whose images can be decoded."""
+    selector = RecordingSelector(settings, network)
+    selection = selector.choose(data)
+    assert not selector.bad
     return selection
 
 
 STRATEGIES: dict[str, dict[str, Any]] = {
-    "prediction": {"how": "prediction"},
-    "feature": {"how": "feature", "top_k": 2},
-    "assignment by prediction": {"how": "assignment"},
-    "assignment by feature": {"how": "assignment", "similarity": "feature"},
-    "sample": {"how": "sample"},
-    "prediction of other classes": {"how": "prediction", "top_k": 2},
+    "prediction": {"selection": "prediction"},
+    "feature": {"selection": "feature", "top_k": 2},
+    "assignment by prediction": {"selection": "assignment"},
+    "assignment by feature": {"selection": "assignment", "similarity": "feature"},
+    "sample": {"selection": "sample"},
+    "prediction of other classes": {"selection": "prediction", "top_k": 2},
 }
 NETWORKS = {"prediction of other classes": lambda: pixel_network(0, other_classifier())}
-"""Of the strategies that need another network than `pixel_network`."""
+"""The networks of strategies that need another one than :func:`pixel_network`."""

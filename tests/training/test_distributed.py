@@ -20,9 +20,9 @@ import torch.distributed as dist
 from made import SOURCE, TARGET, write_folder
 from runs import flags
 from safetensors.torch import load_file
-from selecting import NETWORKS, STRATEGIES, Chooser, choose, pixel_network, settings_for
+from selecting import NETWORKS, STRATEGIES, RecordingSelector, choose, pixel_network, settings_for
 
-from xmixup_fast.cli import parse
+from xmixup_fast import cli, train
 from xmixup_fast.data.dataset import BadFile, Dataset
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.build import build
@@ -170,7 +170,7 @@ def test_a_killed_process_ends_the_run_by_name_and_a_restart_goes_on(
         send(process, signal.SIGKILL)
         output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert "going on after step" in output and "exitcode: -9" in errors.replace("(", "").replace(")", "")
+    assert "resuming at step" in output and "exitcode: -9" in errors.replace("(", "").replace(")", "")
     killed, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", runs[2] / "long"))
     assert all(torch.equal(killed[key], tensor) for key, tensor in whole.items())
 
@@ -197,7 +197,7 @@ def test_a_restart_does_not_take_dead_processes_for_its_own(tmp_path: Path) -> N
 
 def test_a_run_goes_on_with_another_number_of_processes(runs: dict[int, Path]) -> None:
     output = (runs[2] / "stdout.txt").read_text()
-    assert output.count("going on after step 2 of 6") == 1 and output.count("not used") == 2
+    assert output.count("resuming at step 2 of 6") == 1 and output.count("not used") == 2
     one, both = (load_file(runs[n] / name / "model.safetensors") for n, name in ((1, "xmixup"), (2, "resumed")))
     for key, tensor in one.items():
         torch.testing.assert_close(both[key], tensor, rtol=1e-4, atol=2e-5)
@@ -227,11 +227,14 @@ def test_bad_settings_are_said_once(
     assert done.returncode != 0
     assert done.stderr.count("error: image_size: expected a positive number") == 1, done.stderr
     assert not (tmp_path / "run").exists()
-    for rank, text in (("0", "--no-such"), ("1", "")):
+    waited: list[float] = []
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    for rank, waits in (("0", []), ("1", [cli.WAIT_SECONDS])):
         monkeypatch.setenv("RANK", rank)
+        assert train.main(["--no-such"]) == 2 and waited == waits
         with pytest.raises(SystemExit):
-            parse(["--no-such"])
-        assert (text in capsys.readouterr().err) if text else capsys.readouterr() == ("", "")
+            train.main(["--help"])
+        assert capsys.readouterr().out.startswith("usage: ") == (rank == "0")
 
 
 @pytest.mark.parametrize("name", ["compare", "evaluate", "predict", "export"])
@@ -262,12 +265,12 @@ def one_process(rank: int, folder: Path) -> None:
     data = read_folder(folder / "target"), read_folder(folder / "source")
     selections = choose_each(data)
     again = choose(settings_for(**STRATEGIES["sample"]), data)  # out of the cache
-    chooser = Chooser(settings_for("feature"))
+    chooser = RecordingSelector(settings_for("feature"))
     logits = chooser.network.source_logits
     share = sum(len(labels) for _, labels in chooser.stream(data[1].train, "images", []))
     means = class_means(chooser.network, chooser.stream(data[1].train, "images", []), 4, logits)
     # The last batch alone is a share without an image for one process.
-    tail = Chooser(settings_for("feature", batch_size=100)).stream(data[1].train, "images", [])
+    tail = RecordingSelector(settings_for("feature", batch_size=100)).stream(data[1].train, "images", [])
     tail_means = class_means(chooser.network, tail, 4, logits)
     Path(data[1].train[27 * rank].image.name).write_text("no image")
     dist.barrier()
@@ -283,7 +286,7 @@ def test_two_processes_choose_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_folder(tmp_path / "source", SOURCE, 7)
     data = read_folder(tmp_path / "target"), read_folder(tmp_path / "source")
     alone = choose_each(data)
-    chooser = Chooser(settings_for("feature"))
+    chooser = RecordingSelector(settings_for("feature"))
     images = chooser.stream(data[1].train, "images", [])
     means = class_means(chooser.network, images, 4, chooser.network.source_logits)
     torch.multiprocessing.spawn(one_process, (tmp_path,), nprocs=2)

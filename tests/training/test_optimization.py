@@ -304,7 +304,11 @@ def test_a_network_of_one_size_is_made_for_the_images(data: Path, tmp_path: Path
 
     network = build("test_vit", path, list("ab"), keep_classifier=True, image_size=64)
     theirs = timm.create_model(
-        *("test_vit", True), img_size=64, num_classes=3, pretrained_cfg_overlay={"file": path, "num_classes": 3}
+        "test_vit",
+        pretrained=True,
+        img_size=64,
+        num_classes=3,
+        pretrained_cfg_overlay={"file": path, "num_classes": 3},
     )
     assert torch.equal(network.body.pos_embed, theirs.pos_embed) and network.body.pos_embed.shape[1] == 17
     assert network.source_head is not None and torch.equal(network.source_head.weight, theirs.head.weight)

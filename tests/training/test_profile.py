@@ -1,4 +1,4 @@
-"""Properties of --profile: a trace and a table whose parts make up the step, and the same run to the bit."""
+"""--profile: the parts of the table add up to the step, and a profiled run has the same bits as another."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from safetensors.torch import load_file
 
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.identity import run_hash
-from xmixup_fast.training import profiler as profiling
-from xmixup_fast.training.profiler import PARTS, no_span, table
+from xmixup_fast.training.profiler import PARTS, WARM_UP_STEPS, no_span, table
 
 ROWS = [*PARTS, "other", "step"]
 
 
 def numbers(lines: list[str]) -> dict[str, list[float]]:
-    """The numbers of each row of a table."""
-    found = {}
+    """The numbers in the rows of a table, by the rows' names."""
+    rows = {}
     for line in lines:
         match = re.match(r"  (\w[a-z ]*?) +([\d. %]+)$", line)
         if match:
-            found[match[1]] = [float(number.rstrip("%")) for number in match[2].split()]
-    return found
+            rows[match[1]] = [float(number.rstrip("%")) for number in match[2].split()]
+    return rows
 
 
 def parts_add_up(rows: dict[str, list[float]]) -> bool:
+    """Whether in each column the parts' times add up to the step's, but for rounding."""
     return all(
         sum(rows[name][column] for name in ROWS[:-1]) == pytest.approx(rows["step"][column], abs=0.06 * len(ROWS))
         for column in range(len(rows["step"]))
@@ -41,39 +41,45 @@ def parts_add_up(rows: dict[str, list[float]]) -> bool:
 
 @pytest.mark.parametrize("storage", ["resident", "stream"])
 @pytest.mark.parametrize("steps", [9, 2])
-def test_a_profiled_run_is_the_same_run(data: Path, tmp_path: Path, capsys: Any, steps: int, storage: str) -> None:
+def test_a_profiled_run_ends_with_the_same_bits(
+    data: Path, tmp_path: Path, capsys: Any, steps: int, storage: str
+) -> None:
     settings = {"steps": steps, "storage": storage, "grad_accum_steps": 2}
     plain = run(data, tmp_path / "plain", **settings)
     capsys.readouterr()
     profiled = run(data, tmp_path / "profiled", profile=True, **settings)
     weights = [load_file(result.folder / "model.safetensors") for result in (plain, profiled)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
-    said = capsys.readouterr().out.splitlines()
-    assert f"the profiler's trace: {profiled.folder}/trace.json.gz" in said
-    before = min(profiling.WARM_UP_STEPS, steps // 2)
-    assert any(line.startswith(f"mean of {steps - before} steps ") for line in said)
-    rows = numbers(said)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"the profiler's trace: {profiled.folder}/trace.json.gz" in lines
+    skipped = min(WARM_UP_STEPS, steps // 2)
+    assert any(line.startswith(f"mean of {steps - skipped} steps ") for line in lines)
+    rows = numbers(lines)
     assert list(rows) == ROWS and parts_add_up(rows) and rows["forward"][0] > 0 and rows["backward"][0] > 0
     with gzip.open(profiled.folder / "trace.json.gz") as file:
         names = [event.get("name") for event in json.load(file)["traceEvents"]]
     assert names.count("forward") == 2 * names.count("step")
-    assert set(PARTS) - set(names) <= ({"plan"} if (steps, storage) == (2, "stream") else set())  # drawn ahead
+    # Streams plan ahead: two steps are planned before profiling begins.
+    assert set(PARTS) - set(names) <= ({"plan"} if (steps, storage) == (2, "stream") else set())
 
 
-def test_profiling_is_off_by_default_and_tells_no_runs_apart(data: Path, tmp_path: Path, capsys: Any) -> None:
+def test_profiling_is_off_by_default_and_does_not_change_the_hash_of_a_run(
+    data: Path, tmp_path: Path, capsys: Any
+) -> None:
     assert not (run(data, tmp_path / "run", "finetune", steps=1).folder / "trace.json.gz").exists()
     assert "mean of" not in capsys.readouterr().out
     plain = Settings(target="a", model="b")
     assert run_hash(plain) == run_hash(Settings(target="a", model="b", profile=True))
-    assert no_span("mix") is no_span("plan")  # nothing is made for it
+    assert no_span("mix") is no_span("plan")  # one object for all parts
 
 
 def span(name: str, begin: float, length: float, thread: int = 1) -> dict[str, Any]:
+    """A trace's event of a part of a step; times are in microseconds."""
     return {"cat": "user_annotation", "name": name, "ts": begin, "dur": length, "tid": thread}
 
 
 def launch(at: float, correlation: int, category: str = "kernel", length: float = 100.0) -> Iterator[dict[str, Any]]:
-    """A call on another thread, and what it starts on the GPU, later."""
+    """Two events of a trace: a launch on another thread, and the GPU work that it starts 5 ms later."""
     arguments = {"correlation": correlation}
     yield {"cat": "cuda_runtime", "name": "launch", "ts": at, "dur": 1, "tid": 2, "args": arguments}
     yield {"cat": category, "name": "work", "ts": at + 5000, "dur": length, "tid": 7, "args": arguments}
@@ -89,26 +95,31 @@ STEP = [
 ]
 
 
-def test_a_part_counts_nothing_of_parts_inside_of_it() -> None:
+def test_the_time_of_a_part_excludes_parts_inside_it() -> None:
     events = [*STEP, span("mix", 5000, 10), *({**event, "ts": event["ts"] + 10000} for event in STEP)]
     lines = table(events)
     assert lines[0].split() == ["mean", "of", "2", "steps", "ms", "share"]
     assert numbers(lines) == {
-        **{"data": [0.2, 20.0], "plan": [0.1, 10.0], "mix": [0.005, 0.5], "forward": [0.2, 20.0]},
-        **{"backward": [0.3, 30.0], "update": [0.0, 0.0], "other": [0.2, 20.0], "step": [1.0, 100.0]},
+        "data": [0.2, 20.0],
+        "plan": [0.1, 10.0],
+        "mix": [0.005, 0.5],
+        "forward": [0.2, 20.0],
+        "backward": [0.3, 30.0],
+        "update": [0.0, 0.0],
+        "other": [0.2, 20.0],
+        "step": [1.0, 100.0],
     }
 
 
 def test_gpu_work_belongs_to_the_part_that_launched_it() -> None:
-    works = [launch(1450, 1), launch(1700, 2, length=300), launch(1950, 3, "gpu_memcpy"), launch(3000, 4)]
-    lines = table([*STEP, *(event for work in works for event in work)])
+    launches = [launch(1450, 1), launch(1700, 2, length=300), launch(1950, 3, "gpu_memcpy"), launch(3000, 4)]
+    lines = table([*STEP, *(event for events in launches for event in events)])
     assert lines[0].split()[-4:] == ["share", "GPU", "ms", "share"]
     rows = numbers(lines)
-    assert [rows[name][2:] for name in ("forward", "backward", "other", "step")] == [
-        *([0.1, 10.0], [0.3, 30.0], [0.1, 10.0], [0.5, 50.0]),
-    ]
+    gpu = {name: rows[name][2:] for name in ("forward", "backward", "other", "step")}
+    assert gpu == {"forward": [0.1, 10.0], "backward": [0.3, 30.0], "other": [0.1, 10.0], "step": [0.5, 50.0]}
     assert parts_add_up(rows)
 
 
-def test_a_trace_without_steps_is_said() -> None:
+def test_a_trace_without_steps_gives_one_line() -> None:
     assert table([span("mix", 1, 2)]) == ["profile: no step was profiled"]

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was interrupted goes on to the same bits, and none that cannot be used is."""
+"""Resumed runs end with the same bits as uninterrupted ones, and checkpoints that are unusable are not used."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.runtime.signals import catching_signals
 from xmixup_fast.train import main
-from xmixup_fast.training import checkpoints as module
 from xmixup_fast.training.checkpoints import Checkpoint, Checkpoints
 from xmixup_fast.training.run import fit
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_interrupted_run_ends_as_one_that_was_not(data: Path, tmp_path: Path, method: str) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(data: Path, tmp_path: Path, method: str) -> None:
     whole = run(data, tmp_path / "whole", method)
     storage = "stream" if list(METHODS).index(method) % 2 else "resident"
     interrupted(data, tmp_path / "run", 5, method, storage=storage)
@@ -34,7 +33,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(data: Path, tmp_path: Path,
     assert_same(whole, run(data, tmp_path / "run", method, storage=storage, resume="auto"))
 
 
-STEPPING: dict[str, dict[str, Any]] = {
+STEP_SETTINGS: dict[str, dict[str, Any]] = {
     "bf16": {"amp": "bf16"},
     "fp16": {"amp": "fp16", "storage": "stream"},
     "average": {"ema_decay": 0.9},
@@ -43,28 +42,27 @@ STEPPING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", STEPPING)
-def test_a_run_with_amp_an_average_or_parts_goes_on_to_the_same_bits(data: Path, tmp_path: Path, name: str) -> None:
-    settings = STEPPING[name]
+@pytest.mark.parametrize("name", STEP_SETTINGS)
+def test_a_resumed_run_with_other_kinds_of_steps_ends_with_the_same_bits(data: Path, tmp_path: Path, name: str) -> None:
+    settings = STEP_SETTINGS[name]
     whole = run(data, tmp_path / "whole", **settings)
     interrupted(data, tmp_path / "run", 5, **settings)
     assert_same(whole, run(data, tmp_path / "run", **settings, resume="auto"))
-    states = [
-        load_file(max((tmp_path / folder / "checkpoints").iterdir())) for folder in ("whole", "run")
-    ]  # the average is saved as the model; the weights themselves are here alone
+    # Where an average is saved as the model, the weights themselves are in the checkpoints alone.
+    states = [load_file(max((tmp_path / folder / "checkpoints").iterdir())) for folder in ("whole", "run")]
     assert states[0].keys() == states[1].keys()
     for key in states[0].keys() - {"progress.seconds"}:
         assert torch.equal(states[0][key], states[1][key]), key
 
 
-def test_a_loss_scale_goes_on_where_it_was(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scale doubles after every third step here, and starts where gradients overflow."""
+def test_the_loss_scale_is_resumed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the scale begins so high that gradients overflow, and doubles after three steps without overflow."""
     original = torch.amp.GradScaler
 
-    def soon(device: str, enabled: bool) -> torch.amp.GradScaler:
+    def high_scale(device: str, enabled: bool) -> torch.amp.GradScaler:
         return original(device, init_scale=2.0**34, growth_interval=3, enabled=enabled)
 
-    monkeypatch.setattr("torch.amp.GradScaler", soon)
+    monkeypatch.setattr("torch.amp.GradScaler", high_scale)
     scales = {}
     whole = run(data, tmp_path / "whole", "finetune", amp="fp16")
     for step in (2, 5, 7):
@@ -77,7 +75,9 @@ def test_a_loss_scale_goes_on_where_it_was(data: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("selection", ["sample", "random", "feature"])
-def test_what_was_selected_is_selected_no_more(data: Path, tmp_path: Path, selection: str) -> None:
+def test_a_resumed_run_reads_its_selection_and_does_not_select_again(
+    data: Path, tmp_path: Path, selection: str
+) -> None:
     whole = run(data, tmp_path / "whole", selection=selection, top_images=3)
     interrupted(data, tmp_path / "run", 3, selection=selection, top_images=3, cache="none")
     with pytest.MonkeyPatch.context() as patch:
@@ -86,9 +86,7 @@ def test_what_was_selected_is_selected_no_more(data: Path, tmp_path: Path, selec
     assert_same(whole, again)
 
 
-def test_layers_with_random_numbers_go_on_with_them(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dropout_is_resumed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = build
 
     def with_dropout(*arguments: Any, **names: Any) -> Any:
@@ -101,7 +99,7 @@ def test_layers_with_random_numbers_go_on_with_them(
     monkeypatch.setattr("xmixup_fast.training.prepare.build", with_dropout)
     whole = run(data, tmp_path / "whole", "finetune")
     interrupted(data, tmp_path / "run", 4, "finetune")
-    torch.rand(7)
+    torch.rand(7)  # a generator in another state changes nothing
     assert_same(whole, run(data, tmp_path / "run", "finetune", resume="auto"))
 
 
@@ -114,7 +112,7 @@ def test_a_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_says_how_to_go_on(
+def test_the_command_says_how_to_resume(
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -124,33 +122,34 @@ def test_the_command_says_how_to_go_on(
     handler = signal.getsignal(number)
     stop_after(monkeypatch, 2, number)
     output = tmp_path / "run"
-    asked = flags(arguments(data, output, "finetune", steps=STEPS))
-    assert main(asked) == 128 + number
-    assert capsys.readouterr().err == f"stopped after step 2 of {STEPS}; --resume auto --output {output} goes on\n"
+    line = flags(arguments(data, output, "finetune", steps=STEPS))
+    assert main(line) == 128 + number
+    stopped = f"stopped after step 2 of {STEPS}; resume with --resume auto --output {output}\n"
+    assert capsys.readouterr().err == stopped
     assert signal.getsignal(number) is handler
-    assert main(asked) == 2
+    assert main(line) == 2
     assert "go on with --resume auto" in capsys.readouterr().err
-    assert main([*asked, "--resume", "auto"]) == 0
-    assert f"going on after step 2 of {STEPS}" in capsys.readouterr().out
+    assert main([*line, "--resume", "auto"]) == 0
+    assert f"resuming at step 2 of {STEPS}" in capsys.readouterr().out
 
 
-def test_a_second_signal_is_obeyed_at_once() -> None:
-    with catching_signals() as signalled:
-        assert signalled() is None
+def test_a_second_signal_interrupts_at_once() -> None:
+    with catching_signals() as caught:
+        assert caught() is None
         os.kill(os.getpid(), signal.SIGINT)
-        assert signalled() == signal.SIGINT
+        assert caught() == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_run_with_other_settings_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_not_resumed(data: Path, tmp_path: Path) -> None:
     interrupted(data, tmp_path / "run", 3)
     with pytest.raises(
         ValueError, match=r"resume: the run in .*run has lr 0.01 \(now 0.02\), flip True \(now False\);"
     ):
         run(data, tmp_path / "run", resume="auto", lr=0.02, flip=False)
     with pytest.raises(ValueError, match="resume: auto goes on with the run of the folder output, got no output"):
-        fit(**{**arguments(data, tmp_path), "output": None}, resume="auto")
+        fit(**(arguments(data, tmp_path) | {"output": None, "resume": "auto"}))
 
 
 # Checkpoints that cannot be used
@@ -161,19 +160,20 @@ def checkpoint(step: int) -> Checkpoint:
 
 
 def saved(folder: Path, *steps: int, run: str = "this", keep: int = 5) -> Checkpoints:
-    made = Checkpoints(folder, run, keep)
+    """Checkpoints of the run after some steps, saved one after the other."""
+    checkpoints = Checkpoints(folder, run, keep)
     for step in steps:
-        made.save(checkpoint(step))
-    return made
+        checkpoints.save(checkpoint(step))
+    return checkpoints
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    made = saved(tmp_path, 2, 10, 300, 4000, keep=2)
+    checkpoints = saved(tmp_path, 2, 10, 300, 4000, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-000000300.safetensors",
         "step-000004000.safetensors",
     ]
-    newest = made.newest(pytest.fail)
+    newest = checkpoints.newest(pytest.fail)
     assert newest is not None and newest.step == 4000 and newest.notes == {"list": [4000, None]}
     assert all(torch.equal(newest.tensors[name], tensor) for name, tensor in checkpoint(4000).tensors.items())
     assert Checkpoints(tmp_path / "absent", "this", 2).newest(pytest.fail) is None
@@ -181,7 +181,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "foreign", "other run", "folder"])
 def test_a_checkpoint_that_cannot_be_used_is_named_and_the_one_before_it_taken(tmp_path: Path, damage: str) -> None:
-    made = saved(tmp_path, 5, 6)
+    checkpoints = saved(tmp_path, 5, 6)
     path = tmp_path / "step-000000006.safetensors"
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-7])
@@ -196,13 +196,13 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_one_before_it_taken(t
     else:
         path.unlink()
         path.mkdir()
-    said: list[str] = []
-    newest = made.newest(said.append)
+    logged: list[str] = []
+    newest = checkpoints.newest(logged.append)
     assert newest is not None and newest.step == 5
-    assert len(said) == 1 and said[0].startswith(f"checkpoint: {path}: not used (")
+    assert len(logged) == 1 and logged[0].startswith(f"checkpoint: {path}: not used (")
 
 
-def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before_it(data: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_at_the_checkpoint_before_a_truncated_one(data: Path, tmp_path: Path) -> None:
     whole = run(data, tmp_path / "whole")
     interrupted(data, tmp_path / "run", 5, checkpoint_steps=2)
     paths = sorted((tmp_path / "run" / "checkpoints").iterdir())
@@ -212,12 +212,12 @@ def test_a_truncated_checkpoint_costs_the_steps_since_the_one_before_it(data: Pa
 
 
 def test_nothing_is_ever_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = saved(tmp_path, 5)
+    checkpoints = saved(tmp_path, 5)
     (tmp_path / "step-000000006.safetensors").write_bytes(b"")
     torch.save({"a": torch.zeros(1)}, tmp_path / "step-000000007.safetensors")
     for name in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
         monkeypatch.setattr(name, lambda *_: pytest.fail("unpickled"))
-    newest = made.newest(lambda line: None)
+    newest = checkpoints.newest(lambda line: None)
     assert newest is not None and newest.step == 5
 
 
@@ -226,14 +226,14 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
 ) -> None:
     whole = run(data, tmp_path / "whole")
     output = tmp_path / "run"
-    written = Path.write_bytes
+    write_bytes = Path.write_bytes
     saves = iter(range(100))
 
     def full(self: Path, content: bytes) -> int:
         if "checkpoints" in self.parts and next(saves) == 2:
-            written(self, content[:100])
+            write_bytes(self, content[:100])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return written(self, content)
+        return write_bytes(self, content)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
@@ -254,16 +254,18 @@ def test_a_folder_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
         Checkpoints(tmp_path / "file" / "checkpoints", "this", 2).save(checkpoint(1))
 
 
-def test_time_makes_checkpoints_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_saved_after_minutes_or_steps(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[int] = []
-    monkeypatch.setattr(module.Checkpoints, "save", lambda self, checkpoint: steps.append(checkpoint.step))
+    monkeypatch.setattr(Checkpoints, "save", lambda self, checkpoint: steps.append(checkpoint.step))
     run(data, tmp_path / "often", "finetune", checkpoint_minutes=1e-9)
     run(data, tmp_path / "rarely", "finetune")
     run(data, tmp_path / "by-step", "finetune", checkpoint_steps=3)
     assert steps == [*range(1, STEPS + 1), STEPS, 3, 6, STEPS]
 
 
-def test_runs_that_are_killed_at_random_moments_end_alike() -> None:
+def test_runs_that_are_killed_at_random_moments_end_with_the_same_bits() -> None:
     script = Path(__file__).parents[1] / "support" / "kill_runs.py"
     root = str(script.parent.parent)
     done = subprocess.run(

@@ -1,1 +1,1 @@
-"""The parts of ``python -m xmixup_fast.compare``: what is run, where results are kept, and what is made of them."""
+"""The parts of the command ``compare``: the plan, the worker processes, the file of results, tables and plot."""

@@ -5,70 +5,109 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from .plan import BASELINE, Task
 from .tables import AVERAGE, LEVEL, Difference, Row
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def plot(made: Sequence[Row], split: str, path: Path) -> bool:
-    """Accuracy beyond the baseline's against relative step time, as a PNG, of the first table.
+COLOURS = 10
+"""Colours of matplotlib's default cycle."""
 
-    Returns False, and writes nothing, where no method has been both trained and timed.
+
+class _Point(NamedTuple):
+    """A method in the plot."""
+
+    time: float
+    """Duration of a step, relative to the baseline's."""
+    gain: Difference
+    """Accuracy minus the baseline's."""
+    method: str
+    label: str
+    """The method's name, with its origin where that is known."""
+
+
+def plot(table_rows: Sequence[Row], split: str, path: Path) -> bool:
+    """Plots accuracy minus the baseline's against relative step time, for the first task of the rows, as a PNG file.
+
+    Returns False, and writes nothing, where no method but the baseline has been both trained and timed.
     """
     from matplotlib.figure import Figure
 
     from ..report import figures
 
-    first = [row for row in made if (row.target, row.shots) == (made[0].target, made[0].shots)]
-    points = [
-        (row.relative_seconds, row.difference if row.method != BASELINE else Difference(0.0, 0.0, 0.0, 0), row)
-        for row in first
-        if not math.isnan(row.relative_seconds) and (row.method == BASELINE or row.difference.pairs)
-    ]
+    points = _points(table_rows)
     if len(points) < 2:
         return False
-    points.sort(key=lambda point: point[1].mean)
+    bounds = [bound for _, gain, _, _ in points for bound in (gain.low, gain.mean, gain.high) if not math.isnan(bound)]
+    gap = (max(bounds) - min(bounds)) / 18 or 1.0
+    heights = _apart([gain.mean for _, gain, _, _ in points], gap)
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="0.7", linewidth=1, zorder=0)
-    bounds = [bound for _, gain, _ in points for bound in (gain.low, gain.mean, gain.high) if not math.isnan(bound)]
-    gap = (max(bounds) - min(bounds)) / 18 or 1.0
-    heights = _apart([gain.mean for _, gain, _ in points], gap)
-    for number, ((time, gain, row), height) in enumerate(zip(points, heights, strict=True)):
-        colour = "black" if row.method == BASELINE else f"C{number % 10}"
-        if gain.pairs > 1:
-            axes.vlines(time, gain.low, gain.high, color=colour, alpha=0.45, linewidth=2)
-        marker = "s" if row.method == BASELINE else "o^"[number // 10 % 2]  # there are ten colours
-        axes.plot(time, gain.mean, marker, color=colour)
-        # Many methods take nearly the same time, so names stand in a column at the right.
-        line = {"arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.8, "shrinkB": 4, "relpos": (0, 0.5)}
-        axes.annotate(
-            f"{row.method} ({row.origin})" if row.origin else row.method,
-            xy=(time, gain.mean),
-            xytext=(1.03, height),
-            textcoords=axes.get_yaxis_transform(),
-            color=colour,
-            va="center",
-            arrowprops=line,
-        )
-    times = [time for time, _, _ in points]
+    for number, (point, height) in enumerate(zip(points, heights, strict=True)):
+        _draw_point(axes, point, number, height)
+    times = [point.time for point in points]
     margin = 0.06 * max(max(times) - min(times), 0.1)
     axes.set(
         xlim=(min(times) - margin, max(times) + margin),
         ylim=(min(bounds + heights) - gap, max(bounds + heights) + gap),
         xlabel=f"time of a step, in multiples of {BASELINE}'s",
         ylabel=f"{split} accuracy minus {BASELINE}'s, points, with {100 * LEVEL:.0f} % interval",
-        title="average over targets" if made[0].target == AVERAGE else str(Task(made[0].target, made[0].shots)),
+        title="average over targets"
+        if table_rows[0].target == AVERAGE
+        else str(Task(table_rows[0].target, table_rows[0].shots)),
     )
     axes.grid(alpha=0.25)
     figures.save(figure, path)
     return True
 
 
+def _points(table_rows: Sequence[Row]) -> list[_Point]:
+    """The methods of the first task that have been trained and timed, by rising gain."""
+    first = [row for row in table_rows if (row.target, row.shots) == (table_rows[0].target, table_rows[0].shots)]
+    points = [
+        _Point(
+            row.relative_seconds,
+            row.difference if row.method != BASELINE else Difference(0.0, 0.0, 0.0, 0),
+            row.method,
+            f"{row.method} ({row.origin})" if row.origin else row.method,
+        )
+        for row in first
+        if not math.isnan(row.relative_seconds) and (row.method == BASELINE or row.difference.pairs)
+    ]
+    return sorted(points, key=lambda point: point.gain.mean)
+
+
+def _draw_point(axes: Axes, point: _Point, number: int, height: float) -> None:
+    """Draws a method's mark and interval, and its name in a column at the right, at the given height.
+
+    Names stand in a column since many methods take nearly the same time.
+    """
+    time, gain, method, label = point
+    colour = "black" if method == BASELINE else f"C{number % COLOURS}"
+    if gain.pairs > 1:
+        axes.vlines(time, gain.low, gain.high, color=colour, alpha=0.45, linewidth=2)
+    marker = "s" if method == BASELINE else "o^"[number // COLOURS % 2]
+    axes.plot(time, gain.mean, marker, color=colour)
+    line = {"arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.8, "shrinkB": 4, "relpos": (0, 0.5)}
+    axes.annotate(
+        label,
+        xy=(time, gain.mean),
+        xytext=(1.03, height),
+        textcoords=axes.get_yaxis_transform(),
+        color=colour,
+        va="center",
+        arrowprops=line,
+    )
+
+
 def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Rising values, moved as little up as down until they are ``gap`` apart."""
+    """Rising values, spread so that neighbours are at least ``gap`` apart, and centred about where they were."""
     up, down = list(values), list(values)
-    for place in range(1, len(values)):
-        up[place] = max(up[place], up[place - 1] + gap)
-        down[-place - 1] = min(down[-place - 1], down[-place] - gap)
+    for i in range(1, len(values)):
+        up[i] = max(up[i], up[i - 1] + gap)
+        down[-i - 1] = min(down[-i - 1], down[-i] - gap)
     return [(a + b) / 2 for a, b in zip(up, down, strict=True)]

@@ -1,4 +1,7 @@
-"""The file of results, a JSON line each, that several processes may add to, and any may die at any time."""
+"""The file of results, one JSON object per line, to which several processes may add lines at the same time.
+
+Any of them may die at any time: an incomplete last line is ignored and overwritten, and no lock outlives its process.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-APPENDING = 0
-"""The lock of whoever adds a line; those of runs are numbered by their keys."""
+APPEND_BYTE = 0
+"""The byte of the lock file that a process locks while it adds a line. Byte 1 + KEY is the claim of a run."""
 
 
 class Results:
-    """Lines of a file, and claims on what is to be added.
+    """The lines of the file, and claims of processes on runs whose lines are still to be added.
 
-    Locks are ranges of bytes in one lock file (POSIX record locks): the system lets go of a process's locks when it
-    ends, however it ends, so that there are no stale ones.
+    Claims and locks are POSIX record locks on single bytes of one lock file. The system releases a process's locks when
+    it ends, however it ends, so there are no stale ones.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.work = path.with_suffix(".work")
-        """Folder of runs that are not finished, and of the logs of failed ones."""
+        """The folder of runs that are not finished, of logs of failed runs, and of the lock file."""
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines; one that was not written to its end, as a dying process leaves it, is passed over.
+        """All complete lines; a last line without its end, as a dying process leaves it, is ignored.
 
-        Raises ValueError, with the line's number, for what is no JSON object.
+        Raises ValueError, with the line's number, for a line that is not a JSON object.
         """
         text = self.path.read_bytes() if self.path.exists() else b""
         lines = []
@@ -44,8 +47,8 @@ class Results:
         return lines
 
     def append(self, line: dict[str, Any]) -> None:
-        """Adds a line, which is on disk afterwards, and removes one that was not written to its end."""
-        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, APPENDING)
+        """Adds a line, in place of an incomplete last one, and returns once it is on disk."""
+        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, APPEND_BYTE)
         try:
             with self.path.open("ab+") as file:
                 file.seek(0)
@@ -55,24 +58,27 @@ class Results:
                 file.flush()
                 os.fsync(file.fileno())
         finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, APPENDING)
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, APPEND_BYTE)
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Whether nobody else has claimed what the key names; it is then this process's as long as the block lasts."""
-        place = 1 + int(key, 16)
+        """Context that claims a run by its key, a hexadecimal number, and yields whether the claim succeeded.
+
+        It fails where another process holds the claim.
+        """
+        position = 1 + int(key, 16)
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, position)
         except (BlockingIOError, PermissionError):
             yield False
             return
         try:
             yield True
         finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, position)
 
     @cached_property
     def _lock(self) -> int:
-        # Closing any descriptor of the lock file would let go of all locks: so there is one, until the process ends.
+        # Closing any descriptor of a file releases all of a process's locks on it, so this one stays open to the end.
         self.work.mkdir(parents=True, exist_ok=True)
         return os.open(self.work / "lock", os.O_RDWR | os.O_CREAT, 0o644)

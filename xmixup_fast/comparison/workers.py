@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 from ..settings.fields import Settings
@@ -16,7 +17,22 @@ from ..settings.identity import NOT_HASHED
 from .plan import Run, timing_key, with_data_folder
 from .results import Results
 
-COMMAND = [sys.executable, "-m", "xmixup_fast.comparison.worker"]
+PACKAGE = Path(__file__).resolve().parents[1]
+START = f"""
+import sys
+if sys.path[0] == "":
+    del sys.path[0]
+sys.path.append({str(PACKAGE.parent)!r})
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("xmixup_fast", {str(PACKAGE / "__init__.py")!r})
+sys.modules["xmixup_fast"] = package = module_from_spec(spec)
+spec.loader.exec_module(package)
+from xmixup_fast.comparison.worker import main
+sys.exit(main())
+"""
+"""The program of a worker. The working folder, which Python would search first, leaves the path, so that a queue.py in
+it is not taken for Python's own; and the package is this very one, wherever the path leads."""
+COMMAND = [sys.executable, "-c", START]
 """Starts a worker."""
 
 
@@ -68,7 +84,7 @@ class Workers:
                 failures += 1
                 print(f"    {self.results.work / key}.log tells more", flush=True)
         if elsewhere:
-            print(f"{elsewhere} of {len(jobs)} are being done by other processes")
+            print(f"{elsewhere} of {len(jobs)} are in progress in other processes")
         return failures
 
     def _process(self, key: str, settings: list[Settings]) -> dict[str, Any]:

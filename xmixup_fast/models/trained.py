@@ -11,6 +11,7 @@ from pathlib import Path
 import timm
 import torch
 from safetensors import safe_open
+from torch import Tensor, nn
 
 from ..runtime.tensor_files import write_tensors
 from .build import create_model, load_weights, read_weights
@@ -123,3 +124,20 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, Preprocessing]:
         short_side = file.metadata().get("resize", str(round(image_size * 8 / 7)))
     resize = None if short_side == "full" else int(short_side)
     return network, Preprocessing(network.classes, image_size, resize, network.mean, network.std)
+
+
+class WithPreprocessing(nn.Module):
+    """A network that takes crops as bytes, uint8[B, H, W, 3], and normalises them."""
+
+    def __init__(self, body: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.body = body
+        self.scale: Tensor
+        self.bias: Tensor
+        means, stds = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
+        self.register_buffer("scale", (1 / (255 * stds)).float().view(3, 1, 1), persistent=False)
+        self.register_buffer("bias", (-means / stds).float().view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.body(images.permute(0, 3, 1, 2).float() * self.scale + self.bias)
+        return logits

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _C  # noqa: F401  (registers the operators)
+from ..runtime import extension  # noqa: F401  (registers the operators)
 from .image_pool import Crops, ImagePool
 
 _library = torch.ops.xmixup_fast

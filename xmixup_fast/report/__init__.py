@@ -1,1 +1,1 @@
-"""report.html and its pictures."""
+"""The page report.html, and pictures of runs and selections."""

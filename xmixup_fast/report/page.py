@@ -1,4 +1,8 @@
-"""report.html: all that a run has to show, on one page that needs nothing but itself."""
+"""report.html: curves, confusion matrix, selection, first batch and settings of a run, on one page.
+
+The page holds its pictures and needs no script, server or network. Building it draws no random number, so a run ends
+with the same weights with and without a report.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +27,12 @@ from ..settings.fields import Settings
 from . import figures
 from .contact_sheet import ROWS, contact_sheets
 
-WORST = 16
-"""Images with the highest loss that are shown."""
-LARGEST = 160
-"""Height and width to which they are shrunk, in pixels."""
+HIGHEST_LOSSES = 16
+"""Number of images with the highest loss that the page shows."""
+THUMBNAIL = 160
+"""Largest height and width of these images, in pixels."""
 SPLITS = {"test": "test", "val": "validation"}
-"""What the images of a split are called."""
+"""Names of the splits for readers."""
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --card: #8881; --bar: #4a90d9; }
@@ -45,7 +49,7 @@ img { max-width: 100%; height: auto; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .75rem; }
 .figure { background: var(--card); border-radius: 6px; padding: .5rem .75rem; }
 .figure b { display: block; font-size: 1.4rem; font-weight: 600; }
-.worst { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
+.losses { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
 figure { margin: 0; font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
 figure img { width: 100%; border-radius: 4px; display: block; margin-bottom: .25rem; }
 .table { max-height: 32rem; overflow: auto; border: 1px solid var(--line); border-radius: 4px; }
@@ -62,61 +66,75 @@ small, .note { opacity: .75; font-size: .85rem; }
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What the page of a run is made of."""
+    """All that the page of a run shows."""
 
     folder: Path
     """The run folder, which holds batch.png."""
+    batch_note: str | None
+    """A sentence about the mixing of an average batch, for the section of batch.png; None where nothing is mixed."""
     settings: Settings
     summary: Mapping[str, Any]
     """The content of summary.json."""
     metrics: Sequence[Mapping[str, Any]]
     """The lines of metrics.jsonl."""
     evaluation: Evaluation
+    """Of the test images; of the validation images for a run without a test."""
     images: Images
-    """The images that were evaluated."""
+    """The images that were evaluated, in the order of the evaluation's positions."""
     target: Dataset
     source: Dataset | None
-    """None for a method without a source, as ``selection``."""
+    """None for a method without auxiliary images."""
     selection: Selection | None
+    """None for a method without auxiliary images."""
 
 
 def run_page(run: RunRecord) -> str:
-    """The page of a run, as HTML."""
+    """The page of a run, as HTML text."""
     settings, evaluation = run.settings, run.evaluation
     split = "test" if settings.test else "val"
     parts = [
-        _figures(evaluation, split, run.summary),
+        _key_figures(evaluation, split, run.summary),
         _curves(run.metrics),
         _confusion(evaluation, split),
         _classes(evaluation.per_class()),
-        _worst(evaluation, run.images, settings.image_size, split),
+        _highest_losses(evaluation, run.images, settings.image_size, split),
     ]
     if run.selection is not None and run.source is not None:
-        sheet = contact_sheets(run.selection, run.target, run.source, [], most=ROWS)[0]
-        rest = len(run.target.classes) - ROWS
-        note = f"<p class=note>The first {ROWS} classes; {rest} more are in selection.json.</p>" if rest > 0 else ""
-        text = "<p>Left: training images. Right: auxiliary images that they are mixed with, and how well they fit.</p>"
-        shown = f'<div class="wide">{_image(_jpeg(sheet), "paper")}</div>'
-        parts.append(_section("Selection", text + shown + note))
-    batch = _image(_png((run.folder / "batch.png").read_bytes()), "paper")
+        parts.append(_selection(run.selection, run.target, run.source))
     parts += [
-        _section("First batch", batch),
-        _details("Settings", _pairs(asdict(settings))),
-        _details("Figures and versions", _pairs(_flat(run.summary))),
+        _first_batch(run.folder, run.batch_note),
+        _details("Settings", _name_table(asdict(settings))),
+        _details("Figures and versions", _name_table(_flat(run.summary))),
     ]
-    return page(f"{settings.method} on {_spell(settings.target)}", parts)
+    return page(f"{settings.method} on {_text(settings.target)}", parts)
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """An HTML page with its style; the parts are HTML, the title is text."""
+    """An HTML page with its style sheet. The parts are HTML; the title is plain text, which is escaped."""
     head = f"<title>{escape(title)}</title>\n<style>{STYLE}</style>"
     viewport = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">'
     body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
     return f'<!doctype html>\n<html lang="en">\n<head>\n{viewport}\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
 
 
-def _figures(evaluation: Evaluation, split: str, summary: Mapping[str, Any]) -> str:
-    shown = {
+def _selection(selection: Selection, target: Dataset, source: Dataset) -> str:
+    """The contact sheet of the first target classes."""
+    sheet = contact_sheets(selection, target, source, [], max_classes=ROWS)[0]
+    rest = len(target.classes) - ROWS
+    note = f"<p class=note>The first {ROWS} classes; {rest} more are in selection.json.</p>" if rest > 0 else ""
+    text = "<p>Left: training images. Right: auxiliary images that they are mixed with, and how well they fit.</p>"
+    return _section("Selection", f'{text}<div class="wide">{_image(_jpeg(sheet), "paper")}</div>{note}')
+
+
+def _first_batch(folder: Path, note: str | None) -> str:
+    """The picture batch.png, with the note on its mixing."""
+    text = f"<p>{escape(note)}</p>" if note else ""
+    return _section("First batch", text + _image(_png((folder / "batch.png").read_bytes()), "paper"))
+
+
+def _key_figures(evaluation: Evaluation, split: str, summary: Mapping[str, Any]) -> str:
+    """Accuracy, numbers of images, and length of training, as cards."""
+    values = {
         f"{SPLITS[split]} accuracy": f"{evaluation.accuracy:.2f} %",
         "mean of the classes": f"{evaluation.balanced_accuracy:.2f} %",
         f"{SPLITS[split]} images": str(len(evaluation)),
@@ -125,8 +143,8 @@ def _figures(evaluation: Evaluation, split: str, summary: Mapping[str, Any]) -> 
         "of training": f"{summary['train_seconds']:.1f} s",
     }
     if split == "test":
-        shown["validation accuracy"] = f"{summary['val_accuracy']:.2f} %"
-    cards = (f'<div class="figure"><b>{escape(value)}</b>{escape(name)}</div>' for name, value in shown.items())
+        values["validation accuracy"] = f"{summary['val_accuracy']:.2f} %"
+    cards = (f'<div class="figure"><b>{escape(value)}</b>{escape(name)}</div>' for name, value in values.items())
     return f'<div class="figures">{"".join(cards)}</div>'
 
 
@@ -137,7 +155,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def _confusion(evaluation: Evaluation, split: str) -> str:
     picture = _image(_png(figures.png(figures.confusion_matrix(evaluation))), "paper")
-    if len(evaluation.classes) > figures.NUMBERED:
+    if len(evaluation.classes) > figures.MAX_NUMBERED:
         picture = f'<div class="full">{picture}</div>'
     return _section(f"Confusion of the {SPLITS[split]} images", picture)
 
@@ -146,23 +164,24 @@ def _classes(rows: Sequence[ClassResult]) -> str:
     """The classes as a table, lowest accuracy first."""
     head = "<tr><th>class<th class=number>images<th class=number>accuracy<th><th>most often confused with</tr>"
     lines = []
+    # Classes without images have no accuracy and come last.
     for row in sorted(rows, key=lambda row: (row.accuracy is None, row.accuracy)):
         accuracy = "" if row.accuracy is None else f"{row.accuracy:.1f} %"
-        taken = f"{escape(readable_name(row.taken_for))} ({row.times})" if row.taken_for else ""
+        confused = f"{escape(readable_name(row.taken_for))} ({row.times})" if row.taken_for else ""
         lines.append(
             f"<tr><td>{escape(readable_name(row.name))}<td class=number>{row.images}<td class=number>{accuracy}"
-            f'<td class=bar><i style="width: {row.accuracy or 0:.0f}%"></i><td>{taken}</tr>'
+            f'<td class=bar><i style="width: {row.accuracy or 0:.0f}%"></i><td>{confused}</tr>'
         )
     return _section("Classes", f'<div class="table"><table>{head}{"".join(lines)}</table></div>')
 
 
-def _worst(evaluation: Evaluation, images: Images, size: int, split: str) -> str:
-    """The images with the highest loss, as the network saw them."""
-    rows = evaluation.top_losses(WORST)
+def _highest_losses(evaluation: Evaluation, images: Images, size: int, split: str) -> str:
+    """The images with the highest loss, cropped as for the network, with their classes and predictions."""
+    rows = evaluation.top_losses(HIGHEST_LOSSES)
     pictures = _crops(images, [row.position for row in rows], size)
-    shown = (_figure(row, picture) for row, picture in zip(rows, pictures, strict=True))
+    content = "".join(_figure(row, picture) for row, picture in zip(rows, pictures, strict=True))
     return _section(
-        f"{SPLITS[split].capitalize()} images with the highest loss", f'<div class="worst">{"".join(shown)}</div>'
+        f"{SPLITS[split].capitalize()} images with the highest loss", f'<div class="losses">{content}</div>'
     )
 
 
@@ -170,19 +189,19 @@ def _figure(row: ImageResult, picture: Image.Image) -> str:
     name = row.name.replace("\\", "/").rsplit("/", 1)[-1]
     return (
         f"<figure>{_image(_jpeg(picture), alt=row.label)}<b>{escape(readable_name(row.label))}</b><br>"
-        f"taken for {escape(readable_name(row.predicted))}, {100 * row.probability:.0f} %<br>loss {row.loss:.3f}<br>"
+        f"predicted {escape(readable_name(row.predicted))}, {100 * row.probability:.0f} %<br>loss {row.loss:.3f}<br>"
         f'<small title="{escape(row.name)}">{escape(name)}</small></figure>'
     )
 
 
 def _crops(images: Images, positions: Sequence[int], size: int) -> list[Image.Image]:
-    """The centre crops of some images, made small."""
+    """The centre crops, size x size pixels, of the images at some positions, shrunk to THUMBNAIL pixels."""
     index = torch.tensor(positions, device=images.labels.device)
     pool, crops = next(images.fetch([center_windows(images.sizes, size, index)]))
     pictures = []
     for i, (top, left, height, width) in zip(crops.index.tolist(), crops.window.tolist(), strict=True):
         picture = Image.fromarray(pool[i][top : top + height, left : left + width].cpu().numpy())
-        picture.thumbnail((LARGEST, LARGEST))
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
         pictures.append(picture)
     return pictures
 
@@ -195,16 +214,16 @@ def _details(title: str, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
-def _pairs(values: Mapping[str, Any]) -> str:
-    """Names and values as a table; what is off is left out."""
+def _name_table(values: Mapping[str, Any]) -> str:
+    """A table of names and values, without those that are None."""
     rows = (
-        f"<tr><td>{escape(name)}<td>{escape(_spell(value))}</tr>" for name, value in values.items() if value is not None
+        f"<tr><td>{escape(name)}<td>{escape(_text(value))}</tr>" for name, value in values.items() if value is not None
     )
     return f'<div class="table"><table>{"".join(rows)}</table></div>'
 
 
 def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary with its parts by names such as "versions torch"; of the bad files, how many."""
+    """The summary without nesting: {"versions": {"torch": V}} becomes {"versions torch": V}, bad files their number."""
     flat: dict[str, Any] = {}
     for name, value in summary.items():
         if name == "bad_files":
@@ -216,20 +235,22 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _spell(value: Any) -> str:
+def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _image(source: str, kind: str = "", alt: str = "") -> str:
-    classes = f' class="{kind}"' if kind else ""
-    return f'<img{classes} alt="{escape(alt)}" src="{source}">'
+def _image(source: str, css_class: str = "", alt: str = "") -> str:
+    attribute = f' class="{css_class}"' if css_class else ""
+    return f'<img{attribute} alt="{escape(alt)}" src="{source}">'
 
 
 def _png(data: bytes) -> str:
+    """A data URL of a PNG file."""
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def _jpeg(picture: Image.Image) -> str:
+    """A data URL of a picture, encoded as JPEG."""
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from .._C import build_info
 from . import distributed
+from .extension import build_info
 
 
 def usable_device(name: str) -> str:

@@ -96,12 +96,6 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.is_initialized() else 1
 
 
-def require_one_process() -> None:
-    """For commands that processes cannot share. Raises ValueError where torchrun has started several processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("torchrun: this command runs in one process; start it without torchrun")
-
-
 def all_reduce_sum(*values: float) -> list[float]:
     """For each value, its sum over all processes, in float64."""
     return _reduced(values, dist.ReduceOp.SUM)

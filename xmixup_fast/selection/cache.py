@@ -1,4 +1,8 @@
-"""The cache of what passes over the source's images found."""
+"""A cache on disk for the results of passes over the images of a source dataset.
+
+The key of an entry is a hash of all that its values depend on, so a changed image, network or setting makes a new
+entry, and the cache may be deleted at any time.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,11 @@ from ..runtime.files import writing_to_cache
 from ..runtime.tensor_files import write_tensors
 
 FORMAT = 1
-"""To be raised whenever cached statistics are no longer what a pass would find."""
+"""Part of every key. Raise it with each change of the code that makes a pass compute other values."""
 
 
 class PassResult(NamedTuple):
-    """What a pass over images finds."""
+    """The result of one pass over images."""
 
     tensors: dict[str, Tensor]
     bad: list[BadFile]
@@ -35,27 +39,29 @@ class PassResult(NamedTuple):
 def cached(
     cache: Path, key: str, compute: Callable[[], PassResult], all_unreadable: Callable[[Sequence[BadFile]], bool]
 ) -> PassResult:
-    """What ``compute`` gives, or what it gave for the same key before: kept as selection/KEY.safetensors in the cache.
+    """Returns the cached result of a pass, or computes it and writes it to the cache.
 
-    It is computed anew where the file cannot be read, or where ``all_unreadable`` says that an image which was bad no
-    longer is. Several processes that work together all compute, or none.
+    The entry is the file selection/KEY.safetensors in the folder ``cache``. It is not used where it is damaged, nor
+    where ``all_unreadable``, called with the bad images of the entry, returns False: an image that has become readable
+    belongs into the result, and its time stamp need not have changed. With torch.distributed, either all processes
+    compute or none does, and rank 0 writes the file.
 
     Raises OSError where the cache cannot be written.
     """
     path = cache / "selection" / f"{key}.safetensors"
-    found = _load(path)
-    (usable,) = distributed.all_reduce_min(found is not None and all_unreadable(found.bad))
-    if found is not None and usable:
-        return found
-    found = compute()
+    result = _load(path)
+    (usable,) = distributed.all_reduce_min(result is not None and all_unreadable(result.bad))
+    if result is not None and usable:
+        return result
+    result = compute()
     if distributed.rank() == 0:
         with writing_to_cache(path.parent):
-            write_tensors(path, found.tensors, {"bad": json.dumps(found.bad)})
-    return found
+            write_tensors(path, result.tensors, {"bad": json.dumps(result.bad)})
+    return result
 
 
 def _load(path: Path) -> PassResult | None:
-    """What a file of the cache holds; None where there is no whole one."""
+    """Reads an entry of the cache; None where the file is missing or damaged."""
     try:
         with safe_open(path, "pt") as file:
             bad = [BadFile(*item) for item in json.loads(file.metadata()["bad"])]
@@ -65,9 +71,11 @@ def _load(path: Path) -> PassResult | None:
 
 
 def cache_key(network: Network, samples: Iterable[Iterable[Sample]], parameters: Iterable[object]) -> str:
-    """A hash of the weights, of names, stamps and labels of lists of images, and of what else matters.
+    """A hash of the network's pretrained weights, of lists of images, and of further parameters.
 
-    The weights are the backbone's and the pretrained classifier's; neither head is part of a pass over the source.
+    The weights are those of the backbone and of the pretrained classifier: a pass over the source uses neither the
+    target head nor the source head. An image contributes its name, its stamp (for a file: size and time of the last
+    change) and its label.
     """
     digest = hashlib.blake2b(digest_size=16)
 

@@ -1,4 +1,4 @@
-"""Selection: what each target class is mixed with, and selection.json."""
+"""Selection: the auxiliary classes or images of each target class, and the file selection.json."""
 
 from __future__ import annotations
 
@@ -12,31 +12,40 @@ from typing import Any, Literal
 from ..data.dataset import Dataset, Sample, of_classes
 from ..models.class_names import readable_name
 
+LISTED_CLASSES = 5
+"""How many of the classes of single images :meth:`Selection.lines` names."""
+
 
 @dataclass(frozen=True)
 class Selection:
-    """What each target class is mixed with, best first."""
+    """The source classes, or single source images, whose images are mixed with each target class."""
 
     kind: Literal["class", "image"]
-    """What is chosen: source classes, or single training images of the source."""
+    """Whether source classes or single training images of the source are chosen."""
     chosen: list[list[int]]
-    """For each target class: positions in the source's ``classes`` or in its ``train``, distinct."""
+    """For each target class, what is chosen, best first: distinct positions in the source's ``classes`` for ``kind``
+    "class", in its ``train`` for "image"."""
     scores: list[list[float]] | None
-    """Their scores: mean predicted probability or cosine similarity; None where there are none."""
+    """Scores of ``chosen``, in the same order: mean predicted probabilities, or cosine similarities. None for random
+    classes, which have none."""
 
     def samples(self, source: Dataset) -> list[Sample]:
-        """All chosen images of the source, each once, in the source's order."""
+        """The training images of the source that are chosen or whose class is, each once, in the source's order."""
         if self.kind == "image":
             return [source.train[position] for position in self._positions()]
         return of_classes(source.train, self._positions())
 
-    def places(self) -> list[list[int]]:
-        """For ``kind`` "image": where the images of each target class are among the :meth:`samples`."""
-        place = {position: i for i, position in enumerate(self._positions())}
-        return [[place[position] for position in row] for row in self.chosen]
+    def sample_positions(self) -> list[list[int]]:
+        """For ``kind`` "image": the positions among :meth:`samples` of the images of each target class."""
+        sample_position = {position: i for i, position in enumerate(self._positions())}
+        return [[sample_position[position] for position in row] for row in self.chosen]
 
     def to_json(self, target_classes: Sequence[str], source: Dataset) -> dict[str, list[dict[str, Any]]]:
-        """By target class's name, the list of what it is mixed with: class, image for ``kind`` "image", and score."""
+        """The selection by names, as selection.json holds it.
+
+        Maps the name of each target class to a list with an entry for each choice: its ``class``, for ``kind`` "image"
+        also its ``image``, and its ``score`` where there are scores.
+        """
         rows: dict[str, list[dict[str, Any]]] = {}
         for target, row in enumerate(self.chosen):
             entries: list[dict[str, Any]]
@@ -52,30 +61,34 @@ class Selection:
         return rows
 
     def lines(self, target_classes: Sequence[str], source: Dataset) -> list[str]:
-        """A line for each target class: what it is mixed with and the scores; images are counted by class."""
+        """A line of text for each target class: the chosen source classes with their scores.
+
+        Single images are counted by their class.
+        """
         width = max(map(len, target_classes))
-        return [f"  {name:{width}s} <- {self._spell(target, source)}" for target, name in enumerate(target_classes)]
+        return [f"  {name:{width}s} <- {self._describe(target, source)}" for target, name in enumerate(target_classes)]
 
     def _positions(self) -> list[int]:
+        """All positions in ``chosen``, sorted, each once."""
         return sorted({position for row in self.chosen for position in row})
 
-    def _spell(self, target: int, source: Dataset) -> str:
+    def _describe(self, target: int, source: Dataset) -> str:
         row, scores = self.chosen[target], self.scores[target] if self.scores else []
         if self.kind == "image":
-            counts = Counter(source.train[position].label for position in row).most_common(5)
+            counts = Counter(source.train[position].label for position in row).most_common(LISTED_CLASSES)
             listed = ", ".join(f"{readable_name(source.classes[label])} {count}" for label, count in counts)
             rest = len(row) - sum(count for _, count in counts)
-            between = f", {scores[0]:.3f} to {scores[-1]:.3f}" if scores else ""
-            return f"{len(row)} images{between}: {listed}" + (f", others {rest}" if rest else "")
+            score_range = f", {scores[0]:.3f} to {scores[-1]:.3f}" if scores else ""
+            return f"{len(row)} images{score_range}: {listed}" + (f", other classes {rest}" if rest else "")
         values = [f" {score:.3f}" for score in scores] or [""] * len(row)
         return ", ".join(readable_name(source.classes[i]) + value for i, value in zip(row, values, strict=True))
 
 
 def read_selection(path: str, target_classes: Sequence[str], source: Dataset) -> Selection:
-    """The selection that a selection.json holds.
+    """Reads a selection from the file selection.json of a run.
 
-    Raises FileNotFoundError, and ValueError where the file is of another form, lacks a target class, or names a class
-    or image that the source does not have.
+    Raises FileNotFoundError where there is no such file, and ValueError where its form is another one, where it lacks a
+    target class, or where it names a class or image that the source does not have.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"selection_file: {path}: no such file")

@@ -1,4 +1,10 @@
-"""Runs a selection: the passes that its strategy needs, and no other image of the source is read."""
+"""Runs a selection: makes the passes over images that its strategy needs, and reads no other image of the source.
+
+The target's training images are passed over each time: they are few, and training has them decoded anyway. A pass over
+the source is the costly part, so its result is cached (:mod:`.cache`), and one pass computes features and predictions
+alike. With torch.distributed, batch b of a pass goes to rank b mod n. The sums of all ranks are merged in float64, and
+nearest images by cosine and position, so the choice is the same for any number of processes.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +33,12 @@ from .strategies import assignment_selection, check_top_k, cosine, most_similar,
 class AuxiliarySelector:
     """Chooses source classes or images for each target class, as the settings say.
 
-    ``log`` gets lines for the user; ``bad`` gets the images of the source that cannot be decoded, which are left out.
-    What passes over the source find is kept in the cache. Where torch.distributed is initialised, the processes share
-    the images.
+    Args:
+        settings: selection strategy, batch size, image size and cache.
+        network: the network before training, on the settings' device.
+        decoder: decodes the images of the source.
+        log: is called with lines for the user.
+        bad: a list to which images of the source are added that cannot be decoded; the selection leaves them out.
     """
 
     def __init__(
@@ -47,13 +56,15 @@ class AuxiliarySelector:
         self.bad = bad
 
     def select(self, target_images: LabelledBatches, target: Dataset, source: Dataset) -> Selection:
-        """Selects for the classes of ``target``, of which ``target_images`` gives the training images, normalised.
+        """Selects for each class of ``target``.
 
-        `random`, and `prediction` where enough source classes are outputs of the pretrained classifier, read no image
-        of the source; all others pass over its training images once.
+        ``target_images`` gives one pass over the target's training images. The strategy `random` reads no image of the
+        source, nor does `prediction` where enough source classes are outputs of the pretrained classifier. Every other
+        strategy passes over the source's training images once.
 
-        Raises ValueError where the source has too few classes or images, or a target class no image, and what
-        :func:`~xmixup_fast.selection.choice.read_selection` and the cache raise.
+        Raises ValueError where the source has too few classes or images, or a target class has no image that can be
+        decoded; also what :func:`~xmixup_fast.selection.choice.read_selection` and
+        :func:`~xmixup_fast.selection.cache.cached` raise.
         """
         settings, network = self.settings, self.network
         if settings.selection_file is not None:
@@ -63,7 +74,7 @@ class AuxiliarySelector:
             return random_classes(len(target.classes), len(source.classes), settings.top_k, settings.seed)
         assign = settings.selection == "assignment"
         similarity = settings.similarity if assign else settings.selection
-        logits = self._logits(similarity, target, source)
+        logits = self._predicted_logits(similarity, target, source)
 
         means = class_means(network, target_images, len(target.classes), logits)
         if not means.counts.all():
@@ -73,17 +84,17 @@ class AuxiliarySelector:
             return self._nearest(means, target, source)
         if logits == network.known_source_logits:
             assert means.probabilities is not None and network.source_matched is not None
-            values = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
+            scores = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
         else:
-            values = _similarities(means, self._source_means(source))
-        return assignment_selection(values) if assign else most_similar(values, settings.top_k)
+            scores = _similarities(means, self._source_means(source))
+        return assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
 
-    def stream(self, samples: Sequence[Sample], what: str, bad: list[BadFile]) -> LabelledBatches:
+    def stream(self, samples: Sequence[Sample], title: str, bad: list[BadFile]) -> LabelledBatches:
         """One pass over encoded images: normalised centre crops with their labels, decoded as they are needed.
 
-        Where torch.distributed is initialised, this process gets every n-th batch. ``what`` names the images in the
-        progress bar. Images that cannot be decoded are left out, and added to ``bad`` after the last batch: those of
-        all processes.
+        Batches are float32[B, 3, image_size, image_size] and int64[B]. Of n processes, this one gets every n-th batch.
+        Images that cannot be decoded are left out. After the last batch, those of all processes are added to ``bad``.
+        ``title`` stands beside the progress bar.
         """
         from tqdm import tqdm
 
@@ -92,26 +103,32 @@ class AuxiliarySelector:
         size = settings.batch_size
         batches = [samples[begin : begin + size] for begin in range(rank * size, len(samples), processes * size)]
         form, buffers = network.image_format(settings.image_size), OutputBuffers()
-        found: list[BadFile] = []
+        unreadable: list[BadFile] = []
         images = self.decoder.decode(sample.image for sample in chain.from_iterable(batches))
-        total, hide = sum(map(len, batches)), rank > 0 or None  # None: no bar where stderr is not a terminal
-        with tqdm(total=total, desc=what, unit=" images", leave=False, disable=hide) as bar:
+        disable = rank > 0 or None  # None: tqdm shows a bar on a terminal alone
+        with tqdm(total=sum(map(len, batches)), desc=title, unit=" images", leave=False, disable=disable) as bar:
             for batch in batches:
                 results = list(zip(islice(images, len(batch)), batch, strict=True))
-                found += [image for image, _ in results if isinstance(image, BadFile)]
+                unreadable += [image for image, _ in results if isinstance(image, BadFile)]
                 good = [(image, sample.label) for image, sample in results if isinstance(image, Tensor)]
                 if good:
                     pool = ImagePool.from_images([image for image, _ in good], [label for _, label in good])
                     yield from center_crop_batches(pool.to(settings.device), form, size, buffers=buffers)
                 bar.update(len(batch))
-        bad += sorted(chain.from_iterable(distributed.gather_objects(found))) if processes > 1 else found
+        if processes > 1:
+            unreadable = sorted(chain.from_iterable(distributed.gather_objects(unreadable)))
+        bad += unreadable
 
-    def _logits(self, similarity: str, target: Dataset, source: Dataset) -> Callable[[Tensor], Tensor] | None:
-        """What is to be predicted for the target's images, if anything."""
+    def _predicted_logits(self, similarity: str, target: Dataset, source: Dataset) -> Callable[[Tensor], Tensor] | None:
+        """The function that maps features to the logits to be predicted for the target's images.
+
+        Its outputs are the source classes where the pretrained classifier knows enough of them, otherwise all outputs
+        of that classifier, which need a pass over the source. None for strategies that compare features.
+        """
         network = self.network
         if similarity in ("sample", "feature"):
             return None
-        known, needed = _known(network), _classes_needed(self.settings, target)
+        known, needed = _known_classes(network), _classes_needed(self.settings, target)
         if known >= needed:
             return network.known_source_logits
         self.log(
@@ -121,7 +138,10 @@ class AuxiliarySelector:
         return network.classifier_logits
 
     def _source_means(self, source: Dataset) -> ClassMeans:
-        """Of each source class; predictions are of all outputs of the pretrained classifier, where there is one."""
+        """Means of each source class; where there is a pretrained classifier, also of all of its outputs.
+
+        Both come from one pass, so that after `prediction` the strategy `feature` finds its means in the cache.
+        """
         network = self.network
         logits = None if network.classifier_weight is None else network.classifier_logits
 
@@ -129,11 +149,11 @@ class AuxiliarySelector:
             means = class_means(network, images, len(source.classes), logits)
             return {name: tensor for name, tensor in means._asdict().items() if tensor is not None}
 
-        found = self._over_source(source.train, compute, [source.train], ["class means"])
-        return ClassMeans(found["features"], found.get("probabilities"), found["counts"])
+        tensors = self._pass_over_source(source.train, compute, [source.train], ["class means"])
+        return ClassMeans(tensors["features"], tensors.get("probabilities"), tensors["counts"])
 
     def _nearest(self, means: ClassMeans, target: Dataset, source: Dataset) -> Selection:
-        """The source's images that are nearest to each target class."""
+        """Selects the source's images whose features are nearest to the mean features of each target class."""
         count = self.settings.top_images
 
         def compute(images: LabelledBatches) -> dict[str, Tensor]:
@@ -141,19 +161,22 @@ class AuxiliarySelector:
             return {"images": nearest, "cosines": cosines}
 
         numbered = [Sample(sample.image, position) for position, sample in enumerate(source.train)]
-        # The counts: a target image that was bad may no longer be.
+        # The means depend on which target images could be decoded, and their stamps do not tell; the counts do.
         parameters = ["nearest images", count, means.counts.tolist()]
-        found = self._over_source(numbered, compute, [target.train, source.train], parameters)
-        return Selection("image", found["images"].tolist(), found["cosines"].tolist())
+        tensors = self._pass_over_source(numbered, compute, [target.train, source.train], parameters)
+        return Selection("image", tensors["images"].tolist(), tensors["cosines"].tolist())
 
-    def _over_source(
+    def _pass_over_source(
         self,
         samples: Sequence[Sample],
         compute: Callable[[LabelledBatches], dict[str, Tensor]],
         key_samples: Sequence[Sequence[Sample]],
         key_parameters: Sequence[object],
     ) -> dict[str, Tensor]:
-        """What ``compute`` finds in a pass over the source, or what the cache has."""
+        """The tensors that ``compute`` makes of one pass over ``samples``, from the cache where it holds them.
+
+        ``key_samples`` and ``key_parameters`` are what the tensors depend on, besides the preprocessing.
+        """
 
         def run() -> PassResult:
             bad: list[BadFile] = []
@@ -161,22 +184,21 @@ class AuxiliarySelector:
 
         settings, network = self.settings, self.network
         if settings.cache_folder is None:
-            found = run()
+            result = run()
         else:
-            # What makes an image's features, besides the image and the network's weights.
             preprocessing = [network.mean, network.std, settings.image_size, settings.short_side, self.decoder.name]
             device = torch.device(settings.device).type
             key = cache_key(network, key_samples, [*key_parameters, *preprocessing, device])
-            found = cached(settings.cache_folder, key, run, partial(self.decoder.all_unreadable, samples))
-        self.bad += found.bad
-        return found.tensors
+            result = cached(settings.cache_folder, key, run, partial(self.decoder.all_unreadable, samples))
+        self.bad += result.bad
+        return result.tensors
 
 
 def check(settings: Settings, network: Network, target: Dataset, source: Dataset) -> None:
-    """What can be said of a selection before an image is read.
+    """Checks, before an image is read, that the settings' selection is possible.
 
-    Raises ValueError where the source has too few classes or images or the network no classifier to choose with, and
-    what :func:`~xmixup_fast.selection.choice.read_selection` raises.
+    Raises ValueError where the source has too few classes or images, or where the network has no pretrained classifier
+    that the strategy needs; also what :func:`~xmixup_fast.selection.choice.read_selection` raises.
     """
     if settings.selection_file is not None:
         read_selection(settings.selection_file, target.classes, source)
@@ -193,15 +215,14 @@ def check(settings: Settings, network: Network, target: Dataset, source: Dataset
 
 
 def _check_classes(settings: Settings, network: Network, target: Dataset, source: Dataset) -> None:
-    needed, text = _classes_needed(settings, target), f"top_k = {settings.top_k}"
-    if settings.selection == "assignment":
-        text = f"{needed}, the number of target classes,"
+    strategy, needed = settings.selection, _classes_needed(settings, target)
     if len(source.classes) < needed:
+        count = f"{needed}, the number of target classes," if strategy == "assignment" else f"top_k = {needed}"
         raise ValueError(
-            f"selection: {settings.selection} needs at least {text} source classes, and there are {len(source.classes)}"
+            f"selection: {strategy} needs at least {count} source classes, and there are {len(source.classes)}"
         )
-    how = settings.similarity if settings.selection == "assignment" else settings.selection
-    if how == "prediction" and _known(network) < needed and network.classifier_weight is None:
+    similarity = settings.similarity if strategy == "assignment" else strategy
+    if similarity == "prediction" and _known_classes(network) < needed and network.classifier_weight is None:
         raise ValueError(
             "selection: prediction needs a network with a pretrained classifier, and this one has none; name its "
             "--weights, or use --selection random"
@@ -209,21 +230,23 @@ def _check_classes(settings: Settings, network: Network, target: Dataset, source
 
 
 def _classes_needed(settings: Settings, target: Dataset) -> int:
+    """The smallest number of source classes that the strategy can choose from."""
     return len(target.classes) if settings.selection == "assignment" else settings.top_k
 
 
-def _known(network: Network) -> int:
-    """How many source classes are outputs of the pretrained classifier."""
+def _known_classes(network: Network) -> int:
+    """The number of source classes that are outputs of the pretrained classifier."""
     return 0 if network.source_matched is None else int(network.source_matched.sum())
 
 
 def _similarities(target: ClassMeans, source: ClassMeans) -> Tensor:
-    """Of each target class to each source class, float64[K_t, K_s]; -inf for a source class without images.
+    """The similarity of each target class with each source class, float64[K_t, K_s]; -inf without source images.
 
-    Cosines, of the mean predictions where the target has them, else of the mean features. For a source class that is
-    output i, and always predicted as such, the cosine with mean prediction P[j] is P[j, i] / |P[j]|: the order is that
-    of P[j], as where source classes are known outputs. An inner product would also give P[j, i]; but it prefers source
-    classes of which the classifier is certain, whatever they are: few of them, for many target classes.
+    It is the cosine of mean predictions where the target has them, and of mean features otherwise. Let P[j] be the mean
+    prediction for target class j. For a source class whose images are always predicted as output i, the cosine is
+    P[j, i] / |P[j]|, so source classes are in the order of P[j], as if they were known outputs. The inner product would
+    even be P[j, i] itself, but it favours the few source classes of which the classifier is most certain, for all
+    target classes alike.
     """
     if target.probabilities is not None and source.probabilities is not None:
         values = cosine(target.probabilities, source.probabilities)
@@ -233,12 +256,12 @@ def _similarities(target: ClassMeans, source: ClassMeans) -> Tensor:
 
 
 def report(settings: Settings, selection: Selection, target: Dataset, source: Dataset) -> dict[str, Any]:
-    """What selection.json holds: how it was selected, and what."""
-    how: dict[str, Any] = {"how": settings.selection, "top_k": settings.top_k}
+    """The content of selection.json: the settings of the selection, and what is chosen for each target class."""
+    options: dict[str, Any] = {"how": settings.selection, "top_k": settings.top_k}
     if settings.selection_file is not None:
-        how = {"how": "file", "selection_file": settings.selection_file}
+        options = {"how": "file", "selection_file": settings.selection_file}
     elif settings.selection == "assignment":
-        how["similarity"] = settings.similarity
+        options["similarity"] = settings.similarity
     elif settings.selection == "sample":
-        how = {"how": "sample", "top_images": settings.top_images}
-    return {**how, "classes": selection.to_json(target.classes, source)}
+        options = {"how": "sample", "top_images": settings.top_images}
+    return {**options, "classes": selection.to_json(target.classes, source)}

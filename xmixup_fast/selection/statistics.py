@@ -1,9 +1,9 @@
-"""What a frozen network sees in the images of each class, in one pass over them, by one process or several.
+"""Statistics of a frozen network over images, in one pass: mean features of classes, and nearest images.
 
-Where torch.distributed is initialised, every process passes over its share of the images, and all get the result of all
-images. The sums are float64 and added in another order than by one process, so that means differ by 1e-12 of their size
-at most; more only where the network rounds otherwise, as it may with another number of threads. Tensors are exchanged
-on the CPU: the process group needs a backend for it, such as gloo.
+With torch.distributed, every process passes over its share of the images, and all processes get the result of all
+images. Sums are float64, but are added in another order than by one process, so means differ by at most 1e-12 of their
+size. They differ more where the network itself rounds otherwise, as it may with another number of threads. Tensors are
+exchanged on the CPU, for which the process group needs a backend such as gloo.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ from ..models.network import Network
 from ..runtime import distributed
 
 LabelledBatches = Iterable[tuple[Tensor, Tensor]]
-"""Normalised batches with one integer for each image, float[B, 3, H, W] and int64[B]."""
+"""Batches of normalised images, float[B, 3, H, W], each with one integer per image, int64[B]."""
 
 
 class ClassMeans(NamedTuple):
     """Means over the images of each of K classes; zeros for a class without images."""
 
     features: Tensor
-    """float64[K, D]: what the classifier sees."""
+    """float64[K, D]: the pooled features, which a head gets."""
     probabilities: Tensor | None
-    """float64[K, N]: of the N outputs that were asked for."""
+    """float64[K, N]: predicted probabilities of N outputs; None where none were computed."""
     counts: Tensor
-    """int64[K]: the images of each class."""
+    """int64[K]: number of images of each class."""
 
 
 def class_means(
     network: Network, images: LabelledBatches, num_classes: int, logits: Callable[[Tensor], Tensor] | None = None
 ) -> ClassMeans:
-    """Means of the features, and of the softmax of what ``logits`` makes of them, in memory of O(classes).
+    """Mean features and, with ``logits``, mean softmax probabilities of each class, in memory of O(classes).
 
-    The integers of ``images`` are labels. ``logits`` is, for instance, ``network.classifier_logits``.
+    The integers of ``images`` are labels, 0 to ``num_classes`` - 1. ``logits`` maps features, float[B, D], to logits,
+    float[B, N]; ``network.classifier_logits`` is such a function.
     """
 
     def outputs(batch: Tensor) -> list[Tensor]:
@@ -49,8 +50,8 @@ def class_means(
 
     counts = torch.zeros(num_classes, dtype=torch.int64)
     with _frozen(network):
-        nothing = next(network.parameters()).new_zeros(0, network.body.get_classifier().in_features)
-        widths = [nothing.shape[1]] + ([logits(nothing).shape[1]] if logits else [])
+        no_features = next(network.parameters()).new_zeros(0, network.body.get_classifier().in_features)
+        widths = [no_features.shape[1]] + ([logits(no_features).shape[1]] if logits else [])
         sums = [torch.zeros(num_classes, width, dtype=torch.float64) for width in widths]
         for batch, labels in images:
             labels = labels.cpu()
@@ -67,11 +68,17 @@ def class_means(
 def nearest_images(
     network: Network, images: LabelledBatches, class_features: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """The ``count`` images whose features have the largest cosine with each row of ``class_features``, best first.
+    """For each row of ``class_features``, the ``count`` images whose features have the largest cosine with it.
 
-    The integers of ``images`` identify the images; of equally near ones the smallest comes first. The memory is
-    O(classes x count). Returns int64[K, count] and their cosines, float64[K, count]; fewer columns where there are
-    fewer images.
+    Args:
+        network: its features are compared; it is left in the mode that it was in.
+        images: the integers identify the images; of equally near images the one with the smaller integer comes first.
+        class_features: float64[K, D].
+        count: how many images for each row. The memory needed is O(K count).
+
+    Returns:
+        The images' integers, int64[K, count], nearest first, and their cosines, float64[K, count]; with fewer columns
+        where there are fewer images.
     """
     directions = F.normalize(class_features, dim=1).to(next(network.parameters()).device)
     cosines = directions.new_empty(len(directions), 0)
@@ -86,15 +93,18 @@ def nearest_images(
 
 
 def _best(identities: list[Tensor], cosines: list[Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` largest of each row, or all where there are fewer; of equal ones that of the smallest identity."""
+    """The ``count`` largest cosines of each row, with their identities; equal cosines in the identities' order.
+
+    Both lists hold parts of the columns, [K, n] each. Rows with fewer than ``count`` columns are kept whole.
+    """
     identity, order = torch.cat(identities, 1).sort(dim=1)
-    best, places = torch.cat(cosines, 1).gather(1, order).sort(dim=1, descending=True, stable=True)
-    return identity.gather(1, places[:, :count]), best[:, :count].contiguous()
+    best, columns = torch.cat(cosines, 1).gather(1, order).sort(dim=1, descending=True, stable=True)
+    return identity.gather(1, columns[:, :count]), best[:, :count].contiguous()
 
 
 @contextmanager
 def _frozen(network: Network) -> Iterator[None]:
-    """Without gradients and with batch normalisation as in evaluation, for a while."""
+    """Puts the network into evaluation mode, without gradients, and back into its former mode."""
     training = network.training
     network.eval()
     try:

@@ -1,4 +1,8 @@
-"""How similarities between classes become a selection."""
+"""How similarities between target classes and source classes become a selection.
+
+A strategy sees means over classes, never single images. So one pass over a source of any size suffices, in memory of
+O(classes), and every strategy can be tested on a small matrix.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,19 @@ from .choice import Selection
 
 
 def cosine(target: Tensor, source: Tensor) -> Tensor:
-    """The cosine similarity of each two mean features: float64[K_t, K_s] for float64[K_t, D] and float64[K_s, D]."""
+    """Cosine similarity of each row of ``target`` with each row of ``source``; 0 where a row is zero.
+
+    float64[K_t, K_s] for float64[K_t, D] and float64[K_s, D].
+    """
     return F.normalize(target, dim=1) @ F.normalize(source, dim=1).T
 
 
 def most_similar(similarity: Tensor, top_k: int) -> Selection:
-    """The ``top_k`` most similar source classes of each target class: float64[K_t, K_s], -inf for what must not be.
+    """The ``top_k`` most similar source classes of each target class; equally similar ones in the source's order.
 
-    Of equal ones the first. Raises ValueError where there are fewer source classes that may be than ``top_k``.
+    ``similarity`` is float64[K_t, K_s], with -inf for source classes that cannot be chosen.
+
+    Raises ValueError where a target class has fewer than ``top_k`` source classes to choose from.
     """
     check_top_k(top_k, int(similarity.isfinite().sum(1).min()))
     scores, classes = similarity.sort(dim=1, descending=True, stable=True)
@@ -25,10 +34,12 @@ def most_similar(similarity: Tensor, top_k: int) -> Selection:
 
 
 def assignment_selection(similarity: Tensor) -> Selection:
-    """One source class for each target class, none of them twice, so that the similarities' sum is the largest.
+    """A different source class for each target class, chosen so that the sum of their similarities is the largest.
 
-    Kuhn's Hungarian method (1955), for float64[K_t, K_s]; -inf for what must not be. Raises ValueError where there are
-    fewer source classes than target classes.
+    This is the linear assignment problem (Kuhn 1955, doi:10.1002/nav.3800020109), which scipy solves. ``similarity``
+    is float64[K_t, K_s], with a column of -inf for a source class that cannot be chosen.
+
+    Raises ValueError where there are fewer source classes to choose from than target classes.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -44,7 +55,9 @@ def assignment_selection(similarity: Tensor) -> Selection:
 
 
 def random_classes(num_target_classes: int, num_source_classes: int, top_k: int, seed: int) -> Selection:
-    """``top_k`` distinct source classes for each target class, drawn from ``seed``; the control of every comparison.
+    """``top_k`` distinct source classes for each target class, drawn from ``seed``.
+
+    It is the control of other strategies: the same training, with auxiliary images chosen without regard to the target.
 
     Raises ValueError where there are fewer source classes than ``top_k``.
     """
@@ -55,6 +68,6 @@ def random_classes(num_target_classes: int, num_source_classes: int, top_k: int,
 
 
 def check_top_k(top_k: int, usable: int) -> None:
-    """Raises ValueError where fewer source classes can be used than are asked for."""
+    """Raises ValueError where ``top_k`` exceeds the number of source classes that can be chosen."""
     if usable < top_k:
         raise ValueError(f"top_k: expected at most {usable}, the number of usable source classes, got {top_k}")

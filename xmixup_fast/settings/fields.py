@@ -136,7 +136,7 @@ class Settings:
     top_images: int = 50
     """Source images per target class, for selection sample."""
     selection_file: str | None = None
-    """selection.json of another run or of python -m xmixup_fast.select, to use instead of selecting."""
+    """selection.json of another run or of xmixup select, to use instead of selecting."""
     image_size: int = 224
     """Height and width of the crops that the network sees, in pixels."""
     resize: int | Literal["full"] | None = None

@@ -7,52 +7,171 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
+OTHER_NAMES = {
+    "alpha": "lambda lambda_alpha mix_alpha mixing_alpha mixup_alpha cutmix_alpha beta",
+    "amp": "amp_dtype bf16 dtype fp16 half mixed_precision precision",
+    "batch_size": "b batch batchsize bs mini_batch_size per_device_train_batch_size train_batch_size",
+    "cache": "cache_dir",
+    "checkpoint_steps": "save_every save_interval save_steps",
+    "checkpoints_kept": "keep max_checkpoints save_total_limit",
+    "clip_grad": "clip clip_norm grad_clip gradient_clip_val max_grad_norm",
+    "compile": "torch_compile torchcompile",
+    "config": "c cfg config_file",
+    "device": "cuda gpu gpu_id gpus",
+    "ema_decay": "ema model_ema model_ema_decay",
+    "epochs": "e epoch max_epochs n_epochs num_epochs num_train_epochs",
+    "flip": "hflip horizontal_flip",
+    "freeze": "freeze_backbone freeze_layers",
+    "grad_accum_steps": "accum accum_iter accumulation_steps grad_accum gradient_accumulation_steps",
+    "head_lr_multiplier": "head_lr head_lr_mult lr_mult",
+    "image_size": "crop_size im_size image_res img img_size imgsz input_size res resolution size",
+    "label_smoothing": "label_smooth label_smoothing_factor ls smoothing",
+    "layer_decay": "layer_lr_decay lr_layer_decay",
+    "loggers": "log_wandb logger report_to tensorboard wandb",
+    "lr": "base_lr blr learn_rate learning_rate lr0",
+    "memory_budget": "max_memory memory memory_limit",
+    "mix_probability": "mix_prob mixup_prob mixup_probability",
+    "model": "a arch architecture backbone m model_name model_name_or_path net network",
+    "optimizer": "opt optim optimiser",
+    "output": "experiment log_dir o out out_dir output_dir run_dir save_dir save_path work_dir workdir",
+    "patience": "early_stopping early_stopping_patience",
+    "recipe": "preset",
+    "resume": "resume_from resume_from_checkpoint",
+    "schedule": "lr_policy lr_schedule lr_scheduler lr_scheduler_type sched scheduler",
+    "seed": "manual_seed random_seed",
+    "selection": "strategy",
+    "shots": "k_shot n_shots num_shots samples_per_class",
+    "source": "aux aux_data aux_dataset auxiliary source_data source_dataset",
+    "steps": "iterations iters max_iter max_steps num_steps total_steps train_steps",
+    "target": "d data data_dir data_path dataset dataset_name root target_data target_dataset train_data",
+    "test_fraction": "test_ratio test_size test_split",
+    "threads": "cpus dataloader_num_workers j num_threads num_workers nworkers workers",
+    "val_fraction": "val_ratio val_size val_split valid_fraction validation_split",
+    "val_interval": "eval_every eval_interval val_every",
+    "warmup_epochs": "warm_up warmup",
+    "weight_decay": "l2 wd",
+    "weights": "checkpoint ckpt init init_checkpoint initial_checkpoint pretrained pretrained_weights",
+}
+"""What other programs call our settings and flags."""
 
-def check_names(where: str, names: Iterable[str], known: Sequence[str]) -> None:
-    """Raises ValueError, with the nearest known name, for a name that is no setting."""
+WAYS = {
+    "anchor": "regularizer l2sp has taken its place",
+    "cutmix": "method cutmix pastes boxes, and alpha shapes their areas",
+    "eval": "the command evaluate tests a trained network",
+    "evaluate": "the command evaluate tests a trained network",
+    "find_lr": "the command find-lr suggests a learning rate",
+    "local_rank": "torchrun tells each process its rank by an environment variable",
+    "mixup": "method mixup mixes images, and alpha shapes their weights",
+    "nesterov": "sgd's momentum always is Nesterov's",
+    "num_classes": "the classes are those of the target",
+    "recipe": "a comparison takes recipes as methods: --methods NAME, or 'recipe: NAME' in a method's row",
+    "rectangle_probability": "method xmixup blends images, method xcutmix pastes boxes",
+    "train_dir": "target is one folder with train/, val/ and test/ in it",
+    "val_dir": "target is one folder with train/, val/ and test/ in it",
+    "warmup_steps": "warmup_epochs counts epochs, and takes fractions of one",
+    "world_size": "torchrun starts several processes",
+}
+"""What to do instead, for names that stand for no one setting."""
+
+_MEANT = {other: name for name, others in OTHER_NAMES.items() for other in others.split()}
+
+
+def meant(name: str, known: Collection[str]) -> str | None:
+    """The known name that an unknown one stands for, or is nearest to; None where there is none."""
+    name = name.lower().replace("-", "_")
+    if _MEANT.get(name) in known:
+        return _MEANT[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    return close[0] if close and name not in WAYS else None
+
+
+def way(name: str) -> str:
+    """The end of a message on an unknown name that stands for no known one: what to do instead, or nothing."""
+    name = name.lower().replace("-", "_")
+    return f"; {WAYS[name]}" if name in WAYS else ""
+
+
+def check_names(where: str, names: Iterable[str], known: Collection[str], error: type[Exception] = ValueError) -> None:
+    """Raises ValueError, or another error, for a name that is no setting, and says which one may be meant."""
     for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise ValueError(f"{where}: {name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+        if name in known:
+            continue
+        if near := meant(name, known):
+            raise error(f"{where}: {name} is no setting; did you mean {near}?")
+        raise error(f"{where}: {name} is no setting{way(name)}")
 
 
 def as_type(name: str, value: Any, hint: Any) -> Any:
-    """The value as its setting's type; ValueError where it is of another."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        # A list is meant where one is given; an empty one falls through to the error.
-        lists = [option for option in typing.get_args(hint) if typing.get_origin(option) is list]
-        if lists and isinstance(value, list | tuple) and value:
-            return [as_type(name, item, typing.get_args(lists[0])[0]) for item in value]
-        words = [option for option in typing.get_args(hint) if typing.get_origin(option) is Literal]
-        if words and isinstance(value, str):
-            return as_type(name, value, words[0])
-        hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
-    if typing.get_origin(hint) is Literal:
-        options = typing.get_args(hint)
-        if value not in options:
-            raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}")
-        return value
-    if hint is str and isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
-        # YAML reads 1e-4, which has no point, as text.
+    """The value as a setting's type; ValueError, which names the setting, where it is of another."""
+    for option in options(hint):
         try:
-            return float(value)
+            return _as_option(value, option)
         except ValueError:
-            pass
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{name}: expected {hint.__name__}, got {value!r}")
-    return value
+            continue
+    raise ValueError(f"{name}: expected {_kinds(hint)}, got {value!r}")
+
+
+def from_text(text: str, hint: Any) -> Any:
+    """A flag's text as a value of a setting's type, where it is one; otherwise the text, which as_type refuses."""
+    for option in options(hint):
+        if option is types.NoneType and text == "None":
+            return None
+        if option is str or (typing.get_origin(option) is Literal and text in typing.get_args(option)):
+            return text
+        if option in (int, float):
+            try:
+                return option(text)
+            except ValueError:
+                continue
+    return text
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+    """The types that a type hint allows, None first."""
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+        return (hint,)
+    return tuple(sorted(typing.get_args(hint), key=lambda option: option is not types.NoneType))
+
+
+def _as_option(value: Any, option: Any) -> Any:
+    """The value as one type; ValueError where it is of another."""
+    if typing.get_origin(option) is list and isinstance(value, list | tuple) and value:
+        (item,) = typing.get_args(option)
+        return [_as_option(one, item) for one in value]
+    if typing.get_origin(option) is Literal and value in typing.get_args(option):
+        return value
+    if option is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    # YAML reads 1e-4, which has no point, as text.
+    if option is float and isinstance(value, int | str) and not isinstance(value, bool):
+        return float(value)
+    is_number_or_text = option in (bool, float, str, types.NoneType) or (option is int and not isinstance(value, bool))
+    if is_number_or_text and isinstance(value, option):
+        return value
+    raise ValueError
+
+
+def _kinds(hint: Any) -> str:
+    """What a type hint allows, in words."""
+    one = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    several = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
+    kinds = []
+    for option in options(hint):
+        if typing.get_origin(option) is Literal:
+            choices = typing.get_args(option)
+            kinds.append(("one of " if len(choices) > 1 else "") + ", ".join(choices))
+        elif typing.get_origin(option) is list:
+            (item,) = typing.get_args(option)
+            kinds.append(several.get(item) or f"a list of {', '.join(typing.get_args(item))}")
+        elif option is not types.NoneType:
+            kinds.append(one[option])
+    return ", or ".join(kinds)
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
 _NAMES = {10: "KiB", 20: "MiB", 30: "GiB"}
 
 

@@ -1,4 +1,4 @@
-"""Settings in YAML files."""
+"""Settings in YAML files, and the recipes among them that the package ships."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import yaml
 
 from .fields import Settings
 from .values import as_type, check_names
+
+RECIPES = Path(__file__).parent / "recipes"
+"""Folder of the recipes: NAME.yaml holds the settings of ``--recipe NAME``."""
 
 
 def read(path: str | os.PathLike[str], **overrides: Any) -> Settings:
@@ -32,6 +35,18 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     check_names(str(path), values, [field.name for field in fields(Settings)])
     hints = typing.get_type_hints(Settings)
     return {name: as_type(name, value, hints[name]) for name, value in values.items()}
+
+
+def recipes() -> list[str]:
+    """The names of all recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings that a recipe gives, by name. ValueError for an unknown recipe, and as :func:`read_yaml`."""
+    if name not in recipes():
+        raise ValueError(f"recipe: expected one of {', '.join(recipes())}, got {name}")
+    return read_yaml(RECIPES / f"{name}.yaml")
 
 
 def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,4 +1,11 @@
-"""Checkpoints: all that a run needs to go on from a step, to the same bits, in safetensors files."""
+"""Checkpoints: all that a run needs to be resumed after a step and to end with the same bits, in safetensors files.
+
+A checkpoint holds the network, the optimiser's state, averaged weights, loss scale, the method's state, metrics, and
+the best weights so far. Nothing else is needed: order, crops, mixing and dropout follow from the seed and the step's
+number, and config.yaml and selection.json in the run folder hold the settings and the selection. A file is written
+under another name, synced and renamed, so it is whole or absent whenever the process dies. Nothing is unpickled, so a
+checkpoint from elsewhere runs no code. tests/support/kill_runs.py kills runs at random moments and compares results.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +24,21 @@ PATTERN = "step-{:09d}.safetensors"
 
 
 class Checkpoint(NamedTuple):
-    """The state of a run after a step."""
+    """The state of a run after ``step`` steps."""
 
     step: int
     tensors: dict[str, Tensor]
     notes: dict[str, Any]
-    """What else there is to remember, as JSON."""
+    """Values that are no tensors, such as metrics; stored as JSON."""
 
 
 class Checkpoints:
     """The newest checkpoints of a run, in a folder of their own.
 
     Args:
-        folder: where they are; made when the first is saved.
-        run: a text that tells runs apart; checkpoints of other runs are refused.
-        keep: how many are kept.
+        folder: the folder, which is made when the first checkpoint is saved.
+        run: identifies the run (see :func:`~xmixup_fast.settings.identity.run_hash`); files of other runs are not used.
+        keep: the number of checkpoints that are kept.
     """
 
     def __init__(self, folder: Path, run: str, keep: int) -> None:
@@ -40,9 +47,9 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint, which appears whole or not at all, then removes those that are too many.
+        """Writes a checkpoint, then removes the oldest until ``keep`` are left.
 
-        Raises OSError, which names the file, where it cannot be written; those before it are still there then.
+        Raises OSError, which names the file, where it cannot be written. Earlier checkpoints are still there then.
         """
         path = self.folder / PATTERN.format(checkpoint.step)
         metadata = {"format": FORMAT, "run": self.run, "step": checkpoint.step, "notes": checkpoint.notes}
@@ -56,7 +63,7 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def newest(self, log: Callable[[str], object]) -> Checkpoint | None:
-        """The newest checkpoint that can be used; ``log`` gets a line about each newer one that cannot."""
+        """The newest checkpoint that is readable and of this run; ``log`` gets a line about each newer file."""
         for path in reversed(self._paths()):
             try:
                 return self._read(path)
@@ -65,11 +72,11 @@ class Checkpoints:
         return None
 
     def before(self, step: int) -> str:
-        """Tells the user of the newest checkpoint of an earlier step."""
+        """A text that names the newest checkpoint before a step, or says that there is none."""
         for path in reversed(self._paths()):
-            number = path.stem.removeprefix("step-")
-            if number.isdecimal() and int(number) < step:
-                return f"the last good checkpoint is of step {int(number)}: {path}"
+            digits = path.stem.removeprefix("step-")
+            if digits.isdecimal() and int(digits) < step:
+                return f"the last good checkpoint is of step {int(digits)}: {path}"
         return "there is no good checkpoint"
 
     def _paths(self) -> list[Path]:
@@ -82,5 +89,5 @@ class Checkpoints:
                 raise ValueError("not a checkpoint of this version of xmixup_fast")
             if metadata["run"] != self.run:
                 raise ValueError("of a run with other settings")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         return Checkpoint(int(metadata["step"]), tensors, metadata["notes"])

@@ -1,4 +1,4 @@
-"""The images of a run: the target's splits and the auxiliary images, in memory or streamed."""
+"""The images of a run: the splits of the target, in memory or streamed, and the auxiliary images, in memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from ..settings.values import parse_bytes
 
 
 def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Dataset | None]:
-    """Lists the images of target, split as the settings say, and source; none is decoded.
+    """Lists the images of the target, split as the settings say, and of the source; decodes none.
 
-    Raises what :func:`~xmixup_fast.data.sources.read_dataset` and :func:`~xmixup_fast.data.dataset.split` do.
+    The source is None where ``uses_source`` is False or the settings name none. Raises what
+    :func:`~xmixup_fast.data.sources.read_dataset` and :func:`~xmixup_fast.data.dataset.split` raise.
     """
     listed = read_dataset(settings.target)
     source = read_dataset(settings.source) if uses_source and settings.source else None
@@ -37,8 +38,8 @@ def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Datas
     return target, source
 
 
-def make_builder(settings: Settings, log: Callable[[str], object]) -> ImageStore:
-    """What makes pools and streams as the settings say. Raises ValueError where the decoder is not installed."""
+def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageStore:
+    """The store that decodes images as the settings say. Raises ValueError where the decoder is not installed."""
     device = torch.device(settings.device)
     decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), log)
     cache = settings.cache_folder
@@ -46,16 +47,19 @@ def make_builder(settings: Settings, log: Callable[[str], object]) -> ImageStore
         log("cache: none: each process decodes all images, and keeps a copy of its own")
     budget = None
     if settings.storage != "resident":
-        # Through the cache, the processes of a machine share one copy.
+        # The processes of a machine map the same file of the cache; without a cache each has a copy of its own.
         copies = distributed.local_world_size() if cache is None and device.type == "cpu" else 1
         free = 0.8 * free_memory(device) / copies
         budget = int(free) if settings.memory_budget is None else parse_bytes(settings.memory_budget)
-        budget = int(distributed.all_reduce_min(budget)[0])  # all processes have to decide alike
+        budget = int(distributed.all_reduce_min(budget)[0])  # so that all processes stream the same images
     return ImageStore(decoder, cache, budget, log, settings.image_size)
 
 
 class SplitImages:
-    """The target's images in pools or streams, then the auxiliary ones in a pool; and those of all that are bad."""
+    """The images of a run: each split of the target in a pool or a stream, then auxiliary images in a pool.
+
+    Raises ValueError where a class has no image that can be decoded, or where images exceed the memory budget.
+    """
 
     def __init__(
         self, settings: Settings, target: Dataset, source: Dataset | None, log: Callable[[str], object]
@@ -64,43 +68,47 @@ class SplitImages:
         self.target = target
         self.log = log
         self.listed = target.bad + (source.bad if source else [])
-        self.builder = make_builder(settings, log)
-        self.of: dict[str, ImagePool | StreamedImages] = {
-            name: self.builder.images(self._samples(name), f"{name} images", settings.storage)
+        self.store = make_image_store(settings, log)
+        self.splits: dict[str, ImagePool | StreamedImages] = {
+            name: self.store.images(self._samples(name), f"{name} images", settings.storage)
             for name in ("train", "val", "test")
         }
-        """By split."""
-        for name, images in self.of.items():
+        """The images of each split: train, val and test."""
+        for name, images in self.splits.items():
             self._check_classes(images, self._samples(name), target.classes, f"{name} images")
         for name in ("train", "val"):
-            self.of[name] = self.of[name].to(settings.device)
+            self.splits[name] = self.splits[name].to(settings.device)
 
     @property
     def train(self) -> ImagePool | StreamedImages:
         """The training images."""
-        return self.of["train"]
+        return self.splits["train"]
 
     @property
     def val(self) -> ImagePool | StreamedImages:
         """The validation images."""
-        return self.of["val"]
+        return self.splits["val"]
 
     @property
     def test(self) -> ImagePool | StreamedImages:
         """The test images, on the CPU."""
-        return self.of["test"]
+        return self.splits["test"]
 
     @property
     def bad(self) -> list[BadFile]:
-        """All that are bad so far."""
-        return list(dict.fromkeys(self.listed + self.builder.bad))
+        """The images that cannot be used, each once: listed by the readers, or found while decoding so far."""
+        return list(dict.fromkeys(self.listed + self.store.bad))
 
     def auxiliary(self, selection: Selection, source: Dataset) -> ImagePool:
-        """The images that a selection chose. Where they do not fit the budget, others are streamed to make room."""
+        """The pool of the images that a selection chose.
+
+        Where they do not fit the memory budget, splits of the target are streamed instead, one after the other. Raises
+        OverBudget, a ValueError, where that does not suffice or the setting ``storage`` forbids it.
+        """
         samples = selection.samples(source)
         while True:
             try:
-                pool = self.builder.build(samples, "auxiliary images")
+                pool = self.store.build(samples, "auxiliary images")
                 break
             except OverBudget:
                 if not self._make_room():
@@ -110,7 +118,7 @@ class SplitImages:
         return pool.to(self.settings.device)
 
     def check(self) -> None:
-        """Says how many images are skipped. Raises ValueError, which names them, where the settings forbid that."""
+        """Logs how many images are skipped. Raises ValueError, which names them, where ``bad_files`` is "error"."""
         if bad := refuse_bad_files(self.bad, self.settings.bad_files):
             self.log(f"{skipped(bad)}; summary.json lists them")
 
@@ -119,20 +127,20 @@ class SplitImages:
         return samples
 
     def _make_room(self) -> bool:
-        """Streams one split more, training images last. False where nothing is left to do."""
+        """Turns the pool of a split into a stream: test, then val, then train. False where no pool is left."""
         if self.settings.storage == "auto":
-            for name, images in reversed(self.of.items()):
+            for name, images in reversed(self.splits.items()):
                 if isinstance(images, ImagePool):
-                    stream = self.builder.release(images, self._samples(name), f"{name} images")
-                    self.of[name] = stream.to(images.device)
+                    stream = self.store.release(images, self._samples(name), f"{name} images")
+                    self.splits[name] = stream.to(images.device)
                     return True
         return False
 
     def _check_classes(
-        self, images: ImagePool | StreamedImages, samples: Sequence[Sample], classes: Sequence[str], what: str
+        self, images: ImagePool | StreamedImages, samples: Sequence[Sample], classes: Sequence[str], title: str
     ) -> None:
-        """Raises ValueError where a class has no image left, so that training cannot go on to find other bad files."""
+        """Raises ValueError where a class of ``samples`` has none of ``images``; ``title`` says which images."""
         lost = sorted({sample.label for sample in samples} - set(images.labels.tolist()))
         if lost:
             refuse_bad_files(self.bad, self.settings.bad_files)
-            raise ValueError(f"class {classes[lost[0]]}: none of its {what} can be decoded\n{list_bad(self.bad)}")
+            raise ValueError(f"class {classes[lost[0]]}: none of its {title} can be decoded\n{list_bad(self.bad)}")

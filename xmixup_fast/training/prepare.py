@@ -120,14 +120,14 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     images = SplitImages(settings, target, source, log)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        return center_crop_batches(images.of["train"], network.image_format(settings.image_size), settings.batch_size)
+        return center_crop_batches(images.train, network.image_format(settings.image_size), settings.batch_size)
 
     auxiliary = None
     if source:
-        chooser = AuxiliarySelector(settings, network, images.builder.decoder, log, images.builder.bad)
+        chooser = AuxiliarySelector(settings, network, images.store.decoder, log, images.store.bad)
         auxiliary = _Choice(settings, target, source, images, log).choose(chooser, batches, resumed)
     images.check()
-    log(images.builder.storage())
+    log(images.store.storage())
     if resumed is None:
         method.measure(network, batches)
     regularizer = None if settings.regularizer == "none" else REGULARIZERS[settings.regularizer](settings, network)
@@ -208,7 +208,7 @@ class _Choice:
         if selection.kind == "class":
             return AuxiliaryIndex.of(pool, selection.chosen)
         samples = selection.samples(self.source)
-        places = _places_of_good(selection.places(), samples, self.images.bad, self.target.classes)
+        places = _places_of_good(selection.sample_positions(), samples, self.images.bad, self.target.classes)
         return AuxiliaryIndex.of_images(pool, places)
 
 

@@ -1,7 +1,9 @@
-"""Profiling: a trace of some training steps, and a table that tells where their time goes.
+"""Profiling: a trace of some training steps, and a table of the time that each part of a step takes.
 
-The trainer names the parts of a step with ``trainer.span``. Where nothing is profiled that is :func:`no_span`, which
-does nothing; :func:`profiled` puts ranges of the profiler there for the length of a run.
+The trainer enters ``trainer.span(NAME)`` around each part. Without profiling that is :func:`no_span`, one shared
+context that costs nothing; :func:`profiled` puts ranges of torch's profiler in its place. The table is made from the
+trace, so both agree. GPU work counts for the part during which it was launched, whatever the thread: autograd launches
+backward's kernels from a thread of its own.
 """
 
 from __future__ import annotations
@@ -21,27 +23,27 @@ import torch
 from ..runtime.files import atomic_write
 
 WARM_UP_STEPS = 5
-"""Steps that are not profiled, at most: kernels are chosen and memory is taken in the first ones."""
+"""Largest number of steps before profiling begins: in the first ones, kernels are chosen and memory is allocated."""
 STEPS = 15
-"""Steps that are profiled, at most."""
+"""Largest number of steps that are profiled."""
 PARTS = ("data", "plan", "mix", "forward", "backward", "update")
-"""The parts of a step. A part excludes parts inside of it: planning lies in data, the wait for the next batch."""
+"""The parts of a step. A part's time excludes that of parts inside it: plan lies inside data, the wait for a batch."""
 STEP = "step"
-"""All of a step, with the wait for its end."""
+"""The name of the range of a whole step, which includes waiting for the device at its end."""
 
 Span = Callable[[str], AbstractContextManager[object]]
-"""Gives a context for a part of a step, by its name."""
+"""Function from the name of a part to a context in which that part of a step runs."""
 
 _NO_SPAN = nullcontext()
 
 
 def no_span(name: str) -> AbstractContextManager[object]:
-    """No range at all."""
+    """A context that does nothing."""
     return _NO_SPAN
 
 
-class Steps(Protocol):
-    """What is profiled: a trainer."""
+class Profiled(Protocol):
+    """The attributes of a trainer that profiling needs."""
 
     steps: int
     steps_done: int
@@ -49,22 +51,23 @@ class Steps(Protocol):
 
 
 @contextmanager
-def profiled(trainer: Steps, folder: Path, log: Callable[[str], object]) -> Iterator[None]:
-    """Profiles the trainer's next steps, after a few, while the context lasts.
+def profiled(trainer: Profiled, folder: Path, log: Callable[[str], object]) -> Iterator[None]:
+    """Context in which the trainer's next steps, after a warm-up, are profiled.
 
-    Writes them to trace.json.gz in the run folder, for chrome://tracing or ui.perfetto.dev; ``log`` gets the table.
+    Writes the trace to trace.json.gz in ``folder``, for chrome://tracing or ui.perfetto.dev. ``log`` gets the lines of
+    :func:`table`.
     """
     left = trainer.steps - trainer.steps_done
     if left == 0:
         yield
         return
-    before = min(WARM_UP_STEPS, left // 2)
-    warm_up = min(before, 1)  # the profiler itself needs one
+    skipped = min(WARM_UP_STEPS, left // 2)
+    warm_up = min(skipped, 1)  # the step in which the profiler itself starts
     schedule = torch.profiler.schedule(
-        wait=before - warm_up, warmup=warm_up, active=min(STEPS, left - before), repeat=1
+        wait=skipped - warm_up, warmup=warm_up, active=min(STEPS, left - skipped), repeat=1
     )
 
-    def finish(profiler: torch.profiler.profile) -> None:
+    def write_trace(profiler: torch.profiler.profile) -> None:
         path = folder / "trace.json.gz"
         with atomic_write(path) as aside:
             profiler.export_chrome_trace(str(aside))
@@ -74,7 +77,7 @@ def profiled(trainer: Steps, folder: Path, log: Callable[[str], object]) -> Iter
             log(line)
         log(f"the profiler's trace: {path}")
 
-    with torch.profiler.profile(schedule=schedule, on_trace_ready=finish) as profiler:
+    with torch.profiler.profile(schedule=schedule, on_trace_ready=write_trace) as profiler:
 
         @contextmanager
         def span(name: str) -> Iterator[None]:
@@ -91,22 +94,23 @@ def profiled(trainer: Steps, folder: Path, log: Callable[[str], object]) -> Iter
 
 
 def table(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines that tell the time of each part of a step, out of the events of a chrome trace; without steps, one line.
+    """A table of the mean time of each part of a step, from the events of a Chrome trace; its lines of text.
 
-    With GPU work there is a column for it: the time of the kernels and copies that each part has launched.
+    Where the trace has GPU work, the table has columns for the time of the kernels and copies that each part launched.
+    A trace without steps gives one line that says so.
     """
     steps = [event for event in events if event.get("cat") == "user_annotation" and event["name"] == STEP]
     if not steps:
         return ["profile: no step was profiled"]
-    marks = _marks(
+    changes = _range_changes(
         (event["ts"], event["ts"] + event["dur"], event["name"])
         for event in events
         if event.get("cat") == "user_annotation" and event["name"] in (*PARTS, STEP) and event["tid"] == steps[0]["tid"]
     )
     host: dict[str, float] = defaultdict(float)
-    for (begin, name), (end, _) in pairwise(marks):
+    for (begin, name), (end, _) in pairwise(changes):
         host[name] += end - begin
-    device = _device_time(events, marks)
+    device = _device_time(events, changes)
 
     total = sum(event["dur"] for event in steps)
     heading = f"{f'mean of {len(steps)} steps':16s} {'ms':>10s} {'share':>8s}"
@@ -114,43 +118,46 @@ def table(events: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [(name, host[name], device.get(name, 0.0)) for name in PARTS]
     rows += [("other", host[STEP], device.get(STEP, 0.0)), (STEP, total, sum(device.values()))]
     for name, *times in rows:
-        spent = times if device else times[:1]
-        lines.append(f"  {name:14s}" + "".join(f" {us / len(steps) / 1000:10.3f} {us / total:8.1%}" for us in spent))
+        shown = times if device else times[:1]
+        lines.append(f"  {name:14s}" + "".join(f" {us / len(steps) / 1000:10.3f} {us / total:8.1%}" for us in shown))
     return lines
 
 
-def _marks(ranges: Iterable[tuple[float, float, str]]) -> list[tuple[float, str]]:
-    """When the innermost range changes, and to which; ``""`` is none. Ranges have a begin, an end and a name."""
-    marks: list[tuple[float, str]] = []
+def _range_changes(ranges: Iterable[tuple[float, float, str]]) -> list[tuple[float, str]]:
+    """The times at which the innermost range changes, each with the name of the new one, ``""`` outside of all ranges.
+
+    A range is its begin, its end and its name. Ranges are nested or apart, as contexts of one thread are.
+    """
+    changes: list[tuple[float, str]] = []
     open_ranges: list[tuple[float, str]] = []
 
     def close(until: float) -> None:
         while open_ranges and open_ranges[-1][0] <= until:
             end, _ = open_ranges.pop()
-            marks.append((end, open_ranges[-1][1] if open_ranges else ""))
+            changes.append((end, open_ranges[-1][1] if open_ranges else ""))
 
     for begin, end, name in sorted(ranges, key=lambda item: (item[0], -item[1])):
         close(begin)
         open_ranges.append((end, name))
-        marks.append((begin, name))
+        changes.append((begin, name))
     close(float("inf"))
-    return marks
+    return changes
 
 
-def _device_time(events: Iterable[Mapping[str, Any]], marks: Sequence[tuple[float, str]]) -> dict[str, float]:
-    """Microseconds of GPU work by the part that launched it, from whatever thread: backward has one of its own."""
-    begins = [begin for begin, _ in marks]
-    launched: dict[int, float] = {}
-    work: list[tuple[int, float]] = []
+def _device_time(events: Iterable[Mapping[str, Any]], changes: Sequence[tuple[float, str]]) -> dict[str, float]:
+    """Microseconds of GPU work for each part of a step; work counts for the part in which it was launched."""
+    begins = [begin for begin, _ in changes]
+    launched: dict[int, float] = {}  # time of the launch, by correlation id
+    work: list[tuple[int, float]] = []  # correlation id and duration of each kernel, copy or fill
     for event in events:
         category = event.get("cat")
         if category in ("cuda_runtime", "cuda_driver"):
             launched[event["args"]["correlation"]] = event["ts"]
         elif category in ("kernel", "gpu_memcpy", "gpu_memset"):
             work.append((event["args"]["correlation"], event["dur"]))
-    spent: dict[str, float] = defaultdict(float)
-    for correlation, length in work:
-        place = bisect_right(begins, launched.get(correlation, 0.0)) - 1
-        if place >= 0 and marks[place][1]:
-            spent[marks[place][1]] += length
-    return spent
+    times: dict[str, float] = defaultdict(float)
+    for correlation, duration in work:
+        position = bisect_right(begins, launched.get(correlation, 0.0)) - 1
+        if position >= 0 and changes[position][1]:
+            times[changes[position][1]] += duration
+    return times

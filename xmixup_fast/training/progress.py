@@ -1,4 +1,4 @@
-"""What is known of a run so far."""
+"""The state of a run besides its trainer's: losses, metrics, and the best weights so far."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from ..settings.fields import Settings
 from .checkpoints import Checkpoint
 from .trainer import Trainer
 
-NOTED = ("val_accuracy", "metrics", "bad", "best_accuracy", "best_step", "waited")
-"""What a checkpoint's notes hold of the progress."""
+NOTES = ("val_accuracy", "metrics", "bad", "best_accuracy", "best_step", "waited")
+"""Fields of :class:`RunState` that a checkpoint holds as JSON; it holds the other fields as tensors."""
 
 
 @dataclass
 class RunState:
-    """What is known of a run so far."""
+    """What a run has measured so far, and the weights that were best at a validation."""
 
     seconds: list[float] = field(default_factory=list)
-    """Of each step."""
+    """Duration of each step."""
     losses: list[float] = field(default_factory=list)
-    """Of the steps of the epoch at hand."""
+    """Loss of each step of the current epoch."""
     val_accuracy: float = 0.0
-    """In percent, when it was last measured."""
+    """Validation accuracy, in percent, when it was last measured."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """The lines of metrics.jsonl."""
     bad: list[BadFile] = field(default_factory=list)
-    """Images that are left out."""
+    """Images that cannot be decoded and are left out."""
     best: dict[str, Tensor] = field(default_factory=dict)
-    """The network's state at the best validation, on the CPU; empty without patience, and before the first one."""
+    """The network's state at the best validation, on the CPU; empty before the first one, and without patience."""
     best_accuracy: float = 0.0
-    """What that validation found, in percent."""
+    """The highest validation accuracy, in percent."""
     best_step: int = 0
-    """The step after which it was."""
+    """The step after which it was measured."""
     waited: int = 0
-    """Validations since."""
+    """The number of validations since then."""
 
-    def validated(self, accuracy: float, trainer: Trainer) -> None:
-        """Keeps the weights where a validation is the best so far. Of equal ones the first is."""
+    def record_validation(self, accuracy: float, trainer: Trainer) -> None:
+        """Counts a validation, and copies the weights where its accuracy is higher than that of all before."""
         self.waited += 1
         if not self.best or accuracy > self.best_accuracy:
             self.best = {
@@ -50,24 +50,27 @@ class RunState:
             }
             self.best_accuracy, self.best_step, self.waited = accuracy, trainer.steps_done, 0
 
-    def is_over(self, settings: Settings) -> bool:
-        """Whether the settings' patience is at its end."""
+    def stops_early(self, settings: Settings) -> bool:
+        """Whether as many validations in a row as the settings' ``patience`` were no better than the best."""
         return settings.patience is not None and self.waited >= settings.patience
 
     def checkpoint(self, trainer: Trainer) -> Checkpoint:
-        """The trainer's state, and this."""
+        """A checkpoint of the trainer and of this state."""
         tensors = trainer.state_dict()
         for name in ("seconds", "losses"):
             tensors[f"progress.{name}"] = torch.tensor(getattr(self, name), dtype=torch.float64)
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        notes = {name: getattr(self, name) for name in NOTED}
+        notes = {name: getattr(self, name) for name in NOTES}
         return Checkpoint(trainer.steps_done, tensors, notes)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, bad: Sequence[BadFile]) -> RunState:
-        """What :meth:`checkpoint` kept, whose tensors it takes away; and images that were found to be bad since."""
-        tensors, notes = checkpoint.tensors, checkpoint.notes
+        """The state that a checkpoint holds, with bad images that were found since then.
+
+        Removes the state's own tensors from the checkpoint, so that those of the trainer are left.
+        """
+        tensors, notes = checkpoint.tensors, dict(checkpoint.notes)
         seconds, losses = (tensors.pop(f"progress.{name}").tolist() for name in ("seconds", "losses"))
         best = {name.removeprefix("best."): tensors.pop(name) for name in list(tensors) if name.startswith("best.")}
-        known = dict.fromkeys([*(BadFile(*item) for item in notes["bad"]), *bad])
-        return cls(seconds, losses, best=best, **{**notes, "bad": list(known)})
+        notes["bad"] = list(dict.fromkeys([*(BadFile(*item) for item in notes["bad"]), *bad]))
+        return cls(seconds, losses, best=best, **notes)

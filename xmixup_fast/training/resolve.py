@@ -1,4 +1,4 @@
-"""Settings with every default filled in that depends on others, on the machine or on the time."""
+"""Resolving settings: filling in the defaults that depend on other settings, on the machine, or on the time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from . import loggers
 
 
 def resolved(settings: Settings) -> Settings:
-    """The settings with every default that depends on others, on the machine or on the time filled in."""
+    """The settings with ``resize``, ``device``, ``threads``, ``cache`` and ``output`` filled in.
+
+    Raises ValueError for a missing source or output, a logger that is not installed, a device that is not usable, and
+    ``cuda_graph`` in several processes.
+    """
     if METHODS[settings.method].uses_source and settings.source is None:
         raise ValueError(f"source: {settings.method} needs a dataset of auxiliary images, got none")
     if settings.resume == "auto" and settings.output is None:
         raise ValueError("resume: auto goes on with the run of the folder output, got no output")
-    loggers.chosen(settings)  # finds out what is not installed
+    loggers.logger_names(settings)  # raises ValueError for a logger that is not installed
     if settings.cuda_graph and distributed.world_size() > 1:
         raise ValueError(f"cuda_graph: expected one process, got {distributed.world_size()}")
     name = distributed.broadcast_object(run_name(settings.method, settings))
@@ -37,7 +41,7 @@ def resolved(settings: Settings) -> Settings:
     )
 
 
-def run_name(what: str, settings: Settings) -> str:
-    """A name for a run folder: time, what is run, target, seed."""
+def run_name(title: str, settings: Settings) -> str:
+    """A name for a run folder: TIME-TITLE-TARGET-sSEED; the title is a method or a command."""
     target = re.sub(r"[^\w.-]+", "-", Path(settings.target).resolve().name)
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{what}-{target}-s{settings.seed}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{title}-{target}-s{settings.seed}"

@@ -1,4 +1,4 @@
-"""fit: a whole run, or the rest of one."""
+"""fit: a training run from its start to its report, or the rest of a run that was interrupted."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ import platform
 import statistics
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 
-from .._C import __version__
 from ..data import bad_files
 from ..evaluation import Evaluation
 from ..models.network import Network
 from ..models.trained import save
-from ..ops.image_pool import Images
 from ..report.page import RunRecord, run_page
 from ..runtime import distributed
 from ..runtime.device import reproducible
+from ..runtime.extension import __version__
 from ..runtime.files import check_writable
 from ..runtime.signals import Interrupted, catching_signals
 from ..settings.fields import Settings
 from ..settings.identity import check_same, run_hash
-from .checkpoints import Checkpoints
+from ..settings.values import check_names
+from .checkpoints import Checkpoint, Checkpoints
+from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
 from .profiler import profiled
 from .progress import RunState
@@ -35,24 +36,29 @@ from .resolve import resolved
 from .run_folder import NullRunFolder, RunFolder
 from .trainer import Trainer
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..settings.kwargs import SettingsKwargs
+
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves."""
+    """The result of a run."""
 
     folder: Path
     """The run folder."""
     network: Network
-    """The trained network; its average, with ema_decay."""
+    """The trained network; with ``ema_decay``, the average of its weights."""
     summary: dict[str, Any]
-    """What summary.json holds."""
+    """The content of summary.json."""
     selection: dict[str, Any] | None
-    """What selection.json holds; None for a method without a source."""
+    """The content of selection.json; None for a method without auxiliary images."""
     evaluation: Evaluation | None
     """Of the test images; without a test, of the validation images; None with neither test nor report."""
 
 
-def fit(settings: Settings | None = None, **overrides: Any) -> Result:
+def fit(settings: Settings | None = None, **overrides: Unpack[SettingsKwargs]) -> Result:
     """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
 
     Settings may be given as an object, by name, or both: then the names come on top. Random numbers and threads of the
@@ -62,162 +68,238 @@ def fit(settings: Settings | None = None, **overrides: Any) -> Result:
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
     OSError where a checkpoint cannot be written; Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
+    check_names("fit", overrides, [field.name for field in fields(Settings)], TypeError)
     settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
     with distributed.processes(), reproducible(settings.seed, settings.threads):
-        return _run(resolved(settings))
+        return _Run.begin(resolved(settings)).complete()
 
 
-def _run(settings: Settings) -> Result:
-    """A run with resolved settings, or the rest of one."""
-    folder = Path(str(settings.output))
-    recorder: RunFolder = (RunFolder if distributed.rank() == 0 else NullRunFolder)(
-        folder, resume=settings.resume == "auto"
-    )
-    check_writable(folder)
-    if recorder.settings is not None:
-        check_same(recorder.settings, settings, folder)
-    checkpoints = Checkpoints(folder / "checkpoints", run_hash(settings), settings.checkpoints_kept)
-    checkpoint = distributed.broadcast_object(checkpoints.newest(recorder.log) if distributed.rank() == 0 else None)
-    run = prepare(settings, recorder.log, folder if checkpoint else None)
-    trainer = Trainer(run.parts, settings)
-    progress = RunState(bad=run.bad)
-    if checkpoint:
-        progress = RunState.of(checkpoint, run.bad)
-        recorder.resume(progress.metrics)
-        trainer.load_state_dict(checkpoint.tensors, checkpoint.step)
-        recorder.log(f"going on after step {checkpoint.step} of {trainer.steps}")
-    else:
-        recorder.config(settings.to_yaml())
-        if run.report is not None:
-            recorder.selection(run.report)
-        recorder.batch(*run.first_batch(), run.parts.network.mean, run.parts.network.std)
-    profiling = settings.profile and distributed.rank() == 0
-    with recorder.logging(settings, trainer.steps_done):
-        with profiled(trainer, folder, recorder.log) if profiling else nullcontext():
-            _train(trainer, run.images.val, settings, progress, recorder, checkpoints)
-        if progress.best:
-            trainer.final_network.load_state_dict(progress.best)
-            kept = f"kept the weights after step {progress.best_step}, validation {progress.best_accuracy:.2f} %"
-            recorder.log(kept)
-        if distributed.rank() == 0:
-            save(trainer.final_network, folder / "model.safetensors", settings.image_size, settings.resize)
-        return _finish(trainer, run, settings, progress, recorder)
+@dataclass
+class _Run:
+    """The parts of a run, and its phases: begin, train, evaluate, summary and report."""
 
+    settings: Settings
+    """Resolved settings."""
+    setup: TrainingSetup
+    trainer: Trainer
+    state: RunState
+    run_folder: RunFolder
+    checkpoints: Checkpoints
+    saved_at: float = field(default=0.0, init=False)
+    """When training began or a checkpoint was saved last, by the monotonic clock, in seconds."""
 
-def _finish(
-    trainer: Trainer, run: TrainingSetup, settings: Settings, progress: RunState, recorder: RunFolder
-) -> Result:
-    """What comes after training: the test, the summary and the report."""
-    evaluation = None
-    # The test images are not looked at before all is decided.
-    split = "test" if settings.test else "val"
-    images = run.images.test if settings.test else run.images.val
-    if settings.test or settings.report:
-        names = [sample.image.name for sample in run.samples(split)]
-        evaluation = replace(trainer.evaluate(images.to(settings.device)), names=names)
-        recorder.evaluation(split, evaluation)
-    test_accuracy = evaluation.accuracy if settings.test and evaluation else None
-    summary = {
-        "method": settings.method,
-        "target": settings.target,
-        "source": settings.source if run.report else None,
-        "model": settings.model,
-        "weights": settings.weights,
-        "seed": settings.seed,
-        "selection": run.report["how"] if run.report else None,
-        "ema_decay": settings.ema_decay,
-        "steps": trainer.steps_done,
-        "kept": {"weights": "best" if progress.best else "last", "step": progress.best_step or trainer.steps_done},
-        "images_seen": trainer.steps_done * settings.batch_size,
-        "num_train": len(run.images.train),
-        "num_val": len(run.images.val),
-        "num_test": len(run.images.test),
-        "bad_files": bad_files.to_json(progress.bad),
-        "val_accuracy": round(progress.best_accuracy if progress.best else progress.val_accuracy, 4),
-        "test_accuracy": None if test_accuracy is None else round(test_accuracy, 4),
-        "train_seconds": round(sum(progress.seconds), 3),
-        "seconds_per_step": round(statistics.median(progress.seconds), 6),
-        "selection_seconds": round(run.selection_seconds, 3),
-        "versions": {
-            "xmixup_fast": __version__,
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    recorder.summary(summary)
-    if settings.report and evaluation and distributed.rank() == 0:
-        record = RunRecord(
-            folder=recorder.folder,
-            settings=settings,
+    @classmethod
+    def begin(cls, settings: Settings) -> _Run:
+        """Makes a run ready for its next step: from the newest checkpoint of the output folder, or as a new run."""
+        folder = Path(str(settings.output))
+        folder_class = RunFolder if distributed.rank() == 0 else NullRunFolder
+        run_folder: RunFolder = folder_class(folder, resume=settings.resume == "auto")
+        check_writable(folder)
+        if run_folder.settings is not None:
+            check_same(run_folder.settings, settings, folder)
+        checkpoints = Checkpoints(folder / "checkpoints", run_hash(settings), settings.checkpoints_kept)
+        newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
+        checkpoint = distributed.broadcast_object(newest)
+        setup = prepare(settings, run_folder.log, folder if checkpoint else None)
+        trainer = Trainer(setup.parts, settings)
+        state = RunState.of(checkpoint, setup.bad) if checkpoint else RunState(bad=setup.bad)
+        run = cls(settings, setup, trainer, state, run_folder, checkpoints)
+        if checkpoint:
+            run._load(checkpoint)
+        else:
+            run._write_first_files()
+        return run
+
+    def complete(self) -> Result:
+        """Trains, evaluates, and writes all that the run folder lacks."""
+        settings, run_folder, trainer = self.settings, self.run_folder, self.trainer
+        profiling = settings.profile and distributed.rank() == 0
+        with run_folder.logging(settings, trainer.steps_done):
+            with profiled(trainer, run_folder.folder, run_folder.log) if profiling else nullcontext():
+                self._train()
+            self._load_best_weights()
+            if distributed.rank() == 0:
+                path = run_folder.folder / "model.safetensors"
+                save(trainer.final_network, path, settings.image_size, settings.resize)
+            evaluation = self._evaluate()
+            summary = self._summary(evaluation)
+            run_folder.summary(summary)
+            if settings.report and evaluation and distributed.rank() == 0:
+                run_folder.report(run_page(self._record(summary, evaluation)))
+        accuracy = f"test {evaluation.accuracy:.2f} %" if settings.test and evaluation else "not tested"
+        run_folder.log(f"{accuracy}  {sum(self.state.seconds):.1f} s of training  {run_folder.folder}")
+        return Result(run_folder.folder, trainer.final_network, summary, self.setup.report, evaluation)
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        """Brings trainer and run folder to the checkpoint's step."""
+        self.run_folder.resume(self.state.metrics)
+        self.trainer.load_state_dict(checkpoint.tensors, checkpoint.step)
+        self.run_folder.log(f"resuming at step {checkpoint.step} of {self.trainer.steps}")
+
+    def _write_first_files(self) -> None:
+        """Writes config.yaml, selection.json and batch.png."""
+        setup = self.setup
+        self.run_folder.config(self.settings.to_yaml())
+        if setup.report is not None:
+            self.run_folder.selection(setup.report)
+        images, titles = setup.first_batch()
+        network = setup.parts.network
+        self.run_folder.batch(images, titles, network.mean, network.std, note=batch_note(self.settings))
+
+    def _train(self) -> None:
+        """Takes all steps that are left, with validations and checkpoints as the settings say.
+
+        Raises ValueError where the loss is no longer finite, and Interrupted on SIGINT and SIGTERM, after the step at
+        hand and once a checkpoint is saved.
+        """
+        trainer, batch_size = self.trainer, self.trainer.batch_size
+        epoch_ends = self._epoch_ends()
+        self.saved_at = time.monotonic()
+        progress_bar = self.run_folder.progress(trainer.steps * batch_size, trainer.steps_done * batch_size)
+        with progress_bar, catching_signals() as signal:
+            while trainer.steps_done < trainer.steps and not self.state.stops_early(self.settings):
+                lr = trainer.lr
+                self._step()
+                if trainer.steps_done in epoch_ends:
+                    self._end_epoch(epoch_ends[trainer.steps_done], lr)
+                self._save_checkpoint_if_due(signal() or 0)
+
+    def _epoch_ends(self) -> dict[int, int]:
+        """The steps after which an epoch is complete, each with the epoch's number; a source phase is epoch 0."""
+        first = self.trainer.source_phase_steps
+        return {first: 0} | {first + step: epoch for step, epoch in self.trainer.sampler.epoch_ends().items()}
+
+    def _step(self) -> None:
+        """Takes a step, and adds its loss and its duration to the state.
+
+        Raises ValueError where the loss is no longer finite.
+        """
+        trainer, state = self.trainer, self.state
+        started = time.perf_counter()
+        with trainer.span("step"):
+            share = float(trainer.step())  # waits for the device, so that all of the step is timed
+            (loss,) = distributed.all_reduce_sum(share)
+            state.seconds.append(time.perf_counter() - started)
+        state.losses.append(loss)
+        step = trainer.steps_done
+        if not math.isfinite(loss):
+            # The loss is that of the weights before the step: a checkpoint of those is of no use either.
+            advice = f"try a smaller learning rate; {self.checkpoints.before(step - 1)}"
+            raise ValueError(f"lr: the loss became {loss} in step {step}; {advice}")
+        self.run_folder.step(trainer.batch_size, loss)
+
+    def _end_epoch(self, epoch: int, lr: float) -> None:
+        """Validates where a validation is due, and records the metrics of an epoch; ``lr`` is its last step's."""
+        trainer, state, settings = self.trainer, self.state, self.settings
+        step = trainer.steps_done
+        validates = epoch % settings.val_interval == 0 or step == trainer.steps
+        if validates:
+            state.val_accuracy = trainer.evaluate(self.setup.images.val).accuracy
+            if settings.patience and step > trainer.source_phase_steps:
+                state.record_validation(state.val_accuracy, trainer)
+        seconds = sum(state.seconds[-len(state.losses) :])
+        metrics = {
+            "epoch": epoch,
+            "step": step,
+            "lr": lr,
+            "train_loss": statistics.fmean(state.losses),
+            "val_accuracy": round(state.val_accuracy, 4) if validates else None,
+            "images_per_second": round(len(state.losses) * trainer.batch_size / seconds, 2),
+            "seconds": round(seconds, 3),
+        }
+        state.metrics.append(metrics)
+        self.run_folder.epoch(metrics)
+        state.losses = []
+
+    def _save_checkpoint_if_due(self, signal: int) -> None:
+        """Saves a checkpoint at the end, after a signal, and where the settings ask for one after this step or time.
+
+        ``signal`` is the number of a caught signal, or 0. All processes save and stop in the same step.
+
+        Raises Interrupted where any process has caught a signal.
+        """
+        trainer, settings = self.trainer, self.settings
+        step = trainer.steps_done
+        due = settings.checkpoint_steps is not None and step % settings.checkpoint_steps == 0
+        due = due or time.monotonic() - self.saved_at >= 60 * settings.checkpoint_minutes
+        save_now, signal = map(int, distributed.all_reduce_max(due, signal))
+        if save_now or signal or step == trainer.steps or self.state.stops_early(settings):
+            if distributed.rank() == 0:
+                self.checkpoints.save(self.state.checkpoint(trainer))
+            self.saved_at = time.monotonic()
+        if signal:
+            distributed.barrier()  # torchrun ends all processes as soon as one has ended
+            folder = self.run_folder.folder
+            raise Interrupted(
+                f"stopped after step {step} of {trainer.steps}; resume with --resume auto --output {folder}", signal
+            )
+
+    def _load_best_weights(self) -> None:
+        """With patience: puts the weights of the best validation into the network that is tested and saved."""
+        state = self.state
+        if state.best:
+            self.trainer.final_network.load_state_dict(state.best)
+            best = f"best validation accuracy {state.best_accuracy:.2f} % at step {state.best_step}"
+            self.run_folder.log(f"{best}; its weights are kept")
+
+    def _evaluate(self) -> Evaluation | None:
+        """Evaluates the test images or, without a test, the validation images; None with neither test nor report.
+
+        Nothing else looks at the test images: all is decided by now.
+        """
+        settings, setup = self.settings, self.setup
+        if not (settings.test or settings.report):
+            return None
+        split, images = ("test", setup.images.test) if settings.test else ("val", setup.images.val)
+        names = [sample.image.name for sample in setup.samples(split)]
+        evaluation = replace(self.trainer.evaluate(images.to(settings.device)), names=names)
+        self.run_folder.evaluation(split, evaluation)
+        return evaluation
+
+    def _summary(self, evaluation: Evaluation | None) -> dict[str, Any]:
+        """The content of summary.json."""
+        settings, setup, state, steps = self.settings, self.setup, self.state, self.trainer.steps_done
+        return {
+            "method": settings.method,
+            "target": settings.target,
+            "source": settings.source if setup.report else None,
+            "model": settings.model,
+            "weights": settings.weights,
+            "seed": settings.seed,
+            "selection": setup.report["how"] if setup.report else None,
+            "ema_decay": settings.ema_decay,
+            "steps": steps,
+            "kept": {"weights": "best" if state.best else "last", "step": state.best_step or steps},
+            "images_seen": steps * settings.batch_size,
+            "num_train": len(setup.images.train),
+            "num_val": len(setup.images.val),
+            "num_test": len(setup.images.test),
+            "bad_files": bad_files.to_json(state.bad),
+            "val_accuracy": round(state.best_accuracy if state.best else state.val_accuracy, 4),
+            "test_accuracy": round(evaluation.accuracy, 4) if settings.test and evaluation else None,
+            "train_seconds": round(sum(state.seconds), 3),
+            "seconds_per_step": round(statistics.median(state.seconds), 6),
+            "selection_seconds": round(setup.selection_seconds, 3),
+            "versions": {
+                "xmixup_fast": __version__,
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _record(self, summary: dict[str, Any], evaluation: Evaluation) -> RunRecord:
+        """What the report shows."""
+        setup = self.setup
+        return RunRecord(
+            folder=self.run_folder.folder,
+            batch_note=batch_note(self.settings),
+            settings=self.settings,
             summary=summary,
-            metrics=progress.metrics,
+            metrics=self.state.metrics,
             evaluation=evaluation,
-            images=images,
-            target=run.target,
-            source=run.source,
-            selection=run.selection,
+            images=setup.images.test if self.settings.test else setup.images.val,
+            target=setup.target,
+            source=setup.source,
+            selection=setup.selection,
         )
-        recorder.report(run_page(record))
-    tested = "not tested" if test_accuracy is None else f"test {test_accuracy:.2f} %"
-    recorder.log(f"{tested}  {sum(progress.seconds):.1f} s of training  {recorder.folder}")
-    return Result(recorder.folder, trainer.final_network, summary, run.report, evaluation)
-
-
-def _train(
-    trainer: Trainer, val: Images, settings: Settings, progress: RunState, recorder: RunFolder, checkpoints: Checkpoints
-) -> None:
-    """All steps to come, with validations and checkpoints as the settings say.
-
-    Raises Interrupted on SIGINT and SIGTERM, once a checkpoint is saved.
-    """
-    batch_size, first = trainer.batch_size, trainer.source_phase_steps
-    ends = {first: 0} | {first + step: epoch for step, epoch in trainer.sampler.epoch_ends().items()}
-    saved = time.monotonic()
-    with recorder.progress(trainer.steps * batch_size, trainer.steps_done * batch_size), catching_signals() as signal:
-        while trainer.steps_done < trainer.steps and not progress.is_over(settings):
-            lr = trainer.lr
-            started = time.perf_counter()
-            with trainer.span("step"):
-                mine = float(trainer.step())  # waits for the device, so that the time is the step's
-                (loss,) = distributed.all_reduce_sum(mine)
-                progress.seconds.append(time.perf_counter() - started)
-            progress.losses.append(loss)
-            step = trainer.steps_done
-            if not math.isfinite(loss):
-                # The loss of a step tells of the weights after the one before it.
-                good = checkpoints.before(step - 1)
-                raise ValueError(f"lr: the loss became {loss} in step {step}; try a smaller learning rate; {good}")
-            recorder.step(batch_size, loss)
-            if step in ends:
-                validated = ends[step] % settings.val_interval == 0 or step == trainer.steps
-                if validated:
-                    progress.val_accuracy = trainer.evaluate(val).accuracy
-                    if settings.patience and step > first:
-                        progress.validated(progress.val_accuracy, trainer)
-                spent = sum(progress.seconds[-len(progress.losses) :])
-                metrics = {
-                    "epoch": ends[step],
-                    "step": step,
-                    "lr": lr,
-                    "train_loss": statistics.fmean(progress.losses),
-                    "val_accuracy": round(progress.val_accuracy, 4) if validated else None,
-                    "images_per_second": round(len(progress.losses) * batch_size / spent, 2),
-                    "seconds": round(spent, 3),
-                }
-                progress.metrics.append(metrics)
-                recorder.epoch(metrics)
-                progress.losses = []
-            due = settings.checkpoint_steps is not None and step % settings.checkpoint_steps == 0
-            late = time.monotonic() - saved >= 60 * settings.checkpoint_minutes
-            save, number = map(int, distributed.all_reduce_max(due or late, signal() or 0))
-            if save or number or step == trainer.steps or progress.is_over(settings):
-                if distributed.rank() == 0:
-                    checkpoints.save(progress.checkpoint(trainer))
-                saved = time.monotonic()
-            if number:
-                distributed.barrier()  # torchrun ends all processes as soon as one has ended
-                raise Interrupted(
-                    f"stopped after step {step} of {trainer.steps}; --resume auto --output {recorder.folder} goes on",
-                    number,
-                )

@@ -1,4 +1,4 @@
-"""RunFolder: the files of a run, and what the console shows. Every file appears whole or not at all."""
+"""RunFolder: the files of a run, and its lines and progress bar on the console."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from ..report import figures
 from ..runtime.files import write_json, write_text
 from ..settings.fields import Settings
 from ..settings.yaml_file import read
-from .loggers import LOGGERS, Logger, chosen
+from .loggers import LOGGERS, Logger, logger_names
 
 PICTURE_IMAGES = 16
 """Images of the first batch that batch.png shows."""
 
 
 class RunFolder:
-    """Writes one run to its folder: config.yaml, selection.json, batch.png, metrics.jsonl, metrics.csv, summary.json,
-    evaluation.json and report.html.
+    """The folder of one run, and its output on the console.
 
-    Making a recorder writes nothing. Raises FileExistsError where the folder already holds a run that is not
-    to be resumed.
+    Writes config.yaml, selection.json, batch.png, metrics.jsonl, metrics.csv, summary.json, evaluation.json and
+    report.html, each of which appears whole or not at all. The constructor writes nothing.
+
+    Raises FileExistsError where the folder already holds a run and ``resume`` is False.
     """
 
     def __init__(self, folder: Path, resume: bool = False) -> None:
@@ -42,23 +43,23 @@ class RunFolder:
             )
         self.folder = folder
         self.settings = read(config) if config.exists() else None
-        """Those of the run that the folder holds."""
+        """The settings of the run that the folder holds; None where it holds none."""
         self._metrics: list[dict[str, Any]] = []
         self._loggers: list[Logger] = []
         self._bar: Any = None
-        self._shown = {"loss": "", "validation": ""}
+        self._postfix = {"loss": "", "validation": ""}
         self._started = 0.0
-        self._before = self._done = 0
+        self._images_before = self._images_done = 0
 
     def log(self, text: str) -> None:
-        """One line on stdout, above the progress bar where there is one."""
+        """Prints a line on stdout, above the progress bar where there is one."""
         if self._bar is None:
             print(text, flush=True)
         else:
             self._bar.write(text, file=sys.stdout)
 
     def config(self, text: str) -> None:
-        """Makes the folder and writes config.yaml."""
+        """Makes the folder, and writes config.yaml."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.yaml", text)
 
@@ -67,35 +68,29 @@ class RunFolder:
         write_json(self.folder / "selection.json", selection)
 
     def batch(
-        self, inputs: Sequence[Tensor], titles: Sequence[Sequence[str]], mean: Sequence[float], std: Sequence[float]
+        self,
+        inputs: Sequence[Tensor],
+        titles: Sequence[Sequence[str]],
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        note: str | None,
     ) -> None:
-        """Writes batch.png: the first images of each batch, float32[B, 3, H, W], normalised, with their titles."""
-        from matplotlib.figure import Figure
+        """Writes batch.png: the first images of each batch with their titles, and a note below.
 
+        Batches are float[B, 3, H, W], normalised with ``mean`` and ``std`` of each channel.
+        """
         count = min(PICTURE_IMAGES // len(inputs), len(inputs[0]))
         pixels = torch.cat([images[:count] for images in inputs]).cpu().permute(0, 2, 3, 1)
         pixels = (pixels * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
         captions = [title for batch in titles for title in batch[:count]]
-        columns = min(4, len(pixels))
-        rows = -(-len(pixels) // columns)
-        # All in one pair of axes, as each pair takes longer to draw than the images do. Units are image widths.
-        height, gap = pixels.shape[1] / pixels.shape[2], 0.05
-        pitch = height + 0.2  # with a caption
-        figure = Figure(figsize=(2.4 * columns, 2.4 * pitch * rows))
-        axes = figure.add_axes((0, 0, 1, 1))
-        for number, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
-            left, bottom = number % columns * (1 + gap), (number // columns + 1) * pitch
-            axes.imshow(image.numpy(), extent=(left, left + 1, bottom, bottom - height))
-            axes.text(left + 0.5, bottom - height - 0.02, caption, fontsize=8, ha="center", va="bottom")
-        axes.set(xlim=(-gap, columns * (1 + gap)), ylim=(rows * pitch + gap, 0))
-        axes.axis("off")
-        figures.save(figure, self.folder / "batch.png")
+        figures.save(figures.image_grid(pixels, captions, note), self.folder / "batch.png")
 
     @contextmanager
     def logging(self, settings: Settings, step: int) -> Iterator[None]:
-        """Has metrics logged as the settings say while it lasts, for a run that goes on after a step."""
+        """Context in which metrics go to the settings' loggers. ``step`` is where the run is resumed, or 0."""
         try:
-            for name in chosen(settings):
+            for name in logger_names(settings):
                 self._loggers.append(LOGGERS[name](self.folder, settings, step))
             yield
         finally:
@@ -105,46 +100,49 @@ class RunFolder:
 
     @contextmanager
     def progress(self, images: int, done: int = 0) -> Iterator[None]:
-        """Shows a progress bar over the run's images while it lasts, where stderr is a terminal."""
+        """Context with a progress bar on stderr, where that is a terminal.
+
+        ``images`` is the number of images of the whole run, ``done`` the number seen before.
+        """
         from tqdm import tqdm
 
         self._started = time.monotonic()
-        # disable=None: no bar where stderr is not a terminal.
+        # disable=None: tqdm shows a bar on a terminal alone.
         with tqdm(total=images, initial=done, unit=" images", leave=False, disable=None) as self._bar:
-            self._done = self._before = done
+            self._images_done = self._images_before = done
             yield
         self._bar = None
 
     def step(self, images: int, loss: float) -> None:
-        """Moves the progress bar on."""
-        self._done += images
-        self._shown["loss"] = f"{loss:.3f}"
-        self._bar.set_postfix({name: value for name, value in self._shown.items() if value}, refresh=False)
+        """Advances the progress bar by a step of so many images, and shows its loss."""
+        self._images_done += images
+        self._postfix["loss"] = f"{loss:.3f}"
+        self._bar.set_postfix({name: value for name, value in self._postfix.items() if value}, refresh=False)
         self._bar.update(images)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl and metrics.csv, has it logged, and says it, with the time left."""
+        """Adds a line to metrics.jsonl and metrics.csv, sends it to the loggers, and prints it with the time left."""
         self._metrics.append(metrics)
         self._write_metrics()
         self._log(metrics)
         validation = ""
         if metrics["val_accuracy"] is not None:
-            self._shown["validation"] = f"{metrics['val_accuracy']:.2f} %"
-            validation = f"validation {self._shown['validation']}  "
+            self._postfix["validation"] = f"{metrics['val_accuracy']:.2f} %"
+            validation = f"validation {self._postfix['validation']}  "
         self.log(
             f"epoch {metrics['epoch']:3d}  step {metrics['step']:5d}  loss {metrics['train_loss']:.3f}  "
             f"{validation}{metrics['images_per_second']:.1f} images/s{self._time_left()}"
         )
 
     def resume(self, metrics: Sequence[dict[str, Any]]) -> None:
-        """Takes the metrics back to these lines: a killed run may have written more than its last checkpoint."""
+        """Replaces all lines of metrics by those of the checkpoint: a killed run may have written later ones."""
         self._metrics = list(metrics)
         self._write_metrics()
-        known = [line["val_accuracy"] for line in metrics if line["val_accuracy"] is not None]
-        self._shown["validation"] = f"{known[-1]:.2f} %" if known else ""
+        accuracies = [line["val_accuracy"] for line in metrics if line["val_accuracy"] is not None]
+        self._postfix["validation"] = f"{accuracies[-1]:.2f} %" if accuracies else ""
 
     def evaluation(self, split: str, evaluation: Evaluation) -> None:
-        """Writes evaluation.json: of the images of which split, and what became of them."""
+        """Writes evaluation.json: the name of the split, and the evaluation of its images."""
         write_json(self.folder / "evaluation.json", {"split": split, **evaluation.to_json()})
 
     def report(self, page: str) -> None:
@@ -152,7 +150,7 @@ class RunFolder:
         write_text(self.folder / "report.html", page)
 
     def summary(self, summary: dict[str, Any]) -> None:
-        """Writes summary.json, and has the test accuracy logged."""
+        """Writes summary.json, and sends the test accuracy to the loggers."""
         write_json(self.folder / "summary.json", summary)
         self._log({"step": summary["steps"] + 1, "test_accuracy": summary["test_accuracy"]})
 
@@ -171,30 +169,30 @@ class RunFolder:
             logger.log(values, metrics["step"])
 
     def _time_left(self) -> str:
-        """At the pace since this process began, validations included; empty at the end."""
+        """The time left at the average pace of this process, validations included; empty at the end."""
         from tqdm import tqdm
 
-        rest = self._bar.total - self._done
-        if rest <= 0 or self._done == self._before:
+        left, done = self._bar.total - self._images_done, self._images_done - self._images_before
+        if left <= 0 or done == 0:
             return ""
-        seconds = rest * (time.monotonic() - self._started) / (self._done - self._before)
+        seconds = left * (time.monotonic() - self._started) / done
         return f"  {tqdm.format_interval(seconds)} left"
 
 
 class NullRunFolder(RunFolder):
-    """A recorder that writes and shows nothing: that of all processes but the first."""
+    """A run folder that writes and prints nothing, for all processes but rank 0."""
 
     def __init__(self, folder: Path, resume: bool = False) -> None:
         self.folder = folder
         self.settings = None
 
     @contextmanager
-    def _nothing_while(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Does nothing."""
+    def _empty_context(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Takes the place of every context."""
         yield
 
-    def _nothing(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing."""
+    def _do_nothing(self, *args: Any, **kwargs: Any) -> None:
+        """Takes the place of every other method."""
 
-    logging = progress = _nothing_while
-    log = config = selection = batch = step = epoch = resume = evaluation = report = summary = _nothing
+    logging = progress = _empty_context
+    log = config = selection = batch = step = epoch = resume = evaluation = report = summary = _do_nothing

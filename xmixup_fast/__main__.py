@@ -1,0 +1,70 @@
+"""The command xmixup, which is python -m xmixup_fast, too: picks a command, and imports it alone."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .cli import exit_status
+
+COMMANDS = {
+    "train": "Fine-tune a pretrained network on labelled images.",
+    "find-lr": "Find a learning rate: a range test on a run's own data, with its own network and method.",
+    "select": "Show what selection chooses for each target class, without training.",
+    "evaluate": "Evaluate a trained network on labelled images.",
+    "predict": "Predict the classes of images with a trained network.",
+    "export": "Export a trained network for use elsewhere.",
+    "compare": "Compare transfer methods: methods x targets x shots x seeds.",
+    "info": "Print what a report of a bug should hold: versions, build and devices.",
+}
+"""What each command does: the first line of its module."""
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "xmixup") -> int:
+    """Runs a command; returns its exit status, 2 for an error that the user can mend."""
+    command, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
+    module = command.replace("-", "_")
+    if module.replace("_", "-") in COMMANDS:
+        status: int = import_module(f".{module}", __package__).main(rest[:-1], f"{prog} {command}")
+        return status
+
+    def work() -> None:
+        if command in ("", "-h", "--help", "help"):
+            print(help_text(prog))
+        elif command == "--version":
+            from .runtime.extension import __version__  # needs torch, which --help need not wait for
+
+            print(f"xmixup_fast {__version__}")
+        elif command.startswith("-"):
+            raise ValueError(f"expected a command before {command}: {prog} {', '.join(COMMANDS)}")
+        else:
+            close = difflib.get_close_matches(command, COMMANDS, n=1)
+            meant = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMMANDS)}"
+            raise ValueError(f"{prog} has no command {command}; {meant}")
+
+    return exit_status(work)
+
+
+def help_text(prog: str) -> str:
+    """All commands, a line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {prog} COMMAND [FLAG ...]",
+            "",
+            "Fine-tuning with auxiliary samples (XMixup), and plain fine-tuning, of pretrained networks.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            f"{prog} train, without flags, shows what XMixup does in a minute or two, with nothing to download.",
+            f"{prog} COMMAND --help tells the flags of a command; {prog} --version the version.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m xmixup_fast"))

@@ -1,0 +1,92 @@
+"""The settings as keyword arguments, for type checkers and editors; made by tests/support/write_kwargs.py."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+
+class SettingsKwargs(TypedDict, total=False):
+    """Keyword arguments of :func:`xmixup_fast.fit`, with the names and types of the settings in fields.py."""
+
+    target: str
+    source: str | list[str] | None
+    model: str
+    weights: str
+    method: Literal[
+        "finetune",
+        "delta",
+        "bss",
+        "rifle",
+        "mixup",
+        "cutmix",
+        "cotuning",
+        "cotrain",
+        "seqtrain",
+        "xmixup",
+        "xcutmix",
+    ]
+    epochs: int
+    steps: int | None
+    shots: int | None
+    batch_size: int
+    grad_accum_steps: int | None
+    amp: Literal["bf16", "fp16"] | None
+    ema_decay: float | None
+    compile: bool
+    cuda_graph: bool
+    lr: float
+    schedule: Literal["cosine", "linear", "step", "constant"]
+    warmup_epochs: float
+    head_lr_multiplier: float
+    layer_decay: float | None
+    freeze: int | Literal["backbone"] | None
+    optimizer: Literal["sgd", "adamw"]
+    momentum: float
+    weight_decay: float
+    regularizer: Literal["none", "l2sp"]
+    l2sp_alpha: float
+    l2sp_beta: float
+    no_norm_decay: bool
+    clip_grad: float | None
+    alpha: float
+    fold: bool
+    lam_per: Literal["sample", "batch"]
+    mix_probability: float
+    unmixed_share: float
+    source_weight: float
+    label_smoothing: float
+    delta_alpha: float
+    bss_eta: float
+    bss_k: int
+    rifle_periods: int
+    cotuning_weight: float
+    seqtrain_share: float
+    selection: Literal["prediction", "feature", "assignment", "sample", "random"]
+    similarity: Literal["prediction", "feature"]
+    top_k: int
+    top_images: int
+    selection_file: str | None
+    image_size: int
+    resize: int | Literal["full"] | None
+    decoder: Literal["auto", "dali", "torchvision"]
+    bad_files: Literal["error", "skip"]
+    storage: Literal["auto", "resident", "stream"]
+    memory_budget: str | None
+    cache: str | None
+    flip: bool
+    val_fraction: float
+    test_fraction: float
+    val_interval: int
+    patience: int | None
+    test: bool
+    report: bool
+    loggers: Literal["tensorboard", "wandb"] | list[Literal["tensorboard", "wandb"]] | None
+    seed: int
+    device: str
+    threads: int | None
+    resume: Literal["never", "auto"]
+    checkpoint_minutes: float
+    checkpoint_steps: int | None
+    checkpoints_kept: int
+    profile: bool
+    output: str | None
