@@ -19,8 +19,34 @@ import matplotlib.pyplot as plt
 from xmixup_fast.runtime.files import write_between_markers
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-MIX_GROUPS = ("mix-crop-f32", "mix-crop-bf16", "mix-resized-f32")
+MIX_GROUPS = {
+    "mix-crop-f32": "crops, float32",
+    "mix-crop-bf16": "crops, bfloat16",
+    "mix-resized-f32": "resized, float32",
+}
 ALTERNATIVES = ("compiled", "torchvision", "kornia")
+MIX_SIDES = {
+    "fused": "*fused*: `mix(..., out=)`, reused output",
+    "fused_alloc": "`mix(...)` without `out=`: fresh output",
+    "reference": "*reference*: eager PyTorch",
+    "compiled": "*compiled*: slices copied, then one torch.compile kernel",
+    "torchvision": "*torchvision*: windows cut one by one, the rest batched",
+    "kornia": "*kornia*: likewise",
+    "ceiling": "*ceiling*: reads and writes as many bytes, mixes nothing",
+}
+EPOCH_SIDES = {
+    "resident": "*resident*: `Sampler.plan` and `render`, from decoded images",
+    "stream": "*stream*: the same bits, target images decoded anew",
+    "dataloader": "*dataloader*: both images of each pair decoded with torchvision",
+    "timm": "*timm*: one image per sample decoded with Pillow; `FastCollateMixup`",
+}
+OUTPUTS = {
+    "fused": "reused output",
+    "fused_alloc": "fresh output",
+    "touch": "fresh output, one write per page, no mixing",
+    "huge_pages": "fresh output in pages of 2 MiB (`madvise`)",
+    "kept_memory": "fresh output, glibc keeps freed memory",
+}
 
 Results = dict[str, list[dict[str, Any]]]
 """extra_info of the benchmarks of each group."""
@@ -35,10 +61,11 @@ def main() -> None:
         results.setdefault(benchmark["group"], []).append(benchmark["extra_info"])
     sections = [
         machine(run),
+        headline(results),
         goals(results),
         mix_table(results),
         others(results),
-        data_table(results),
+        epoch_table(results),
         alloc_table(results),
     ]
     write_between_markers(DOCS / "performance.md", "bench/report.py", "\n\n".join(sections))
@@ -56,96 +83,108 @@ def machine(run: dict[str, Any]) -> str:
     )
 
 
+def headline(results: Results) -> str:
+    """What `mix` gains and, as plainly, what a call without ``out=`` costs."""
+    over = only(results, "mix-crop-f32-in-turn")["over_fused"]
+    name, best = best_alternative(over)
+    return (
+        f"In float32, `mix` into a reused output is {over['reference']:.3g} times as fast as eager PyTorch and "
+        f"{best:.3g} times as fast as the best alternative ({name}). **A plain call, without `out=`, takes "
+        f"{over['fused_alloc']:.3g} times as long** as one with it."
+    )
+
+
+def best_alternative(over_fused: dict[str, float]) -> tuple[str, float]:
+    """Name and time, in multiples of the fused operator's, of the fastest other way to a batch."""
+    return min(((name, over_fused[name]) for name in ALTERNATIVES if name in over_fused), key=lambda pair: pair[1])
+
+
 def goals(results: Results) -> str:
     """Every goal with its figure, and whether it is met."""
     rows = []
 
     def add(what: str, goal: str, value: float, met: bool) -> None:
-        rows.append((what, goal, f"{value:.3g}", "met" if met else "**missed**"))
+        rows.append((what, goal, f"{value:.3g}, {'met' if met else '**missed**'}"))
 
-    for group in MIX_GROUPS:
+    for group, title in MIX_GROUPS.items():
         over = only(results, f"{group}-in-turn")["over_fused"]
-        name, best = min(((name, over[name]) for name in ALTERNATIVES if name in over), key=lambda pair: pair[1])
+        _, best = best_alternative(over)
         if group == "mix-resized-f32":
-            add(f"{group}: best alternative ({name}) / fused", "at least 3", best, best >= 3)
+            add(f"{title}: best alternative / fused", "≥ 3", best, best >= 3)
             continue
-        add(f"{group}: reference / fused", "at least 30", over["reference"], over["reference"] >= 30)
-        add(f"{group}: best alternative ({name}) / fused", "at least 4", best, best >= 4)
-        add(f"{group}: fused / ceiling", "at most 1.3", 1 / over["ceiling"], 1 / over["ceiling"] <= 1.3)
+        add(f"{title}: reference / fused", "≥ 30", over["reference"], over["reference"] >= 30)
+        add(f"{title}: best alternative / fused", "≥ 4", best, best >= 4)
+        add(f"{title}: fused / ceiling", "≤ 1.3", 1 / over["ceiling"], 1 / over["ceiling"] <= 1.3)
     draw = only(results, "draw-in-turn")
-    add("draw / mix-crop-f32, calls repeated", "under 0.03", draw["over_mix"], draw["over_mix"] < 0.03)
-    add("draw / mix-crop-f32, single calls after other work", "under 0.03", cold := draw["cold_over_mix"], cold < 0.03)
+    add("`draw` / `mix`, calls repeated", "< 0.03", draw["over_mix"], draw["over_mix"] < 0.03)
+    add("`draw` / `mix`, calls after other work", "< 0.03", cold := draw["cold_over_mix"], cold < 0.03)
     loss = only(results, "loss-in-turn")["over_fused"]["reference"]
-    add("loss: eager / fused", "at least 2", loss, loss >= 2)
+    add("loss: reference / fused", "≥ 2", loss, loss >= 2)
     step = only(results, "step-in-turn")["over_finetune"]["xmixup"]
-    add("step: xmixup / finetune", "at most 1.05", step, step <= 1.05)
+    add("training step: xmixup / finetune", "≤ 1.05", step, step <= 1.05)
     for decoder, pool in pools(results).items():
         ratio = pool["build_over_decode_only"]
-        add(f"pool: rate of building / of decoding alone ({decoder})", "at least 0.9", ratio, ratio >= 0.9)
+        add(f"rate: first start / decoding alone ({decoder})", "≥ 0.9", ratio, ratio >= 0.9)
     over = only(results, "epoch")["over_resident"]
-    add("epoch: dataloader / resident", "at least 20", over["dataloader"], over["dataloader"] >= 20)
-    add("epoch: timm / resident", "at least 10", over["timm"], over["timm"] >= 10)
+    add("epoch: dataloader / resident", "≥ 20", over["dataloader"], over["dataloader"] >= 20)
+    add("epoch: timm / resident", "≥ 10", over["timm"], over["timm"] >= 10)
     select = 1 / only(results, "select-in-turn")["over_forward"]
-    add("select: rate of selection / of the bare network", "at least 0.9", select, select >= 0.9)
-    return table(("ratio of medians", "goal", "measured", ""), rows)
+    add("rate: selection / bare network", "≥ 0.9", select, select >= 0.9)
+    what = (
+        "### Goals\nA row divides two median times, or rates where it says so. Crops and resized windows are of `mix`."
+    )
+    return with_words(what, table(("ratio", "goal", "measured"), rows))
 
 
 def mix_table(results: Results) -> str:
     """Milliseconds of each side of `mix`, and in brackets multiples of the fused operator's time."""
-    sides = list(only(results, f"{MIX_GROUPS[0]}-in-turn")["seconds"])
+    sides = list(only(results, "mix-crop-f32-in-turn")["seconds"])
     rows = []
     for side in sides:
-        row = [side]
+        row = [MIX_SIDES[side]]
         for group in MIX_GROUPS:
             turn = only(results, f"{group}-in-turn")
             row.append(f"{1e3 * turn['seconds'][side]:.2f} ({turn['over_fused'][side]:.2f})")
         rows.append(row)
-    return "Milliseconds of a call of `mix` (in brackets: multiples of fused):\n\n" + table(("", *MIX_GROUPS), rows)
+    what = (
+        "### mix\nMilliseconds for a batch of 64 images of 224x224 pixels, by way (row) and kind (column; *resized*: "
+        "windows as RandomResizedCrop draws them). In brackets, multiples of *fused*."
+    )
+    return with_words(what, table(("", *MIX_GROUPS.values()), rows))
 
 
 def others(results: Results) -> str:
-    """`draw`, the loss and a training step."""
+    """`draw`, the loss, a training step and decoding, each in multiples of its first side."""
     draw, loss, step = (only(results, f"{name}-in-turn") for name in ("draw", "loss", "step"))
+    rates, windows = only(results, "decode")["images_per_second"], only(results, "windows")["whole_over_windows"]
 
-    def times(seconds: dict[str, float], over: dict[str, float], first: str, unit: float) -> str:
-        names = [first, *(name for name in over if name not in (first, "mix"))]
-        return ", ".join(f"{name} {seconds[name] * unit:.3g} ({over[name]:.2f})" for name in names)
+    def multiples(over: dict[str, float], first: str, unit: str = "") -> str:
+        names = [name for name in over if name not in (first, "mix")]
+        return ", ".join([f"{first} 1{unit}", *(f"{name} {over[name]:.3g}" for name in names)])
 
-    cold = 1e6 * draw["cold"]["fused"]
+    warm, cold = 1e6 * draw["seconds"]["fused"], 1e6 * draw["cold"]["fused"]
+    draw_unit = f" ({warm:.3g} µs; after other work {cold:.3g} µs)"
+    loss_unit = f" ({1e6 * loss['seconds']['fused']:.3g} µs)"
+    step_unit = f" ({1e3 * step['seconds']['finetune']:.3g} ms)"
     rows = [
-        ("draw, µs", times(draw["seconds"], draw["over_fused"], "fused", 1e6) + f"; fused after other work {cold:.3g}"),
-        ("loss with gradients, µs", times(loss["seconds"], loss["over_fused"], "fused", 1e6)),
+        ("`draw` for 64 samples, time", multiples(draw["over_fused"], "fused", draw_unit)),
+        ("loss with gradients, time", multiples(loss["over_fused"], "fused", loss_unit)),
         (
-            f"training step, {step['model']}, {step['batch']} x {step['size']} x {step['size']}, ms",
-            times(step["seconds"], step["over_finetune"], "finetune", 1e3),
+            f"training step, {step['model']}, {step['batch']} images of {step['size']}x{step['size']}, time "
+            "(torchvision, timm: their mixup)",
+            multiples(step["over_finetune"], "finetune", step_unit),
         ),
+        ("decoding, rate", multiples({name: rate / rates["pil"] for name, rate in rates.items()}, "pil")),
+        ("decoding 224x224 windows, rate", f"torchvision (whole images) 1, dali (windows alone) {windows:.3g}"),
     ]
-    return table(("", "time (multiples of the first)"), rows)
+    what = "### Other parts\nA row lists sides that were measured in turn, in multiples of the first."
+    return with_words(what, table(("what", "sides"), rows))
 
 
-def data_table(results: Results) -> str:
-    """Decoders, pools, epochs and selection; ratios alone, as rates are the machine's."""
-    rates, over = only(results, "decode")["images_per_second"], only(results, "epoch")["over_resident"]
-    over_pil = {name: rate / rates["pil"] for name, rate in rates.items()}
-    select, windows = only(results, "select-in-turn"), only(results, "windows")["whole_over_windows"]
-
-    def ratios(values: dict[str, float]) -> str:
-        return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-
-    rows = [
-        (
-            "decoding: rate, in multiples of Pillow's",
-            ratios(over_pil),
-        ),
-        (
-            "building a pool: rate, in multiples of decoding alone",
-            ratios({decoder: pool["build_over_decode_only"] for decoder, pool in pools(results).items()}),
-        ),
-        ("windows alone (DALI): rate, in multiples of whole images' (torchvision)", f"{windows:.3g}"),
-        ("epoch: time, in multiples of resident's", ratios(over)),
-        (f"selection, {select['model']}: time, in multiples of the bare network's", f"{select['over_forward']:.3g}"),
-    ]
-    return table(("images", "ratios"), rows)
+def epoch_table(results: Results) -> str:
+    over = only(results, "epoch")["over_resident"]
+    what = "### Epochs without a network\nTime for 256 images, in multiples of the first row; loaders have two workers."
+    return with_words(what, table(("", "time"), [(EPOCH_SIDES[name], f"{value:.3g}") for name, value in over.items()]))
 
 
 def pools(results: Results) -> dict[str, dict[str, Any]]:
@@ -157,16 +196,10 @@ def pools(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def alloc_table(results: Results) -> str:
-    names = {
-        "fused": "into a reused output",
-        "fused_alloc": "into a fresh output",
-        "touch": "one write to each page of a fresh output, by one thread, and no mixing",
-        "huge_pages": "into a fresh output in pages of 2 MiB (`madvise`)",
-        "kept_memory": "fresh output, glibc told to keep freed memory",
-    }
     measured = only(results, "alloc")
-    rows = [(names[name], f"{1e3 * m['seconds']:.2f}", str(m["faults"])) for name, m in measured.items()]
-    return table(("`mix-crop-f32`", "ms", "page faults"), rows)
+    rows = [(OUTPUTS[name], f"{1e3 * m['seconds']:.2f}", str(m["faults"])) for name, m in measured.items()]
+    what = "### Fresh outputs\nA row is one call of `mix`, crops in float32, and its page faults."
+    return with_words(what, table(("into", "ms", "page faults"), rows))
 
 
 def only(results: Results, group: str) -> dict[str, Any]:
@@ -175,6 +208,11 @@ def only(results: Results, group: str) -> dict[str, Any]:
             f"expected one benchmark of the group {group}, got {len(results.get(group, []))}: run all of bench"
         )
     return results[group][0]
+
+
+def with_words(words: str, rows: str) -> str:
+    """A table below the sentences that say what it shows."""
+    return f"{words}\n\n{rows}"
 
 
 def table(head: tuple[str, ...], rows: list[Any]) -> str:

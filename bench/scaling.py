@@ -43,15 +43,21 @@ MIB = 2**20
 COLUMNS = {
     "processes": "{processes}",
     "images a step": "{images}",
-    "a step, ms": "{step:.1f}",
+    "step, ms": "{step:.1f}",
     "images/s": "{rate:.0f}",
-    "of it plan, ms": "{plan:.2f}",
-    "loss and signals, ms": "{agree:.2f}",
-    "gradients alone, ms": "{gradients:.1f}",
-    "memory of all, MiB": "{memory:.0f}",
-    "private to one, MiB": "{private:.0f}",
-    "pools of all, MiB": "{pools:.1f}",
+    "plan, ms": "{plan:.2f}",
+    "agreeing, ms": "{agree:.2f}",
+    "gradients, ms": "{gradients:.1f}",
+    "memory, MiB": "{memory:.0f}",
+    "private, MiB": "{private:.0f}",
+    "pools, MiB": "{pools:.1f}",
 }
+LEGEND = f"""\
+A row is training in so many processes of one CPU thread each, which share cores where they are more than the cores.
+Times are medians of {TIMES} calls, of the slowest process. *Plan*: a part of the step, which every process does for
+the whole batch. *Agreeing*: two small reductions, for the loss and for signals. *Gradients*: one all-reduce of as
+many numbers, with nothing to overlap with. *Memory* and *pools* add up the processes' proportional shares (PSS);
+*private* is what one process shares with none."""
 
 
 def main() -> None:
@@ -74,7 +80,7 @@ def main() -> None:
     rows = [[cell.format(**result) for cell in COLUMNS.values()] for result in results]
     lines = [list(COLUMNS), ["---"] * len(COLUMNS), *rows]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    text = f"{machine(asked, results[0])}\n\n{text}"
+    text = f"{machine(asked, results[0])}\n\n{LEGEND}\n\n{text}"
     print(text)
     if not asked.no_write:
         write_between_markers(DOCS, "bench/scaling.py", text)

@@ -49,7 +49,8 @@ class Method(ABC):
     def __init__(self, settings: Settings, network: Network) -> None:
         self.settings = settings
         self.state: dict[str, Tensor] = {}
-        """What a resumed run needs, on the network's device: filled in here, changed in place by :meth:`measure`."""
+        """What a resumed run needs, on the network's device: filled in here, changed in place by :meth:`measure`.
+        Tensors alone, as checkpoints are safetensors files."""
 
     def measure(self, network: Network, batches: Batches) -> None:
         """Measures what the method needs to know of the training images. Here: nothing."""

@@ -1,4 +1,8 @@
-"""CUDA graphs: the forward and backward of a step, captured once and then replayed with one launch."""
+"""CUDA graphs: the forward and backward of a step, captured once and then replayed with one launch.
+
+Only forward and backward are captured. Whatever the host decides from step to step stays outside: learning rates,
+rifle's new heads, clipping, and whether fp16's loss scale skips a step.
+"""
 
 from __future__ import annotations
 

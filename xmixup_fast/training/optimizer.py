@@ -1,4 +1,8 @@
-"""What the optimiser is given: which parameters at which rates, and how the rates change from step to step."""
+"""What the optimiser is given: which parameters at which rates, and how the rates change from step to step.
+
+A learning rate is a function of the step alone, so a checkpoint holds no state of a schedule. Frozen parameters are in
+no group of the optimiser.
+"""
 
 from __future__ import annotations
 

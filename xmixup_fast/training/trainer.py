@@ -1,4 +1,8 @@
-"""Trainer: the training step, and evaluation."""
+"""Trainer: the training step, and evaluation.
+
+A step whose fp16 gradients overflow leaves the weights as they are and still counts, so that order, learning rates and
+number of steps do not depend on the loss scale. The averaged weights follow after every step, also after such a one.
+"""
 
 from __future__ import annotations
 
