@@ -1,4 +1,4 @@
-"""What the site's pages are given when they are built: formulas as MathML, links out of docstrings, generated tables.
+"""Hooks of the site's build: formulas as MathML, links out of docstrings, tables of settings and texts of commands.
 
 Nothing is imported but the sources' text, so that the site is built without torch and a compiler.
 """
@@ -41,9 +41,9 @@ def formula(latex: str, display: str) -> str:
 
 
 def link(name: str) -> str:
-    """A link to what a role names, where it is one of the package's public names."""
+    """A link to what a role names, where it is one of the package's public names; modules and folders have no page."""
     short = name.rsplit(".", 1)[-1]
-    if name != f"xmixup_fast.{short}" or (PACKAGE / f"{short}.py").exists():
+    if name != f"xmixup_fast.{short}" or (PACKAGE / f"{short}.py").exists() or (PACKAGE / short).is_dir():
         return f"<code>{name.removeprefix('xmixup_fast.')}</code>"
     return f'<autoref identifier="{name}"><code>{short}</code></autoref>'
 
