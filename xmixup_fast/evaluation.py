@@ -1,4 +1,4 @@
-"""Evaluation: what a network makes of each of some labelled images, found in one pass over them."""
+"""Evaluation of a network on labelled images: predictions and losses of one pass, and what follows from them."""
 
 from __future__ import annotations
 
@@ -20,56 +20,57 @@ LISTED_LOSSES = 20
 
 
 class ClassResult(NamedTuple):
-    """What became of the images of one class."""
+    """The predictions for the images of one class."""
 
     name: str
     images: int
     accuracy: float | None
     """In percent; None for a class without images."""
     taken_for: str | None
-    """The other class that was predicted most often; None where none was."""
+    """The wrong class that was predicted most often; None where all predictions are right."""
     times: int
-    """How often."""
+    """How often that class was predicted."""
 
 
 class ImageResult(NamedTuple):
-    """What became of one image."""
+    """The prediction for one image."""
 
     position: int
-    """Among the images that were passed over."""
+    """Position of the image among all that were evaluated."""
     name: str
-    """Empty where the names are unknown."""
+    """Name of the image; empty where it is unknown."""
     label: str
     predicted: str
     probability: float
-    """Of the predicted class."""
+    """Probability of the predicted class."""
     loss: float
+    """Cross entropy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One entry for each of n images, of K classes. All tensors are on the CPU."""
+    """Predictions for n images of K classes. All tensors are on the CPU."""
 
     classes: list[str]
     positions: Tensor
-    """int64[n]: which of the images."""
+    """int64[n]: positions of the images among all."""
     labels: Tensor
-    """int64[n]"""
+    """int64[n]: true classes."""
     predicted: Tensor
-    """int64[n]"""
+    """int64[n]: predicted classes."""
     probabilities: Tensor
-    """float32[n]: of the predicted class."""
+    """float32[n]: probabilities of the predicted classes."""
     losses: Tensor
     """float32[n]: cross entropies."""
     names: list[str] = field(default_factory=list)
-    """Of all images, by position; empty where unknown."""
+    """Names of all images, by position; empty where unknown."""
 
     def __len__(self) -> int:
         return len(self.positions)
 
     @property
     def accuracy(self) -> float:
-        """In percent."""
+        """Percentage of the images whose class is predicted."""
         return 100 * int((self.predicted == self.labels).sum()) / len(self)
 
     @property
@@ -82,16 +83,16 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """The mean."""
+        """Mean cross entropy."""
         return float(self.losses.double().mean())
 
     def confusion_matrix(self) -> Tensor:
-        """int64[K, K]: in row i, column j the number of images of class i that were taken for class j."""
+        """int64[K, K]: in row i, column j the number of images of class i for which class j is predicted."""
         count = len(self.classes)
         return torch.bincount(self.labels * count + self.predicted, minlength=count * count).view(count, count)
 
     def per_class(self) -> list[ClassResult]:
-        """A line for each class, in their order."""
+        """The result of each class, in the classes' order."""
         matrix = self.confusion_matrix()
         counts, correct = matrix.sum(1), matrix.diagonal()
         times, taken_for = (matrix - torch.diag(correct)).max(1)
@@ -116,7 +117,7 @@ class Evaluation:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """What evaluation.json holds; of the confusion matrix, by class names, the numbers that are not zero."""
+        """The content of evaluation.json, with those numbers of the confusion matrix that are not zero."""
         confusion: dict[str, dict[str, int]] = {}
         pairs, counts = torch.stack([self.labels, self.predicted]).unique(dim=1, return_counts=True)
         for (label, predicted), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
@@ -174,7 +175,7 @@ def evaluate_network(
 
 
 def merge_evaluations(parts: Sequence[Evaluation]) -> Evaluation:
-    """The evaluation of all images out of evaluations of parts of them, in the images' order.
+    """Joins evaluations of different images into one, in the order of the images' positions.
 
     Raises ValueError where an image is in two parts.
     """

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class SeedUse(IntEnum):
-    """What random numbers are for, next to the seed: those of one use tell nothing of another's."""
+    """What random numbers are used for: hashed with the seed, so that the numbers of two uses are unrelated."""
 
     EPOCH = 0
     STEP = 1

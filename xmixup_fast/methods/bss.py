@@ -36,7 +36,10 @@ class BSS(Finetune):
 
 
 def _of_all_processes(features: Tensor) -> Tensor:
-    """The features of all processes, float[N, D]; rows of zeros, which add no singular value, make parts as long."""
+    """The features of all processes, float[N, D].
+
+    Parts are padded with rows of zeros to one length; these add no singular value but zeros.
+    """
     if world_size() == 1:
         return features
     longest = int(all_reduce_max(len(features))[0])

@@ -34,10 +34,10 @@ class Cotuning(Finetune):
             )
         device = next(network.parameters()).device
         self.known = network.source_matched.nonzero().flatten().to(device)
-        """int64: the source classes that the pretrained classifier has."""
+        """int64: source classes that are outputs of the pretrained classifier."""
         classes = network.body.get_classifier().out_features
         self.relationship = torch.zeros(classes, len(self.known), device=device)
-        """float32[K_t, known]: P."""
+        """float32[K_t, known]: P, the relationship of target classes to known source classes."""
         self.state = {"relationship": self.relationship}
 
     def measure(self, network: Network, batches: Batches) -> None:

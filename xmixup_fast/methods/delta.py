@@ -21,7 +21,7 @@ from .finetune import Finetune
 MAPS = 4
 """Layers whose feature maps are compared, as in the authors' code."""
 IMAGES, IMAGES_AT_ONCE, CHANNELS_AT_ONCE = 32, 8, 16
-"""Training images on which channels are zeroed, and how many images and channels go through the network together."""
+"""Images on which channels are zeroed; images at a time, and channels at a time, that go through the network."""
 HEAD_ITERATIONS = 100
 """Iterations of L-BFGS for the head on frozen features."""
 
@@ -49,9 +49,9 @@ class Delta(Finetune):
         self.layers = layers(network)
         device = next(network.parameters()).device
         self.weights = [torch.full((channels,), 1 / channels, device=device) for channels in self.layers.values()]
-        """float32[C_b] of each layer b: a_b."""
+        """The channel weights a_b of each layer b, float32[C_b]."""
         self.squares = [torch.ones((), device=device) for _ in self.layers]
-        """S_b of each layer b."""
+        """The mean square S_b of each layer b, a scalar."""
         self.state = {f"weights.{layer}": weights for layer, weights in zip(self.layers, self.weights, strict=True)}
         self.state |= {f"squares.{layer}": square for layer, square in zip(self.layers, self.squares, strict=True)}
         self.state |= {f"frozen.{name}": tensor for name, tensor in self.frozen.state_dict().items()}
@@ -105,7 +105,7 @@ class Delta(Finetune):
         """The loss with each of some channels of a layer zeroed, float64[channels]."""
 
         def repeat_with_zeros(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-            """Images as often as there are channels, each time with another one zeroed: the rest follows of itself."""
+            """Repeats the images once for each channel, with that channel zeroed; later layers then see all of them."""
             channel, _ = self._dimensions(layer, output)
             repeated = output.repeat(len(channels), *[1] * (output.dim() - 1))
             for copy_, number in zip(repeated.chunk(len(channels)), channels.tolist(), strict=True):
@@ -124,7 +124,7 @@ class Delta(Finetune):
         return total / len(images)
 
     def _dimensions(self, layer: str, output: Any) -> tuple[int, tuple[int, ...]]:
-        """Which dimension of a layer's output has the channels, and which have the positions."""
+        """The dimension of the channels in a layer's output, and the dimensions of the positions."""
         if not isinstance(output, Tensor) or output.dim() not in (3, 4):
             raise ValueError(f"model: delta cannot use the output of {self.frozen.model_name}'s {layer}")
         channels_first = output.dim() == 4 and getattr(self.frozen.body, "output_fmt", "NCHW") == "NCHW"
@@ -157,7 +157,7 @@ def layers(network: Network) -> dict[str, int]:
 
 @contextmanager
 def outputs(body: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """What modules give, by name, as long as the context lasts."""
+    """A context that collects the outputs of modules, by name."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:

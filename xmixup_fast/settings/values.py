@@ -80,7 +80,7 @@ _MEANT = {other: name for name, others in OTHER_NAMES.items() for other in other
 
 
 def meant(name: str, known: Collection[str]) -> str | None:
-    """The known name that an unknown one stands for, or is nearest to; None where there is none."""
+    """The setting that an unknown name probably means: by the table of other programs' names, or the most similar one."""
     name = name.lower().replace("-", "_")
     if _MEANT.get(name) in known:
         return _MEANT[name]
@@ -105,7 +105,7 @@ def check_names(where: str, names: Iterable[str], known: Collection[str], error:
 
 
 def as_type(name: str, value: Any, hint: Any) -> Any:
-    """The value as a setting's type; ValueError, which names the setting, where it is of another."""
+    """Converts a value to a setting's type. Raises ValueError, which names the setting, where that cannot be."""
     for option in options(hint):
         try:
             return _as_option(value, option)
@@ -137,7 +137,7 @@ def options(hint: Any) -> tuple[Any, ...]:
 
 
 def _as_option(value: Any, option: Any) -> Any:
-    """The value as one type; ValueError where it is of another."""
+    """Converts a value to one type. Raises ValueError where that cannot be."""
     if typing.get_origin(option) is list and isinstance(value, list | tuple) and value:
         (item,) = typing.get_args(option)
         return [_as_option(one, item) for one in value]
@@ -184,6 +184,6 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(count: int) -> str:
-    """An amount in KiB, in MiB from one on, or in GiB from one on."""
+    """A number of bytes as text, in KiB, MiB or GiB."""
     unit = next((unit for unit in (30, 20) if count >= 2**unit), 10)
     return f"{count / 2**unit:.1f} {_NAMES[unit]}"

@@ -1,4 +1,4 @@
-"""What the optimiser is given: which parameters at which rates, and how the rates change from step to step.
+"""The optimiser: which parameters it trains, at which learning rates, and how the rates change from step to step.
 
 A learning rate is a function of the step alone, so a checkpoint holds no state of a schedule. Frozen parameters are in
 no group of the optimiser.
@@ -28,7 +28,9 @@ def make_optimizer(network: Network, settings: Settings, weight_decay: float) ->
 
 
 def parameter_groups(network: Network, settings: Settings, weight_decay: float) -> list[dict[str, Any]]:
-    """The parameters that are trained, by learning rate and decay; ``lr_scale`` is their rate in multiples of lr.
+    """Groups of the trained parameters with the same learning rate and weight decay, as PyTorch's optimisers take them.
+
+    ``lr_scale`` of a group is its learning rate in multiples of the setting ``lr``.
 
     timm numbers the layers and knows which parameters take no decay. A pretrained source head counts as the last layer.
     """
@@ -81,12 +83,12 @@ def freeze(network: Network, what: int | str | None) -> None:
 
 
 def warmup_steps(settings: Settings, images: int) -> int:
-    """The steps of warm-up, for a number of training images."""
+    """The number of warm-up steps, for a number of training images."""
     return round(settings.warmup_epochs * images / settings.batch_size)
 
 
 def check_length(settings: Settings, images: int, source_phase_steps: int = 0) -> None:
-    """Raises ValueError where a part of the run, by a number of training images, is longer than what it is part of.
+    """Raises ValueError where warm-up is as long as the run, or as a phase of it, for a number of training images.
 
     ``source_phase_steps`` is the length of a phase before fine-tuning, if there is one.
     """
@@ -100,7 +102,7 @@ def check_length(settings: Settings, images: int, source_phase_steps: int = 0) -
 
 
 def rate(schedule: str, warmup: int, step: int, steps: int) -> float:
-    """The learning rate in a step, counted from 0, of a phase of ``steps``, as a part of the highest one.
+    """The learning rate of a step, counted from 0, in a phase of ``steps``, relative to the highest rate.
 
     It rises linearly over ``warmup`` steps, from 0 at step -1 to 1 at step ``warmup``, and follows the schedule from
     there: a quarter of a step schedule's steps have a tenth of the rate, and the last quarter a hundredth.
