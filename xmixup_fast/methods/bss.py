@@ -17,7 +17,7 @@ from .finetune import Finetune
 class BSS(Finetune):
     """CE(target logits, y_t) + bss_eta * the sum of the bss_k smallest squared singular values of the features [B, D].
 
-    The batch is that of all processes, but one of the parts that --grad-accum-steps makes.
+    The features are those of all processes together; with --grad-accum-steps, of one micro-batch at a time.
     Directions with small singular values transfer badly, as the paper finds.
     """
 

@@ -80,7 +80,7 @@ _MEANT = {other: name for name, others in OTHER_NAMES.items() for other in other
 
 
 def meant(name: str, known: Collection[str]) -> str | None:
-    """The setting that an unknown name probably means: by the table of other programs' names, or the most similar one."""
+    """The setting that an unknown name probably means: by a table of other programs' names, or the most similar."""
     name = name.lower().replace("-", "_")
     if _MEANT.get(name) in known:
         return _MEANT[name]
