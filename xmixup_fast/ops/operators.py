@@ -142,8 +142,8 @@ def draw(
     have the same bits in any batch and order, in any process and on any device. Random words of 32 bits come from
     Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405), whose key is the seed and whose counter is the
     sample, the epoch and the purpose of the words. A whole number below n is ``word * n >> 32``, whose probabilities
-    are uneven by less than n / 2**32. A flip is a word whose upper bit is 0. A coordinate of ``center`` is a word's
-    upper 24 bits, divided by 2**24. With u made in the same way, ``lam`` is the table of quantiles, interpolated
+    are uneven by less than ``n / 2**32``. A flip is a word whose upper bit is 0. A coordinate of ``center`` is a word's
+    upper 24 bits, divided by ``2**24``. With u made in the same way, ``lam`` is the table of quantiles, interpolated
     linearly at ``u * Q``.
 
     Without members there are no auxiliary images: then ``aux_crops`` are zeros, and labels are ignored. All tensors are
