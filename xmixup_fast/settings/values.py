@@ -111,6 +111,10 @@ def as_type(name: str, value: Any, hint: Any) -> Any:
             return _as_option(value, option)
         except ValueError:
             continue
+    for option in options(hint):
+        if typing.get_origin(option) is list and isinstance(value, list | tuple):
+            for item in value:
+                as_type(name, item, typing.get_args(option)[0])  # names the item that does not fit
     raise ValueError(f"{name}: expected {_kinds(hint)}, got {value!r}")
 
 
