@@ -70,7 +70,7 @@ def test_predictions_are_what_evaluation_sees(data: Path, target: Path, tmp_path
     assert 100 * sum(right) / len(right) == pytest.approx(result.summary["test_accuracy"], abs=1e-4)
 
     again = arguments(data, tmp_path / "again", "finetune", target=str(target), steps=3, resize=resize)
-    test = prepare(resolved(Settings(**again)), print).test
+    test = prepare(resolved(Settings(**again)), print).images.test
     with torch.no_grad():
         batches = center_crop_batches(test, result.network.image_format(32), 8)
         seen = torch.cat([result.network.eval()(batch).softmax(1) for batch, _ in batches])

@@ -165,7 +165,7 @@ def left_on_the_cpu(trainer: Trainer, place: str) -> None:
     """Brings a tensor back to the CPU, as if the code had forgotten to move it."""
     holder, _, name = place.rpartition(".")
     owner: Any = trainer
-    for part in holder.split("."):
+    for part in filter(None, holder.split(".")):
         owner = getattr(owner, part)
     value = getattr(owner, name)
     moved: Any = [tensor.cpu() for tensor in value] if isinstance(value, list) else value.to("cpu")
