@@ -12,8 +12,8 @@ import pytest
 import torch
 from made import SOURCE, TARGET, write_folder
 from PIL import Image
-from runs import arguments
 from safetensors.torch import save_file
+from small_runs import arguments
 from torch import Tensor
 
 from xmixup_fast.data.center_crops import center_crop_batches

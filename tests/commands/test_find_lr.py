@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from runs import arguments, flags
+from small_runs import arguments, flags
 
 from xmixup_fast import find_lr
 from xmixup_fast.find_lr import RangeTest, longest_fall, main

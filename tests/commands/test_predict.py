@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import torch
 from made import TARGET, write_folder
-from runs import arguments, run
+from small_runs import arguments, run
 
 from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.data.dataset import BadFile

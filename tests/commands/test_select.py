@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from made import SOURCE, TARGET, write_folder
 from PIL import Image
-from runs import arguments
+from small_runs import arguments
 
 from xmixup_fast.data.dataset import BadFile, Dataset, split
 from xmixup_fast.data.decoding import choose

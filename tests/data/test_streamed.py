@@ -15,8 +15,8 @@ import PIL.Image
 import pytest
 import torch
 from made import TARGET, write_folder
-from runs import arguments, flags, run, without_times
 from safetensors.torch import load_file
+from small_runs import arguments, flags, run, without_times
 from test_decoding import DECODERS, HEIGHT, Bytes, encoded, kinds, made_decoder, photo
 from torch import Tensor
 

@@ -17,7 +17,7 @@ import torch
 from interrupted_runs import interrupted
 from made import TARGET, write_folder
 from PIL import Image
-from runs import arguments
+from small_runs import arguments
 
 from xmixup_fast.evaluation import Evaluation
 from xmixup_fast.report import figures

@@ -11,7 +11,7 @@ import pytest
 import torch
 from interrupted_runs import run
 from made import TARGET, write_folder
-from runs import arguments, flags
+from small_runs import arguments, flags
 from torch import Tensor
 
 from xmixup_fast.settings.fields import Settings

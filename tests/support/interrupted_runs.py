@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import arguments, without_times
 from safetensors.torch import load_file
+from small_runs import arguments, without_times
 
 from xmixup_fast.runtime.signals import Interrupted
 from xmixup_fast.training.run import Result, fit

@@ -18,9 +18,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from made import SOURCE, TARGET, write_folder
-from runs import flags
 from safetensors.torch import load_file
 from selecting import NETWORKS, STRATEGIES, RecordingSelector, choose, pixel_network, settings_for
+from small_runs import flags
 
 from xmixup_fast import cli, train
 from xmixup_fast.data.dataset import BadFile, Dataset

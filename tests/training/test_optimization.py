@@ -12,8 +12,8 @@ import pytest
 import timm
 import torch
 from interrupted_runs import assert_same, interrupted, run
-from runs import arguments
 from safetensors.torch import load_file
+from small_runs import arguments
 from timm.optim import param_groups_layer_decay
 from torch import Tensor
 from transfer import Case

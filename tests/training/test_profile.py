@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import run
 from safetensors.torch import load_file
+from small_runs import run
 
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.identity import run_hash

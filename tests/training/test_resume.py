@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from interrupted_runs import STEPS, assert_same, interrupted, run, stop_after
-from runs import arguments, flags, without_times
 from safetensors.torch import load_file, save_file
+from small_runs import arguments, flags, without_times
 
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build

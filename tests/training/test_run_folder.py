@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from interrupted_runs import interrupted, run
-from runs import arguments, flags
+from small_runs import arguments, flags
 
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.identity import run_hash

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import run
 from safetensors.torch import load_file
+from small_runs import run
 from torch import Tensor, nn
 from transfer import Case, tiny_case
 

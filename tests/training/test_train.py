@@ -12,8 +12,8 @@ import pytest
 import timm
 import torch
 from made import SOURCE, TARGET, write_folder
-from runs import arguments, flags, run, without_times
 from safetensors.torch import load_file
+from small_runs import arguments, flags, run, without_times
 
 import xmixup_fast
 from xmixup_fast.data.dataset import BadFile
