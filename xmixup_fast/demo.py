@@ -1,14 +1,16 @@
-"""The embedded default: from printed characters to handwritten digits, in a minute or two, with nothing to download.
+"""The embedded demo: printed letters help to learn handwritten digits, with nothing to download.
 
-Source: upper and lower case letters, rendered from the fonts that matplotlib ships. Target: scikit-learn's handwritten
-digits, ten training images per class. A small network is pretrained on the letters, and then fine-tuned to the digits
-with and without XMixup. Letters become images as the digits did, so that the pretrained features fit: a bitmap of
-32 x 32 that the character fills, then the set pixels of each 4 x 4 block are counted (Alpaydin and Kaynak, "Optical
-Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998).
+The source dataset is upper and lower case letters, rendered from the fonts that matplotlib ships. The target dataset is
+scikit-learn's handwritten digits, with ten training images of each class. A small network is pretrained on the letters
+and then fine-tuned to the digits, with each method and several seeds. The letters become images in the way in which the
+digits did, so that the pretrained features fit: a character fills a bitmap of 32 x 32, and an image counts the set
+pixels of each 4 x 4 block (Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+Repository, 1998).
 """
 
 from __future__ import annotations
 
+import signal
 import string
 import time
 from collections.abc import Sequence
@@ -16,102 +18,169 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .cli import require_one_process
-from .training.run import Result, fit
+from .runtime.signals import Interrupted
+
+if TYPE_CHECKING:
+    from .training.run import Result
 
 Pixels = NDArray[np.uint8]
 
 SIDE, LEVELS = 8, 16
 """Height and width of scikit-learn's digits, in pixels, and their largest grey level."""
 STORED = 36
-"""Height and width of the PNG files: the network takes crops that lose half a pixel of the 8 x 8 to each side."""
+"""Height and width of the PNG files, in pixels. The network sees crops of 32 x 32, which lose at most one pixel of the
+8 x 8."""
 
-FONTS = {
-    **dict.fromkeys(("DejaVuSans", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Oblique"), 3),
-    **dict.fromkeys(("DejaVuSerif", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralItalic"), 3),
-    **dict.fromkeys(("cmr10", "cmss10", "cmtt10", "cmmi10"), 3),
-    **dict.fromkeys(("DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSansMono-Bold"), 1),
-    **dict.fromkeys(("DejaVuSansMono-BoldOblique", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic"), 1),
-    **dict.fromkeys(("STIXGeneralBol", "STIXGeneralBolIta", "cmb10"), 1),
-}
-"""Fonts, and the widest outline that leaves their letters readable, in pixels at FONT_SIZE."""
+THIN_FONTS = (
+    "DejaVuSans DejaVuSans-Oblique DejaVuSansMono DejaVuSansMono-Oblique DejaVuSerif DejaVuSerif-Italic "
+    "STIXGeneral STIXGeneralItalic cmr10 cmss10 cmtt10 cmmi10"
+)
+BOLD_FONTS = (
+    "DejaVuSans-Bold DejaVuSans-BoldOblique DejaVuSansMono-Bold DejaVuSansMono-BoldOblique DejaVuSerif-Bold "
+    "DejaVuSerif-BoldItalic STIXGeneralBol STIXGeneralBolIta cmb10"
+)
+FONTS = dict.fromkeys(THIN_FONTS.split(), 3) | dict.fromkeys(BOLD_FONTS.split(), 1)
+"""Fonts, each with the widest outline that leaves its letters readable, in pixels at FONT_SIZE."""
 FONT_SIZE = 48
 CLASSES = {f"capital-{x}": x for x in string.ascii_uppercase} | {f"small-{x}": x for x in string.ascii_lowercase}
-"""Letters by class name; the names differ in more than case, which some file systems ignore."""
+"""Letters by class name. The names differ in more than case, because some file systems ignore case."""
 
 SETTINGS: dict[str, Any] = {
-    **{"model": "test_resnet", "image_size": 32, "resize": STORED, "flip": False, "device": "cpu", "cache": "none"},
-    **{"batch_size": 25, "lr": 0.1, "head_lr_multiplier": 1.0, "threads": 1, "report": False},
+    "model": "test_resnet",
+    "image_size": 32,
+    "resize": STORED,
+    "flip": False,
+    "head_lr_multiplier": 1.0,
+    "decoder": "torchvision",  # the images are PNG files, for which DALI would be imported in vain
+    "device": "cpu",
+    "threads": 1,  # a second thread saved a quarter of a step at best, and on a busy machine it cost far more
+    "report": False,
 }
-"""Of all runs. A second thread saved about a quarter of a step at best, and on a busy machine it cost far more."""
-PRETRAINING = {"method": "finetune", "weights": "none", "batch_size": 64, "val_fraction": 0.05, "test_fraction": 0.05}
-METHODS: dict[str, dict[str, Any]] = {"finetune": {}, "xmixup": {"top_k": 5}}
-"""Chosen by the mean validation accuracy over twelve splits: learning rates, steps and batch size from the same values
-for both methods; for XMixup also top_k out of 1, 3 and 5, and alpha out of 0.2 and 1."""
+"""Settings of all runs."""
+PRETRAINING: dict[str, Any] = {
+    "method": "finetune",
+    "weights": "none",
+    "batch_size": 64,
+    "lr": 0.2,
+    "val_fraction": 0.05,
+    "test_fraction": 0.05,
+    "cache": "none",  # no other run reads the same set of letters
+}
+"""Settings of the run that pretrains the network on the letters."""
+TRANSFER: dict[str, Any] = {"batch_size": 50, "lr": 0.1, "val_interval": 100}
+"""Settings of all runs on the digits. Batch size and learning rate were chosen by the mean validation accuracy over
+twelve splits, the same values for all methods."""
+METHODS: dict[str, dict[str, Any]] = {
+    "finetune": {"method": "finetune"},
+    "xmixup": {"method": "xmixup", "top_k": 3},
+    "xcutmix-l2sp": {"method": "xcutmix", "regularizer": "l2sp", "top_k": 3},
+}
+"""Settings of each method: plain fine-tuning, the paper's method, and this project's recipe. ``top_k`` was chosen for
+xmixup, out of 1, 3 and 5, on the same validation images; the recipe takes it over."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much the demonstration does: images of each letter in each font, steps, and seeds of the digits' splits."""
+    """How much the demo does."""
 
-    images_per_font: int = 6
-    pretraining_steps: int = 1000
-    transfer_steps: int = 240
+    images_per_font: int = 3
+    """Images of each letter in each font."""
+    pretraining_steps: int = 300
+    transfer_steps: int = 120
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the splits of the digits and of the runs."""
 
 
-def main(output: Path | None = None, budget: Budget | None = None) -> dict[str, list[Result]]:
-    """Runs the demonstration and prints what comes out. Returns the results of each method, seed by seed.
+def main() -> None:
+    """Runs the demo into the folder ``runs/TIME-demo``. Raises as :func:`run` does."""
+    run(Path("runs", time.strftime("%Y%m%d-%H%M%S-demo")))
 
-    Everything is written to ``output``, ``runs/TIME-demo`` if not given: both datasets as class folders, and the run
-    folder of each run. Raises FileExistsError where that is there already, and ValueError under torchrun.
+
+def run(output: Path, budget: Budget | None = None) -> dict[str, list[Result]]:
+    """Runs the demo and prints what comes out.
+
+    Args:
+        output: the folder to make, for both datasets and the run folder of each run.
+        budget: how much to do; as much as takes about a minute if not given.
+
+    Returns the results of each method, in the order of the seeds. Raises FileExistsError where ``output`` exists,
+    ValueError under torchrun, and Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
-    require_one_process()
-    budget = budget or Budget()
-    output = output or Path("runs", time.strftime("%Y%m%d-%H%M%S-demo"))
-    output.mkdir(parents=True)
     started = time.perf_counter()
+    budget = budget or Budget()
+    runs = len(METHODS) * len(budget.seeds)
+    # PyTorch is imported after this line, because the import takes seconds and the line shall come at once.
+    print(
+        "Printed letters help to learn handwritten digits: makes both datasets, pretrains a small network on the "
+        f"letters, and fine-tunes it to the digits in {runs} runs. This takes about a minute on two cores.",
+        flush=True,
+    )
+    require_one_process()
+    output.mkdir(parents=True)
+    try:
+        results = _run(output, budget)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        raise Interrupted(f"stopped; {output} holds what was finished", number) from error
+    _print_selection(results["xmixup"][0])
+    _print_comparison(results, budget.seeds)
+    print(f"{time.perf_counter() - started:.0f} s in all; datasets, networks and logs are in {output}", flush=True)
+    return results
+
+
+def _run(output: Path, budget: Budget) -> dict[str, list[Result]]:
+    """Makes the datasets, pretrains, and fine-tunes with each method and seed."""
     letters = output / "letters"
     count = write_letters(letters, budget.images_per_font, seed=0)
-    print(f"source: {count} images of {len(CLASSES)} printed letters, in {letters}; pretraining", flush=True)
-    pretrained = fit(
-        **{**SETTINGS, **PRETRAINING},
+    print(f"source: {count} images of {len(CLASSES)} printed letters, in {letters}", flush=True)
+    pretrained = _fit(
+        SETTINGS | PRETRAINING,
         target=str(letters),
         steps=budget.pretraining_steps,
+        val_interval=budget.pretraining_steps,
         output=str(output / "pretraining"),
     )
-    results: dict[str, list[Result]] = {method: [] for method in METHODS}
+    results: dict[str, list[Result]] = {name: [] for name in METHODS}
     for seed in budget.seeds:
         digits = output / f"digits-s{seed}"
         write_digits(digits, seed)
-        print(f"target: handwritten digits, ten training images a class, in {digits}", flush=True)
-        for method in METHODS:
-            results[method].append(_transfer(method, pretrained, output, seed, budget.transfer_steps))
-    _print_selection(results["xmixup"][0])
-    _print_comparison(results, budget.seeds)
-    print(f"{time.perf_counter() - started:.0f} s in all; everything is in {output}", flush=True)
+        print(f"target: handwritten digits, ten training images of each class, in {digits}", flush=True)
+        for name, method in METHODS.items():
+            result = _fit(
+                SETTINGS | TRANSFER | method,
+                weights=str(pretrained.folder / "model.safetensors"),
+                target=str(digits),
+                source=str(letters),
+                steps=budget.transfer_steps,
+                seed=seed,
+                cache=str(output / "cache"),  # the methods of a seed decode the same images
+                output=str(output / f"{name}-s{seed}"),
+            )
+            results[name].append(result)
     return results
 
 
 def write_letters(folder: Path, images_per_font: int, seed: int) -> int:
-    """Renders the source dataset, a folder of class folders of PNGs. Returns the number of images."""
+    """Renders the source dataset, a folder of class folders of PNG files. Returns the number of images."""
     fonts = load_fonts()
     random = np.random.default_rng(seed)
     for name, letter in CLASSES.items():
-        images = [render(letter, *font, random) for font in fonts for _ in range(images_per_font)]
+        images = [render(letter, font, outline, random) for font, outline in fonts for _ in range(images_per_font)]
         _write_images(folder / name, images)
     return len(CLASSES) * len(fonts) * images_per_font
 
 
 def load_fonts() -> list[tuple[ImageFont.FreeTypeFont, int]]:
-    """All fonts, each with its widest outline."""
+    """All fonts, each with the width of its widest outline in pixels."""
+    import matplotlib
+
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     return [(ImageFont.truetype(str(folder / f"{name}.ttf"), FONT_SIZE), widest) for name, widest in FONTS.items()]
 
@@ -145,7 +214,7 @@ def render(letter: str, font: ImageFont.FreeTypeFont, widest_outline: int, rando
 
 
 def write_digits(folder: Path, seed: int) -> None:
-    """Writes the target dataset: ten images of each class in train/ and in val/, and all others in test/."""
+    """Writes the target dataset: ten images of each class in train/, ten in val/, and the rest in test/."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -157,33 +226,28 @@ def write_digits(folder: Path, seed: int) -> None:
 
 
 def _write_images(folder: Path, images: Sequence[Pixels] | Pixels) -> None:
-    """Writes images, uint8[8, 8] of 0 to 16, as enlarged PNGs."""
+    """Writes images, uint8[8, 8] with values from 0 to 16, as enlarged PNG files."""
     folder.mkdir(parents=True)
-    for i, image in enumerate(images):
+    for number, image in enumerate(images):
         grey = Image.fromarray(np.round(image * (255 / LEVELS)).astype(np.uint8))
-        grey.resize((STORED, STORED), Image.Resampling.BILINEAR).save(folder / f"{i:04d}.png", compress_level=1)
+        grey.resize((STORED, STORED), Image.Resampling.BILINEAR).save(folder / f"{number:04d}.png", compress_level=1)
 
 
-def _transfer(method: str, pretrained: Result, output: Path, seed: int, steps: int) -> Result:
-    """One run from the pretrained network, in one line; what fit says goes to a file."""
-    settings = {**SETTINGS, **METHODS[method], "method": method}
-    with (output / f"{method}-s{seed}.log").open("w", encoding="utf-8") as log, redirect_stdout(log):
-        result = fit(
-            **settings,
-            weights=str(pretrained.folder / "model.safetensors"),
-            target=str(output / f"digits-s{seed}"),
-            source=str(output / "letters"),
-            steps=steps,
-            seed=seed,
-            output=str(output / f"{method}-s{seed}"),
-        )
+def _fit(settings: dict[str, Any], **more: Any) -> Result:
+    """One run, printed as one line. The lines that fit prints go to a log file beside the run folder."""
+    from .training.run import fit
+
+    folder = Path(more["output"])
+    with folder.with_suffix(".log").open("w", encoding="utf-8") as log, redirect_stdout(log):
+        result = fit(**settings, **more)
     summary = result.summary
     accuracies = f"validation {summary['val_accuracy']:6.2f} %, test {summary['test_accuracy']:.2f} %"
-    print(f"{method:8s} seed {seed}: {accuracies}, {summary['train_seconds']:.1f} s", flush=True)
+    print(f"{folder.name:16s} {accuracies}, {summary['train_seconds']:.1f} s of training", flush=True)
     return result
 
 
 def _print_selection(result: Result) -> None:
+    """Prints which letters the auxiliary images of each digit were taken from."""
     print(f"\nsource classes that XMixup gave each digit (seed {result.summary['seed']}), by predicted probability:")
     assert result.selection is not None
     for digit, chosen in result.selection["classes"].items():
@@ -191,10 +255,16 @@ def _print_selection(result: Result) -> None:
 
 
 def _print_comparison(results: dict[str, list[Result]], seeds: Sequence[int]) -> None:
-    print("\naccuracy on held-out digits in percent, and seconds of training a run")
-    print("          " + "".join(f"{f'seed {seed}':>9s}" for seed in seeds) + "     mean  seconds")
-    for method, runs in results.items():
+    """Prints the test accuracies of all runs as a table, and what to do next."""
+    tested = results["finetune"][0].summary["num_test"]
+    print(f"\ntest accuracy in percent, on {tested} digits; seconds of training of a run, on average")
+    print(" " * 14 + "".join(f"{f'seed {seed}':>9s}" for seed in seeds) + "     mean  seconds")
+    for name, runs in results.items():
         accuracies = [run.summary["test_accuracy"] for run in runs]
         seconds = fmean(run.summary["train_seconds"] for run in runs)
         cells = "".join(f"{accuracy:9.2f}" for accuracy in (*accuracies, fmean(accuracies)))
-        print(f"{method:10s}{cells}{seconds:9.1f}")
+        print(f"{name:14s}{cells}{seconds:9.1f}")
+    print("finetune: plain fine-tuning. xmixup: the paper's method, which blends each digit with a letter.")
+    print("xcutmix-l2sp: this project's recipe, boxes in place of blends and L2-SP in place of weight decay.")
+    print("\nnext, with your photos in a folder for each class (--help lists all settings):")
+    print("  xmixup train --target photos/ --source imagenet/train/ --model resnet50")

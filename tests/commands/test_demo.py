@@ -1,9 +1,11 @@
-"""The embedded default, with a budget of seconds."""
+"""The embedded demo, with a budget of seconds."""
 
 from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from xmixup_fast import demo
 from xmixup_fast.data.readers.folder import read_folder
+from xmixup_fast.runtime.signals import Interrupted
 from xmixup_fast.training.run import Result
 
 Run = tuple[Path, dict[str, list[Result]], str]
@@ -24,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Folder, results and printed lines of one tiny run."""
     folder = tmp_path_factory.mktemp("demo") / "run"
     with redirect_stdout(io.StringIO()) as printed:
-        results = demo.main(folder, TINY)
+        results = demo.run(folder, TINY)
     return folder, results, printed.getvalue()
 
 
@@ -61,9 +64,9 @@ def test_all_images_have_the_resolution_of_the_digits(run: Run) -> None:
 
 
 def test_a_letter_is_counts_of_a_filled_bitmap() -> None:
-    font = demo.load_fonts()[0]
+    font, outline = demo.load_fonts()[0]
     random = np.random.default_rng(0)
-    images = np.stack([demo.render(letter, *font, random) for letter in demo.CLASSES.values()])
+    images = np.stack([demo.render(letter, font, outline, random) for letter in demo.CLASSES.values()])
     assert images.shape == (52, 8, 8)
     assert images.dtype == np.uint8
     assert images.max() == 16
@@ -89,16 +92,16 @@ def test_splits_share_no_image(tmp_path: Path) -> None:
     assert not (splits[0] | splits[1]) & splits[2]
 
 
-def test_both_methods_run_on_the_same_footing(run: Run) -> None:
+def test_all_methods_have_the_same_data_and_steps(run: Run) -> None:
     folder, results, _ = run
-    assert list(results) == ["finetune", "xmixup"]
-    for method, (result,) in results.items():
-        summary = json.loads((folder / f"{method}-s3" / "summary.json").read_text())
+    assert list(results) == ["finetune", "xmixup", "xcutmix-l2sp"]
+    for name, (result,) in results.items():
+        summary = json.loads((folder / f"{name}-s3" / "summary.json").read_text())
         assert summary == result.summary
-        assert (summary["method"], summary["seed"], summary["steps"]) == (method, 3, 2)
+        assert (summary["method"], summary["seed"], summary["steps"]) == (name.partition("-")[0], 3, 2)
         assert summary["weights"] == str(folder / "pretraining" / "model.safetensors")
         assert (summary["num_train"], summary["num_val"], summary["num_test"]) == (100, 100, 1597)
-        assert (folder / f"{method}-s3.log").read_text()
+        assert (folder / f"{name}-s3.log").read_text()
 
 
 def test_selection_and_comparison_are_printed(run: Run) -> None:
@@ -115,9 +118,31 @@ def test_selection_and_comparison_are_printed(run: Run) -> None:
             line.startswith(method) and f"{result.summary['test_accuracy']:9.2f}" in line for line in text.splitlines()
         )
     assert str(folder) in text.splitlines()[-1]
+    assert text.startswith("Printed letters help to learn handwritten digits")
+    assert "in 3 runs" in text.splitlines()[0] and "xmixup train --target photos/" in text
 
 
 def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
-        demo.main(tmp_path, TINY)
+        demo.run(tmp_path, TINY)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_line_comes_before_torch_is_imported() -> None:
+    program = (
+        "import builtins, sys, xmixup_fast.demo as demo\n"
+        "def stop(*words, **more): sys.stdout.write(' '.join(words)); raise SystemExit('torch' in sys.modules)\n"
+        "builtins.print = stop\n"
+        "demo.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and "This takes about a minute" in done.stdout, done.stderr
+
+
+def test_an_interrupted_demo_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "write_letters", interrupt)
+    with pytest.raises(Interrupted, match=r"stopped; .*out holds what was finished"):
+        demo.run(tmp_path / "out", TINY)
