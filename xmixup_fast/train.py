@@ -1,7 +1,7 @@
 """Fine-tune a pretrained network on labelled images.
 
 xmixup train
-    the embedded default: fine-tuning and XMixup side by side, in a minute or two, with nothing to download
+    the embedded demo: fine-tuning, XMixup and a recipe side by side, in a minute or two, with nothing to download
 
 xmixup train --target photos/ --source imagenet/train/ --model resnet50
     XMixup with ImageNet as its source, class folders named by WordNet ids
