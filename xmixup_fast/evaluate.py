@@ -92,11 +92,8 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
 
     folder.mkdir(parents=True, exist_ok=True)
     figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
-    content = {
-        **{"model": options.model, "target": settings.target, "split": split, **evaluation.to_json()},
-        "bad_files": to_json(bad),
-    }
-    write_json(folder / "evaluation.json", content)
+    description = {"model": options.model, "target": settings.target, "split": split}
+    write_json(folder / "evaluation.json", {**description, **evaluation.to_json(), "bad_files": to_json(bad)})
     log("\n".join(evaluation.lines()))
     if bad:
         log(f"{skipped(bad)}; evaluation.json lists them")
