@@ -76,7 +76,7 @@ PRETRAINING: dict[str, Any] = {
 """Settings of the run that pretrains the network on the letters."""
 TRANSFER: dict[str, Any] = {"batch_size": 50, "lr": 0.1, "val_interval": 100}
 """Settings of all runs on the digits. Batch size and learning rate were chosen by the mean validation accuracy over
-twelve splits, the same values for all methods."""
+twelve other splits, the same values for all methods. Those validation images are in part test images here."""
 METHODS: dict[str, dict[str, Any]] = {
     "finetune": {"method": "finetune"},
     "xmixup": {"method": "xmixup", "top_k": 3},
