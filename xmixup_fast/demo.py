@@ -108,7 +108,7 @@ def run(output: Path, budget: Budget | None = None) -> dict[str, list[Result]]:
 
     Args:
         output: the folder to make, for both datasets and the run folder of each run.
-        budget: how much to do; as much as takes about a minute if not given.
+        budget: how much to do; as much as takes a minute or two on two cores if not given.
 
     Returns the results of each method, in the order of the seeds. Raises FileExistsError where ``output`` exists,
     ValueError under torchrun, and Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
@@ -119,7 +119,7 @@ def run(output: Path, budget: Budget | None = None) -> dict[str, list[Result]]:
     # PyTorch is imported after this line, because the import takes seconds and the line shall come at once.
     print(
         "Printed letters help to learn handwritten digits: makes both datasets, pretrains a small network on the "
-        f"letters, and fine-tunes it to the digits in {runs} runs. This takes about a minute on two cores.",
+        f"letters, and fine-tunes it to the digits in {runs} runs. This takes a minute or two on two cores.",
         flush=True,
     )
     require_one_process()

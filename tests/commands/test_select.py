@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_runs
 from made import SOURCE, TARGET, write_folder
 from PIL import Image
 from small_runs import arguments
@@ -38,22 +39,10 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_note)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """target/ and source/, and weights.safetensors, a network whose outputs are the source's classes."""
-    folder = tmp_path_factory.mktemp("data")
-    write_folder(folder / "target", TARGET, 6)
-    write_folder(folder / "source", SOURCE, 5)
-    save(build("test_resnet", "none", sorted(SOURCE)), folder / "weights.safetensors", image_size=32)
-    return folder
-
-
 def flags(data: Path, output: Path, **settings: Any) -> list[str]:
-    values = {
-        **{"target": data / "target", "source": data / "source", "model": "test_resnet", "batch-size": 4},
-        **{"weights": data / "weights.safetensors", "image-size": 32, "device": "cpu", "output": output, **settings},
-    }
-    return [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    run = {"target": data / "target", "source": data / "source", "model": "test_resnet", "batch_size": 4}
+    run |= {"weights": data / "weights.safetensors", "image_size": 32, "device": "cpu", "output": output}
+    return small_runs.flags(run | settings)
 
 
 def train(data: Path, output: Path, **settings: Any) -> Result:
@@ -264,7 +253,7 @@ def test_the_command_says_which_decoder_stands_in(
         ({"source": "/absent"}, "/absent: no such folder"),
         ({"selection": "magic"}, "selection: expected one of prediction, "),
         ({"top_k": 5}, "selection: prediction needs at least top_k = 5"),
-        ({"selection": "sample", "top_images": 21}, "top_images: expected at most 20"),
+        ({"selection": "sample", "top_images": 17}, "top_images: expected at most 16"),
         ({"selection": "assignment", "top_k": 2}, "top_k: expected 1, as assignment gives"),
         ({"selection_file": "/absent.json"}, "selection_file: /absent.json: no such file"),
         ({"device": "cuda:99"}, "device: cuda:99 is not there"),

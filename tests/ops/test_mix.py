@@ -101,14 +101,7 @@ def test_lam_one_is_the_target_alone(device: torch.device) -> None:
 
 def test_swapping_the_images_and_lam_changes_nothing(device: torch.device) -> None:
     inputs = MixInputs.make(4).to(device)
-    swapped = replace(
-        inputs,
-        target=inputs.aux,
-        target_crops=inputs.aux_crops,
-        aux=inputs.target,
-        aux_crops=inputs.target_crops,
-        lam=1 - inputs.lam,
-    )
+    swapped = replace(inputs.swapped(), lam=1 - inputs.lam)
     torch.testing.assert_close(swapped.call(ops.mix), inputs.call(ops.mix), **TOLERANCE)
 
 
@@ -208,14 +201,7 @@ def test_resampling_at_the_same_size_is_the_crop(device: torch.device) -> None:
     inputs.lam.fill_(1)
     alone = inputs.call(ops.mix)
     inputs.lam.fill_(torch.finfo(torch.float32).tiny)  # not 1, so that both are rows of floats, but all is aux
-    swapped = replace(
-        inputs,
-        target=inputs.aux,
-        target_crops=inputs.aux_crops,
-        aux=inputs.target,
-        aux_crops=inputs.target_crops,
-    )
-    torch.testing.assert_close(swapped.call(ops.mix), alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(inputs.swapped().call(ops.mix), alone, rtol=0, atol=1e-6)
 
 
 def test_channel_constants_may_be_any(device: torch.device) -> None:

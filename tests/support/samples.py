@@ -111,6 +111,16 @@ class MixInputs:
             box=box,
         )
 
+    def swapped(self) -> MixInputs:
+        """The same call with the target images and the auxiliary images in each other's place."""
+        return replace(
+            self,
+            target=self.aux,
+            target_crops=self.aux_crops,
+            aux=self.target,
+            aux_crops=self.target_crops,
+        )
+
     def to(self, device: torch.device) -> MixInputs:
         return replace(
             self,
