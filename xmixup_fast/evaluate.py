@@ -156,7 +156,8 @@ def _samples(
         there = ", ".join(name for name, samples in chosen.items() if samples)
         raise ValueError(f"split: {settings.target} has no {part} split of its own; expected one of {there}")
     label = {name: position for position, name in enumerate(classes)}
-    return part, [Sample(image, label[dataset.classes[i]]) for image, i in chosen[part]], dataset.bad
+    samples = [Sample(sample.image, label[dataset.classes[sample.label]]) for sample in chosen[part]]
+    return part, samples, dataset.bad
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.evaluate") -> int:

@@ -47,7 +47,7 @@ def test_digits_are_ten_a_class_to_train_and_to_validate_on(run: Run) -> None:
     digits = read_folder(run[0] / "digits-s3")
     assert digits.classes == [str(digit) for digit in range(10)]
     for split in (digits.train, digits.val):
-        assert np.bincount([label for _, label in split]).tolist() == [10] * 10
+        assert np.bincount([sample.label for sample in split]).tolist() == [10] * 10
     assert len(digits.test) == 1797 - 200
 
 

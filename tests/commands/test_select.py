@@ -79,12 +79,13 @@ def test_the_command_prints_and_writes_what_training_would_choose(
 @pytest.mark.parametrize("command", ["select", "train"])
 def test_with_prediction_only_files_of_chosen_classes_are_opened(data: Path, tmp_path: Path, command: str) -> None:
     global OPENED
+    cache = str(tmp_path / "cache")  # of its own: pools that other tests have left would spare it the files
     OPENED = []
     try:
         if command == "select":
-            assert main(flags(data, tmp_path / "out")) == 0
+            assert main(flags(data, tmp_path / "out", cache=cache)) == 0
         else:
-            train(data, tmp_path / "out")
+            train(data, tmp_path / "out", cache=cache)
         opened = {Path(name) for name in OPENED}
     finally:
         OPENED = None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -36,6 +37,13 @@ class Image(ABC):
 
         Raises OSError where it cannot be found.
         """
+
+    def content(self) -> str:
+        """A hash of the encoded bytes, 32 hexadecimal digits: what ``b2sum -l 128`` prints for a file.
+
+        Raises OSError where they cannot be read.
+        """
+        return hashlib.blake2b(self.read(), digest_size=16).hexdigest()
 
 
 def stamp_or_reason(image: Image) -> str:
@@ -79,6 +87,18 @@ class Sample(NamedTuple):
 
     image: Image
     label: int
+    weight: int = 1
+    """How often training shows the image in each epoch: how many rows of a table name it."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a reader met besides images, and how it took what can be taken in several ways."""
+
+    ignored: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How many files are no images, by folder (below the dataset's, with slashes) and extension (".txt", or "")."""
+    guesses: Sequence[str] = ()
+    """One line of text for each guess."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +112,13 @@ class Dataset:
     test: list[Sample]
     bad: list[BadFile] = field(default_factory=list)
     """Files that the reader found and that cannot be used, in the order found. They are in no split."""
+    root: str = ""
+    """What the names of the images begin with, before a slash, wherever the dataset is kept."""
+    findings: Findings = field(default_factory=Findings)
+
+    def name_of(self, image: Image) -> str:
+        """The name of an image below ``root``; its whole name if it is elsewhere."""
+        return image.name.removeprefix(f"{self.root}/")
 
 
 def by_name(samples: Iterable[Sample]) -> list[Sample]:

@@ -43,8 +43,9 @@ class CacheEntry:
         self.decoder = decoder
         self.samples = samples
         digest = hashlib.sha256(json.dumps([FORMAT, decoder.name, decoder.short_side]).encode())
-        for image, label in samples:
-            digest.update(json.dumps([image.name, stamp_or_reason(image), label]).encode() + b"\n")
+        for sample in samples:
+            line = json.dumps([sample.image.name, stamp_or_reason(sample.image), sample.label])
+            digest.update(line.encode() + b"\n")
         key = digest.hexdigest()[:40]
         self.pool_path = folder / f"{key}.safetensors"
         self.bad_path = folder / f"{key}.bad.json"

@@ -190,10 +190,10 @@ class ImageStore:
         """
         with ThreadPoolExecutor(self.decoder.threads) as workers:
             headers = list(chain.from_iterable(ordered_map(workers, _read_headers, _chunks(samples), 8)))
-        for (image, _), header in zip(samples, headers, strict=True):
+        for sample, header in zip(samples, headers, strict=True):
             if header and self.decoder.short_side is None and min(header.height, header.width) < self.smallest:
                 size = f"{header.height}x{header.width}"
-                raise ValueError(f"image_size: {self.smallest} is more than an image has, {size}: {image.name}")
+                raise ValueError(f"image_size: {self.smallest} is more than an image has, {size}: {sample.image.name}")
         return headers
 
     def _expected_bytes(self, headers: Sequence[Header | None]) -> int:

@@ -90,10 +90,10 @@ def cache_key(network: Network, samples: Iterable[Iterable[Sample]], parameters:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     for images in samples:
         add("images")
-        for image, label in images:
-            add(image.name)
-            add(stamp_or_reason(image))
-            add(label)
+        for sample in images:
+            add(sample.image.name)
+            add(stamp_or_reason(sample.image))
+            add(sample.label)
     for parameter in (FORMAT, network.model_name, *parameters):
         add(parameter)
     return digest.hexdigest()

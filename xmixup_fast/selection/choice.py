@@ -50,8 +50,8 @@ class Selection:
         for target, row in enumerate(self.chosen):
             entries: list[dict[str, Any]]
             if self.kind == "image":
-                images = [source.train[position] for position in row]
-                entries = [{"class": source.classes[label], "image": image.name} for image, label in images]
+                samples = [source.train[position] for position in row]
+                entries = [{"class": source.classes[one.label], "image": one.image.name} for one in samples]
             else:
                 entries = [{"class": source.classes[position]} for position in row]
             if self.scores is not None:

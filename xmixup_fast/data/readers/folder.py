@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..dataset import BadFile, Dataset, FileImage
+from ..formats import EXTENSIONS
 from .listing import Entry, Root, collect, refuse, unreadable
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}
-"""How the names of image files end, in lower case."""
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of split folders, in lower case, and the split that each of them is."""
@@ -36,7 +34,7 @@ def read_folder(path: str | os.PathLike[str]) -> Dataset:
             classes.append(class_folder.name)
             entries += (Entry(image, class_folder.name, split) for image in _images(class_folder, root, bad, ()))
     faults = [] if classes else [f"{root.path}: expected folders of images, one for each class; found none"]
-    return collect(str(root.path), entries, bad, classes=classes, faults=faults)
+    return collect(str(root.path), entries, bad, root=str(root.path), classes=classes, faults=faults)
 
 
 def find_images(path: str | os.PathLike[str], bad: list[BadFile]) -> Iterator[FileImage]:

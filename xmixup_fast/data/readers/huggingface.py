@@ -74,7 +74,7 @@ def read_huggingface(name: str) -> Dataset:
             class_names = _class_names(table, label_column)
             if any(class_name is not None for class_name in class_names):
                 entries += _entries(images, class_names, SPLITS[split.lower()], bad)
-    return collect(f"hf:{name}", entries, bad)
+    return collect(f"hf:{name}", entries, bad, root=f"hf:{name}")
 
 
 def _entries(

@@ -91,6 +91,7 @@ def collect(
     entries: Iterable[Entry],
     bad: Iterable[BadFile] = (),
     *,
+    root: str = "",
     classes: Iterable[str] = (),
     faults: Iterable[str] = (),
 ) -> Dataset:
@@ -102,6 +103,7 @@ def collect(
         where: name of the dataset, for messages.
         entries: the images.
         bad: files that cannot be used.
+        root: what the images' names begin with, see :class:`Dataset`.
         classes: names of further classes, which may turn out to have no images.
         faults: messages about what makes the dataset useless as a whole.
 
@@ -130,7 +132,7 @@ def collect(
     for entry in seen.values():
         splits[entry.split].append(Sample(entry.image, labels[entry.class_name]))
     train, val, test = map(by_name, splits.values())
-    return Dataset(names, train, val, test, [_printable(file) for file in bad])
+    return Dataset(names, train, val, test, [_printable(file) for file in bad], root)
 
 
 def refuse(faults: Sequence[str], bad: Iterable[BadFile]) -> None:

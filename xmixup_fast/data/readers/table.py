@@ -46,7 +46,7 @@ def read_table(path: str | Path) -> Dataset:
             bad.append(BadFile(found.name, f"{found.reason} ({path}, {where})"))
         else:
             entries.append(Entry(found, str(row["label"]), split, where))
-    return collect(str(path), entries, bad, faults=faults)
+    return collect(str(path), entries, bad, root=str(root.path), faults=faults)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

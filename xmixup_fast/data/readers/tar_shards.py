@@ -11,7 +11,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from ..dataset import BadFile, Dataset, FileImage, Image
-from .folder import EXTENSIONS, SPLITS, split_folders
+from ..formats import EXTENSIONS
+from .folder import SPLITS, split_folders
 from .listing import Entry, Root, collect
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -81,7 +82,7 @@ def read_shards(name: str) -> Dataset:
             bad.append(shard)
         else:
             entries += _entries(shard.path, split, bad)
-    return collect(name, entries, bad)
+    return collect(name, entries, bad, root=str(root.path))
 
 
 def _shards(name: str, root: Root, bad: list[BadFile]) -> list[tuple[str, Path]]:

@@ -95,7 +95,7 @@ def read_torchvision(name: str) -> Dataset:
             folder = next((size for size in sizes if size.is_dir()), folder)
             return read_folder(folder)
         if name in ("CIFAR10", "CIFAR100"):
-            return collect(str(folder), _cifar(name, root, folder))
+            return collect(str(folder), _cifar(name, root, folder), root=str(folder))
         if name in _SPLITS:
             files = list(_torchvision(name, root))
         else:
@@ -116,7 +116,7 @@ def _checked(where: str, files: Iterable[_Listed], root: Root) -> Dataset:
             bad.append(found)
         else:
             entries.append(Entry(found, class_name, split))
-    return collect(where, entries, bad)
+    return collect(where, entries, bad, root=str(root.path))
 
 
 def _torchvision(name: str, root: str) -> Iterator[_Listed]:
