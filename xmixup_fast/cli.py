@@ -38,6 +38,8 @@ LONG_CHOICES = 40
 """Choices of more characters are listed in the text of a flag instead of beside it."""
 NUMBERS: list[tuple[set[Any], str]] = [({int, list[int]}, "N"), ({float, list[float]}, "X")]
 """Types of numbers, and what --help calls their values."""
+OFF = {"test": "none"}
+"""Settings with several values that --no-NAME turns off, and the value that it stands for."""
 NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
@@ -209,6 +211,10 @@ class Parser(argparse.ArgumentParser):
             else:
                 metavar = metavars.get(name) or _metavar(name, hint)
                 group.add_argument(flag, metavar=metavar, nargs="+" if _takes_several(hint) else None, help=about)
+            if kind is Settings and name in OFF:
+                group.add_argument(
+                    f"--no-{flag[2:]}", action="store_const", dest=name, const=OFF[name], help=argparse.SUPPRESS
+                )
 
     def values(self, arguments: Sequence[str]) -> dict[str, Any]:
         """What is given, by name, as the values that the texts stand for. Exits for --help; ValueError for nonsense."""

@@ -1,19 +1,24 @@
 """Evaluate a trained network on labelled images.
 
 xmixup evaluate runs/NAME
-    on the run's own test images: prints accuracy and a line for each class, writes evaluation.json and confusion.png
+    on the run's own test images, wherever its manifest recognises them: prints accuracy and a line for each class,
+    writes evaluation.json and confusion.png
 
-xmixup evaluate runs/NAME/model.safetensors --target other-photos/ --split all
-    on any dataset that xmixup train takes; its classes have to be the network's, or some of them
+xmixup evaluate runs/NAME --target moved-photos/
+    the same, where the run's images have moved; or on any other dataset that xmixup train takes, without the images
+    that the network was trained on; its classes have to be the network's, or some of them
+
+xmixup evaluate runs/NAME --split new
+    on images that were added since
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .cli import exit_status, parse_options, require_one_process
 from .runtime.files import write_json
@@ -21,9 +26,14 @@ from .settings.fields import Settings
 from .settings.yaml_file import read
 
 if TYPE_CHECKING:
-    from .data.dataset import BadFile, Sample
+    from .data.dataset import BadFile, Dataset, Sample
+    from .data.manifest import Manifest, Match
     from .evaluation import Evaluation
     from .models.trained import Preprocessing
+
+    _Pair: TypeAlias = tuple[Sample, str]  # an image, and the name of its class
+
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +43,13 @@ class Options:
     model: str
     """A run folder, or the model.safetensors of one."""
     target: str | None = None
-    """Images, as xmixup train takes them; the run's own, split as there, if not given."""
-    split: Literal["test", "val", "train", "all"] | None = None
-    """Which images; test if not given, or all where a dataset has no test split of its own."""
+    """Images, as xmixup train takes them; the run's own, where they were, if not given."""
+    split: Literal["test", "val", "train", "unused", "new", "all"] | None = None
+    """Which images: of a run's own, its test images if not given, images that --shots left unused, or new ones, which
+    it does not have; of another dataset, its test images, or all where it has no test split."""
+    trained: Literal["drop", "keep"] = "drop"
+    """What to do with images that the network was trained or validated on, unless --split asks for these: leave them
+    out, or keep them."""
     output: str | None = None
     """Folder to write to; runs/TIME-evaluate-TARGET-sSEED if not given."""
     resize: int | Literal["full"] | None = None
@@ -71,14 +85,17 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
     from .runtime.device import reproducible
     from .training.images import make_image_store
     from .training.resolve import run_name
+    from .training.run_folder import data_beside
 
     require_one_process()
     network, preprocessing = load(options.model)
-    settings, is_own = _settings(options, network.model_name, preprocessing)
+    run = data_beside(Path(options.model))
+    settings = _settings(options, network.model_name, preprocessing, run)
     folder = Path(options.output or Path("runs", run_name("evaluate", settings)))
     if (folder / "evaluation.json").exists():
         raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
-    split, samples, bad = _samples(settings, is_own, options.split, network.classes)
+    chosen = choose(settings, options, network.classes, run, log)
+    split, samples, bad = chosen.split, chosen.samples, chosen.bad
     with reproducible(settings.seed, settings.threads):
         builder = make_image_store(settings, log)
         images = builder.images(samples, f"{split} images", settings.storage).to(settings.device)
@@ -92,7 +109,7 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
 
     folder.mkdir(parents=True, exist_ok=True)
     figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
-    description = {"model": options.model, "target": settings.target, "split": split}
+    description = {"model": options.model, "target": settings.target, "split": split, **chosen.about}
     write_json(folder / "evaluation.json", {**description, **evaluation.to_json(), "bad_files": to_json(bad)})
     log("\n".join(evaluation.lines()))
     if bad:
@@ -105,8 +122,10 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
     return evaluation
 
 
-def _settings(options: Options, model: str, preprocessing: Preprocessing) -> tuple[Settings, bool]:
-    """The settings of the evaluation, and whether the target is the run's own, to be split as there."""
+def _settings(
+    options: Options, model: str, preprocessing: Preprocessing, run: tuple[Manifest, Mapping[str, Any]] | None
+) -> Settings:
+    """The settings of the evaluation; of a run's data, the place where they were is the target if none is given."""
     from .runtime.device import usable_device
 
     config = Path(options.model, "config.yaml")
@@ -119,26 +138,140 @@ def _settings(options: Options, model: str, preprocessing: Preprocessing) -> tup
     }
     if options.target is not None:
         given["target"] = options.target
-    if config.is_file():
-        settings = read(config, **given)
-        return settings, settings.target == read(config).target
-    if options.target is None:
+    elif run is not None and config.is_file():
+        given["target"] = run[1]["path"]
+    else:
         raise ValueError(f"target: expected a dataset, since {options.model} is no run folder; got none")
-    return Settings(model=model, **given), False
+    return read(config, **given) if config.is_file() else Settings(model=model, **given)
 
 
-def _samples(
-    settings: Settings, is_own: bool, part: str | None, classes: Sequence[str]
-) -> tuple[str, list[Sample], list[BadFile]]:
-    """The name of the split, its images with the network's labels, and what cannot be used.
+@dataclass(frozen=True)
+class Chosen:
+    """The images that are evaluated."""
 
-    Raises ValueError where the network does not know a class, or the dataset has no such split.
+    split: str
+    samples: list[Sample]
+    """With the network's labels."""
+    bad: list[BadFile]
+    """What cannot be used."""
+    about: dict[str, Any]
+    """What evaluation.json says of them."""
+
+
+def choose(
+    settings: Settings,
+    options: Options,
+    classes: Sequence[str],
+    run: tuple[Manifest, Mapping[str, Any]] | None,
+    log: Callable[[str], object],
+) -> Chosen:
+    """The images that the options ask for; says how they relate to the images of the run, by their content.
+
+    Args:
+        settings: of the evaluation.
+        options: what the user asked for.
+        classes: of the network.
+        run: manifest and data.json of the run that the network belongs to; None where they are not known.
+        log: is called with lines for the user.
+
+    Raises ValueError where the network does not know a class, or there are no such images; FileNotFoundError for a
+    target that is not there.
     """
-    from .data.dataset import Sample, split
     from .data.sources import read_dataset
 
-    dataset = read_dataset(settings.target)
-    unknown = [name for name in dataset.classes if name not in classes]
+    try:
+        dataset = read_dataset(settings.target)
+    except FileNotFoundError as error:
+        if options.target is not None:
+            raise
+        raise FileNotFoundError(f"{error}; --target tells where the run's images are now") from error
+    if run is None:
+        log(f"no manifest.csv beside {options.model}: whether it was trained on some of these images cannot be told")
+        split = options.split or ("test" if dataset.test else "all")
+        given = {name: [(one, dataset.classes[one.label]) for one in getattr(dataset, name)] for name in SPLITS}
+        given["all"] = [pair for name in SPLITS for pair in given[name]]
+        return Chosen(split, _labelled(settings, split, given, classes), dataset.bad, {})
+    return _Roles(settings, options, classes, run).choose(dataset, log)
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Chooses images by what they are to a run."""
+
+    settings: Settings
+    options: Options
+    classes: Sequence[str]
+    run: tuple[Manifest, Mapping[str, Any]]
+
+    def choose(self, dataset: Dataset, log: Callable[[str], object]) -> Chosen:
+        """The images that the options ask for; says what differs from the run's."""
+        from .data.manifest import Match
+        from .training.target import contents_of
+
+        settings, options, (manifest, _) = self.settings, self.options, self.run
+        contents, unreadable = contents_of(dataset, dataset.samples, settings)
+        match = Match.of(manifest, dataset, contents)
+        known, total = match.recognised()
+        own = self._is_own_place() or 2 * known >= max(total, 1)
+        about: dict[str, Any] = {"own_data": own}
+        if own:
+            log(f"{settings.target}: the run's own images, {known} of its {total} {match.recognised_by} recognised")
+            about["differences"] = match.differences()
+            if about["differences"]:
+                log(f"since the run began: {', '.join(about['differences'])}")
+        given = self._own(match) if own else self._foreign(match)
+        split = options.split or ("test" if own or dataset.test else "all")
+        pairs, trained = given.get(split, []), []
+        if split not in ("train", "val") or not own:
+            trained = [one for one, _ in pairs if self._role(match, one) in ("train", "val")]
+        if trained:
+            names = ", ".join(dataset.name_of(one.image) for one in trained[:3])
+            done = "kept" if options.trained == "keep" else "left out; --trained keep evaluates them, too"
+            log(f"{len(trained)} of these images were trained or validated on ({names}): {done}")
+            about["trained_images"] = {"count": len(trained), "kept": options.trained == "keep"}
+            if options.trained == "drop":
+                left_out = {one.image.name for one in trained}
+                given = {**given, split: [pair for pair in pairs if pair[0].image.name not in left_out]}
+        bad = [] if own and split not in ("all", "new") else [*dataset.bad, *unreadable]
+        return Chosen(split, _labelled(settings, split, given, self.classes), bad, about)
+
+    def _is_own_place(self) -> bool:
+        from .data.sources import real_name
+
+        return real_name(self.settings.target) == str(self.run[1]["path"])
+
+    def _role(self, match: Match, sample: Sample) -> str:
+        """The run's split of an image; "new" for an image that it does not have."""
+        row = match.rows.get(sample.image.name)
+        return row.split if row else "new"
+
+    def _own(self, match: Match) -> dict[str, list[_Pair]]:
+        """The run's own images, with the labels of its manifest, and new ones, with their labels now."""
+        names = match.manifest.classes
+        given = {split: [(one, names[one.label]) for _, one in match.of_split(split)] for split in (*SPLITS, "unused")}
+        given["new"] = [(one, match.dataset.classes[one.label]) for one in match.new]
+        return given | {"all": [pair for pairs in given.values() for pair in pairs]}
+
+    def _foreign(self, match: Match) -> dict[str, list[_Pair]]:
+        """The images of another dataset, in its own splits."""
+        dataset = match.dataset
+        given = {name: [(one, dataset.classes[one.label]) for one in getattr(dataset, name)] for name in SPLITS}
+        given["all"] = [pair for name in SPLITS for pair in given[name]]
+        given["new"] = [pair for pair in given["all"] if pair[0].image.name not in match.rows]
+        return given
+
+
+def _labelled(settings: Settings, split: str, given: Mapping[str, list[_Pair]], classes: Sequence[str]) -> list[Sample]:
+    """The images of a split with the network's labels.
+
+    Raises ValueError where there are none, or the network does not know a class.
+    """
+    pairs = given.get(split, [])
+    if not pairs:
+        there = ", ".join(name for name, others in given.items() if others)
+        raise ValueError(f"split: {settings.target} has no images to evaluate as {split}; expected one of {there}")
+    label = {name: position for position, name in enumerate(classes)}
+    unknown = sorted({name for _, name in pairs if name not in label})
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise ValueError(
@@ -146,18 +279,7 @@ def _samples(
             f"{', '.join(unknown[:5])}{more}; its {len(classes)} classes are {', '.join(classes[:5])}"
             + (" ..." if len(classes) > 5 else "")
         )
-    if is_own:
-        fractions = {"val_fraction": settings.val_fraction, "test_fraction": settings.test_fraction}
-        dataset = split(dataset, **fractions, shots=settings.shots, seed=settings.seed)
-    part = part or ("test" if dataset.test else "all")
-    chosen = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-    chosen["all"] = [sample for samples in chosen.values() for sample in samples]
-    if not chosen[part]:
-        there = ", ".join(name for name, samples in chosen.items() if samples)
-        raise ValueError(f"split: {settings.target} has no {part} split of its own; expected one of {there}")
-    label = {name: position for position, name in enumerate(classes)}
-    samples = [Sample(sample.image, label[dataset.classes[sample.label]]) for sample in chosen[part]]
-    return part, samples, dataset.bad
+    return [sample._replace(label=label[name]) for sample, name in pairs]
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.evaluate") -> int:

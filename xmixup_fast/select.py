@@ -43,26 +43,34 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
+    from .data.sources import read_dataset
     from .report.contact_sheet import contact_sheets
     from .runtime import distributed
     from .runtime.device import usable_device
-    from .training.images import read_datasets
     from .training.resolve import run_name
+    from .training.target import target_data
 
     if settings.source is None:
         raise ValueError("source: expected a dataset to choose from, got none")
     folder = Path(settings.output or Path("runs", run_name("select", settings)))
     if (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
+    source = read_dataset(settings.source)
     settings = replace(settings, device=usable_device(settings.device))
-    target, source = read_datasets(settings, uses_source=True)
-    assert source is not None
+    target = target_data(settings, _log).dataset
     bad = target.bad + source.bad
     selection = _select(settings, target, source, bad)
     if distributed.rank() == 0:
         sheets = contact_sheets(selection, target, source, bad)
         _write(folder, _report(settings, selection, (target, source), bad), sheets)
     return selection
+
+
+def _log(text: str) -> None:
+    from .runtime import distributed
+
+    if distributed.rank() == 0:
+        print(text, flush=True)
 
 
 def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadFile]) -> Selection:
@@ -72,13 +80,8 @@ def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadF
     from .data.bad_files import list_bad
     from .data.decoding.choose import make_decoder
     from .models.build import build
-    from .runtime import distributed
     from .runtime.device import reproducible
     from .selection.selector import AuxiliarySelector
-
-    def log(text: str) -> None:
-        if distributed.rank() == 0:
-            print(text, flush=True)
 
     with reproducible(settings.seed, settings.threads):
         network = build(
@@ -91,8 +94,8 @@ def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadF
         )
         network.to_device(settings.device)
         threads = torch.get_num_threads()
-        decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, log)
-        chooser = AuxiliarySelector(settings, network, decoder, log, bad)
+        decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, _log)
+        chooser = AuxiliarySelector(settings, network, decoder, _log, bad)
         try:
             return chooser.select(chooser.stream(target.train, "target images", bad), target, source)
         except ValueError as error:

@@ -16,7 +16,7 @@ from made import SOURCE, TARGET, write_folder
 from PIL import Image
 from small_runs import arguments
 
-from xmixup_fast.data.dataset import BadFile, Dataset, split
+from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.data.decoding import choose
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.build import build
@@ -47,10 +47,6 @@ def flags(data: Path, output: Path, **settings: Any) -> list[str]:
 
 def train(data: Path, output: Path, **settings: Any) -> Result:
     return fit(**arguments(data, output, **{"steps": 2, "batch_size": 4, **settings}))
-
-
-def split_as_settings_say(target: Path) -> Dataset:
-    return split(read_folder(target), val_fraction=0.2, test_fraction=0.2, shots=None, seed=0)
 
 
 def chosen(folder: Path) -> dict[str, Any]:
@@ -214,9 +210,11 @@ def test_prediction_takes_sources_that_the_classifier_does_not_know(
 def test_bad_files_are_all_listed_or_all_skipped(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: dict[str, Any], other_network: Path
 ) -> None:
-    target = write_folder(tmp_path / "target", TARGET, 6)
+    target = tmp_path / "target"
+    for number, split in enumerate(("train", "val", "test")):
+        write_folder(target / split, TARGET, 4 - number, seed=number)
     source = write_folder(tmp_path / "source", SOURCE, 5)
-    train_images = [sample.image.name for sample in split_as_settings_say(target).train]
+    train_images = [sample.image.name for sample in read_folder(target).train]
     broken = [train_images[0], train_images[-1], *(str(source / name / "001.png") for name in SOURCE)]
     for name in broken:
         Path(name).write_text("no image")

@@ -1,4 +1,4 @@
-"""Image folders, splits and settings."""
+"""Image folders and settings."""
 
 from __future__ import annotations
 
@@ -11,20 +11,10 @@ from typing import get_args, get_type_hints
 import pytest
 from made import TARGET, write_folder
 
-from xmixup_fast.data.dataset import Dataset, FileImage, Sample, by_name, split
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.methods import METHODS
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read, read_yaml
-
-
-def made_dataset(counts: dict[str, int], test: int = 0) -> Dataset:
-    def samples(folder: str, name: str, label: int, count: int) -> list[Sample]:
-        return [Sample(FileImage(Path(folder, name, f"{i:03d}")), label) for i in range(count)]
-
-    train = [s for label, name in enumerate(counts) for s in samples("", name, label, counts[name])]
-    held = [s for label, name in enumerate(counts) for s in samples("test", name, label, test)]
-    return Dataset(list(counts), train, [], held)
 
 
 def test_classes_lie_directly_in_the_folder_or_in_split_folders(tmp_path: Path) -> None:
@@ -149,28 +139,6 @@ def test_names_need_not_be_ascii(tmp_path: Path) -> None:
     dataset = read_folder(root)
     assert dataset.classes == ["çay", "猫"] and not dataset.bad
     assert [Path(sample.image.name).name for sample in dataset.train] == ["000.png", "é ü.png"]
-
-
-@pytest.mark.parametrize("test", [0, 2])
-def test_splits_are_disjoint_stratified_and_repeatable(test: int) -> None:
-    dataset = made_dataset({"a": 20, "b": 10, "c": 3}, test)
-    cut = split(dataset, val_fraction=0.2, test_fraction=0.3, shots=None, seed=4)
-    assert cut == split(dataset, val_fraction=0.2, test_fraction=0.3, shots=None, seed=4)
-    assert cut != split(dataset, val_fraction=0.2, test_fraction=0.3, shots=None, seed=5)
-    assert by_name(cut.train + cut.val + cut.test) == by_name(dataset.train + dataset.test)
-    assert Counter(sample.label for sample in cut.val) == ({0: 4, 1: 2, 2: 1} if test else {0: 3, 1: 1, 2: 1})
-    assert Counter(sample.label for sample in cut.test) == ({0: 2, 1: 2, 2: 2} if test else {0: 6, 1: 3, 2: 1})
-
-
-def test_shots_keep_as_many_of_each_class_and_nest() -> None:
-    dataset = made_dataset({"a": 20, "b": 10})
-    few, more = (split(dataset, val_fraction=0.2, test_fraction=0.2, shots=n, seed=0) for n in (2, 5))
-    assert Counter(sample.label for sample in few.train) == {0: 2, 1: 2}
-    assert set(few.train) < set(more.train) and few.val == more.val and few.test == more.test
-    with pytest.raises(ValueError, match="shots: expected at most 6, the training images of class b, got 7"):
-        split(dataset, val_fraction=0.2, test_fraction=0.2, shots=7, seed=0)
-    with pytest.raises(ValueError, match=r"class a: expected more training images, .* got 2"):
-        split(made_dataset({"a": 2}), val_fraction=0.2, test_fraction=0.2, shots=None, seed=0)
 
 
 def test_settings_list_all_methods() -> None:

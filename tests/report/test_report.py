@@ -135,7 +135,7 @@ def test_every_section_of_the_page_is_there(run: Result, text: str) -> None:
 def test_without_a_test_the_report_is_of_the_validation_images(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = fit(**options(tmp_path, data, method="finetune", test=False, storage="stream"))
+    result = fit(**options(tmp_path, data, method="finetune", test="hold", storage="stream"))
     text = (result.folder / "report.html").read_text()
     page = Page(text)
     assert "Confusion of the validation images" in page.text and "Selection" not in page.text
@@ -144,7 +144,7 @@ def test_without_a_test_the_report_is_of_the_validation_images(
     content = json.loads((result.folder / "evaluation.json").read_text())
     assert content["split"] == "val" and content["accuracy"] == result.summary["val_accuracy"]
     assert "not tested" in capsys.readouterr().out
-    settings = options(tmp_path, data, method="finetune", test=False, report=False) | {"output": f"{tmp_path}/off"}
+    settings = options(tmp_path, data, method="finetune", test="hold", report=False) | {"output": f"{tmp_path}/off"}
     off = fit(**settings)
     assert off.evaluation is None and not {"report.html", "evaluation.json"} & {p.name for p in off.folder.iterdir()}
 

@@ -20,9 +20,11 @@ SOURCE: dict[str, Colour] = {
 }
 
 
-def write_folder(folder: Path, classes: Mapping[str, Colour], count: int, size: tuple[int, int] = (36, 40)) -> Path:
+def write_folder(
+    folder: Path, classes: Mapping[str, Colour], count: int, size: tuple[int, int] = (36, 40), seed: int = 0
+) -> Path:
     """Writes ``count`` noisy images, of ``size`` (height, width) pixels, for each class. Returns the folder."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for name, colour in classes.items():
         (folder / name).mkdir(parents=True)
         for i in range(count):

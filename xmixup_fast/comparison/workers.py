@@ -45,7 +45,10 @@ class Workers:
 
     def train(self, runs: Sequence[Run], split: str) -> int:
         """Makes the runs whose accuracy on the split is missing. Returns how many of them failed."""
-        jobs = {run.key: (str(run), [replace(run.settings, test=split == "test")], _names(run)) for run in runs}
+        jobs = {
+            run.key: (str(run), [replace(run.settings, test="run" if split == "test" else "hold")], _names(run))
+            for run in runs
+        }
         return self._work(jobs, f"{split}_accuracy")
 
     def time(self, pairs: Sequence[tuple[Run, Run]]) -> int:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
+
+class Content(NamedTuple):
+    """What tells an image from all others, wherever it is kept and whatever it is called."""
+
+    size: int
+    """In bytes."""
+    digest: str
+    """BLAKE2b hash of the bytes, 32 hexadecimal digits: what ``b2sum -l 128`` prints for a file."""
+
+    @classmethod
+    def of(cls, data: bytes) -> Content:
+        """The content of an image whose bytes are these."""
+        return cls(len(data), hashlib.blake2b(data, digest_size=16).hexdigest())
 
 
 class Image(ABC):
@@ -38,12 +51,9 @@ class Image(ABC):
         Raises OSError where it cannot be found.
         """
 
-    def content(self) -> str:
-        """A hash of the encoded bytes, 32 hexadecimal digits: what ``b2sum -l 128`` prints for a file.
-
-        Raises OSError where they cannot be read.
-        """
-        return hashlib.blake2b(self.read(), digest_size=16).hexdigest()
+    def content(self) -> Content:
+        """Size and hash of the encoded bytes. Raises OSError where they cannot be read."""
+        return Content.of(self.read())
 
 
 def stamp_or_reason(image: Image) -> str:
@@ -71,8 +81,9 @@ class FileImage(Image):
         return self.path.open("rb")
 
     def stamp(self) -> str:
+        # Programs can set back the time of the last write, but not that of the last change.
         status = self.path.stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 class BadFile(NamedTuple):
@@ -116,43 +127,23 @@ class Dataset:
     """What the names of the images begin with, before a slash, wherever the dataset is kept."""
     findings: Findings = field(default_factory=Findings)
 
+    @property
+    def samples(self) -> list[Sample]:
+        """The images of all splits."""
+        return [*self.train, *self.val, *self.test]
+
+    def with_splits(self, splits: Mapping[str, list[Sample]]) -> Dataset:
+        """The same dataset with other images in its splits train, val and test."""
+        return replace(self, train=splits["train"], val=splits["val"], test=splits["test"])
+
     def name_of(self, image: Image) -> str:
         """The name of an image below ``root``; its whole name if it is elsewhere."""
-        return image.name.removeprefix(f"{self.root}/")
+        return image.name.removeprefix(f"{self.root}/") if self.root else image.name
 
 
 def by_name(samples: Iterable[Sample]) -> list[Sample]:
     """The samples, sorted by the names of their images."""
     return sorted(samples, key=lambda sample: sample.image.name)
-
-
-def split(dataset: Dataset, *, val_fraction: float, test_fraction: float, shots: int | None, seed: int) -> Dataset:
-    """Makes the test and validation splits that a dataset lacks, then keeps ``shots`` training images of each class.
-
-    A missing split takes its fraction of the training images of every class: at least one image, and never all. The
-    same seed gives the same splits, and the images of fewer shots are a subset of the images of more.
-
-    Raises ValueError for a class with too few images to split, or with fewer training images than ``shots``.
-    """
-    shuffle = random.Random(seed).shuffle
-    train, val, test = [], list(dataset.val), list(dataset.test)
-    for label, name in enumerate(dataset.classes):
-        images = [sample for sample in dataset.train if sample.label == label]
-        found = len(images)
-        shuffle(images)
-        for missing, cut, fraction in ((not dataset.test, test, test_fraction), (not dataset.val, val, val_fraction)):
-            if missing:
-                if len(images) < 2:
-                    raise ValueError(
-                        f"class {name}: expected more training images, to cut validation and test from, got {found}"
-                    )
-                count = min(max(round(fraction * len(images)), 1), len(images) - 1)
-                cut += images[:count]
-                del images[:count]
-        if shots is not None and len(images) < shots:
-            raise ValueError(f"shots: expected at most {len(images)}, the training images of class {name}, got {shots}")
-        train += images[:shots]
-    return replace(dataset, train=by_name(train), val=by_name(val), test=by_name(test))
 
 
 def of_classes(samples: Iterable[Sample], labels: Sequence[int]) -> list[Sample]:

@@ -39,6 +39,18 @@ def read_dataset(name: str | os.PathLike[str] | Sequence[str]) -> Dataset:
     return join([_read(os.fspath(one)) for one in name])
 
 
+def real_name(name: str) -> str:
+    """A dataset's name with the real path of its folder or file, which leads to it from everywhere."""
+    kind, _, rest = name.partition(":")
+    if kind == "torchvision":
+        dataset, _, root = rest.partition(":")
+        return f"torchvision:{dataset}:{os.path.realpath(root or 'data')}"
+    if kind == "hf":
+        path, colon, config = rest.partition(":")
+        return f"hf:{os.path.realpath(path)}{colon}{config}" if os.path.exists(path) else name
+    return os.path.realpath(name)
+
+
 def _read(name: str) -> Dataset:
     kind, _, rest = name.partition(":")
     if kind == "torchvision":

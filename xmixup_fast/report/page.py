@@ -81,6 +81,8 @@ class RunRecord:
     """Of the test images; of the validation images for a run without a test."""
     images: Images
     """The images that were evaluated, in the order of the evaluation's positions."""
+    data: Mapping[str, Any]
+    """The content of data.json."""
     target: Dataset
     source: Dataset | None
     """None for a method without auxiliary images."""
@@ -91,7 +93,7 @@ class RunRecord:
 def run_page(run: RunRecord) -> str:
     """The page of a run, as HTML text."""
     settings, evaluation = run.settings, run.evaluation
-    split = "test" if settings.test else "val"
+    split = "test" if settings.test == "run" else "val"
     parts = [
         _key_figures(evaluation, split, run.summary),
         _curves(run.metrics),

@@ -160,13 +160,22 @@ class Settings:
     """Part of the training images to validate on, where the target has no validation split."""
     test_fraction: float = 0.2
     """Part of the training images to test on, where the target has no test split; cut before the validation split."""
+    split_by: Literal["content", "order"] = "content"
+    """What decides which images are cut for validation and test, besides the seed: their content, so that a few new
+    images move few others; or their order by name, as in the stored comparisons."""
+    duplicates: Literal["warn", "error", "drop"] = "warn"
+    """What to do where images have the same bytes: say so, stop, or leave copies out of training, and images with two
+    labels out of everything."""
+    near_duplicates: bool = False
+    """Look for images that are nearly equal, by a perceptual hash, and say how many there are."""
     val_interval: int = 1
     """Epochs from one validation to the next; the last step is always followed by one."""
     patience: int | None = None
     """Stop after so many validations in a row that were no better than the best, and keep the best one's weights; the
     last step's are kept otherwise. The schedule still spans the whole length."""
-    test: bool = True
-    """Test at the end; without, nothing but validation tells, as it has to be while settings are chosen."""
+    test: Literal["run", "hold", "none"] = "run"
+    """Test at the end (run); put test images aside, but do not look at them, as it has to be while settings are chosen
+    (hold); or cut none, and train on them (none, or --no-test)."""
     report: bool = True
     """Write report.html at the end: curves, selection, confusion matrix, the images with the highest loss, settings."""
     loggers: Literal["tensorboard", "wandb"] | list[Literal["tensorboard", "wandb"]] | None = None
@@ -181,6 +190,9 @@ class Settings:
     """CPU threads; PyTorch's default if not given."""
     resume: Literal["never", "auto"] = "never"
     """Go on with the run that the output folder holds, or begin one where it holds none (auto)."""
+    data_changed: Literal["error", "ignore"] = "error"
+    """What to do where the target has changed since the run that is resumed began: stop, or go on with the run's own
+    images."""
     checkpoint_minutes: float = 10.0
     """Minutes from one checkpoint to the next; there is one at the end, too."""
     checkpoint_steps: int | None = None
@@ -230,6 +242,9 @@ class Settings:
         if self.weights == "none":
             expected = "none with weights none, as there is no pretrained start to draw weights to"
             self._check("regularizer", expected, "none".__eq__)
+        if self.split_by == "order":
+            expected = "run or hold with split_by order"
+            self._check("test", expected, "none".__ne__)
         if self.selection == "assignment":
             self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
         if self.memory_budget is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 
 from .fields import Settings
@@ -17,21 +18,29 @@ NOT_HASHED = (
     "memory_budget",
     "val_interval",
     "output",
-    "test",
     "report",
     "loggers",
     "profile",
     "compile",
     "cuda_graph",
     "resume",
+    "data_changed",
+    "near_duplicates",
     "checkpoint_minutes",
     "checkpoint_steps",
     "checkpoints_kept",
 )
 """Settings that decide where and how a run is computed, not what it computes."""
 
-NEUTRAL = {"optimizer": "sgd", "schedule": "cosine", "regularizer": "none"}
-"""Neutral values besides None, False and zero."""
+NEUTRAL: Mapping[str, tuple[str, ...]] = {
+    "optimizer": ("sgd",),
+    "schedule": ("cosine",),
+    "regularizer": ("none",),
+    "split_by": ("order",),
+    "test": ("run", "hold"),
+    "duplicates": ("warn",),
+}
+"""Neutral values besides None, False and zero. Whether images that are put aside are looked at changes no run."""
 
 
 def affects_result(name: str, settings: Settings) -> bool:
@@ -49,7 +58,7 @@ def run_hash(settings: Settings) -> str:
     values = {
         name: value
         for name, value in asdict(replace(settings, resize=settings.resize or settings.short_side)).items()
-        if value and value != NEUTRAL.get(name) and affects_result(name, settings)
+        if value and value not in NEUTRAL.get(name, ()) and affects_result(name, settings)
     }
     return short_hash(json.dumps(values, sort_keys=True))
 
@@ -60,11 +69,15 @@ def short_hash(text: str) -> str:
 
 
 def check_same(before: Settings, now: Settings, folder: os.PathLike[str]) -> None:
-    """Raises ValueError, which names them, where settings that affect the result have changed since a run began."""
-    changed = [
-        f"{field.name} {getattr(before, field.name)} (now {getattr(now, field.name)})"
-        for field in fields(Settings)
-        if affects_result(field.name, now) and getattr(before, field.name) != getattr(now, field.name)
-    ]
+    """Raises ValueError, which names them, where settings that affect the result have changed since a run began.
+
+    The spelling of the target may change: the run's manifest tells whether its images have.
+    """
+    changed = []
+    for name in (field.name for field in fields(Settings)):
+        old, new = getattr(before, name), getattr(now, name)
+        is_same = old == new or (old in NEUTRAL.get(name, ()) and new in NEUTRAL.get(name, ()))
+        if name != "target" and affects_result(name, now) and not is_same:
+            changed.append(f"{name} {old} (now {new})")
     if changed:
         raise ValueError(f"resume: the run in {os.fspath(folder)} has {', '.join(changed)}; name another output")

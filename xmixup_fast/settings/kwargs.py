@@ -76,15 +76,19 @@ class SettingsKwargs(TypedDict, total=False):
     flip: bool
     val_fraction: float
     test_fraction: float
+    split_by: Literal["content", "order"]
+    duplicates: Literal["warn", "error", "drop"]
+    near_duplicates: bool
     val_interval: int
     patience: int | None
-    test: bool
+    test: Literal["run", "hold", "none"]
     report: bool
     loggers: Literal["tensorboard", "wandb"] | list[Literal["tensorboard", "wandb"]] | None
     seed: int
     device: str
     threads: int | None
     resume: Literal["never", "auto"]
+    data_changed: Literal["error", "ignore"]
     checkpoint_minutes: float
     checkpoint_steps: int | None
     checkpoints_kept: int

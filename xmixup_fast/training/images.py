@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..data.bad_files import list_bad, refuse_bad_files, skipped
-from ..data.dataset import BadFile, Dataset, Sample, split
+from ..data.bad_files import list_bad, refuse_bad_files, skipped, without
+from ..data.dataset import BadFile, Dataset, Sample
 from ..data.decoding.choose import make_decoder
 from ..data.image_store import ImageStore, OverBudget
-from ..data.sources import read_dataset
 from ..data.streamed import StreamedImages
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
@@ -18,24 +17,6 @@ from ..runtime.device import free_memory
 from ..selection.choice import Selection
 from ..settings.fields import Settings
 from ..settings.values import parse_bytes
-
-
-def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Dataset | None]:
-    """Lists the images of the target, split as the settings say, and of the source; decodes none.
-
-    The source is None where ``uses_source`` is False or the settings name none. Raises what
-    :func:`~xmixup_fast.data.sources.read_dataset` and :func:`~xmixup_fast.data.dataset.split` raise.
-    """
-    listed = read_dataset(settings.target)
-    source = read_dataset(settings.source) if uses_source and settings.source else None
-    target = split(
-        listed,
-        val_fraction=settings.val_fraction,
-        test_fraction=settings.test_fraction,
-        shots=settings.shots,
-        seed=settings.seed,
-    )
-    return target, source
 
 
 def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageStore:
@@ -58,6 +39,8 @@ def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageS
 class SplitImages:
     """The images of a run: each split of the target in a pool or a stream, then auxiliary images in a pool.
 
+    Test images are left alone where the run does not test.
+
     Raises ValueError where a class has no image that can be decoded, or where images exceed the memory budget.
     """
 
@@ -71,9 +54,9 @@ class SplitImages:
         self.store = make_image_store(settings, log)
         self.splits: dict[str, ImagePool | StreamedImages] = {
             name: self.store.images(self._samples(name), f"{name} images", settings.storage)
-            for name in ("train", "val", "test")
+            for name in ("train", "val", "test")[: 3 if settings.test == "run" else 2]
         }
-        """The images of each split: train, val and test."""
+        """The images of each split: train, val and, where the run tests, test."""
         for name, images in self.splits.items():
             self._check_classes(images, self._samples(name), target.classes, f"{name} images")
         for name in ("train", "val"):
@@ -91,7 +74,7 @@ class SplitImages:
 
     @property
     def test(self) -> ImagePool | StreamedImages:
-        """The test images, on the CPU."""
+        """The test images, on the CPU, of a run that tests."""
         return self.splits["test"]
 
     @property
@@ -99,13 +82,13 @@ class SplitImages:
         """The images that cannot be used, each once: listed by the readers, or found while decoding so far."""
         return list(dict.fromkeys(self.listed + self.store.bad))
 
-    def auxiliary(self, selection: Selection, source: Dataset) -> ImagePool:
-        """The pool of the images that a selection chose.
+    def auxiliary(self, selection: Selection, source: Dataset, held: Sequence[BadFile]) -> ImagePool:
+        """The pool of the images that a selection chose, without those in ``held``.
 
         Where they do not fit the memory budget, splits of the target are streamed instead, one after the other. Raises
         OverBudget, a ValueError, where that does not suffice or the setting ``storage`` forbids it.
         """
-        samples = selection.samples(source)
+        samples = without(selection.samples(source), held)
         while True:
             try:
                 pool = self.store.build(samples, "auxiliary images")

@@ -16,6 +16,8 @@ from ..batches.sampler import Sampler, run_steps
 from ..data.bad_files import list_bad, without
 from ..data.center_crops import center_crop_batches
 from ..data.dataset import BadFile, Dataset, Sample
+from ..data.duplicates import counted, examples
+from ..data.manifest import Manifest
 from ..data.sources import read_dataset
 from ..methods import L2SP, METHODS, REGULARIZERS
 from ..methods.base import Batches
@@ -30,8 +32,9 @@ from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
-from .images import SplitImages, read_datasets
+from .images import SplitImages
 from .optimizer import check_length, freeze
+from .target import TargetData, contents_of, target_data
 from .trainer import StepParts
 
 
@@ -43,13 +46,21 @@ class TrainingSetup:
     """What the steps work on."""
     images: SplitImages
     """The target's images, by split."""
-    target: Dataset
+    data: TargetData
+    """How the target was cut, or found again."""
+    manifest: Manifest
+    """The target's images by content, and what becomes of them."""
     source: Dataset | None
     """None for a method without a source."""
     source_classes: list[str]
     """Names of the source head's outputs; empty for a network without one."""
     auxiliary: ChosenImages | None
     """The auxiliary images; None for a method without a source."""
+
+    @property
+    def target(self) -> Dataset:
+        """The target's images that are listed, by split."""
+        return self.data.dataset
 
     @property
     def bad(self) -> list[BadFile]:
@@ -96,7 +107,13 @@ class ChosenImages:
     """Seconds that the selection took, without decoding the chosen images."""
 
 
-def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | None = None) -> TrainingSetup:
+def prepare(
+    settings: Settings,
+    log: Callable[[str], object],
+    *,
+    resumed: Path | None = None,
+    recorded: Manifest | None = None,
+) -> TrainingSetup:
     """Makes a run ready.
 
     Args:
@@ -104,11 +121,14 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
         log: gets lines for the user.
         resumed: the folder of a run that is resumed: its selection is read there, and the method, whose state is to be
             loaded, measures nothing.
+        recorded: the manifest of a run that is resumed, whose images the target has to hold.
 
     Raises ValueError, FileNotFoundError and OSError as :func:`xmixup_fast.fit` does.
     """
     method_class = METHODS[settings.method]
-    target, source = read_datasets(settings, uses_source=method_class.uses_source)
+    data = target_data(settings, log, recorded)
+    target = data.dataset
+    source = read_dataset(settings.source) if method_class.uses_source and settings.source else None
     source_classes = source.classes if source else None
     if method_class.uses_classifier and settings.source:
         source_classes = read_dataset(settings.source).classes
@@ -125,14 +145,14 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     auxiliary = None
     if source:
         chooser = AuxiliarySelector(settings, network, images.store.decoder, log, images.store.bad)
-        auxiliary = _Choice(settings, target, source, images, log).choose(chooser, batches, resumed)
+        auxiliary = _Choice(settings, data, source, images, log).choose(chooser, batches, resumed)
     images.check()
     log(images.store.storage())
     if resumed is None:
         method.measure(network, batches)
     log(
         f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(images.train)} training, "
-        f"{len(images.val)} validation and {len(images.test)} test images"
+        f"{len(images.val)} validation and {len(images.splits.get('test', target.test))} test images"
     )
     index = auxiliary.index if auxiliary else None
     rank, world_size = distributed.rank(), distributed.world_size()
@@ -147,7 +167,8 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     return TrainingSetup(
         parts=parts,
         images=images,
-        target=target,
+        data=data,
+        manifest=data.manifest(images.bad),
         source=source,
         source_classes=source_classes or [],
         auxiliary=auxiliary,
@@ -183,10 +204,15 @@ class _Choice:
     """Selects the auxiliary images of a run, and decodes the chosen ones alone."""
 
     settings: Settings
-    target: Dataset
+    data: TargetData
     source: Dataset
     images: SplitImages
     log: Callable[[str], object]
+
+    @property
+    def target(self) -> Dataset:
+        """The target, by split."""
+        return self.data.dataset
 
     def choose(self, chooser: AuxiliarySelector, batches: Batches, resumed: Path | None) -> ChosenImages:
         """Selects source classes or images, or reads the selection of a run that is resumed."""
@@ -199,7 +225,8 @@ class _Choice:
             seconds = time.perf_counter() - started
             for line in selection.lines(self.target.classes, self.source):
                 self.log(line)
-            pool = images.auxiliary(selection, self.source)
+            held = self._held(selection.samples(self.source))
+            pool = images.auxiliary(selection, self.source, held)
         except ValueError as error:
             if settings.bad_files == "skip" or not images.bad or list_bad(images.bad) == str(error):
                 raise
@@ -207,14 +234,26 @@ class _Choice:
         report = selector.report(settings, selection, self.target, self.source)
         if resumed:
             report = json.loads((resumed / "selection.json").read_text(encoding="utf-8"))
-        return ChosenImages(selection, pool, self._index(selection, pool), report, seconds)
+        return ChosenImages(selection, pool, self._index(selection, pool, held), report, seconds)
 
-    def _index(self, selection: Selection, pool: ImagePool) -> AuxiliaryIndex:
-        """Which images of the pool each target class may be mixed with."""
+    def _held(self, samples: Sequence[Sample]) -> list[BadFile]:
+        """The auxiliary images that are validation or test images of the target, too, which training must not see."""
+        held = [*self.target.val, *self.target.test]
+        digests = {self.data.contents[one.image.name].digest for one in held if one.image.name in self.data.contents}
+        contents, _ = contents_of(self.source, samples, self.settings)
+        names = [name for name, content in contents.items() if content.digest in digests]
+        if names:
+            count = counted(names, "auxiliary image")
+            self.log(f"{count} equal to validation or test images, and left out ({examples(names)})")
+        return [BadFile(name, "equal to a validation or test image") for name in names]
+
+    def _index(self, selection: Selection, pool: ImagePool, held: Sequence[BadFile]) -> AuxiliaryIndex:
+        """Which images of the pool each target class may be mixed with; ``held`` are not in it."""
         if selection.kind == "class":
             return AuxiliaryIndex.of(pool, selection.chosen)
         samples = selection.samples(self.source)
-        positions = _positions_of_usable(selection.sample_positions(), samples, self.images.bad, self.target.classes)
+        bad = [*self.images.bad, *held]
+        positions = _positions_of_usable(selection.sample_positions(), samples, bad, self.target.classes)
         return AuxiliaryIndex.of_images(pool, positions)
 
 

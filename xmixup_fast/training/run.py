@@ -15,6 +15,7 @@ import timm
 import torch
 
 from ..data import bad_files
+from ..data.manifest import Manifest
 from ..evaluation import Evaluation
 from ..models.network import Network
 from ..models.trained import save
@@ -97,13 +98,16 @@ class _Run:
         check_writable(folder)
         if run_folder.settings is not None:
             check_same(run_folder.settings, settings, folder)
-        checkpoints = Checkpoints(folder / "checkpoints", run_hash(settings), settings.checkpoints_kept)
-        newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
-        checkpoint = distributed.broadcast_object(newest)
-        setup = prepare(settings, run_folder.log, folder if checkpoint else None)
+        recorded = distributed.broadcast_object(run_folder.manifest)
+        checkpoint = None
+        if recorded is not None:
+            checkpoints = _checkpoints(settings, recorded)
+            newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
+            checkpoint = distributed.broadcast_object(newest)
+        setup = prepare(settings, run_folder.log, resumed=folder if checkpoint else None, recorded=recorded)
         trainer = Trainer(setup.parts, settings)
-        state = RunState.of(checkpoint, setup.bad) if checkpoint else RunState(bad=setup.bad)
-        run = cls(settings, setup, trainer, state, run_folder, checkpoints)
+        state = RunState.of(checkpoint, setup.images.store.bad) if checkpoint else RunState(bad=setup.bad)
+        run = cls(settings, setup, trainer, state, run_folder, _checkpoints(settings, setup.manifest))
         if checkpoint:
             run._load(checkpoint)
         else:
@@ -126,7 +130,7 @@ class _Run:
             run_folder.summary(summary)
             if settings.report and evaluation and distributed.rank() == 0:
                 run_folder.report(run_page(self._record(summary, evaluation)))
-        accuracy = f"test {evaluation.accuracy:.2f} %" if settings.test and evaluation else "not tested"
+        accuracy = f"test {evaluation.accuracy:.2f} %" if settings.test == "run" and evaluation else "not tested"
         run_folder.log(f"{accuracy}  {sum(self.state.seconds):.1f} s of training  {run_folder.folder}")
         return Result(run_folder.folder, trainer.final_network, summary, self.setup.report, evaluation)
 
@@ -137,8 +141,10 @@ class _Run:
         self.run_folder.log(f"resuming at step {checkpoint.step} of {self.trainer.steps}")
 
     def _write_first_files(self) -> None:
-        """Writes config.yaml, selection.json and batch.png."""
+        """Writes the manifest, config.yaml, selection.json and batch.png."""
         setup = self.setup
+        if setup.data.recorded is None:
+            self.run_folder.data(setup.manifest, setup.data.description(self.settings, setup.manifest))
         self.run_folder.config(self.settings.to_yaml())
         if setup.report is not None:
             self.run_folder.selection(setup.report)
@@ -247,12 +253,13 @@ class _Run:
 
         Nothing else looks at the test images: all is decided by now.
         """
-        settings, setup = self.settings, self.setup
-        if not (settings.test or settings.report):
+        setup = self.setup
+        tests = self.settings.test == "run"
+        if not (tests or self.settings.report):
             return None
-        split, images = ("test", setup.images.test) if settings.test else ("val", setup.images.val)
+        split, images = ("test", setup.images.test) if tests else ("val", setup.images.val)
         names = [sample.image.name for sample in setup.samples(split)]
-        evaluation = replace(self.trainer.evaluate(images.to(settings.device)), names=names)
+        evaluation = replace(self.trainer.evaluate(images.to(self.settings.device)), names=names)
         self.run_folder.evaluation(split, evaluation)
         return evaluation
 
@@ -262,6 +269,7 @@ class _Run:
         return {
             "method": settings.method,
             "target": settings.target,
+            "data": setup.data.listing,
             "source": settings.source if setup.report else None,
             "model": settings.model,
             "weights": settings.weights,
@@ -273,10 +281,10 @@ class _Run:
             "images_seen": steps * settings.batch_size,
             "num_train": len(setup.images.train),
             "num_val": len(setup.images.val),
-            "num_test": len(setup.images.test),
+            "num_test": len(setup.samples("test")),
             "bad_files": bad_files.to_json(state.bad),
             "val_accuracy": round(state.best_accuracy if state.best else state.val_accuracy, 4),
-            "test_accuracy": round(evaluation.accuracy, 4) if settings.test and evaluation else None,
+            "test_accuracy": round(evaluation.accuracy, 4) if settings.test == "run" and evaluation else None,
             "train_seconds": round(sum(state.seconds), 3),
             "seconds_per_step": round(statistics.median(state.seconds), 6),
             "selection_seconds": round(setup.selection_seconds, 3),
@@ -298,8 +306,15 @@ class _Run:
             summary=summary,
             metrics=self.state.metrics,
             evaluation=evaluation,
-            images=setup.images.test if self.settings.test else setup.images.val,
+            images=setup.images.test if self.settings.test == "run" else setup.images.val,
+            data=self.run_folder.description,
             target=setup.target,
             source=setup.source,
             selection=setup.selection,
         )
+
+
+def _checkpoints(settings: Settings, manifest: Manifest) -> Checkpoints:
+    """The checkpoints of the run whose images the manifest names: where they are is not part of what the run is."""
+    run = run_hash(replace(settings, target=manifest.fingerprint))
+    return Checkpoints(Path(str(settings.output), "checkpoints"), run, settings.checkpoints_kept)

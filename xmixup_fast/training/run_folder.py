@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.manifest import Manifest
 from ..evaluation import Evaluation
 from ..report import figures
 from ..runtime.files import write_json, write_text
@@ -22,6 +23,7 @@ from ..settings.fields import Settings
 from ..settings.yaml_file import read
 from .loggers import LOGGERS, Logger, logger_names
 
+MANIFEST, DATA = "manifest.csv", "data.json"
 PICTURE_IMAGES = 16
 """Images of the first batch that batch.png shows."""
 
@@ -29,10 +31,11 @@ PICTURE_IMAGES = 16
 class RunFolder:
     """The folder of one run, and its output on the console.
 
-    Writes config.yaml, selection.json, batch.png, metrics.jsonl, metrics.csv, summary.json, evaluation.json and
-    report.html, each of which appears whole or not at all. The constructor writes nothing.
+    Writes manifest.csv, data.json, config.yaml, selection.json, batch.png, metrics.jsonl, metrics.csv, summary.json,
+    evaluation.json and report.html, each of which appears whole or not at all. The constructor writes nothing.
 
-    Raises FileExistsError where the folder already holds a run and ``resume`` is False.
+    Raises FileExistsError where the folder already holds a run and ``resume`` is False, and ValueError where the run
+    has no manifest.
     """
 
     def __init__(self, folder: Path, resume: bool = False) -> None:
@@ -44,6 +47,12 @@ class RunFolder:
         self.folder = folder
         self.settings = read(config) if config.exists() else None
         """The settings of the run that the folder holds; None where it holds none."""
+        self.manifest: Manifest | None = None
+        """The images of the run that the folder holds; None where it holds none."""
+        self.description: dict[str, Any] = {}
+        """The content of data.json; empty before it is written."""
+        if self.settings is not None:
+            self.manifest, self.description = read_data(folder)
         self._metrics: list[dict[str, Any]] = []
         self._loggers: list[Logger] = []
         self._bar: Any = None
@@ -62,6 +71,13 @@ class RunFolder:
         """Makes the folder, and writes config.yaml."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.yaml", text)
+
+    def data(self, manifest: Manifest, description: dict[str, Any]) -> None:
+        """Makes the folder, and writes manifest.csv and data.json."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.description = description
+        manifest.write(self.folder / MANIFEST)
+        write_json(self.folder / DATA, description)
 
     def selection(self, selection: dict[str, Any]) -> None:
         """Writes selection.json."""
@@ -179,12 +195,32 @@ class RunFolder:
         return f"  {tqdm.format_interval(seconds)} left"
 
 
+def read_data(folder: Path) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest and data.json of a run. ValueError for a run of an earlier version, which has none."""
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder}: has no {MANIFEST}, as an earlier version made it; train anew, to another output")
+    description: dict[str, Any] = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    return Manifest.read(folder / MANIFEST), description
+
+
+def data_beside(weights: Path) -> tuple[Manifest, dict[str, Any]] | None:
+    """The manifest and data.json of the run that weights belong to; None for weights outside of a run folder.
+
+    Raises ValueError for the folder of a run of an earlier version.
+    """
+    if weights.is_dir():
+        return read_data(weights)
+    return read_data(weights.parent) if (weights.parent / MANIFEST).is_file() else None
+
+
 class NullRunFolder(RunFolder):
     """A run folder that writes and prints nothing, for all processes but rank 0."""
 
     def __init__(self, folder: Path, resume: bool = False) -> None:
         self.folder = folder
         self.settings = None
+        self.manifest = None
+        self.description = {}
 
     @contextmanager
     def _empty_context(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -195,4 +231,4 @@ class NullRunFolder(RunFolder):
         """Takes the place of every other method."""
 
     logging = progress = _empty_context
-    log = config = selection = batch = step = epoch = resume = evaluation = report = summary = _do_nothing
+    log = data = config = selection = batch = step = epoch = resume = evaluation = report = summary = _do_nothing

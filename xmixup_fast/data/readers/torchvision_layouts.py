@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dataset import BadFile, Dataset, Image
+from ..dataset import BadFile, Content, Dataset, Image
 from .folder import read_folder
 from .listing import Entry, Root, collect
 
@@ -71,7 +70,11 @@ class ArrayImage(Image):
         return bytes(encoded.numpy().tobytes())
 
     def stamp(self) -> str:
-        return hashlib.blake2b(self.pixels.tobytes(), digest_size=16).hexdigest()
+        return self.content().digest
+
+    def content(self) -> Content:
+        """Of the pixels: the bytes of a PNG file depend on the library that writes it."""
+        return Content.of(self.pixels.tobytes())
 
 
 def read_torchvision(name: str) -> Dataset:

@@ -1,0 +1,210 @@
+"""Cuts validation and test images from the training images of a dataset that lacks them.
+
+Where an image goes follows from its content and the seed, as far as each class has to have its share: names, order and
+place of the files do not matter, and one image more or less in a class moves at most one other image across each
+border.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from ..settings.fields import Settings
+from .contents import Contents
+from .dataset import Dataset, Sample, by_name
+from .duplicates import SPLITS, Duplicates, Given, copy_of, two_labels
+
+UNUSED, OUT = "unused", "out"
+"""What becomes of images in no split: they are not among the shots, or they are left out."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where each image of a dataset goes."""
+
+    dataset: Dataset
+    """The dataset with the splits that were cut."""
+    apart: Mapping[str, str]
+    """UNUSED or OUT, for images in no split, by name."""
+    notes: Mapping[str, str]
+    """What is to be said of an image, by its name: that it is a copy, or has two labels."""
+    duplicates: Duplicates
+
+
+def cut(dataset: Dataset, contents: Contents, settings: Settings) -> Cut:
+    """Cuts the splits that a dataset lacks, and takes ``shots`` training images of each class.
+
+    Images without a content, which cannot be read, are in no split.
+
+    Raises ValueError for a class with too few images, for duplicates where the setting ``duplicates`` is "error".
+    """
+    given = Given(dataset, contents)
+    duplicates = Duplicates.of(given)
+    if settings.duplicates == "error":
+        duplicates.refuse()
+    dropped = given.dropped() if settings.duplicates == "drop" else {}
+    rest = dataset.with_splits({name: _without(getattr(dataset, name), contents, dropped) for name in SPLITS})
+    by_order = settings.split_by == "order"
+    done = cut_by_order(rest, settings) if by_order else cut_by_content(rest, contents, settings)
+    used = {sample.image.name for split in SPLITS for sample in getattr(done, split)}
+    unused = {sample.image.name for sample in rest.train if sample.image.name not in used}
+    apart = dict.fromkeys(dropped, OUT) | dict.fromkeys(unused, UNUSED)
+    return Cut(done, apart, {**_notes(given), **dropped}, duplicates)
+
+
+def cut_by_content(dataset: Dataset, contents: Contents, settings: Settings) -> Dataset:
+    """Cuts by the images' contents.
+
+    Of each class, the distinct contents are sorted by a number that follows from content and seed: the first ones are
+    for test, the last ones for validation. So validation is the same whether or not test images are put aside. Copies
+    go where the first one goes, but do not count as further shots. A content with two labels, or one in a split that
+    the dataset has, stays in train.
+
+    Raises ValueError, which names all of them, for classes with too few images to cut from; and for one with fewer
+    training images than ``shots``.
+    """
+    given = Given(dataset, contents)
+    needs = Needs(val=not dataset.val, test=not dataset.test, keeps_test=settings.test != "none")
+    place: dict[str, str] = {}
+    short = []
+    for name, samples in _by_class(dataset):
+        digests = dict.fromkeys(contents[one.image.name].digest for one in samples)
+        units = [one for one in digests if given.splits(one) == {"train"} and len(given.labels(one)) == 1]
+        if not digests or len(units) < needs.least:
+            short.append(f"{name} ({len(units)})")
+        else:
+            place |= _places(units, needs, name, settings)
+    if short:
+        raise ValueError(needs.message(short))
+    rest = "train" if settings.shots is None else UNUSED
+    splits: dict[str, list[Sample]] = {split: [] for split in (*SPLITS, UNUSED)}
+    seen: set[str] = set()
+    for sample in dataset.train:
+        digest = contents[sample.image.name].digest
+        goes = place.get(digest, rest)
+        splits[rest if goes == "train" and digest in seen else goes].append(sample)
+        seen.add(digest)
+    return dataset.with_splits({**splits, "val": dataset.val + splits["val"], "test": dataset.test + splits["test"]})
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which splits have to be cut."""
+
+    val: bool
+    test: bool
+    keeps_test: bool
+    """Whether images are put aside for test, if they have to be cut."""
+
+    @property
+    def least(self) -> int:
+        """How many distinct images a class has to have; 0 where nothing is cut."""
+        cuts = self.val + (self.test and self.keeps_test)
+        return cuts and 1 + cuts
+
+    def message(self, short: Sequence[str]) -> str:
+        """The message on classes with too few images."""
+        cut = " and ".join(["test"] * (self.test and self.keeps_test) + ["validation"] * self.val) or "nothing"
+        ways = ["add images"]
+        if self.test and self.keeps_test:
+            ways.append("use --no-test, which needs one image less")
+        if self.val:
+            ways.append("give validation images of your own (a folder val beside train)")
+        several = "es" if len(short) > 1 else ""
+        return (
+            f"class{several} {', '.join(short)}: expected at least {max(self.least, 1)} different training images each,"
+            f" to cut {cut} from; {', or '.join(ways)}"
+        )
+
+
+def _places(units: Sequence[str], needs: Needs, class_name: str, settings: Settings) -> dict[str, str]:
+    """The split of each of a class's contents, given by their digests."""
+    seed = settings.seed
+    ordered = sorted(units, key=lambda digest: (_draw("split", seed, digest), digest))
+    count = len(ordered)
+    tested = _share(settings.test_fraction, count, count - 1 - needs.val) if needs.test else 0
+    validated = _share(settings.val_fraction, count - tested, count - tested - 1) if needs.val else 0
+    place = dict.fromkeys(ordered, "train")
+    if needs.keeps_test:
+        place |= dict.fromkeys(ordered[:tested], "test")
+    place |= dict.fromkeys(ordered[count - validated :], "val")
+    if settings.shots is not None:
+        train = sorted(
+            (digest for digest in ordered if place[digest] == "train"),
+            key=lambda digest: (_draw("shots", seed, digest), digest),
+        )
+        _check_shots(settings.shots, len(train), class_name)
+        place |= dict.fromkeys(train[settings.shots :], UNUSED)
+    return place
+
+
+def _share(fraction: float, count: int, most: int) -> int:
+    """A fraction of a number of images, rounded: at least one, where there may be one, and not more than ``most``."""
+    return min(max(math.floor(fraction * count + 0.5), 1), max(most, 0))
+
+
+def _draw(use: str, seed: int, digest: str) -> int:
+    """A number that looks random, and follows from its use, the seed and an image's content alone."""
+    key = f"xmixup {use} {seed}".encode()
+    return int.from_bytes(blake2b(bytes.fromhex(digest), digest_size=8, key=key).digest(), "big")
+
+
+def cut_by_order(dataset: Dataset, settings: Settings) -> Dataset:
+    """Cuts by the positions of the images among those of their class, sorted by name.
+
+    An image more or less in a class deals all of its images anew. Raises as :func:`cut_by_content` does.
+    """
+    shuffle = random.Random(settings.seed).shuffle
+    missing = [(name, fraction) for name, fraction in _fractions(settings) if not getattr(dataset, name)]
+    splits: dict[str, list[Sample]] = {"train": [], "val": list(dataset.val), "test": list(dataset.test)}
+    for name, images in _by_class(dataset):
+        if len(images) < 1 + len(missing):
+            needs = Needs(val=not dataset.val, test=not dataset.test, keeps_test=True)
+            raise ValueError(needs.message([f"{name} ({len(images)})"]))
+        shuffle(images)
+        for split, fraction in missing:
+            count = min(max(round(fraction * len(images)), 1), len(images) - 1)
+            splits[split] += images[:count]
+            del images[:count]
+        if settings.shots is not None:
+            _check_shots(settings.shots, len(images), name)
+        splits["train"] += images[: settings.shots]
+    return dataset.with_splits({name: by_name(samples) for name, samples in splits.items()})
+
+
+def _by_class(dataset: Dataset) -> Iterable[tuple[str, list[Sample]]]:
+    """The name of each class with its training images."""
+    samples: list[list[Sample]] = [[] for _ in dataset.classes]
+    for sample in dataset.train:
+        samples[sample.label].append(sample)
+    return zip(dataset.classes, samples, strict=True)
+
+
+def _fractions(settings: Settings) -> list[tuple[str, float]]:
+    return [("test", settings.test_fraction), ("val", settings.val_fraction)]
+
+
+def _check_shots(shots: int, images: int, class_name: str) -> None:
+    if images < shots:
+        raise ValueError(f"shots: expected at most {images}, the training images of class {class_name}, got {shots}")
+
+
+def _without(samples: Sequence[Sample], contents: Contents, dropped: Mapping[str, str]) -> list[Sample]:
+    """The samples that can be read and are not dropped."""
+    return [one for one in samples if one.image.name in contents and one.image.name not in dropped]
+
+
+def _notes(given: Given) -> dict[str, str]:
+    """Says of each image with copies, by name, what it is a copy of or that it has two labels."""
+    notes: dict[str, str] = {}
+    for digest, samples in given.groups.items():
+        if len(labels := given.labels(digest)) > 1:
+            notes |= {sample.image.name: two_labels(labels) for sample in samples}
+        else:
+            first, *copies = samples
+            notes |= {copy.image.name: copy_of(given.dataset.name_of(first.image)) for copy in copies}
+    return notes

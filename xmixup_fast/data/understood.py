@@ -1,0 +1,61 @@
+"""Lines of text that say, before anything is decoded, how a dataset was understood."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .dataset import Dataset, Findings
+from .duplicates import SPLITS, examples
+
+SHOWN = 10
+"""Of many classes, how many are listed at the beginning, and at the end."""
+
+
+def understood(name: str, dataset: Dataset, counts: Sequence[str] = SPLITS) -> Iterator[str]:
+    """Yields lines about a dataset: its classes with their images by split, files that are ignored, and guesses.
+
+    Args:
+        name: the dataset's name, as the user wrote it.
+        dataset: the dataset with the splits that are used.
+        counts: splits whose images are counted.
+    """
+    by_class = class_counts(dataset, counts)
+    total = {split: sum(row[split] for row in by_class.values()) for split in counts}
+    listed = ", ".join(f"{total[split]} {split}" for split in counts)
+    yield f"{name}: {len(dataset.classes)} classes, {sum(total.values())} images ({listed})"
+    width = max(map(len, dataset.classes), default=0)
+    lines = [
+        f"  {class_name:{width}s}  " + "  ".join(f"{row[split]:6d} {split}" for split in counts)
+        for class_name, row in by_class.items()
+    ]
+    if len(lines) > 2 * SHOWN:
+        lines[SHOWN:-SHOWN] = [f"  ... {len(lines) - 2 * SHOWN} more classes ..."]
+    yield from lines
+    yield from found(dataset.findings)
+
+
+def found(findings: Findings) -> Iterator[str]:
+    """Yields lines about what a reader ignored and guessed."""
+    if findings.ignored:
+        most = sorted(findings.ignored.items(), key=lambda item: (-item[1], item[0]))
+        kinds = [f"{count} {extension or 'without extension'} in {folder}" for (folder, extension), count in most]
+        count = sum(findings.ignored.values())
+        yield f"{count} file{'s' * (count > 1)} ignored, as they are no images: {examples(kinds)}"
+    yield from findings.guesses
+
+
+def class_counts(dataset: Dataset, splits: Sequence[str] = SPLITS) -> dict[str, dict[str, int]]:
+    """The number of images of each class, by its name and by split."""
+    counted = {split: Counter(sample.label for sample in getattr(dataset, split)) for split in splits}
+    return {name: {split: counted[split][label] for split in splits} for label, name in enumerate(dataset.classes)}
+
+
+def to_json(findings: Findings) -> dict[str, Any]:
+    """What a reader ignored and guessed, as data.json holds it."""
+    ignored = [
+        {"folder": folder, "extension": extension, "files": count}
+        for (folder, extension), count in sorted(findings.ignored.items())
+    ]
+    return {"ignored": ignored, "guesses": list(findings.guesses)}

@@ -1,0 +1,163 @@
+"""The target of a run: its images as they are cut for a new run, or as the manifest of a resumed run has them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..data.bad_files import refuse_bad_files
+from ..data.contents import Contents, read_contents
+from ..data.cut import OUT, Cut, cut
+from ..data.dataset import BadFile, Content, Dataset, Sample
+from ..data.duplicates import SPLITS
+from ..data.manifest import Manifest, Match, Row, reasons
+from ..data.sources import read_dataset, real_name
+from ..data.understood import class_counts, to_json, understood
+from ..runtime.distributed import local_rank_zero_first
+from ..settings.fields import Settings
+from ..settings.identity import short_hash
+
+FORMAT = 1
+"""Version of data.json and manifest.csv."""
+
+
+@dataclass(frozen=True)
+class TargetData:
+    """The target's images, as a run uses them."""
+
+    dataset: Dataset
+    """The images by split."""
+    contents: Contents
+    """Of all images that can be read."""
+    listed: Dataset
+    """The dataset before it was cut."""
+    cut: Cut | None
+    """How a new run cuts it; None for a run that is resumed."""
+    recorded: Manifest | None
+    """The manifest of a run that is resumed."""
+
+    def manifest(self, bad: list[BadFile]) -> Manifest:
+        """The run's manifest, in which files that cannot be used are marked."""
+        if self.recorded is not None:
+            return self.recorded
+        assert self.cut is not None
+        return Manifest.of(self.cut, self.listed, self.contents, reasons(bad))
+
+    def description(self, settings: Settings, manifest: Manifest) -> dict[str, Any]:
+        """The content of data.json: where the images are, how they were cut, and what was found besides."""
+        assert self.cut is not None
+        duplicates = self.cut.duplicates
+        return {
+            "format": FORMAT,
+            "target": settings.target,
+            "path": real_name(settings.target),
+            "split_by": settings.split_by,
+            **{name: getattr(settings, name) for name in ("seed", "val_fraction", "test_fraction", "shots", "test")},
+            "classes": class_counts(self.dataset),
+            **to_json(self.listed.findings),
+            "duplicates": {
+                "policy": settings.duplicates,
+                "two labels": duplicates.labels,
+                "two splits": duplicates.splits,
+                "copies": duplicates.copies,
+            },
+            "fingerprint": manifest.fingerprint,
+            "listing": self.listing,
+        }
+
+    @property
+    def listing(self) -> str:
+        """Identifies images, labels, weights and given splits, before anything is cut: 15 hexadecimal digits."""
+        lines = sorted(
+            f"{self.contents[one.image.name].digest} {split} {self.listed.classes[one.label]} {one.weight}"
+            for split in SPLITS
+            for one in getattr(self.listed, split)
+            if one.image.name in self.contents
+        )
+        return short_hash("\n".join(lines))
+
+
+def target_data(settings: Settings, log: Callable[[str], object], recorded: Manifest | None = None) -> TargetData:
+    """Lists the target's images and hashes them; cuts them as the settings say, or finds those of a manifest.
+
+    Says what it found. Raises what :func:`~xmixup_fast.data.sources.read_dataset`, :func:`contents_of` and
+    :func:`~xmixup_fast.data.cut.cut` raise; and ValueError where the target differs from ``recorded``, and the setting
+    ``data_changed`` is "error".
+    """
+    listed = read_dataset(settings.target)
+    contents, unreadable = contents_of(listed, listed.samples, settings)
+    listed = replace(listed, bad=[*listed.bad, *unreadable])
+    if recorded is not None:
+        dataset = _recorded(Match.of(recorded, listed, contents), settings, log)
+        return TargetData(dataset, contents, listed, None, recorded)
+    refuse_bad_files(unreadable, settings.bad_files)
+    done = cut(listed, contents, settings)
+    for line in understood(settings.target, done.dataset):
+        log(line)
+    for line in done.duplicates.lines(settings.duplicates):
+        log(line)
+    return TargetData(done.dataset, contents, listed, done, None)
+
+
+def contents_of(
+    dataset: Dataset, samples: Sequence[Sample], settings: Settings
+) -> tuple[dict[str, Content], list[BadFile]]:
+    """The contents of images of a dataset, and those that cannot be read. OSError where the cache cannot be written."""
+    with local_rank_zero_first():
+        return read_contents(dataset, samples, settings.cache_folder, settings.threads or torch.get_num_threads())
+
+
+def _recorded(match: Match, settings: Settings, log: Callable[[str], object]) -> Dataset:
+    """The images of a run that is resumed, wherever they are now."""
+    differences = match.differences()
+    if differences and settings.data_changed == "error":
+        raise ValueError(
+            f"resume: {settings.target} has changed since the run began: {', '.join(differences)}; "
+            "--data-changed ignore goes on with the run's own images"
+        )
+    splits = {split: [sample for _, sample in match.of_split(split)] for split in SPLITS}
+    if differences:
+        log(f"{settings.target} has changed since the run began: {', '.join(differences)}")
+        splits["train"] = _with_stand_ins(match, log)
+    return replace(match.dataset, classes=match.manifest.classes, bad=_left_out(match)).with_splits(splits)
+
+
+def _left_out(match: Match) -> list[BadFile]:
+    """The files that the run has left out as they cannot be used."""
+    prefix = "cannot be used: "
+    rows = [row for row in match.manifest.of_split(OUT) if row.note.startswith(prefix)]
+    return [BadFile(f"{match.dataset.root}/{row.name}", row.note.removeprefix(prefix)) for row in rows]
+
+
+def _with_stand_ins(match: Match, log: Callable[[str], object]) -> list[Sample]:
+    """The run's training images. Where one is missing, the next one of its class stands in, so that steps, order and
+    draws stay what they were.
+
+    Raises ValueError for a class of which none is left.
+    """
+    there = dict(match.of_split("train"))
+    rows = match.manifest.of_split("train")
+    by_class: dict[str, list[Row]] = {}
+    for row in rows:
+        by_class.setdefault(row.class_name, []).append(row)
+    samples, stand_ins = [], 0
+    for row in rows:
+        own = by_class[row.class_name]
+        start = own.index(row)
+        found = next((one for one in own[start:] + own[:start] if one in there), None)
+        if found is None:
+            raise ValueError(f"resume: none of the run's training images of class {row.class_name} is left")
+        stand_ins += found != row
+        samples.append(there[found]._replace(weight=row.weight))
+    if stand_ins:
+        log(f"{stand_ins} missing training images: the next one of the class stands in for each")
+    return samples
+
+
+def is_same_place(name: str, recorded: str) -> bool:
+    """Whether a dataset's name leads to where a run's images were."""
+    return real_name(name) == recorded or os.path.realpath(name) == os.path.realpath(recorded)
