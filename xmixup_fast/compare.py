@@ -34,7 +34,7 @@ from typing import Any, Literal
 from .cli import Parser, checked_options, exit_status, require_one_process
 from .comparison.plan import COMMON, Comparison, Task, read, timing_key
 from .comparison.plot import plot
-from .comparison.results import Results
+from .comparison.results import Results, check_data
 from .comparison.tables import comma_separated, markdown, paired_table, rows
 from .comparison.tuning import choose, tuned
 from .comparison.workers import Workers
@@ -137,12 +137,14 @@ def _compare(comparison: Comparison, options: Options) -> int:
         return int(failures > 0)
     chosen = choose(comparison, results.lines())
     runs = comparison.runs(chosen)
+    check_data(results.lines(), {run.key for run in runs})
     failures = 0
     if options.time:
         failures = Workers(results, options.data).time(comparison.pairs(chosen))
     elif not options.table:
         failures = Workers(results, options.data).train(runs, options.split)
     lines = results.lines()
+    check_data(lines, {run.key for run in runs})
     text, summary = _write_tables(comparison, chosen, lines, options.split, options.versus)
     print(f"\n{text}")
     if page is not None:

@@ -126,7 +126,8 @@ def test_the_command_evaluates_a_run_on_its_own_images(
 ) -> None:
     expected = json.loads((run.folder / "evaluation.json").read_text())
     for split in ("test", "val", "all"):
-        assert main([str(run.folder), "--split", split, "--output", str(tmp_path / split)]) == 0
+        command = [str(run.folder), "--split", split, "--trained", "keep", "--output", str(tmp_path / split)]
+        assert main(command) == 0
     found = {split: json.loads((tmp_path / split / "evaluation.json").read_text()) for split in ("test", "val", "all")}
     for name in ("split", "images", "accuracy", "confusion"):
         assert found["test"][name] == expected[name]
@@ -167,7 +168,10 @@ def test_weights_are_evaluated_on_another_dataset(
             {"--target": "source"},
             "does not know the classes grass, rose, sky, snow; its 3 classes are blue, green, red",
         ),
-        ({"--target": "target", "--split": "val"}, "has no val split of its own; expected one of train, all"),
+        (
+            {"--target": "target", "--split": "new"},
+            "has no images to evaluate as new; expected one of train, val, test, all",
+        ),
         ({"--target": "absent"}, "absent: no such folder"),
     ],
 )

@@ -40,8 +40,8 @@ elif len(settings) == 2:
     result = {"relative_seconds": 1.25}
 else:
     accuracy = 50 + 10 * last["lr"] + last["seed"] + (last["method"] == "xmixup")
-    result = {"val_accuracy": accuracy, "test_accuracy": accuracy + 10 if last["test"] else None}
-    result |= {"images_seen": 40, "peak_memory_mib": 300, "versions": {"torch": "2"}}
+    result = {"val_accuracy": accuracy, "test_accuracy": accuracy + 10 if last["test"] == "run" else None}
+    result |= {"images_seen": 40, "peak_memory_mib": 300, "versions": {"torch": "2"}, "data": os.environ.get("DATA")}
 with open(asked["folder"] + "/result.json", "w") as file:
     json.dump(result, file)
 """
@@ -69,10 +69,29 @@ def lines(plan: dict[str, Any]) -> list[dict[str, Any]]:
 def test_a_finished_run_is_not_run_again(tmp_path: Path, plan: dict[str, Any], started: Any) -> None:
     assert compare(tmp_path, plan) == 0
     assert len(started()) == len(lines(plan)) == 12
-    assert started()[0][0]["target"] == "/data/b" and all(settings["test"] for (settings,) in started())
+    assert started()[0][0]["target"] == "/data/b" and {settings["test"] for (settings,) in started()} == {"run"}
     assert compare(tmp_path, plan) == 0 and compare(tmp_path, plan, "--split", "val") == 0 and len(started()) == 12
     text = Path(plan["results"]).read_text()
     assert "/mnt" not in text and "/data" not in text and '"target": "boats"' in text
+
+
+def test_runs_on_different_images_are_not_compared(
+    tmp_path: Path,
+    plan: dict[str, Any],
+    started: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATA", "a" * 15)
+    assert compare(tmp_path, plan, "--seeds", "0") == 0
+    monkeypatch.setenv("DATA", "b" * 15)
+    assert compare(tmp_path, plan) == 2
+    message = (
+        "results: the images of target birds have changed between its runs (fingerprint aaaaaaaaaaaaaaa in 3, bbbb"
+    )
+    assert f"error: {message}" in capsys.readouterr().err
+    runs = len(started())
+    assert compare(tmp_path, plan, "--table") == 2 and compare(tmp_path, plan) == 2 and len(started()) == runs
 
 
 def test_changed_settings_make_new_runs_and_old_lines_are_not_in_the_table(
@@ -93,7 +112,7 @@ def test_changed_settings_make_new_runs_and_old_lines_are_not_in_the_table(
 
 def test_validation_alone_never_tests(tmp_path: Path, plan: dict[str, Any], started: Any) -> None:
     assert compare(tmp_path, plan, "--split", "val") == 0
-    assert not any(settings["test"] for (settings,) in started())
+    assert {settings["test"] for (settings,) in started()} == {"hold"}
     assert all(line["test_accuracy"] is None for line in lines(plan)) and (tmp_path / "results.val.md").exists()
     assert compare(tmp_path, plan) == 0 and len(started()) == 24 and (tmp_path / "results.md").exists()
 
@@ -266,13 +285,13 @@ def test_without_the_test_no_test_image_is_looked_at(
     monkeypatch.setattr(Trainer, "evaluate", lambda self, images: sizes.append(len(images)) or evaluate(self, images))
     settings = {"model": "test_resnet", "weights": "none", "method": "finetune", "image_size": 32, "steps": 1}
     (tmp_path / "data").mkdir()
-    for split, count in (("train", 4), ("val", 2), ("test", 3)):
-        write_folder(tmp_path / "data" / split, TARGET, count)
-    for test in (True, False):
-        output = str(tmp_path / str(test))
+    for seed, (split, count) in enumerate((("train", 4), ("val", 2), ("test", 3))):
+        write_folder(tmp_path / "data" / split, TARGET, count, seed=seed)
+    for test in ("run", "hold", "none"):
+        output = str(tmp_path / test)
         settings |= {"target": str(tmp_path / "data"), "device": "cpu", "output": output, "report": False}
-        assert (fit(**settings, test=test).summary["test_accuracy"] is not None) == test
-    assert sizes == [6, 9, 6] and "not tested" in capsys.readouterr().out
+        assert (fit(**settings, test=test).summary["test_accuracy"] is not None) == (test == "run")
+    assert sizes == [6, 9, 6, 6] and "not tested" in capsys.readouterr().out
 
 
 def test_a_missing_data_folder_is_named_before_anything_runs(
@@ -297,7 +316,7 @@ def test_tuning_chooses_by_validation_accuracy_alone(
     assert compare(tmp_path, plan) == 2
     assert "error: grid: tuning of finetune is not complete; do it first, with --tune" in capsys.readouterr().err
     assert compare(tmp_path, plan, "--tune") == 1
-    assert len(started()) == 3 * 4 * 2 * 2 and not any(settings["test"] for (settings,) in started())
+    assert len(started()) == 3 * 4 * 2 * 2 and {settings["test"] for (settings,) in started()} == {"hold"}
     output = capsys.readouterr().out
     assert "| finetune | lr 0.7 | 65.50 | chosen |" in output and "| mixup | lr 2.0 | failed |  |" in output
     assert compare(tmp_path, plan) == 0

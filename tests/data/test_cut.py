@@ -221,7 +221,7 @@ def test_warn_leaves_given_splits_alone_and_says_what_it_found() -> None:
     done = cut(dataset, contents, made_settings(test="hold", val_fraction=0.4))
     assert len(done.dataset.test) == 2 and not done.apart
     lines = done.duplicates.lines("warn")
-    assert lines[0].startswith("duplicates: 1 content with two labels (train/a/001.png = train/b/001.png); ")
+    assert lines[0].startswith("duplicates: 1 content with two labels (train/a/001.png = train/b/002.png); ")
     assert lines[1].startswith("duplicates: 1 content in two splits (test/a/000.png = train/a/000.png); ")
     assert lines[2].startswith(
         "duplicates: 1 content more than once, with one label (train/a/002.png = train/a/003.png)"

@@ -21,14 +21,14 @@ from xmixup_fast.methods import METHODS
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.train import main
-from xmixup_fast.training import images
+from xmixup_fast.training import target as target_module
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> None:
     result = run(data, tmp_path / "run", method, report=True)
     names = {"config.yaml", "metrics.jsonl", "metrics.csv", "model.safetensors", "batch.png", "summary.json"}
-    names |= {"evaluation.json", "report.html", "checkpoints"}
+    names |= {"evaluation.json", "report.html", "checkpoints", "manifest.csv", "data.json"}
     uses_source = METHODS[method].uses_source
     assert {path.name for path in result.folder.iterdir()} == names | ({"selection.json"} if uses_source else set())
 
@@ -82,13 +82,13 @@ def test_cotuning_takes_the_classifiers_own_classes_or_those_of_a_source(data: P
         ("bss", {"bss_k": 9}, "bss_k: expected at most 8"),
     ],
 )
-def test_what_a_network_lacks_is_said_before_an_image_is_read(
+def test_what_a_network_lacks_is_said_before_an_image_is_decoded(
     data: Path, tmp_path: Path, method: str, settings: dict[str, Any], message: str
 ) -> None:
     target = tmp_path / "target"
     write_folder(target, TARGET, 10)
     for path in target.rglob("*.png"):
-        path.write_text("broken")
+        path.write_text(f"broken {path}")
     with pytest.raises(ValueError, match=message):
         run(data, tmp_path / "run", method, target=str(target), **settings)
 
@@ -239,8 +239,8 @@ def test_chosen_images_that_are_bad_are_left_out(data: Path, tmp_path: Path) -> 
 
 def test_what_a_reader_found_bad_counts_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = BadFile("../escape.jpg", "leads out of the archive")
-    read = images.read_dataset
-    monkeypatch.setattr(images, "read_dataset", lambda path: replace(read(path), bad=[found]))
+    read = target_module.read_dataset
+    monkeypatch.setattr(target_module, "read_dataset", lambda path: replace(read(path), bad=[found]))
     with pytest.raises(ValueError, match=r"1 bad file; .*\n  \.\./escape\.jpg: leads out of the archive"):
         run(data, tmp_path / "error", "finetune")
     summary = run(data, tmp_path / "skip", "finetune", bad_files="skip").summary

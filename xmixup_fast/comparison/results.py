@@ -8,7 +8,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -82,3 +83,21 @@ class Results:
         # Closing any descriptor of a file releases all of a process's locks on it, so this one stays open to the end.
         self.work.mkdir(parents=True, exist_ok=True)
         return os.open(self.work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+
+
+def check_data(lines: Iterable[Mapping[str, Any]], keys: Container[str]) -> None:
+    """Raises ValueError where runs with these keys were made on different images of one target.
+
+    Lines of runs that recorded no fingerprint of their images are not looked at.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for line in lines:
+        if line["key"] in keys and line.get("data"):
+            counts.setdefault(line["target"], Counter())[line["data"]] += 1
+    for target, found in counts.items():
+        if len(found) > 1:
+            each = ", ".join(f"{data} in {count}" for data, count in found.most_common())
+            raise ValueError(
+                f"results: the images of target {target} have changed between its runs (fingerprint {each}), so their "
+                "accuracies cannot be compared; make all of them anew with another --results"
+            )

@@ -30,7 +30,15 @@ from ..training.trainer import Trainer
 
 WARM_UP, ROUNDS = 2, 20
 """Steps of each side that are timed in turn: not counted, and counted."""
-KEPT = ("images_seen", "seconds_per_step", "train_seconds", "selection_seconds", "val_accuracy", "test_accuracy")
+KEPT = (
+    "data",
+    "images_seen",
+    "seconds_per_step",
+    "train_seconds",
+    "selection_seconds",
+    "val_accuracy",
+    "test_accuracy",
+)
 """What is kept of a run's summary."""
 
 

@@ -88,7 +88,7 @@ class Duplicates:
         """A line of text for each kind, and what the policy does about it; nothing where there are no duplicates."""
         done: Mapping[str, tuple[str, str, str]] = {
             "warn": (
-                "they train under each label, and are never cut for validation or test",
+                "they train under each label, and are never cut for validation or test; drop leaves them out",
                 "they stay in both; --duplicates drop takes them out of training",
                 "copies go together into one split",
             ),

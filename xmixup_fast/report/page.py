@@ -105,6 +105,7 @@ def run_page(run: RunRecord) -> str:
         parts.append(_selection(run.selection, run.target, run.source))
     parts += [
         _first_batch(run.folder, run.batch_note),
+        _data(run.data),
         _details("Settings", _name_table(asdict(settings))),
         _details("Figures and versions", _name_table(_flat(run.summary))),
     ]
@@ -126,6 +127,30 @@ def _selection(selection: Selection, target: Dataset, source: Dataset) -> str:
     note = f"<p class=note>The first {ROWS} classes; {rest} more are in selection.json.</p>" if rest > 0 else ""
     text = "<p>Left: training images. Right: auxiliary images that they are mixed with, and how well they fit.</p>"
     return _section("Selection", f'{text}<div class="wide">{_image(_jpeg(sheet), "paper")}</div>{note}')
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    """The images of each class by split; ignored files, guesses and duplicates."""
+    splits = list(next(iter(data["classes"].values())))
+    head = "<tr><th>class" + "".join(f"<th class=number>{split}" for split in splits) + "</tr>"
+    lines = [
+        f"<tr><td>{escape(readable_name(name))}"
+        + "".join(f"<td class=number>{row[split]}" for split in splits)
+        + "</tr>"
+        for name, row in data["classes"].items()
+    ]
+    notes = [
+        f"{one['files']} {one['extension'] or 'files without extension'} in {one['folder']} ignored"
+        for one in data["ignored"]
+    ]
+    notes += data["guesses"]
+    for kind, found in data["duplicates"].items():
+        if kind != "policy" and found:
+            notes.append(f"duplicates, {kind}: {len(found)} ({', '.join(found[:3])})")
+    where = f"<p>{escape(data['path'])}. manifest.csv names every image; fingerprint {escape(data['fingerprint'])}.</p>"
+    listed = "".join(f"<li>{escape(note)}" for note in notes)
+    table = f'<div class="table"><table>{head}{"".join(lines)}</table></div>'
+    return _section("Data", f"{where}{f'<ul>{listed}</ul>' if notes else ''}{table}")
 
 
 def _first_batch(folder: Path, note: str | None) -> str:

@@ -154,7 +154,8 @@ def _with_stand_ins(match: Match, log: Callable[[str], object]) -> list[Sample]:
         stand_ins += found != row
         samples.append(there[found]._replace(weight=row.weight))
     if stand_ins:
-        log(f"{stand_ins} missing training images: the next one of the class stands in for each")
+        title = "missing training image" + "s" * (stand_ins > 1)
+        log(f"{stand_ins} {title}: the next one of its class stands in")
     return samples
 
 
