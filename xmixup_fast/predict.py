@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .models.trained import Preprocessing
 
 Policy = Literal["error", "skip"]
-DecoderName = Literal["auto", "dali", "torchvision"]
+DecoderName = Literal["auto", "dali", "torchcodec", "torchvision", "pillow"]
 
 SUFFIXES = (".csv", ".jsonl")
 """Of the files that predictions are written to."""

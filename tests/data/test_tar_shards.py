@@ -86,7 +86,7 @@ BAD_MEMBERS: list[tuple[str, str | bytes]] = [
     ("/root.jpg", "x"),
     ("unlabelled.jpg", "x"),
     ("pictureless.cls", "x"),
-    ("other.tif", "x"),
+    ("other.xcf", "x"),
     ("other.cls", "x"),
     ("two.jpg", "x"),
     ("two.png", "x"),

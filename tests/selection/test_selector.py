@@ -28,7 +28,8 @@ from torch import nn
 from torchvision.io import encode_png
 
 from xmixup_fast.data.dataset import BadFile, Dataset, FileImage, Image, Sample
-from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
+from xmixup_fast.data.decoding.decoder import PillowDecoder
+from xmixup_fast.data.formats import NOT_AN_IMAGE
 from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.network import Network
@@ -284,7 +285,7 @@ def test_bad_source_images_are_named_and_left_out(
     broken.write_bytes(bytes(len(good)))
     os.utime(broken, ns=(0, mended.st_mtime_ns))
     gone.unlink()
-    expected = [BadFile(str(broken), "not a JPEG, PNG or WebP image"), BadFile(str(gone), "No such file or directory")]
+    expected = [BadFile(str(broken), NOT_AN_IMAGE), BadFile(str(gone), "No such file or directory")]
     chosen = []
     for count in (28, 2):  # the first selection reads all source images; the second, from the cache, the bad ones
         reads.clear()
@@ -359,7 +360,7 @@ def test_assignment_needs_enough_source_classes_by_feature_too(data: tuple[Datas
 def test_auxiliary_images_can_be_single_ones(data: tuple[Dataset, Dataset]) -> None:
     selection = choose(settings_for("sample"), data)
     samples = selection.samples(data[1])
-    pool = ImageStore(TorchvisionDecoder(37, 1), None, None, print).build(samples, "images")
+    pool = ImageStore(PillowDecoder(37, 1), None, None, print).build(samples, "images")
     auxiliary = AuxiliaryIndex.of_images(pool, selection.sample_positions())
     assert auxiliary.offsets.tolist() == [0, 5, 10, 15] and len(pool) == len(samples)
     for target, row in enumerate(selection.chosen):
