@@ -78,7 +78,7 @@ class Decoder(ABC):
         """Decodes the samples' bad images again, and tells whether all of them are still bad."""
         names = {item.name for item in bad}
         again = [sample.image for sample in samples if sample.image.name in names]
-        return not again or not any(isinstance(result, Tensor) for result in self.decode(again))
+        return not again or not any(isinstance(result, Tensor) for result in self.decode(again, lambda line: None))
 
     def _steps(self, notes: Notes) -> Steps:
         return Steps(self.short_side, self.decode_jpeg, notes)

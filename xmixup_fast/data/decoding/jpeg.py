@@ -42,7 +42,7 @@ def _orientation_kinds(exif: bytes) -> list[tuple[int, int]] | None:
             return None
         magic, offset = struct.unpack_from(f"{order}HI", tiff, 2)
         (count,) = struct.unpack_from(f"{order}H", tiff, offset)
-        entries = [struct.unpack_from(f"{order}HHI", tiff, offset + 2 + 12 * i) for i in range(count)]
+        entries = [struct.unpack_from(f"{order}HHI4x", tiff, offset + 2 + 12 * i) for i in range(count)]
     except struct.error:
         return None
     return [(kind, number) for tag, kind, number in entries if tag == _ORIENTATION] if magic == 42 else None

@@ -52,11 +52,15 @@ class Header(NamedTuple):
     width: int
 
 
+class NeedsExtra(ValueError):
+    """An image is in a format that an optional package reads."""
+
+
 def read_header(stream: BinaryIO) -> Header:
     """Reads an image's header, and decodes no pixel.
 
-    Raises OSError where bytes cannot be read, ValueError for anything but an image in one of the formats, and Pillow's
-    DecompressionBombError for an image with more pixels than Pillow opens.
+    Raises OSError where bytes cannot be read, ValueError for anything but an image in one of the formats (NeedsExtra for
+    HEIC without pillow-heif), and Pillow's DecompressionBombError for an image with more pixels than Pillow opens.
     """
     image = _open(stream)
     return Header(image.format in ("JPEG", "MPO") and all_decoders_agree(image), image.height, image.width)
@@ -99,26 +103,27 @@ def _open(stream: BinaryIO) -> PIL.Image.Image:
     try:
         return PIL.Image.open(stream, formats=READABLE)
     except PIL.UnidentifiedImageError:
-        raise ValueError(_why_not(stream)) from None
+        raise _why_not(stream) from None
 
 
-def _why_not(stream: BinaryIO) -> str:
+def _why_not(stream: BinaryIO) -> ValueError:
     """Why Pillow does not open an image."""
     stream.seek(0)
     head = stream.read(formats.HEAD)
     if not head:
-        return "empty"
+        return ValueError("empty")
     name = formats.format_of(head)
     if name is None:
-        return formats.NOT_AN_IMAGE
+        return ValueError(formats.NOT_AN_IMAGE)
     if name not in READABLE:
-        return f"{name}, which cannot be read here: pip install 'xmixup_fast[heif]'"
+        return NeedsExtra(f"{name}, which cannot be read here; pip install 'xmixup_fast[heif]'")
     try:
         stream.seek(0)
         PIL.Image.OPEN[name][0](stream, "")
+        why = "for no reason given"
     except Exception as error:  # parsers of damaged bytes raise almost anything
-        return f"{name} that Pillow does not read ({reason(error)}); save it anew, as 8-bit JPEG or PNG"
-    return f"{name} that Pillow does not read; save it anew, as 8-bit JPEG or PNG"
+        why = reason(error)
+    return ValueError(f"{name} that Pillow does not read ({why}); save it anew, as 8-bit JPEG or PNG")
 
 
 def _has_more(image: PIL.Image.Image) -> bool:

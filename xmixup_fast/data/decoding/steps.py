@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import resize
 
 from ..dataset import BadFile, Image
 from .notes import PILLOW, Notes
-from .pillow import Header, decode, read_header, reason
+from .pillow import Header, NeedsExtra, decode, read_header, reason
 
 Windows = Sequence[Sequence[int]]
 """Top, left, height and width of one window of each image, in pixels."""
@@ -83,6 +83,8 @@ class Steps:
             data = bytearray(image.read())
             header = image.header if isinstance(image, Opened) else read_header(io.BytesIO(data))
         except Exception as error:  # parsers of damaged bytes raise almost anything
+            if isinstance(error, NeedsExtra):
+                self.notes.add(str(error), image.name)
             return BadFile(image.name, reason(error))
         if kept_size(header.height, header.width) != (header.height, header.width):
             self.notes.add(CROPPED, image.name)
