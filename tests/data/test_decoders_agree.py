@@ -34,7 +34,7 @@ orientations = st.builds(
     order=st.sampled_from([b"II", b"MM"]),
     kind=st.sampled_from([1, 3, 4]),
     count=st.sampled_from([0, 1, 2]),
-    head=st.sampled_from([b"Exif\0\0", b"Exif\0\xff", b"exif\0\0"]),
+    head=st.sampled_from([b"Exif\0\0", b"Exif\0\xff", b"exif\0\0", b"other\0"]),
 )
 metadata = st.one_of(
     orientations,

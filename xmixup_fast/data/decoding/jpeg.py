@@ -23,7 +23,8 @@ def all_decoders_agree(image: PIL.Image.Image) -> bool:
         return False
     applist: list[tuple[str, bytes]] = getattr(image, "applist", [])
     segments = [data for name, data in applist if name == "APP1"]
-    exif = [data for data in segments if data[:4].lower() == b"exif"]
+    # torchvision takes the first segment for EXIF whatever it is called.
+    exif = [data for data in segments if not data.startswith(b"http://ns.adobe.com/")]
     in_xmp = any(b"tiff:Orientation" in data for data in segments)
     if not exif:
         return not in_xmp
