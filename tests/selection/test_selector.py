@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import subprocess
@@ -25,7 +26,6 @@ from selecting import (
     settings_for,
 )
 from torch import nn
-from torchvision.io import encode_png
 
 from xmixup_fast.data.dataset import BadFile, Dataset, FileImage, Image, Sample
 from xmixup_fast.data.decoding.decoder import PillowDecoder
@@ -124,8 +124,7 @@ def test_for_perfectly_recognised_classes_the_order_is_that_of_the_predictions(t
     for name, colours in (("source", pure), ("target", greyish)):
         for label, colour in colours.items():
             (tmp_path / name / label).mkdir(parents=True)
-            pixels = torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1).expand(3, 40, 40).contiguous()
-            (tmp_path / name / label / "0.png").write_bytes(bytes(encode_png(pixels).numpy()))
+            PIL.Image.new("RGB", (40, 40), colour).save(tmp_path / name / label / "0.png")
     data = read_folder(tmp_path / "target"), read_folder(tmp_path / "source")
     rows = 60 * torch.eye(3)
     network = colour_network([True] * 3)
@@ -204,10 +203,16 @@ def test_source_images_are_read_once_and_then_come_from_the_cache(
         assert read_by(settings)[1]
 
 
+def _grey_png() -> bytes:
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (40, 40), (128, 128, 128)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 class Counted(Image):
     """An image with a name of its own and the same picture as all others; the class counts how often one is read."""
 
-    encoded = bytes(encode_png(torch.full((3, 40, 40), 128, dtype=torch.uint8)).numpy())
+    encoded = _grey_png()
     reads = 0
 
     def __init__(self, number: int) -> None:

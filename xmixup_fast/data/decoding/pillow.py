@@ -59,8 +59,8 @@ class NeedsExtra(ValueError):
 def read_header(stream: BinaryIO) -> Header:
     """Reads an image's header, and decodes no pixel.
 
-    Raises OSError where bytes cannot be read, ValueError for anything but an image in one of the formats (NeedsExtra for
-    HEIC without pillow-heif), and Pillow's DecompressionBombError for an image with more pixels than Pillow opens.
+    Raises OSError where bytes cannot be read, ValueError for anything but an image in one of the formats, NeedsExtra
+    among these for HEIC without pillow-heif, and Pillow's DecompressionBombError for more pixels than Pillow opens.
     """
     image = _open(stream)
     return Header(image.format in ("JPEG", "MPO") and all_decoders_agree(image), image.height, image.width)
