@@ -56,8 +56,8 @@ class Options:
     """Short side at which images are cropped, in pixels, or full for their own size; as in training, if not given."""
     batch_size: int = 64
     """Images at a time."""
-    decoder: Literal["auto", "dali", "torchvision"] = "auto"
-    """What decodes JPEG files; auto takes DALI where it is installed."""
+    decoder: Literal["auto", "dali", "torchcodec", "torchvision", "pillow"] = "auto"
+    """What decodes JPEG files; auto takes the first of these that is installed."""
     bad_files: Literal["error", "skip"] = "error"
     """What to do where images cannot be decoded: stop, or evaluate without them."""
     storage: Literal["auto", "resident", "stream"] = "auto"

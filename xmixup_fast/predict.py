@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .models.trained import Preprocessing
 
 Policy = Literal["error", "skip"]
-DecoderName = Literal["auto", "dali", "torchvision"]
+DecoderName = Literal["auto", "dali", "torchcodec", "torchvision", "pillow"]
 
 SUFFIXES = (".csv", ".jsonl")
 """Of the files that predictions are written to."""
@@ -86,7 +86,8 @@ def predict(
             and once all files have been looked at a ValueError names the bad ones. ``skip``: they come as ``BadFile``
             among the predictions.
         device: cpu, cuda or cuda:1; auto takes a GPU where there is one.
-        decoder: what decodes JPEG files; auto takes DALI where it is installed.
+        decoder: what decodes JPEG files; auto takes the first of dali, torchcodec, torchvision and pillow that is
+            installed.
 
     Raises ValueError and FileNotFoundError, at once, for arguments and weights that cannot be used; ValueError where
     there are no images.
@@ -270,7 +271,7 @@ class Options:
     device: str = "auto"
     """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
     decoder: DecoderName = "auto"
-    """What decodes JPEG files; auto takes DALI where it is installed."""
+    """What decodes JPEG files; auto takes the first of these that is installed."""
 
 
 def run(options: Options) -> None:

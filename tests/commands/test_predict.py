@@ -18,6 +18,7 @@ from small_runs import arguments, run
 
 from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.data.dataset import BadFile
+from xmixup_fast.data.formats import NOT_AN_IMAGE
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.predict import Prediction, main, predict
@@ -138,7 +139,7 @@ def test_bad_files_are_all_named_and_can_be_skipped(weights: Path, tmp_path: Pat
     (photos / "red" / "001.png").write_bytes(b"")
     asked = [str(weights), str(photos), str(tmp_path / "absent.png"), "--batch-size", "2"]
     bad = [
-        f"{photos}/green/000.png: not a JPEG, PNG or WebP image",
+        f"{photos}/green/000.png: {NOT_AN_IMAGE}",
         f"{photos}/red/001.png: empty",
         f"{tmp_path}/absent.png: no such file or folder",
     ]

@@ -17,7 +17,7 @@ from PIL import Image
 from small_runs import arguments
 
 from xmixup_fast.data.dataset import BadFile
-from xmixup_fast.data.decoding import choose
+from xmixup_fast.data.formats import NOT_AN_IMAGE
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
@@ -223,7 +223,7 @@ def test_bad_files_are_all_listed_or_all_skipped(
         assert main(flags(data, tmp_path / "out", **changes)) == 2
         error = capsys.readouterr().err.splitlines()
         assert error[0] == "error: 6 bad files; --bad-files skip trains without them:"
-        assert sorted(error[1:]) == sorted(f"  {name}: not a JPEG, PNG or WebP image" for name in broken)
+        assert sorted(error[1:]) == sorted(f"  {name}: {NOT_AN_IMAGE}" for name in broken)
         assert not (tmp_path / "out").exists()
     assert main(flags(data, tmp_path / "out", bad_files="skip", **changes)) == 0
     assert "6 bad files skipped; selection.json lists them" in capsys.readouterr().out
@@ -239,7 +239,8 @@ def test_bad_files_are_all_listed_or_all_skipped(
 def test_the_command_says_which_decoder_stands_in(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "find_spec", lambda name: None)
+    for module in ("nvidia.dali", "torchcodec", "torchcodec.decoders"):
+        monkeypatch.setitem(sys.modules, module, None)
     assert main(flags(data, tmp_path / "out")) == 0
     assert capsys.readouterr().out.count("decoder: torchvision, since DALI is not installed") == 1
     train(data, tmp_path / "run", selection="feature")

@@ -20,8 +20,10 @@ import torch
 
 from xmixup_fast.data import image_store as image_store_module
 from xmixup_fast.data.dataset import BadFile, FileImage, Image, Sample
-from xmixup_fast.data.decoding import decoder as decoder_module
-from xmixup_fast.data.decoding.decoder import Header, TorchvisionDecoder, read_header
+from xmixup_fast.data.decoding import steps as steps_module
+from xmixup_fast.data.decoding.decoder import PillowDecoder
+from xmixup_fast.data.decoding.pillow import Header, read_header
+from xmixup_fast.data.formats import NOT_AN_IMAGE
 from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.runtime.device import free_memory
@@ -31,15 +33,15 @@ from xmixup_fast.settings.values import parse_bytes
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Counted(TorchvisionDecoder):
+class Counted(PillowDecoder):
     """A decoder that counts the images that it decodes."""
 
     count = 0
 
-    def decode(self, images: Any) -> Any:
+    def decode(self, images: Any, log: Any = None) -> Any:
         images = list(images)
         self.count += len(images)
-        return super().decode(images)
+        return super().decode(images, log)
 
 
 class Start:
@@ -112,7 +114,7 @@ def test_a_build_reads_each_header_once(tmp_path: Path, monkeypatch: pytest.Monk
         count += 1
         return read_header(stream)
 
-    for module in (decoder_module, image_store_module):
+    for module in (steps_module, image_store_module):
         monkeypatch.setattr(module, "read_header", counted)
     for cache in (None, tmp_path / "cache"):
         count = 0
@@ -145,7 +147,7 @@ def test_bad_files_are_remembered_and_looked_at_again(tmp_path: Path) -> None:
     os.utime(path, ns=(0, 0))
     for _ in range(2):
         start = Start(samples, tmp_path / "cache")
-        assert start.bad == [BadFile(str(path), "not a JPEG, PNG or WebP image")]
+        assert start.bad == [BadFile(str(path), NOT_AN_IMAGE)]
         assert start.pool.labels.tolist() == [0, 2, 0, 1]
     assert start.decoded == 1  # the bad file, which is tried again
     path.write_bytes(good)
@@ -179,7 +181,7 @@ BUILD = """
 import os, signal, sys
 from pathlib import Path
 from xmixup_fast.data.dataset import FileImage, Sample
-from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
+from xmixup_fast.data.decoding.decoder import PillowDecoder
 from xmixup_fast.data.image_store import ImageStore
 
 class Deadly(FileImage):
@@ -189,7 +191,7 @@ class Deadly(FileImage):
 folder, cache, deadly = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 paths = sorted(folder.glob("*.png"))
 samples = [Sample((Deadly if i == deadly else FileImage)(path), 0) for i, path in enumerate(paths)]
-ImageStore(TorchvisionDecoder(8, 2), cache, None, print).build(samples, "images")
+ImageStore(PillowDecoder(8, 2), cache, None, print).build(samples, "images")
 """
 
 
@@ -224,9 +226,9 @@ def test_processes_that_build_the_same_pool_do_not_collide(tmp_path: Path) -> No
     assert start.decoded == 0 and equal(start.pool, Start(samples, None).pool)
     assert {path.name for path in (cache / "pools").iterdir()} == {
         pools(cache)[0].name,
-        pools(cache)[0].with_suffix(".bad.json").name,
+        pools(cache)[0].with_suffix(".remarks.json").name,
     }
-    assert json.loads(pools(cache)[0].with_suffix(".bad.json").read_text()) == []
+    assert json.loads(pools(cache)[0].with_suffix(".remarks.json").read_text()) == {"bad": [], "notes": []}
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import subprocess
@@ -25,10 +26,10 @@ from selecting import (
     settings_for,
 )
 from torch import nn
-from torchvision.io import encode_png
 
 from xmixup_fast.data.dataset import BadFile, Dataset, FileImage, Image, Sample
-from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
+from xmixup_fast.data.decoding.decoder import PillowDecoder
+from xmixup_fast.data.formats import NOT_AN_IMAGE
 from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.network import Network
@@ -123,8 +124,7 @@ def test_for_perfectly_recognised_classes_the_order_is_that_of_the_predictions(t
     for name, colours in (("source", pure), ("target", greyish)):
         for label, colour in colours.items():
             (tmp_path / name / label).mkdir(parents=True)
-            pixels = torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1).expand(3, 40, 40).contiguous()
-            (tmp_path / name / label / "0.png").write_bytes(bytes(encode_png(pixels).numpy()))
+            PIL.Image.new("RGB", (40, 40), colour).save(tmp_path / name / label / "0.png")
     data = read_folder(tmp_path / "target"), read_folder(tmp_path / "source")
     rows = 60 * torch.eye(3)
     network = colour_network([True] * 3)
@@ -203,10 +203,16 @@ def test_source_images_are_read_once_and_then_come_from_the_cache(
         assert read_by(settings)[1]
 
 
+def _grey_png() -> bytes:
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (40, 40), (128, 128, 128)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 class Counted(Image):
     """An image with a name of its own and the same picture as all others; the class counts how often one is read."""
 
-    encoded = bytes(encode_png(torch.full((3, 40, 40), 128, dtype=torch.uint8)).numpy())
+    encoded = _grey_png()
     reads = 0
 
     def __init__(self, number: int) -> None:
@@ -284,7 +290,7 @@ def test_bad_source_images_are_named_and_left_out(
     broken.write_bytes(bytes(len(good)))
     os.utime(broken, ns=(0, mended.st_mtime_ns))
     gone.unlink()
-    expected = [BadFile(str(broken), "not a JPEG, PNG or WebP image"), BadFile(str(gone), "No such file or directory")]
+    expected = [BadFile(str(broken), NOT_AN_IMAGE), BadFile(str(gone), "No such file or directory")]
     chosen = []
     for count in (28, 2):  # the first selection reads all source images; the second, from the cache, the bad ones
         reads.clear()
@@ -359,7 +365,7 @@ def test_assignment_needs_enough_source_classes_by_feature_too(data: tuple[Datas
 def test_auxiliary_images_can_be_single_ones(data: tuple[Dataset, Dataset]) -> None:
     selection = choose(settings_for("sample"), data)
     samples = selection.samples(data[1])
-    pool = ImageStore(TorchvisionDecoder(37, 1), None, None, print).build(samples, "images")
+    pool = ImageStore(PillowDecoder(37, 1), None, None, print).build(samples, "images")
     auxiliary = AuxiliaryIndex.of_images(pool, selection.sample_positions())
     assert auxiliary.offsets.tolist() == [0, 5, 10, 15] and len(pool) == len(samples)
     for target, row in enumerate(selection.chosen):

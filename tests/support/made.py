@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 import yaml
-from torchvision.io import write_png
 
 Colour = tuple[int, int, int]
 TARGET: dict[str, Colour] = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 30)}
@@ -30,7 +30,7 @@ def write_folder(
         for i in range(count):
             noise = torch.randint(-30, 31, (3, *size), generator=generator)
             pixels = (torch.tensor(colour).view(3, 1, 1) + noise).clamp(0, 255).to(torch.uint8)
-            write_png(pixels, str(folder / name / f"{i:03d}.png"))
+            PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / name / f"{i:03d}.png")
     return folder
 
 

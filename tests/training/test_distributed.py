@@ -24,6 +24,7 @@ from small_runs import flags
 
 from xmixup_fast import cli, train
 from xmixup_fast.data.dataset import BadFile, Dataset
+from xmixup_fast.data.formats import NOT_AN_IMAGE
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
@@ -291,7 +292,7 @@ def test_two_processes_choose_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     means = class_means(chooser.network, images, 4, chooser.network.source_logits)
     torch.multiprocessing.spawn(one_process, (tmp_path,), nprocs=2)
     results = [torch.load(tmp_path / f"result-{rank}", weights_only=False) for rank in range(2)]
-    bad = [BadFile(data[1].train[i].image.name, "not a JPEG, PNG or WebP image") for i in (0, 27)]
+    bad = [BadFile(data[1].train[i].image.name, NOT_AN_IMAGE) for i in (0, 27)]
     for selections, again, theirs, tail_means, _, found in results:
         for name, selection in selections.items():
             assert selection.chosen == alone[name].chosen, name

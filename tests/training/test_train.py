@@ -17,6 +17,7 @@ from small_runs import arguments, flags, run, without_times
 
 import xmixup_fast
 from xmixup_fast.data.dataset import BadFile
+from xmixup_fast.data.formats import NOT_AN_IMAGE
 from xmixup_fast.methods import METHODS
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read
@@ -178,12 +179,12 @@ def test_all_bad_files_are_listed_before_training(
     error = capsys.readouterr().err.splitlines()
     assert error[0] == "error: 7 bad files; --bad-files skip trains without them:"
     expected = {
-        "train/blue/000.png: not a JPEG, PNG or WebP image",
+        f"train/blue/000.png: {NOT_AN_IMAGE}",
         "val/green/001.png: empty",
         "test/red/002.png: image file is truncated",
     }
     assert all(any(f"  {target}/{item}" in line for line in error[1:]) for item in expected)
-    assert all(f"  {source}/{name}/000.png: not a JPEG, PNG or WebP image" in error for name in SOURCE)
+    assert all(f"  {source}/{name}/000.png: {NOT_AN_IMAGE}" in error for name in SOURCE)
     assert len(error) == 8 and not (tmp_path / "run").exists()
 
 
@@ -218,7 +219,7 @@ def test_selection_leaves_bad_images_out(data: Path, tmp_path: Path, strategy: d
         assert result.selection is not None and "sky/001.png" not in json.dumps(result.selection)
         bad = result.summary["bad_files"]
         assert bad["count"] == len(bad["files"]) == 4
-        assert bad["files"][3] == {"name": str(source / "sky" / "001.png"), "reason": "not a JPEG, PNG or WebP image"}
+        assert bad["files"][3] == {"name": str(source / "sky" / "001.png"), "reason": NOT_AN_IMAGE}
 
 
 def test_chosen_images_that_are_bad_are_left_out(data: Path, tmp_path: Path) -> None:

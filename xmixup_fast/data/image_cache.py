@@ -1,4 +1,4 @@
-"""The cache of decoded images: for a list of images, a pool or the images' sizes, and the images that are bad.
+"""The cache of decoded images: for a list of images, a pool or the images' sizes, and remarks on the images.
 
 An entry's name is a hash of the decoder's settings and of every image's name, stamp and label, so that any change makes
 a new entry. Old entries are never removed; the whole folder may be deleted at any time. Processes may write the same
@@ -14,7 +14,9 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -23,10 +25,25 @@ from ..runtime.files import write_text, writing_to_cache
 from .dataset import BadFile, Sample, stamp_or_reason
 from .decoding.decoder import Decoder
 
-FORMAT = 1
+FORMAT = 2
 """Version of the cache. Raise it whenever a decoder's pixels, and so all cached pools, change."""
 STALE_SECONDS = 3600
 """Unfinished files that no process has written to for so long were left by killed processes, and are removed."""
+
+
+@dataclass
+class Remarks:
+    """What decoding found."""
+
+    bad: list[BadFile] = field(default_factory=list)
+    """The images that could not be decoded."""
+    notes: list[str] = field(default_factory=list)
+    """Lines of text about what was changed in images."""
+
+    @staticmethod
+    def of(found: dict[str, Any]) -> Remarks:
+        """The remarks of what ``asdict`` and JSON made of them."""
+        return Remarks([BadFile(*item) for item in found["bad"]], found["notes"])
 
 
 class CacheEntry:
@@ -48,46 +65,45 @@ class CacheEntry:
             digest.update(line.encode() + b"\n")
         key = digest.hexdigest()[:40]
         self.pool_path = folder / f"{key}.safetensors"
-        self.bad_path = folder / f"{key}.bad.json"
-        """Lists the images that the pool lacks."""
+        self.remarks_path = folder / f"{key}.remarks.json"
         self.sizes_path = folder / f"{key}.sizes.json"
 
-    def read_pool(self) -> tuple[ImagePool, list[BadFile]] | None:
-        """Maps the cached pool and reads its bad files; None where either is missing, damaged or outdated."""
+    def read_pool(self) -> tuple[ImagePool, Remarks] | None:
+        """Maps the cached pool and reads the remarks; None where either is missing, damaged or outdated."""
         try:
             pool = ImagePool.load(self.pool_path)
-            bad = [BadFile(*item) for item in json.loads(self.bad_path.read_text())]
+            remarks = Remarks.of(json.loads(self.remarks_path.read_text()))
         except (OSError, ValueError):
             return None
-        return (pool, bad) if self.decoder.all_unreadable(self.samples, bad) else None
+        return (pool, remarks) if self.decoder.all_unreadable(self.samples, remarks.bad) else None
 
-    def write_pool(self, images: Iterable[tuple[Tensor, int]], bad: Sequence[BadFile]) -> ImagePool:
-        """Writes images with their labels, and then the bad files; returns the pool, mapped into memory.
+    def write_pool(self, images: Iterable[tuple[Tensor, int]], remarks: Remarks) -> ImagePool:
+        """Writes images with their labels, and then the remarks; returns the pool, mapped into memory.
 
-        ``bad`` may grow while ``images`` are made.
+        ``remarks`` may grow while ``images`` are made.
 
         Raises OSError where the cache cannot be written.
         """
         with writing_to_cache(self.folder):
             _remove_stale(self.folder)
             ImagePool.write(self.pool_path, images)
-            # Written last, so that a pool without its list of bad files is an unfinished entry.
-            write_text(self.bad_path, json.dumps(bad))
+            # Written last, so that a pool without remarks is an unfinished entry.
+            write_text(self.remarks_path, json.dumps(asdict(remarks)))
         return ImagePool.load(self.pool_path)
 
-    def read_sizes(self) -> tuple[list[list[int]], list[BadFile]] | None:
-        """Reads heights and widths of the images, and the bad files; None where they are missing or outdated."""
+    def read_sizes(self) -> tuple[list[list[int]], Remarks] | None:
+        """Reads heights and widths of the images, and the remarks; None where they are missing or outdated."""
         try:
             found = json.loads(self.sizes_path.read_text())
         except (OSError, ValueError):
             return None
-        bad = [BadFile(*item) for item in found["bad"]]
-        return (found["sizes"], bad) if self.decoder.all_unreadable(self.samples, bad) else None
+        remarks = Remarks.of(found)
+        return (found["sizes"], remarks) if self.decoder.all_unreadable(self.samples, remarks.bad) else None
 
-    def write_sizes(self, sizes: Sequence[Sequence[int]], bad: Sequence[BadFile]) -> None:
-        """Writes heights and widths of the images, and the bad files. Raises OSError where that fails."""
+    def write_sizes(self, sizes: Sequence[Sequence[int]], remarks: Remarks) -> None:
+        """Writes heights and widths of the images, and the remarks. Raises OSError where that fails."""
         with writing_to_cache(self.folder):
-            write_text(self.sizes_path, json.dumps({"sizes": sizes, "bad": bad}))
+            write_text(self.sizes_path, json.dumps({"sizes": sizes, **asdict(remarks)}))
 
 
 def _remove_stale(folder: Path) -> None:

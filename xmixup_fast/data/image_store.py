@@ -21,8 +21,10 @@ from ..runtime.distributed import local_rank_zero_first
 from ..settings.values import format_bytes
 from .bad_files import without
 from .dataset import BadFile, Image, Sample
-from .decoding.decoder import Decoder, Header, Opened, ordered_map, read_header, resized_bytes
-from .image_cache import CacheEntry
+from .decoding.decoder import Decoder, ordered_map
+from .decoding.pillow import Header, read_header
+from .decoding.steps import Opened, resized_bytes
+from .image_cache import CacheEntry, Remarks
 from .streamed import StreamedImages
 
 HEADERS_AT_A_TIME = 64
@@ -88,12 +90,12 @@ class ImageStore:
         where the cache cannot be written.
         """
         if self.cache is None:
-            pool, bad = self._decoded_pool(samples, name)
+            pool, remarks = self._decoded_pool(samples, name)
         else:
             with local_rank_zero_first():
-                pool, bad = self._cached_pool(CacheEntry(self.cache, self.decoder, samples), name)
+                pool, remarks = self._cached_pool(CacheEntry(self.cache, self.decoder, samples), name)
         self.bytes += pool.pixels.numel()
-        self.bad += bad
+        self._take(remarks, name)
         return pool
 
     def stream(self, samples: Sequence[Sample], name: str) -> StreamedImages:
@@ -104,8 +106,8 @@ class ImageStore:
         Raises ValueError for an image that is too small, and OSError where the cache cannot be written.
         """
         with local_rank_zero_first():
-            sizes, bad = self._sizes(samples, name)
-        self.bad += bad
+            sizes, remarks = self._sizes(samples, name)
+        self._take(remarks, name)
         self.streamed.append(name)
         table = torch.tensor(sizes, dtype=torch.int32).reshape(-1, 2)
         return StreamedImages(without(samples, self.bad), table, self.decoder)
@@ -128,16 +130,21 @@ class ImageStore:
             parts.append(f"{format_bytes(self.bytes)}{budget} resident")
         return "storage: " + ", ".join(parts)
 
-    def _decoded_pool(self, samples: Sequence[Sample], name: str) -> tuple[ImagePool, list[BadFile]]:
-        """Makes a pool in memory; also returns the bad files."""
-        bad: list[BadFile] = []
+    def _take(self, remarks: Remarks, name: str) -> None:
+        self.bad += remarks.bad
+        for line in remarks.notes:
+            self.log(f"{name}: {line}")
+
+    def _decoded_pool(self, samples: Sequence[Sample], name: str) -> tuple[ImagePool, Remarks]:
+        """Makes a pool in memory."""
+        remarks = Remarks()
         headers = self._headers(samples)
         size = self._expected_bytes(headers)
         self._check_budget(size, name)
-        return ImagePool.collect(self._decode(samples, name, bad, headers), size), bad
+        return ImagePool.collect(self._decode(samples, name, remarks, headers), size), remarks
 
-    def _cached_pool(self, entry: CacheEntry, name: str) -> tuple[ImagePool, list[BadFile]]:
-        """Reads a pool from the cache, or makes it there; also returns the bad files."""
+    def _cached_pool(self, entry: CacheEntry, name: str) -> tuple[ImagePool, Remarks]:
+        """Reads a pool from the cache, or makes it there."""
         found = entry.read_pool()
         if found:
             self._check_budget(found[0].pixels.numel(), name)
@@ -145,39 +152,40 @@ class ImageStore:
             return found
         headers = self._headers(entry.samples)
         self._check_budget(self._expected_bytes(headers), name)
-        bad: list[BadFile] = []
-        return entry.write_pool(self._decode(entry.samples, name, bad, headers), bad), bad
+        remarks = Remarks()
+        return entry.write_pool(self._decode(entry.samples, name, remarks, headers), remarks), remarks
 
-    def _sizes(self, samples: Sequence[Sample], name: str) -> tuple[list[list[int]], list[BadFile]]:
-        """Height and width of each image that can be decoded, from the cache if they are there; and the bad files."""
+    def _sizes(self, samples: Sequence[Sample], name: str) -> tuple[list[list[int]], Remarks]:
+        """Height and width of each image that can be decoded, from the cache if they are there."""
         entry = CacheEntry(self.cache, self.decoder, samples) if self.cache else None
         found = entry.read_sizes() if entry else None
         if entry and found:
             self.log(f"{name}: {len(found[0])} image sizes read from the cache, {entry.sizes_path}")
             return found
-        bad: list[BadFile] = []
+        remarks = Remarks()
         headers = self._headers(samples) if self.decoder.short_side is None else repeat(None)
-        sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, name, bad, headers)]
+        sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, name, remarks, headers)]
         if entry:
-            entry.write_sizes(sizes, bad)
-        return sizes, bad
+            entry.write_sizes(sizes, remarks)
+        return sizes, remarks
 
     def _decode(
-        self, samples: Sequence[Sample], name: str, bad: list[BadFile], headers: Iterable[Header | None]
+        self, samples: Sequence[Sample], name: str, remarks: Remarks, headers: Iterable[Header | None]
     ) -> Iterator[tuple[Tensor, int]]:
-        """Yields the images that can be decoded, with their labels, and appends the bad ones to ``bad``."""
+        """Yields the images that can be decoded, with their labels, and adds to ``remarks``."""
         from tqdm import tqdm
 
         started = time.perf_counter()
-        results = self.decoder.decode(
+        images = (
             Opened(sample.image, header) if header else sample.image
             for sample, header in zip(samples, headers, strict=False)
         )
+        results = self.decoder.decode(images, remarks.notes.append)
         pairs = zip(samples, results, strict=True)
         # With disable=None, tqdm shows no bar where stderr is not a terminal.
         for sample, result in tqdm(pairs, f"decoding {name}", len(samples), unit=" images", leave=False, disable=None):
             if isinstance(result, BadFile):
-                bad.append(result)
+                remarks.bad.append(result)
             else:
                 yield result, sample.label
         seconds = time.perf_counter() - started

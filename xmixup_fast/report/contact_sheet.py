@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.dataset import BadFile, Dataset, Sample
-from ..data.decoding.decoder import TorchvisionDecoder
+from ..data.decoding.decoder import PillowDecoder
 from ..models.class_names import readable_name
 from ..selection.choice import Selection
 
@@ -36,7 +36,7 @@ def contact_sheets(
     An image that cannot be decoded is added to ``bad``, and the next one takes its place. No image is read that is not
     shown. ``max_classes`` limits the rows to the first target classes.
     """
-    decoder = TorchvisionDecoder(THUMBNAIL, torch.get_num_threads())
+    decoder = PillowDecoder(THUMBNAIL, torch.get_num_threads())
 
     def thumbnails(samples: Iterable[Sample], count: int) -> list[Image.Image]:
         rest = iter(samples)

@@ -142,8 +142,8 @@ class Settings:
     resize: int | Literal["full"] | None = None
     """Short side at which images are kept, in pixels, or full for their own size; 8/7 of the image size if not
     given."""
-    decoder: Literal["auto", "dali", "torchvision"] = "auto"
-    """What decodes JPEG files; auto takes DALI where it is installed."""
+    decoder: Literal["auto", "dali", "torchcodec", "torchvision", "pillow"] = "auto"
+    """What decodes JPEG files; auto takes the first of these that is installed."""
     bad_files: Literal["error", "skip"] = "error"
     """What to do where images cannot be decoded: stop before training and list them, or train without them."""
     storage: Literal["auto", "resident", "stream"] = "auto"

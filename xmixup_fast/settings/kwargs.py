@@ -68,7 +68,7 @@ class SettingsKwargs(TypedDict, total=False):
     selection_file: str | None
     image_size: int
     resize: int | Literal["full"] | None
-    decoder: Literal["auto", "dali", "torchvision"]
+    decoder: Literal["auto", "dali", "torchcodec", "torchvision", "pillow"]
     bad_files: Literal["error", "skip"]
     storage: Literal["auto", "resident", "stream"]
     memory_budget: str | None

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib import import_module
+from typing import NamedTuple
 
 import torch
 
-from .decoder import Decoder, TorchvisionDecoder
+from .decoder import Decoder, PillowDecoder, TorchcodecDecoder, TorchvisionDecoder
+
+
+class _Library(NamedTuple):
+    """A library that decodes JPEG files."""
+
+    title: str
+    module: str
+    function: str
+    """Something in the module that the decoder needs."""
+    install: str
+
+
+_LIBRARIES = {
+    "dali": _Library("DALI", "nvidia.dali", "pipeline", "pip install nvidia-dali-cuda130 (Linux only)"),
+    "torchcodec": _Library("torchcodec", "torchcodec.decoders", "decode_jpeg", "pip install 'torchcodec>=0.16'"),
+    "torchvision": _Library("torchvision", "torchvision.io", "decode_jpeg", "pip install torchvision"),
+}
+"""The libraries, in the order in which ``auto`` looks for them. Pillow, which is always there, comes last."""
 
 
 def make_decoder(
@@ -16,28 +35,42 @@ def make_decoder(
     """Makes a decoder.
 
     Args:
-        name: ``dali``, ``torchvision``, or ``auto``: DALI or, where it is not installed, torchvision.
+        name: ``dali``, ``torchcodec``, ``torchvision`` or ``pillow``; ``auto`` for the first of these that is usable.
         short_side: short side of decoded images, in pixels; None where images keep their own size.
         device: where DALI decodes.
         threads: number of threads that decode.
-        log: called with a line of text where ``auto`` does not find DALI.
+        log: called with a line of text where ``auto`` does not find DALI, and by the decoder.
 
-    Raises ValueError for ``dali`` where DALI is not installed.
+    Raises ValueError for a library that is not installed.
     """
-    if name != "torchvision" and _has_dali():
+    faults: list[str] = []
+    for choice in (*_LIBRARIES, "pillow") if name == "auto" else (name,):
+        fault = _fault(_LIBRARIES[choice]) if choice in _LIBRARIES else None
+        if fault is None:
+            if faults:
+                log(f"decoder: {choice}, since {'; '.join(faults)}")
+            return _made(choice, short_side, device, threads, log)
+        faults.append(fault)
+    raise ValueError(f"decoder: {faults[0]}; or use auto")
+
+
+def _made(
+    name: str, short_side: int | None, device: torch.device, threads: int, log: Callable[[str], object]
+) -> Decoder:
+    if name == "dali":
         from .dali import DaliDecoder
 
-        return DaliDecoder(short_side, threads, device)
-    command = "pip install nvidia-dali-cuda130 (Linux only)"
-    if name == "dali":
-        raise ValueError(f"decoder: DALI is not installed; {command}, or use torchvision")
-    if name == "auto":
-        log(f"decoder: torchvision, since DALI is not installed; {command}")
-    return TorchvisionDecoder(short_side, threads)
+        return DaliDecoder(short_side, threads, device, log)
+    kinds = {kind.name: kind for kind in (TorchcodecDecoder, TorchvisionDecoder, PillowDecoder)}
+    return kinds[name](short_side, threads, log)
 
 
-def _has_dali() -> bool:
+def _fault(library: _Library) -> str | None:
+    """Why a library cannot be used, and what to do; None where it can."""
     try:
-        return find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:
-        return False
+        found = hasattr(import_module(library.module), library.function)
+    except (ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{library.module}.".startswith(f"{error.name}."):
+            return f"{library.title} is not installed; {library.install}"
+        return f"{library.title} does not work here ({str(error).splitlines()[0]})"  # a shared library may be missing
+    return None if found else f"{library.title} is installed without {library.function}; {library.install}"

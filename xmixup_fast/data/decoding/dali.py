@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from ..dataset import BadFile, Image
-from .decoder import Decoder, Encoded, Windows, crop_each, decode_and_resize, decode_pixels, ordered_map, read_image
+from .decoder import Decoder, ordered_map
+from .notes import Notes
+from .steps import Encoded, Steps, Windows, kept_size
 
 BATCH_IMAGES = 16
 BATCH_BYTES = 2**25
@@ -26,24 +28,29 @@ BATCH_BYTES = 2**25
 
 
 class DaliDecoder(Decoder):
-    """Decodes batches of JPEG files with DALI, on the GPU if ``device`` is one; torchvision resizes the images.
+    """Decodes batches of JPEG files with DALI, on the GPU if ``device`` is one.
 
     If images are not resized, a CPU decodes nothing but the windows of each. A GPU decodes whole images, because
     DALI's decoder of regions is reported to fail there.
     """
 
-    def __init__(self, short_side: int | None, threads: int, device: torch.device) -> None:
-        super().__init__(short_side, threads)
+    def __init__(
+        self,
+        short_side: int | None,
+        threads: int,
+        device: torch.device,
+        log: Callable[[str], object] | None = None,
+    ) -> None:
+        super().__init__(short_side, threads, log)
         self.device = device
         self.name = "dali" if device.type == "cpu" else f"dali {device.type}"
 
-    def decode(self, images: Iterable[Image]) -> Iterator[Tensor | BadFile]:
+    def _decode(self, images: Iterable[Image], steps: Steps) -> Iterator[Tensor | BadFile]:
         with ThreadPoolExecutor(self.threads) as workers, ThreadPoolExecutor(1) as dali:
             pipeline = _Pipeline(self.device, self.threads, windows=False)
-            batches = into_batches(ordered_map(workers, read_image, images, BATCH_IMAGES))
-            decoded = ordered_map(dali, partial(_decode_batch, workers, pipeline), batches, 1)
-            finish = partial(decode_and_resize, short_side=self.short_side)
-            yield from ordered_map(workers, finish, chain.from_iterable(decoded), 4 * self.threads)
+            batches = into_batches(ordered_map(workers, steps.read, images, BATCH_IMAGES))
+            decoded = ordered_map(dali, partial(_decode_batch, workers, pipeline, steps), batches, 1)
+            yield from ordered_map(workers, steps.finish, chain.from_iterable(decoded), 4 * self.threads)
 
     def window_decoder(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
         regions = self.short_side is None and self.device.type == "cpu"
@@ -54,37 +61,38 @@ class DaliDecoder(Decoder):
         self, workers: Executor, pipeline: _Pipeline, images: Sequence[Image], windows: Windows
     ) -> Tensor:
         """Decodes nothing but the windows. A batch of JPEG files is not copied out of DALI's memory."""
-        encoded = list(workers.map(read_image, images))
-        data = {i: image.data for i, image in enumerate(encoded) if _is_jpeg(image)}
+        steps = self._steps(Notes())
+        encoded = list(workers.map(steps.read, images))
+        data = {i: image.data for i, image in enumerate(encoded) if _is_whole_jpeg(image)}
         if not data:
-            return crop_each(workers, encoded, windows, None)
+            return steps.crop_each(workers, encoded, windows)
         try:
             regions = pipeline.run(list(data.values()), [windows[i] for i in data])
         except RuntimeError as error:
-            batch = crop_each(workers, encoded, windows, None)
+            batch = steps.crop_each(workers, encoded, windows)
             _warn(len(data), error)
             return batch
         if len(data) == len(images):
             return from_dlpack(regions.as_tensor())
-        mixed: dict[int, Tensor | Encoded | BadFile] = dict(enumerate(encoded))
-        remaining = list(windows)
+        others = [i for i in range(len(images)) if i not in data]
+        batch = torch.empty(len(images), *windows[0][2:], 3, dtype=torch.uint8)
+        batch[others] = steps.crop_each(workers, [encoded[i] for i in others], [windows[i] for i in others])
         for i, region in zip(data, regions, strict=True):
-            # A decoded region is an image of its own, whose window begins in its corner.
-            mixed[i], remaining[i] = from_dlpack(region), [0, 0, *windows[i][2:]]
-        return crop_each(workers, list(mixed.values()), remaining, None)
+            batch[i] = from_dlpack(region)
+        return batch
 
     def _crop_whole(self, workers: Executor, pipeline: _Pipeline, images: Sequence[Image], windows: Windows) -> Tensor:
         """Decodes whole images, a few at a time, and copies their windows."""
+        steps = self._steps(Notes())
         rest = iter(windows)
         parts = [
-            crop_each(
+            steps.crop_each(
                 workers,
-                _decode_batch(workers, pipeline, batch),
+                _decode_batch(workers, pipeline, steps, batch),
                 list(islice(rest, len(batch))),
-                self.short_side,
                 self.device,
             )
-            for batch in into_batches(ordered_map(workers, read_image, images, BATCH_IMAGES))
+            for batch in into_batches(ordered_map(workers, steps.read, images, BATCH_IMAGES))
         ]
         return torch.cat(parts)
 
@@ -140,11 +148,11 @@ class _Pipeline:
 
 
 def _decode_batch(
-    workers: Executor, pipeline: _Pipeline, batch: list[Encoded | BadFile]
+    workers: Executor, pipeline: _Pipeline, steps: Steps, batch: list[Encoded | BadFile]
 ) -> Sequence[Tensor | Encoded | BadFile]:
-    """Decodes the JPEG files of a batch, and leaves its other items as they are.
+    """Decodes the plain JPEG files of a batch, and leaves its other items as they are.
 
-    Where DALI fails, torchvision decodes the whole batch: DALI does not reliably name the image that it failed at.
+    Where DALI fails, Pillow decodes the whole batch: DALI does not reliably name the image that it failed at.
     """
     data = [image.data for image in batch if _is_jpeg(image)]
     if not data:
@@ -152,7 +160,7 @@ def _decode_batch(
     try:
         output = pipeline.run(data)
     except RuntimeError as error:
-        results = list(workers.map(lambda image: decode_pixels(image) if isinstance(image, Encoded) else image, batch))
+        results = list(workers.map(lambda image: steps.decode(image) if _is_jpeg(image) else image, batch))
         pairs = zip(results, batch, strict=True)
         if not any(isinstance(after, BadFile) for after, before in pairs if _is_jpeg(before)):
             _warn(len(data), error)
@@ -162,11 +170,17 @@ def _decode_batch(
 
 
 def _warn(count: int, error: RuntimeError) -> None:
-    warnings.warn(f"DALI could not decode {count} images that torchvision could: {error}", stacklevel=3)
+    warnings.warn(f"DALI could not decode {count} images that Pillow could: {error}", stacklevel=3)
 
 
 def _is_jpeg(image: Any) -> TypeGuard[Encoded]:
-    return isinstance(image, Encoded) and image.header.is_jpeg
+    return isinstance(image, Encoded) and image.header.plain_jpeg
+
+
+def _is_whole_jpeg(image: Any) -> TypeGuard[Encoded]:
+    """Whether DALI may decode a window alone: a window of a cropped image begins elsewhere in the whole one."""
+    size = image.header[1:] if _is_jpeg(image) else None
+    return size is not None and kept_size(*size) == size
 
 
 def into_batches(images: Iterable[Encoded | BadFile]) -> Iterator[list[Encoded | BadFile]]:

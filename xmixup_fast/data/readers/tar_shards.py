@@ -200,7 +200,7 @@ def _image_and_class(sample: _Sample) -> tuple[ShardImage, str]:
     if sample.reason is not None:
         raise ValueError(sample.reason)
     if sample.image is None:
-        raise ValueError(f"a label without an image ({', '.join(sorted(EXTENSIONS))})")
+        raise ValueError("a label without an image")
     if sample.cls is not None:
         class_name = sample.cls.decode().strip()
     elif sample.json is not None:

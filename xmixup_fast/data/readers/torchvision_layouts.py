@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +64,11 @@ class ArrayImage(Image):
         return self.where
 
     def read(self) -> bytes:
-        import torch
-        from torchvision.io import encode_png
+        import PIL.Image
 
-        encoded = encode_png(torch.from_numpy(self.pixels).permute(2, 0, 1), compression_level=1)
-        return bytes(encoded.numpy().tobytes())
+        stream = io.BytesIO()
+        PIL.Image.fromarray(self.pixels).save(stream, "PNG", compress_level=1)
+        return stream.getvalue()
 
     def stamp(self) -> str:
         return self.content().digest

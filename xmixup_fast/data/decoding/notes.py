@@ -1,0 +1,28 @@
+"""What decoding changes in images or leaves out of them, counted, so that it can be said in one line each."""
+
+from __future__ import annotations
+
+from ..bad_files import printable
+
+DARK = (
+    "16-bit grey images with no value above 4095, which look like 12 bits and come out nearly black, since the upper "
+    "byte is taken; scale them to 16 bits"
+)
+CLIPPED = "grey images with values outside of 0 to 65535, which were clipped"
+FIRST = "images with several pages or frames, of which the first is taken"
+PILLOW = "JPEG files that the decoder failed at, decoded with Pillow"
+
+
+class Notes:
+    """Counts images by what happened to them. Threads may add at once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Counts the image ``name``. ``kind``, a plural, says what happened to it."""
+        self._names.setdefault(kind, []).append(name)
+
+    def lines(self) -> list[str]:
+        """One line for each kind, with the number of images and the first one's name."""
+        return [f"{kind}: {len(names)}, such as {printable(min(names))}" for kind, names in sorted(self._names.items())]

@@ -1,0 +1,147 @@
+"""What Pillow does: it reads the headers of all images, and decodes those that no faster library decodes.
+
+Pillow refuses images with too many pixels. It decodes PNG files too, because torchvision 0.29 crashes on some damaged
+ones.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from importlib.util import find_spec
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import PIL.features
+import PIL.Image
+import PIL.ImageOps
+from numpy.typing import NDArray
+
+from .. import formats
+from .jpeg import all_decoders_agree
+from .notes import CLIPPED, DARK, FIRST, Notes
+
+# Pillow warns of images above half of its limit on pixels, but reads them. A filter holds for all threads, so it is
+# set once, here.
+warnings.filterwarnings("ignore", category=PIL.Image.DecompressionBombWarning)
+
+
+def _readable() -> list[str]:
+    """The formats that Pillow reads here: AVIF if it was built so, and HEIF with pillow-heif."""
+    PIL.Image.init()
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    missing = set() if PIL.features.check("avif") else {"AVIF"}
+    return [name for name in formats.FORMATS if name in PIL.Image.OPEN and name not in missing]
+
+
+READABLE = _readable()
+"""Pillow's names of the formats that are decoded. The bytes of a file tell its format, not its name."""
+
+
+class Header(NamedTuple):
+    """What the first bytes of an encoded image tell."""
+
+    plain_jpeg: bool
+    """Whether it is a JPEG file that all decoders read alike, so that the fastest one may decode it."""
+    height: int
+    """In pixels, before the image is turned upright; so is the width."""
+    width: int
+
+
+class NeedsExtra(ValueError):
+    """An image is in a format that an optional package reads."""
+
+
+def read_header(stream: BinaryIO) -> Header:
+    """Reads an image's header, and decodes no pixel.
+
+    Raises OSError where bytes cannot be read, ValueError for anything but an image in one of the formats, NeedsExtra
+    among these for HEIC without pillow-heif, and Pillow's DecompressionBombError for more pixels than Pillow opens.
+    """
+    image = _open(stream)
+    return Header(image.format in ("JPEG", "MPO") and all_decoders_agree(image), image.height, image.width)
+
+
+def decode(data: NDArray[np.uint8], name: str, notes: Notes) -> NDArray[np.uint8]:
+    """Decodes a whole image, and turns it upright: uint8[H, W, 3].
+
+    Transparency is dropped. The first page or frame is taken, and the upper byte of 16-bit samples; ``notes`` counts
+    what is lost by that.
+
+    Raises ValueError for samples that have no meaning as RGB, and whatever Pillow raises for a damaged file.
+    """
+    with _open(io.BytesIO(data.data)) as opened:
+        image: Any = PIL.ImageOps.exif_transpose(opened)
+        if opened.format != "MPO" and _has_more(opened):  # phones keep previews as an MPO file's further images
+            notes.add(FIRST, name)
+    if image.mode in ("F", "LAB"):
+        kind = {"F": "floating point", "LAB": "CIELAB"}[image.mode]
+        raise ValueError(f"{kind} samples, whose range is not known; save it with 8 or 16 bits, grey or RGB")
+    if image.mode.startswith("I"):
+        return _upper_bytes(image, name, notes)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message, with what to do about it where that is known."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, PIL.Image.DecompressionBombError):
+        return f"{lines[0].split(',')[0]}; scale it down, or crop it"
+    return re.sub(r"^\w+, \S+:\d+, ", "", lines[0])  # without a line of torchvision's source
+
+
+def _open(stream: BinaryIO) -> PIL.Image.Image:
+    """Opens an image. Raises ValueError with the reason where it is in no format that can be read."""
+    try:
+        return PIL.Image.open(stream, formats=READABLE)
+    except PIL.UnidentifiedImageError:
+        raise _why_not(stream) from None
+
+
+def _why_not(stream: BinaryIO) -> ValueError:
+    """Why Pillow does not open an image."""
+    stream.seek(0)
+    head = stream.read(formats.HEAD)
+    if not head:
+        return ValueError("empty")
+    name = formats.format_of(head)
+    if name is None:
+        return ValueError(formats.NOT_AN_IMAGE)
+    if name not in READABLE:
+        return NeedsExtra(f"{name}, which cannot be read here; pip install 'xmixup_fast[heif]'")
+    try:
+        stream.seek(0)
+        PIL.Image.OPEN[name][0](stream, "")
+        why = "for no reason given"
+    except Exception as error:  # parsers of damaged bytes raise almost anything
+        why = reason(error)
+    return ValueError(f"{name} that Pillow does not read ({why}); save it anew, as 8-bit JPEG or PNG")
+
+
+def _has_more(image: PIL.Image.Image) -> bool:
+    """Whether there is a page or frame after the first one, whole or not."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # of a damaged page; parsers of damaged bytes raise almost anything
+        return True
+
+
+def _upper_bytes(image: PIL.Image.Image, name: str, notes: Notes) -> NDArray[np.uint8]:
+    """The upper bytes of grey samples of 16 bits, where convert("RGB") would clip them at 255: uint8[H, W, 3]."""
+    samples = np.asarray(image)
+    if image.mode == "I":  # 32 bits with a sign
+        kept = samples.clip(0, 65535)
+        if (kept != samples).any():
+            notes.add(CLIPPED, name)
+        samples = kept
+    if 0 < samples.max() < 4096:
+        notes.add(DARK, name)
+    return np.repeat((samples >> 8).astype(np.uint8)[..., None], 3, axis=2)
