@@ -36,6 +36,10 @@ class Options:
     """Images, as xmixup train takes them; the run's own, split as there, if not given."""
     split: Literal["test", "val", "train", "all"] | None = None
     """Which images; test if not given, or all where a dataset has no test split of its own."""
+    classes: Literal["outer", "inner"] | None = None
+    """Which folders are the classes, where all class folders hold the same folders; as in training, if not given."""
+    image_field: str | None = None
+    """Field of the images in tar shards, where samples have several; as in training, if not given."""
     output: str | None = None
     """Folder to write to; runs/TIME-evaluate-TARGET-sSEED if not given."""
     resize: int | Literal["full"] | None = None
@@ -117,8 +121,9 @@ def _settings(options: Options, model: str, preprocessing: Preprocessing) -> tup
         "resize": options.resize or preprocessing.resize or "full",
         "grad_accum_steps": None,
     }
-    if options.target is not None:
-        given["target"] = options.target
+    for name in ("target", "classes", "image_field"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
     if config.is_file():
         settings = read(config, **given)
         return settings, settings.target == read(config).target
@@ -137,7 +142,7 @@ def _samples(
     from .data.dataset import Sample, split
     from .data.sources import read_dataset
 
-    dataset = read_dataset(settings.target)
+    dataset = read_dataset(settings.target, settings.classes, settings.image_field)
     unknown = [name for name in dataset.classes if name not in classes]
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""

@@ -10,7 +10,7 @@ from ..data.bad_files import list_bad, refuse_bad_files, skipped
 from ..data.dataset import BadFile, Dataset, Sample, split
 from ..data.decoding.choose import make_decoder
 from ..data.image_store import ImageStore, OverBudget
-from ..data.sources import read_dataset
+from ..data.sources import read_dataset, read_target
 from ..data.streamed import StreamedImages
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
@@ -24,17 +24,23 @@ def read_datasets(settings: Settings, uses_source: bool) -> tuple[Dataset, Datas
     """Lists the images of the target, split as the settings say, and of the source; decodes none.
 
     The source is None where ``uses_source`` is False or the settings name none. Raises what
-    :func:`~xmixup_fast.data.sources.read_dataset` and :func:`~xmixup_fast.data.dataset.split` raise.
+    :func:`~xmixup_fast.data.sources.read_target` and :func:`~xmixup_fast.data.dataset.split` raise.
     """
-    listed = read_dataset(settings.target)
-    source = read_dataset(settings.source) if uses_source and settings.source else None
-    target = split(
-        listed,
-        val_fraction=settings.val_fraction,
-        test_fraction=settings.test_fraction,
-        shots=settings.shots,
-        seed=settings.seed,
-    )
+    listed = read_target(settings.target, settings.classes, settings.image_field)
+    source = None
+    if uses_source and settings.source:
+        source = read_dataset(settings.source, settings.classes, settings.image_field)
+    try:
+        target = split(
+            listed,
+            val_fraction=settings.val_fraction,
+            test_fraction=settings.test_fraction,
+            shots=settings.shots,
+            seed=settings.seed,
+        )
+    except ValueError as error:  # missing files may be why a class is too small
+        missing = (f"{file.name}: {file.reason}" for file in listed.bad)
+        raise ValueError("\n  ".join([*missing, str(error)])) from error
     return target, source
 
 

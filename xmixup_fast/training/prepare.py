@@ -111,7 +111,7 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     target, source = read_datasets(settings, uses_source=method_class.uses_source)
     source_classes = source.classes if source else None
     if method_class.uses_classifier and settings.source:
-        source_classes = read_dataset(settings.source).classes
+        source_classes = read_dataset(settings.source, settings.classes, settings.image_field).classes
     network = _network(settings, target, source_classes)
     method = method_class(settings, network)
     check_length(settings, len(target.train), method.source_phase_steps(run_steps(settings, len(target.train))))

@@ -148,7 +148,7 @@ def _splits(name: str, paths: Sequence[Path]) -> tuple[dict[Path, str], list[str
 
 
 def _expand(pattern: str) -> list[Path]:
-    """The paths that a pattern stands for: all numbers and choices, missing files too, and all matches of a wildcard."""
+    """The paths that a pattern stands for: numbers and choices, missing files too, and all matches of a wildcard."""
     if Path(pattern).is_file():
         return [Path(pattern)]
     ends = _RANGE.search(pattern)
