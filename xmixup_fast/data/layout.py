@@ -159,37 +159,41 @@ def _splits(layout: Layout, classes: Classes | None) -> dict[str, Folder]:
     """The folder of each split; the top is train where there are none."""
     top = layout.top
     folders = {folder.name: folder for folder in top.holding}
-    named = name_splits(folders)
+    exact = name_splits(folders)
+    named = exact or _named_in_part(folders)
     others = [name for name in folders if name not in named]
-    if named and others and classes is None:
-        layout.faults.append(
-            f"{top.path}: {some(named)} {_is(named)} named like a split, but {some(others)} beside hold"
-            f"{'s' * (len(others) == 1)} images, too: move what is no split elsewhere, or have all of them be classes "
-            "with --classes outer"
-        )
-    if named and not others:
-        layout.faults += split_faults(top.path, named)
-        layout.guesses += split_guesses(top.path, named)
-    elif not named and (named := _named_in_part(folders)):
-        layout.guesses.append(f"{top.path}: " + ", ".join(f"{name} is taken for {s}" for name, s in named.items()))
-    else:
+    unsorted = [] if exact else [name for name in named if folders[name].images]
+    if named and (others or unsorted) and classes is None:
+        layout.faults.append(f"{top.path}: {_conflict(named, others, unsorted)} all be classes with --classes outer")
+    if not named or others or unsorted:
         return {"train": top}
+    layout.faults += split_faults(top.path, named)
+    layout.guesses += split_guesses(top.path, named) if exact else _part_guesses(top.path, named)
     return {split: folders[name] for name, split in named.items()}
 
 
-def _is(names: Iterable[str]) -> str:
-    return "are" if len(list(names)) > 1 else "is"
+def _conflict(named: Iterable[str], others: Sequence[str], unsorted: Sequence[str]) -> str:
+    """What is wrong with folders that are named like splits."""
+    if unsorted:
+        return f"{some(unsorted)}, named like splits, hold images in no class folders: sort them, or have the folders"
+    verb = "hold" if len(others) > 1 else "holds"
+    return (
+        f"{some(named)}, named like splits, are beside {some(others)}, which {verb} images, too: move what is no split "
+        "elsewhere, or have them"
+    )
+
+
+def _part_guesses(where: object, named: Mapping[str, str]) -> list[str]:
+    return [f"{where}: {', '.join(f'{name} is taken for {split}' for name, split in named.items())}"]
 
 
 def _named_in_part(names: Iterable[str]) -> dict[str, str]:
-    """The split of each name, such as training_set and test_set, if each has one of its own and one is train."""
+    """The split of names such as training_set and test_set; none unless train and another split are among them."""
     parts = {name: split_parts(name) for name in names}
-    if not all(len(found) == 1 for found in parts.values()):
-        return {}
-    splits = name_splits(part for (part,) in parts.values())
-    named = {name: splits[part] for name, (part,) in parts.items()}
-    is_clear = len(set(named.values())) == len(named) > 1 and "train" in named.values()
-    return named if is_clear else {}
+    splits = name_splits(part for found in parts.values() for part in found)
+    named = {name: splits[found[0]] for name, found in parts.items() if len(found) == 1}
+    is_cut = "train" in named.values() and len(set(named.values())) > 1
+    return named if is_cut else {}
 
 
 def _unwrapped(splits: dict[str, Folder], layout: Layout) -> dict[str, Folder]:

@@ -7,7 +7,7 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -89,7 +89,7 @@ def read_shards(name: str, image_field: str | None = None) -> Dataset:
     splits, guesses = _splits(name, paths)
     bad: list[BadFile] = []
     entries: list[Entry] = []
-    ignored: Counter[tuple[str, str]] = Counter()
+    ignored = _beside(Path(name), paths)
     for path in paths:
         shard = root.file(path)
         if isinstance(shard, BadFile):
@@ -101,6 +101,17 @@ def read_shards(name: str, image_field: str | None = None) -> Dataset:
             ignored.update({("" if folder == "." else folder, field): n for field, n in contents.ignored.items()})
     findings = Findings(ignored, [*guesses, *root.said()])
     return collect(name, entries, bad, root=str(root.path), findings=findings)
+
+
+def _beside(folder: Path, shards: Iterable[Path]) -> Counter[tuple[str, str]]:
+    """How many files beside the shards of a folder are no shards, by folder and extension; none for a pattern."""
+    found: Counter[tuple[str, str]] = Counter()
+    for place in dict.fromkeys(path.parent for path in shards) if folder.is_dir() else ():
+        below = place.relative_to(folder).as_posix()
+        for item in place.iterdir():
+            if item.suffix != ".tar" and item.is_file() and not is_silent(item.name):
+                found["" if below == "." else below, item.suffix.lower()] += 1
+    return found
 
 
 def _paths(name: str) -> list[Path]:
