@@ -188,7 +188,9 @@ def test_other_folders_in_classes_are_of_their_class(tmp_path: Path, names: list
 def test_a_target_of_one_class_stops_and_a_source_of_one_does_not(tmp_path: Path) -> None:
     write(tmp_path, *classes("cat"))
     assert read_dataset(str(tmp_path)).classes == ["cat"]
-    with pytest.raises(ValueError, match=r"^target: .*: expected at least two classes, got one, cat: name what holds"):
+    with pytest.raises(
+        ValueError, match=r"^target: .*: expected at least two classes, got one, cat: name the folder that holds"
+    ):
         read_target(str(tmp_path))
 
 

@@ -15,8 +15,11 @@ from made import SOURCE, TARGET, write_folder
 
 from xmixup_fast.cli import parse_settings
 from xmixup_fast.data.sources import read_dataset
+from xmixup_fast.evaluate import main as evaluate
+from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.train import main
+from xmixup_fast.training.images import read_datasets
 
 
 def test_missing_packages_are_named_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +143,36 @@ def test_a_run_lists_the_bad_files_of_target_and_source(
     names = [line.split(": ")[0].strip() for line in lines]
     assert names == [str(folders / name / "absent.png") for name in ("target/blue", "a/grass")]
     assert not (tmp_path / "run").exists()
+
+
+def test_missing_files_are_named_before_a_class_that_is_too_small_to_cut(folders: Path) -> None:
+    paths = [path.relative_to(folders) for path in (folders / "target").rglob("*.png")]
+    red = [path for path in paths if path.parent.name == "red"]
+    rows = [{"path": str(p).replace("red/", "rde/") if p in red[1:] else p, "label": p.parent.name} for p in paths]
+    table = write_table(folders / "misspelt.csv", rows)
+    with pytest.raises(ValueError) as caught:
+        read_datasets(Settings(target=str(table), model="m"), uses_source=False)
+    *missing, last = str(caught.value).split("\n  ")
+    assert len(missing) == 9 and all("/rde/" in line and "no such file" in line for line in missing)
+    assert last == "class red: expected more training images, to cut validation and test from, got 1"
+
+
+def test_what_decides_the_classes_is_the_runs_and_reaches_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for site in ("a", "b"):
+        write_folder(tmp_path / "target" / site, TARGET, 2)
+    run = tmp_path / "run"
+    assert main(flags(tmp_path, run, "--method", "finetune")) == 2
+    assert "a, b all hold the folders blue, green, red: expected --classes outer" in capsys.readouterr().err
+    assert main(flags(tmp_path, run, "--method", "finetune", "--classes", "inner")) == 0
+    assert read(run / "config.yaml").classes == "inner"
+    for number, (target, more) in enumerate(
+        (([], []), (["--target", str(tmp_path / "target")], ["--classes", "inner"]))
+    ):
+        model = run / "model.safetensors" if target else run
+        assert evaluate([str(model), *target, *more, "--device", "cpu", "--output", str(tmp_path / str(number))]) == 0
+        assert json.loads((tmp_path / str(number) / "evaluation.json").read_text())["images"] == (12 if target else 3)
 
 
 def test_the_default_output_is_a_plain_folder_name(

@@ -58,8 +58,8 @@ def read_target(name: str, classes: Classes | None = None, image_field: str | No
     dataset = read_dataset(name, classes, image_field)
     if len(dataset.classes) < 2:
         raise ValueError(
-            f"target: {name}: expected at least two classes, got one, {dataset.classes[0]}: name what holds the "
-            "folders of all classes, or add images of another class, such as what is none of it"
+            f"target: {name}: expected at least two classes, got one, {dataset.classes[0]}: name the folder "
+            "that holds all class folders, or add a second class, such as images of anything else"
         )
     return dataset
 
