@@ -163,24 +163,21 @@ def _splits(layout: Layout, classes: Classes | None) -> dict[str, Folder]:
     named = exact or _named_in_part(folders)
     others = [name for name in folders if name not in named]
     unsorted = [] if exact else [name for name in named if folders[name].images]
-    if named and (others or unsorted) and classes is None:
-        layout.faults.append(f"{top.path}: {_conflict(named, others, unsorted)} all be classes with --classes outer")
+    if named and others and classes is None:
+        layout.faults.append(
+            f"{top.path}: expected splits alone, got {some(others)} with images beside {some(named)}: move what is no "
+            "split elsewhere, or have all of them be classes with --classes outer"
+        )
+    elif unsorted and classes is None:
+        layout.faults.append(
+            f"{top.path}: expected class folders in {some(unsorted)}, got images: sort them, or have these folders be "
+            "classes with --classes outer"
+        )
     if not named or others or unsorted:
         return {"train": top}
     layout.faults += split_faults(top.path, named)
     layout.guesses += split_guesses(top.path, named) if exact else _part_guesses(top.path, named)
     return {split: folders[name] for name, split in named.items()}
-
-
-def _conflict(named: Iterable[str], others: Sequence[str], unsorted: Sequence[str]) -> str:
-    """What is wrong with folders that are named like splits."""
-    if unsorted:
-        return f"{some(unsorted)}, named like splits, hold images in no class folders: sort them, or have the folders"
-    verb = "hold" if len(others) > 1 else "holds"
-    return (
-        f"{some(named)}, named like splits, are beside {some(others)}, which {verb} images, too: move what is no split "
-        "elsewhere, or have them"
-    )
 
 
 def _part_guesses(where: object, named: Mapping[str, str]) -> list[str]:

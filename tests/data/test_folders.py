@@ -102,7 +102,7 @@ def test_split_names_beside_other_folders_with_images_stop(tmp_path: Path) -> No
     write(tmp_path / "b", *classes("bus", "car", "train/steam", "train/diesel"))
     write(tmp_path / "c", *classes("train/bus", "train/car", "test/bus", "extra"))
     for name in "abc":
-        fault(tmp_path / name, like=r"named like splits, are beside .*, which holds? images, too: .*--classes outer")
+        fault(tmp_path / name, like="expected splits alone, got .* with images beside .*: move .*--classes outer")
     for name in "ab":
         assert read_folder(tmp_path / name, "outer").classes == ["bus", "car", "train"]
     write(tmp_path / "d", *classes("train/bus", "train/car"), "docs/notes.txt", "labels/train/1.txt")
@@ -115,13 +115,11 @@ def test_split_names_beside_other_folders_with_images_stop(tmp_path: Path) -> No
 def test_folders_that_are_named_in_part_like_splits_stop_where_that_is_not_clear(tmp_path: Path) -> None:
     intel = classes("seg_train/seg_train/ice", "seg_train/seg_train/sea", "seg_test/seg_test/ice", "seg_pred/seg_pred")
     write(tmp_path / "a", *intel)
-    fault(tmp_path / "a", like="seg_test, seg_train, named like splits, are beside seg_pred, which holds images, too")
+    fault(tmp_path / "a", like="expected splits alone, got seg_pred with images beside seg_test, seg_train: move")
     write(tmp_path / "b", *intel[:-2])
     assert counts(read_folder(tmp_path / "b")) == {"train": 4, "val": 0, "test": 2}
     write(tmp_path / "c", *classes("train_images", "test_images"))
-    fault(
-        tmp_path / "c", like="test_images, train_images, named like splits, hold images in no class folders: sort them"
-    )
+    fault(tmp_path / "c", like="expected class folders in test_images, train_images, got images: sort them, or")
     assert read_folder(tmp_path / "c", "outer").classes == ["test_images", "train_images"]
     write(tmp_path / "d", *classes("train_a/x", "train_b/x", "test_a/x"))
     fault(tmp_path / "d", like="train_a and train_b are both a train split")
