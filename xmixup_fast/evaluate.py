@@ -50,6 +50,10 @@ class Options:
     trained: Literal["drop", "keep"] = "drop"
     """What to do with images that the network was trained or validated on, unless --split asks for these: leave them
     out, or keep them."""
+    classes: Literal["outer", "inner"] | None = None
+    """Which folders are the classes, where all class folders hold the same folders; as in training, if not given."""
+    image_field: str | None = None
+    """Field of the images in tar shards, where samples have several; as in training, if not given."""
     output: str | None = None
     """Folder to write to; runs/TIME-evaluate-TARGET-sSEED if not given."""
     resize: int | Literal["full"] | None = None
@@ -136,11 +140,12 @@ def _settings(
         "resize": options.resize or preprocessing.resize or "full",
         "grad_accum_steps": None,
     }
-    if options.target is not None:
-        given["target"] = options.target
-    elif run is not None and config.is_file():
+    for name in ("target", "classes", "image_field"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    if options.target is None and run is not None and config.is_file():
         given["target"] = run[1]["path"]
-    else:
+    elif options.target is None:
         raise ValueError(f"target: expected a dataset, since {options.model} is no run folder; got none")
     return read(config, **given) if config.is_file() else Settings(model=model, **given)
 
@@ -180,7 +185,7 @@ def choose(
     from .data.sources import read_dataset
 
     try:
-        dataset = read_dataset(settings.target)
+        dataset = read_dataset(settings.target, settings.classes, settings.image_field)
     except FileNotFoundError as error:
         if options.target is not None:
             raise
@@ -232,6 +237,8 @@ class _Roles:
             if options.trained == "drop":
                 left_out = {one.image.name for one in trained}
                 given = {**given, split: [pair for pair in pairs if pair[0].image.name not in left_out]}
+                if not given[split]:
+                    raise ValueError(f"target: {settings.target}: expected images that were not trained on, got none")
         bad = [] if own and split not in ("all", "new") else [*dataset.bad, *unreadable]
         return Chosen(split, _labelled(settings, split, given, self.classes), bad, about)
 

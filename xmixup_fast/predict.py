@@ -79,7 +79,7 @@ def predict(
     Args:
         weights: a run folder, or the model.safetensors of one.
         images: files and folders. Images of a folder are found at any depth, in sorted order; names that begin with a
-            dot are ignored there, and links out of the folder are bad files.
+            dot, and what operating systems leave, are ignored there, and links are followed.
         top_k: how many classes of each image; all where there are fewer.
         batch_size: images that go through the network at once. Another one may change a probability's last digits.
         bad_files: what to do about files that cannot be used. ``error``: after the first one nothing more is predicted,

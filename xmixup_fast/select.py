@@ -43,21 +43,19 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    from .data.sources import read_dataset
     from .report.contact_sheet import contact_sheets
     from .runtime import distributed
     from .runtime.device import usable_device
     from .training.resolve import run_name
-    from .training.target import target_data
+    from .training.target import read_source, target_data
 
     if settings.source is None:
         raise ValueError("source: expected a dataset to choose from, got none")
     folder = Path(settings.output or Path("runs", run_name("select", settings)))
     if (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
-    source = read_dataset(settings.source)
     settings = replace(settings, device=usable_device(settings.device))
-    target = target_data(settings, _log).dataset
+    target, source = target_data(settings, _log).dataset, read_source(settings, _log)
     bad = target.bad + source.bad
     selection = _select(settings, target, source, bad)
     if distributed.rank() == 0:

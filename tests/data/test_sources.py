@@ -15,8 +15,11 @@ from made import SOURCE, TARGET, write_folder
 
 from xmixup_fast.cli import parse_settings
 from xmixup_fast.data.sources import read_dataset
+from xmixup_fast.evaluate import main as evaluate
+from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.train import main
+from xmixup_fast.training.images import read_datasets
 
 
 def test_missing_packages_are_named_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,9 +33,12 @@ def test_missing_packages_are_named_in_a_line(tmp_path: Path, monkeypatch: pytes
 
 
 def test_other_names_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").touch()
-    with pytest.raises(ValueError, match=r"a\.zip: expected a folder, a table"):
-        read_dataset(tmp_path / "a.zip")
+    (tmp_path / "a.doc").touch()
+    with pytest.raises(ValueError, match=r"a\.doc: expected a folder, a table"):
+        read_dataset(tmp_path / "a.doc")
+    for name in ("a.zip", "a.TAR.GZ", "a.tgz", "a-{000..012}.tar.gz", "x/*.tar.zst"):
+        with pytest.raises(ValueError, match=r"is a compressed archive, .* unpack it, and name the folder; tar shards"):
+            read_dataset(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="absent: no such folder"):
         read_dataset(tmp_path / "absent")
     with pytest.raises(ValueError, match="torchvision:MNIST: expected one of Flowers102, Food101"):
@@ -71,25 +77,23 @@ def opened() -> Iterator[list[str]]:
     active = False
 
 
-def test_nothing_outside_of_the_folder_is_opened(tmp_path: Path) -> None:
+def test_names_in_archives_and_indexes_open_nothing_outside_of_the_folder(tmp_path: Path) -> None:
     outside = write(tmp_path / "outside", "1.jpg", "class/2.jpg")
-    write_shard(outside / "x.tar", numbered(1))
-    root = write(tmp_path / "root", "cat/1.jpg", "cat/2.jpg")
-    for name, to in (("cat/far.jpg", "1.jpg"), ("cat/far", "class"), ("far", "class")):
-        (root / name).symlink_to(outside / to)
-    rows = [{"path": path, "label": "a"} for path in ("cat/1.jpg", "../outside/1.jpg", "cat/far/2.jpg")]
-    shards = write_shard(tmp_path / "shards" / "a.tar", numbered(1, 2))
-    (shards.parent / "b.tar").symlink_to(outside / "x.tar")
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "train").symlink_to(outside)
+    up = ["../outside/1.jpg", "../../outside/1.jpg", "a/../../../outside/class/2.jpg", str(outside / "1.jpg")]
+    members = [(name.replace(".jpg", end), "x") for name in up for end in (".jpg", ".cls")]
+    shards = write_shard(tmp_path / "shards" / "a.tar", [*numbered(1), *members])
+    base = write(tmp_path / "data" / "food-101", "images/pie/1.jpg")
+    (base / "meta").mkdir()
+    index = ["pie/1", *(f"../{name.removesuffix('.jpg')}" for name in up[:3]), str(outside / "1")]
+    for split, listed in (("train", index), ("test", [])):
+        (base / "meta" / f"{split}.json").write_text(json.dumps({"pie": listed}))
     with opened() as paths:
-        with pytest.raises(ValueError, match=rf"train: leads to {outside}"):
-            read_dataset(tmp_path / "linked")
-        for name in (root, write_table(root / "a.csv", rows), f"{shards.parent}/*.tar", shards.parent):
+        for name, count in ((str(shards), len(members)), (f"torchvision:Food101:{tmp_path}/data", 4)):
             dataset = read_dataset(name)
-            assert dataset.bad
+            assert len(dataset.bad) == count and len(dataset.train) == 1
+            assert all("leads" in file.reason or "no such file" in file.reason for file in dataset.bad)
             listing(dataset)
-    assert str(root / "cat" / "1.jpg") in paths and str(shards) in paths
+    assert str(base / "images" / "pie" / "1.jpg") in paths and str(shards) in paths
     assert not [path for path in paths if path.startswith(str(outside))]
 
 
@@ -127,7 +131,7 @@ def test_a_run_lists_the_bad_files_of_target_and_source(
     tables = {}
     for name in ("target", "a"):
         paths = sorted(path.relative_to(folders) for path in (folders / name).rglob("*.png"))
-        rows = [{"path": path, "label": path.parent.name} for path in [*paths, Path(name, "absent.png")]]
+        rows = [{"path": path, "label": path.parent.name} for path in [*paths, paths[0].with_name("absent.png")]]
         tables[name] = str(write_table(folders / f"{name}.csv", rows))
     options = flags(folders, tmp_path / "run", "--target", tables["target"], "--source", tables["a"])
     assert main(options) == 2
@@ -137,8 +141,38 @@ def test_a_run_lists_the_bad_files_of_target_and_source(
     first, *lines = capsys.readouterr().err.splitlines()
     assert first == "error: 2 bad files; --bad-files skip trains without them:"
     names = [line.split(": ")[0].strip() for line in lines]
-    assert names == [str(folders / name / "absent.png") for name in ("target", "a")]
+    assert names == [str(folders / name / "absent.png") for name in ("target/blue", "a/grass")]
     assert not (tmp_path / "run").exists()
+
+
+def test_missing_files_are_named_before_a_class_that_is_too_small_to_cut(folders: Path) -> None:
+    paths = [path.relative_to(folders) for path in (folders / "target").rglob("*.png")]
+    red = [path for path in paths if path.parent.name == "red"]
+    rows = [{"path": str(p).replace("red/", "rde/") if p in red[1:] else p, "label": p.parent.name} for p in paths]
+    table = write_table(folders / "misspelt.csv", rows)
+    with pytest.raises(ValueError) as caught:
+        read_datasets(Settings(target=str(table), model="m"), uses_source=False)
+    *missing, last = str(caught.value).split("\n  ")
+    assert len(missing) == 9 and all("/rde/" in line and "no such file" in line for line in missing)
+    assert last == "class red: expected more training images, to cut validation and test from, got 1"
+
+
+def test_what_decides_the_classes_is_the_runs_and_reaches_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for site in ("a", "b"):
+        write_folder(tmp_path / "target" / site, TARGET, 2)
+    run = tmp_path / "run"
+    assert main(flags(tmp_path, run, "--method", "finetune")) == 2
+    assert "a, b all hold the folders blue, green, red: expected --classes outer" in capsys.readouterr().err
+    assert main(flags(tmp_path, run, "--method", "finetune", "--classes", "inner")) == 0
+    assert read(run / "config.yaml").classes == "inner"
+    for number, (target, more) in enumerate(
+        (([], []), (["--target", str(tmp_path / "target")], ["--classes", "inner"]))
+    ):
+        model = run / "model.safetensors" if target else run
+        assert evaluate([str(model), *target, *more, "--device", "cpu", "--output", str(tmp_path / str(number))]) == 0
+        assert json.loads((tmp_path / str(number) / "evaluation.json").read_text())["images"] == (12 if target else 3)
 
 
 def test_the_default_output_is_a_plain_folder_name(

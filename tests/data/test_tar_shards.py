@@ -8,8 +8,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from listings import listing, numbered, reasons, write, write_shard
 
+from xmixup_fast.data.layout import SPLITS
 from xmixup_fast.data.sources import read_dataset
 
 
@@ -70,7 +73,9 @@ def test_names_of_shards_are_ranges_wildcards_or_folders(tmp_path: Path, monkeyp
     assert listing(read_dataset("odd[1]{0..1}.tar"))["train"] == [("5.jpg", "cat")]
     with pytest.raises(FileNotFoundError, match=r"y\*\.tar: no such file"):
         read_dataset("y*.tar")
-    with pytest.raises(ValueError, match=r"y-\{0\.\.1\}\.tar: no images\n  y-0\.tar: no such file\n  y-1\.tar"):
+    with pytest.raises(
+        ValueError, match=r"y-0\.tar: no such file\n  y-1\.tar: no such file\n  y-\{0\.\.1\}\.tar: no images"
+    ):
         read_dataset("y-{0..1}.tar")
 
 
@@ -156,12 +161,117 @@ def test_damaged_shards_are_bad_files_and_their_whole_samples_are_kept(tmp_path:
     (root / "folder.tar").mkdir()
     dataset = read_dataset(f"{root}/*.tar")
     names = sorted(sample.image.name.removeprefix(f"{root}/").removesuffix(".jpg") for sample in dataset.train)
-    assert names == ["a.tar/1", "a.tar/2", "cut.tar/1", "even.tar/1", "even.tar/2", "header.tar/1"]
+    assert names == ["a.tar/1", "a.tar/2", "cut.tar/1", "even.tar/1", "even.tar/2", "header.tar/1", "link.tar/3"]
+    assert dataset.findings.guesses == [
+        f"{root}: 1 link leads out of it and is followed: {root}/link.tar -> {tmp_path}/elsewhere.tar"
+    ]
     found = reasons(dataset, root)
-    assert found.pop("link.tar") == f"leads to {tmp_path / 'elsewhere.tar'}, outside of {root}"
     assert found.pop("folder.tar") == "a folder, not a file"
-    assert found.pop("cut.tar/2") == "the shard ends within it"
+    assert found.pop("cut.tar/2.jpg") == "the shard ends within it"
     expected = {"empty.tar", "text.tar", "cut.tar", "even.tar", "header.tar", "packed.tar"}
     assert found.keys() == expected
     assert all(reason.startswith("expected a whole, uncompressed tar file: ") for reason in found.values())
     assert found["header.tar"].endswith("neither a header nor the end at byte 2048")
+
+
+NAMES = {split: [name for name, of in SPLITS.items() if of == split] for split in ("train", "val", "test")}
+
+
+@given(data=st.data())
+def test_a_part_of_a_shards_name_tells_its_split(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    root = tmp_path_factory.mktemp("s")
+    form = data.draw(st.sampled_from(["{}", "imagenet-{}-{:06d}", "my.data_{}", "{}.{:02d}", "a b-{}"]))
+    for number, split in enumerate(("train", "val", "test")):
+        name = data.draw(st.sampled_from(NAMES[split]))
+        name = data.draw(st.sampled_from([name, name.upper(), name.title()]))
+        write_shard(root / f"{form.format(name, number)}.tar", numbered(number))
+    expected = {"train": [("0.jpg", "cat")], "val": [("1.jpg", "cat")], "test": [("2.jpg", "cat")]}
+    assert listing(read_dataset(root)) == listing(read_dataset(f"{root}/*.tar")) == expected
+
+
+def test_names_of_shards_that_are_not_clear_stop(tmp_path: Path) -> None:
+    for folder, names, like in (
+        (
+            "a",
+            ("train", "other"),
+            r"shards name the splits train, but other\.tar none: rename these, or leave them out",
+        ),
+        ("b", ("val-0", "test-0"), "has test and val but no train split"),
+        ("c", ("train-0", "val-0", "dev-0"), "val and dev are both a val split|dev and val are both a val split"),
+        ("d", ("train-val-0", "test"), r"train-val-0\.tar: names several splits, train, val"),
+        ("e/train", ("0",), ""),
+    ):
+        for number, name in enumerate(names):
+            write_shard(tmp_path / folder / f"{name}.tar", numbered(number))
+        if like:
+            with pytest.raises(ValueError, match=like):
+                read_dataset(tmp_path / folder)
+    write_shard(tmp_path / "e" / "beside.tar", numbered(3))
+    with pytest.raises(ValueError, match=r"name the splits train, but beside\.tar none"):
+        read_dataset(tmp_path / "e")
+
+
+def test_names_of_folders_come_before_names_of_shards(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/test-0.tar", "Validation/train-0.tar")):
+        write_shard(tmp_path / name, numbered(number))
+    write(tmp_path, "train/index.json", "train/1.tar.gz", "train/.hidden")
+    assert read_dataset(tmp_path).findings.ignored == {("train", ".json"): 1, ("train", ".gz"): 1}
+    for name in (str(tmp_path), f"{tmp_path}/*/*.tar"):
+        assert listing(read_dataset(name)) == {"train": [("0.jpg", "cat")], "val": [("1.jpg", "cat")], "test": []}
+
+
+def test_shards_of_one_split_are_a_whole_dataset(tmp_path: Path) -> None:
+    write_shard(tmp_path / "x-val-0.tar", numbered(0))
+    write_shard(tmp_path / "x-val-1.tar", numbered(1))
+    write_shard(tmp_path / "x-train-0.tar", numbered(2))
+    dataset = read_dataset(f"{tmp_path}/x-val-{{0..1}}.tar")
+    assert [name for name, _ in listing(dataset)["train"]] == ["0.jpg", "1.jpg"]
+    assert "all shards are named val, and taken for the whole dataset" in dataset.findings.guesses[0]
+    assert not read_dataset(f"{tmp_path}/x-train-0.tar").findings.guesses
+    cut = listing(read_dataset(f"{tmp_path}/x-{{train,val}}-0.tar"))
+    assert (cut["train"], cut["val"]) == ([("2.jpg", "cat")], [("0.jpg", "cat")])
+
+
+def test_fields_end_in_what_they_hold_and_what_is_not_looked_at_is_counted(tmp_path: Path) -> None:
+    members = [
+        ("a.image.jpg", "a"),
+        ("a.cls", "x"),
+        ("./b.seg.png", "mask"),
+        ("./b.PNG", "b"),
+        ("./b.meta.json", "{"),
+        ("./b.json", '{"label": "x"}'),
+        ("./b.txt", "caption"),
+        ("c.v1.2.jpg", "c"),
+        ("c.v1.2.cls", "x"),
+        (".hidden.jpg", "none"),
+        ("__MACOSX/._a.jpg", "none"),
+        ("README", "none"),
+        *(pair for i in range(7) for pair in ((f"img.{i}.jpg", "lost"), (f"img.{i}.cls", "x"))),
+    ]
+    dataset = read_dataset(write_shard(tmp_path / "a.tar", members))
+    assert listing(dataset)["train"] == [("a", "x"), ("b", "x"), ("c", "x")]
+    assert dataset.findings.ignored == {("", ".seg.png"): 1, ("", ".meta.json"): 1, ("", ".txt"): 1, ("", ""): 1}
+    (lost,) = dataset.bad
+    assert lost.name == f"{tmp_path}/a.tar/img.0.jpg"
+    assert lost.reason.startswith("7 images of one key, which ends at the first dot: .0.jpg, .1.jpg, .2.jpg")
+
+
+def test_a_field_can_be_chosen(tmp_path: Path) -> None:
+    members = [
+        pair
+        for i in "12"
+        for pair in ((f"{i}.input.jpg", f"in{i}"), (f"{i}.decoded.jpg", f"out{i}"), (f"{i}.cls", "x"))
+    ]
+    shard = write_shard(tmp_path / "a.tar", members)
+    with pytest.raises(
+        ValueError, match=r"2 images of one key, .*: \.input\.jpg, \.decoded\.jpg: choose one with --image-field"
+    ):
+        read_dataset(shard)
+    for field in ("input", "input.jpg", "Input.JPG"):
+        dataset = read_dataset(shard, image_field=field)
+        assert listing(dataset)["train"] == [("in1", "x"), ("in2", "x")]
+        assert dataset.findings.ignored == {("", ".decoded.jpg"): 2}
+    with pytest.raises(
+        ValueError, match=r"no image in the field mask, which image_field names; it has \.input\.jpg, \.decoded"
+    ):
+        read_dataset(shard, image_field="mask")

@@ -192,9 +192,7 @@ def test_files_that_published_lists_name_are_checked(tmp_path: Path) -> None:
     }
     lists["pie"] += ["pie/3", "pie/4"]
     (base / "meta" / "train.json").write_text(json.dumps(lists))
-    twice = (
-        r"3\.jpg: listed twice, in class pie of train and in class pie of train\n.*4\.jpg: .* and in class pie of test"
-    )
+    twice = r"^.*4\.jpg: listed twice, in class pie of train and in class pie of test\n"
     with pytest.raises(ValueError, match=twice):
         read_dataset(f"torchvision:Food101:{tmp_path}")
 

@@ -240,8 +240,8 @@ def test_chosen_images_that_are_bad_are_left_out(data: Path, tmp_path: Path) -> 
 
 def test_what_a_reader_found_bad_counts_too(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = BadFile("../escape.jpg", "leads out of the archive")
-    read = target_module.read_dataset
-    monkeypatch.setattr(target_module, "read_dataset", lambda path: replace(read(path), bad=[found]))
+    read = target_module.read_target
+    monkeypatch.setattr(target_module, "read_target", lambda *names: replace(read(*names), bad=[found]))
     with pytest.raises(ValueError, match=r"1 bad file; .*\n  \.\./escape\.jpg: leads out of the archive"):
         run(data, tmp_path / "error", "finetune")
     summary = run(data, tmp_path / "skip", "finetune", bad_files="skip").summary

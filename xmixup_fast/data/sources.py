@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .dataset import Dataset
+from .layout import TABLES, Classes
 from .readers.folder import read_folder
 from .readers.huggingface import read_huggingface
 from .readers.listing import join
-from .readers.table import SUFFIXES, read_table
+from .readers.table import read_table
 from .readers.tar_shards import names_shards, read_shards
 from .readers.torchvision_layouts import read_torchvision
 
@@ -18,7 +19,13 @@ KINDS = "a folder, a table (.csv, .tsv, .parquet), tar shards (.tar), torchvisio
 """The kinds of datasets, as messages list them."""
 
 
-def read_dataset(name: str | os.PathLike[str] | Sequence[str]) -> Dataset:
+_PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst")
+"""How the names of compressed files end whose images cannot be read where they lie."""
+
+
+def read_dataset(
+    name: str | os.PathLike[str] | Sequence[str], classes: Classes | None = None, image_field: str | None = None
+) -> Dataset:
     """Lists the images of one dataset, or of several datasets as one. Reads no image.
 
     Classes of several datasets that have the same name are one class. The name of a dataset is
@@ -31,12 +38,16 @@ def read_dataset(name: str | os.PathLike[str] | Sequence[str]) -> Dataset:
 
     The readers say what each of them expects.
 
+    Args:
+        name: the dataset, or several.
+        classes: which folders are classes, where that is not clear; see :func:`.read_folder`.
+        image_field: the field of shards that holds the image, where samples have several; see :func:`.read_shards`.
+
     Raises ValueError or OSError for a dataset that cannot be used as a whole, or whose reader needs a package that is
     not installed. Single images that cannot be used are listed in the dataset's ``bad``.
     """
-    if isinstance(name, str | os.PathLike):
-        return _read(os.fspath(name))
-    return join([_read(os.fspath(one)) for one in name])
+    names = [name] if isinstance(name, str | os.PathLike) else name
+    return join([_read(os.fspath(one), classes, image_field) for one in names])
 
 
 def real_name(name: str) -> str:
@@ -51,17 +62,37 @@ def real_name(name: str) -> str:
     return os.path.realpath(name)
 
 
-def _read(name: str) -> Dataset:
+def read_target(name: str, classes: Classes | None = None, image_field: str | None = None) -> Dataset:
+    """Lists the images of a dataset to learn.
+
+    Raises ValueError for a dataset of one class, which teaches nothing, and what :func:`read_dataset` raises.
+    """
+    dataset = read_dataset(name, classes, image_field)
+    if len(dataset.classes) < 2:
+        raise ValueError(
+            f"target: {name}: expected at least two classes, got one, {dataset.classes[0]}: name the folder "
+            "that holds all class folders, or add a second class, such as images of anything else"
+        )
+    return dataset
+
+
+def _read(name: str, classes: Classes | None, image_field: str | None) -> Dataset:
     kind, _, rest = name.partition(":")
     if kind == "torchvision":
         return read_torchvision(rest)
     if kind == "hf":
         return read_huggingface(rest)
     path = Path(name)
-    if not path.is_dir() and path.suffix.lower() in SUFFIXES:
+    suffix = path.suffix.lower()
+    if not path.is_dir() and suffix in TABLES:
         return read_table(path)
     if names_shards(name):
-        return read_shards(name)
+        return read_shards(name, image_field)
+    if not path.is_dir() and suffix in _PACKED:
+        raise ValueError(
+            f"{name}: {suffix} is a compressed archive, whose images cannot be read where they lie: unpack it, and "
+            "name the folder; tar shards have to be uncompressed (.tar)"
+        )
     if path.is_file():
         raise ValueError(f"{name}: expected {KINDS}")
-    return read_folder(path)
+    return read_folder(path, classes)

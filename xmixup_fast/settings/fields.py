@@ -50,6 +50,11 @@ class Settings:
     """Passes over the training images."""
     steps: int | None = None
     """Training steps, instead of epochs."""
+    classes: Literal["outer", "inner"] | None = None
+    """Which folders of target and source are the classes, where all class folders hold the same folders: the outer or
+    the inner ones. Where one folder is named like a split beside others, both take it for a class, too."""
+    image_field: str | None = None
+    """Field of the images in tar shards, such as input for 0001.input.jpg, where samples have several images."""
     shots: int | None = None
     """Training images per class; all of them if not given."""
     batch_size: int = 48

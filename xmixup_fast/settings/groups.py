@@ -6,6 +6,8 @@ GROUPS = {
     "data": (
         "target",
         "source",
+        "classes",
+        "image_field",
         "shots",
         "val_fraction",
         "test_fraction",
@@ -76,6 +78,7 @@ METAVARS = {
     "model": "NAME",
     "weights": "timm|pip|none|FILE",
     "selection_file": "FILE",
+    "image_field": "FIELD",
     "memory_budget": "SIZE",
     "cache": "DIR",
     "output": "DIR",

@@ -27,6 +27,8 @@ class SettingsKwargs(TypedDict, total=False):
     ]
     epochs: int
     steps: int | None
+    classes: Literal["outer", "inner"] | None
+    image_field: str | None
     shots: int | None
     batch_size: int
     grad_accum_steps: int | None

@@ -34,7 +34,7 @@ from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
 from .images import SplitImages
 from .optimizer import check_length, freeze
-from .target import TargetData, contents_of, target_data
+from .target import TargetData, contents_of, read_source, target_data
 from .trainer import StepParts
 
 
@@ -128,10 +128,10 @@ def prepare(
     method_class = METHODS[settings.method]
     data = target_data(settings, log, recorded)
     target = data.dataset
-    source = read_dataset(settings.source) if method_class.uses_source and settings.source else None
+    source = read_source(settings, log) if method_class.uses_source and settings.source else None
     source_classes = source.classes if source else None
     if method_class.uses_classifier and settings.source:
-        source_classes = read_dataset(settings.source).classes
+        source_classes = read_dataset(settings.source, settings.classes, settings.image_field).classes
     network = _network(settings, target, source_classes)
     method = method_class(settings, network)
     check_length(settings, len(target.train), method.source_phase_steps(run_steps(settings, len(target.train))))

@@ -15,8 +15,8 @@ from ..data.cut import OUT, Cut, cut
 from ..data.dataset import BadFile, Content, Dataset, Sample
 from ..data.duplicates import SPLITS
 from ..data.manifest import Manifest, Match, Row, reasons
-from ..data.sources import read_dataset, real_name
-from ..data.understood import class_counts, to_json, understood
+from ..data.sources import read_dataset, read_target, real_name
+from ..data.understood import class_counts, found, to_json, understood
 from ..runtime.distributed import local_rank_zero_first
 from ..settings.fields import Settings
 from ..settings.identity import short_hash
@@ -88,19 +88,34 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
     :func:`~xmixup_fast.data.cut.cut` raise; and ValueError where the target differs from ``recorded``, and the setting
     ``data_changed`` is "error".
     """
-    listed = read_dataset(settings.target)
+    listed = read_target(settings.target, settings.classes, settings.image_field)
     contents, unreadable = contents_of(listed, listed.samples, settings)
     listed = replace(listed, bad=[*listed.bad, *unreadable])
     if recorded is not None:
         dataset = _recorded(Match.of(recorded, listed, contents), settings, log)
         return TargetData(dataset, contents, listed, None, recorded)
     refuse_bad_files(unreadable, settings.bad_files)
-    done = cut(listed, contents, settings)
+    try:
+        done = cut(listed, contents, settings)
+    except ValueError as error:  # missing files may be why a class is too small
+        missing = (f"{file.name}: {file.reason}" for file in listed.bad)
+        raise ValueError("\n  ".join([*missing, str(error)])) from error
     for line in understood(settings.target, done.dataset):
         log(line)
     for line in done.duplicates.lines(settings.duplicates):
         log(line)
     return TargetData(done.dataset, contents, listed, done, None)
+
+
+def read_source(settings: Settings, log: Callable[[str], object]) -> Dataset:
+    """Lists the images of the source, which the settings have to name, and says what was found."""
+    assert settings.source is not None
+    source = read_dataset(settings.source, settings.classes, settings.image_field)
+    name = settings.source if isinstance(settings.source, str) else ", ".join(settings.source)
+    log(f"{name}: {len(source.classes)} source classes, {len(source.samples)} images")
+    for line in found(source.findings):
+        log(line)
+    return source
 
 
 def contents_of(

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..dataset import BadFile, Dataset, Image
-from .folder import SPLITS
-from .listing import Entry, Root, collect
+from ..dataset import BadFile, Dataset, Findings, Image
+from ..layout import is_missing, name_splits, split_faults, split_guesses
+from .listing import Entry, Root, collect, refuse
 
 _LABELS = ("label", "labels", "fine_label")
 """Names of label columns; the first one that a table has is taken."""
@@ -44,12 +44,13 @@ def read_huggingface(name: str) -> Dataset:
 
     The library downloads a dataset that is not in its cache. A local folder may be one that ``save_to_disk`` wrote. The
     dataset needs one column of images, and one of labels: label, labels or fine_label, with names or class labels, or
-    else its only column of class labels. A split without any label is left out, because datasets of the hub often hide
-    the labels of test. Bad files are images without a label, and images that are files outside of both the local folder
-    and the library's cache.
+    else its only column of class labels. Splits are named as folders of splits are. A split of another name, or without
+    any label, as datasets of the hub often hide the labels of test, is left out and said. Bad files are images without
+    a label, and images that are files outside of both the local folder and the library's cache.
 
     Raises ValueError where the library is not installed, where it cannot load the dataset, where no column, or more
-    than one, may be the images or the labels, and for a class without a training image.
+    than one, may be the images or the labels, for two names of one split, no train split, or a class without a training
+    image.
     """
     try:
         import datasets
@@ -67,14 +68,24 @@ def read_huggingface(name: str) -> Dataset:
     roots = [*([Root(local)] if local.is_dir() else []), Root(datasets.config.HF_DATASETS_CACHE)]
     entries: list[Entry] = []
     bad: list[BadFile] = []
-    for split, table in (loaded if isinstance(loaded, dict) else {"train": loaded}).items():
-        if split.lower() in SPLITS:
-            image_column, label_column = _columns(table, f"hf:{name}: {split}")
-            images = list(_images(table, image_column, f"hf:{name}/{split}", roots))
-            class_names = _class_names(table, label_column)
-            if any(class_name is not None for class_name in class_names):
-                entries += _entries(images, class_names, SPLITS[split.lower()], bad)
-    return collect(f"hf:{name}", entries, bad, root=f"hf:{name}")
+    tables = loaded if isinstance(loaded, dict) else {"train": loaded}
+    where = f"hf:{name}"
+    splits = name_splits(tables)
+    refuse(split_faults(where, splits) if splits else [f"{where}: expected a split train, got {', '.join(tables)}"], [])
+    guesses = split_guesses(where, splits)
+    for split, table in tables.items():
+        if split not in splits:
+            guesses.append(f"{where}: {split}, {len(table)} rows, is left out, as it is named like no split")
+            continue
+        image_column, label_column = _columns(table, f"{where}: {split}")
+        class_names = _class_names(table, label_column)
+        if any(class_name is not None for class_name in class_names):
+            images = list(_images(table, image_column, f"{where}/{split}", roots))
+            entries += _entries(images, class_names, splits[split], bad)
+        else:
+            guesses.append(f"{where}: {split}, {len(table)} rows, is left out, as none has a label")
+    guesses += [line for root in roots for line in root.said()]
+    return collect(where, entries, bad, root=where, findings=Findings(guesses=guesses))
 
 
 def _entries(
@@ -132,4 +143,4 @@ def _class_names(table: Any, column: str) -> list[str | None]:
     feature, labels = table.features[column], table.with_format(None)[column]
     if isinstance(feature, datasets.ClassLabel):
         return [None if label is None or label < 0 else feature.int2str(label) for label in labels]
-    return [None if label is None or label == "" else str(label) for label in labels]
+    return [None if label is None or is_missing(str(label)) else str(label) for label in labels]

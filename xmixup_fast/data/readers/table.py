@@ -2,87 +2,219 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..dataset import BadFile, Dataset
-from .folder import SPLITS
+from ..dataset import BadFile, Dataset, FileImage, Findings
+from ..layout import SPLITS, is_missing, name_splits, split_faults, split_guesses
 from .listing import Entry, Root, collect
 
-SUFFIXES = {".csv", ".tsv", ".parquet"}
-"""How the names of tables end, in lower case."""
+COLUMNS = ("path", "label", "split")
+
+_Row = tuple[str, dict[str, str]]
+"""Where a row is, such as "line 7", and its cells by column, without spaces around labels and splits; "" for none."""
 
 
 def read_table(path: str | Path) -> Dataset:
     """Lists the images of a table with the columns path, label and, optionally, split. Other columns are ignored.
 
-    Paths are relative to the table's folder. Without the column split, all images are in train. Bad files are files
-    that are missing, not regular, or outside of the table's folder.
+    Spaces and case of the columns' names do not matter. Cells of text tables are separated by commas, semicolons or
+    tabs. Paths are relative to the table's folder, or absolute; where there is no such file, backslashes are taken for
+    slashes. Without the column split, all images are in train. Rows that repeat path, label and split are the image's
+    weight. Bad files are files that are missing or not regular.
 
     Raises FileNotFoundError where there is no such table, and ValueError for a Parquet file without pyarrow, for a
     table that is malformed or lacks a column, and, listing all faults, for rows without a path or label or with an
-    unknown split, a class without a training image, or a file in two rows.
+    unknown split, two names for one split, a class without a training image, or a file with two labels or splits.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    root = Root(path.parent)
+    files = _Files(path)
+    rows = list(_rows(path))
+    has_splits = bool(rows) and "split" in rows[0][1]
+    splits = name_splits(dict.fromkeys(row["split"].casefold() for _, row in rows)) if has_splits else {}
+    faults = split_faults(path, splits)
     entries: list[Entry] = []
     bad: list[BadFile] = []
-    faults: list[str] = []
-    for where, row in _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path):
-        split = SPLITS.get(str(row.get("split", "train")).lower())
-        if split is None:
-            faults.append(f"{path}: {where}: split: expected one of {', '.join(SPLITS)}, got {row['split']!r}")
-        absent = [name for name in ("path", "label") if row[name] in (None, "")]
-        if absent:
-            faults.append(f"{path}: {where}: has no {' and no '.join(absent)}")
-        if split is None or absent:
+    classes: list[str] = []
+    for where, row in rows:
+        wrong = _wrong_cells(row)
+        faults += (f"{path}: {where}: {fault}" for fault in wrong)
+        if wrong:
             continue
-        found = root.file(root.path / str(row["path"]))
+        classes.append(row["label"])
+        found = files.find(row["path"])
         if isinstance(found, BadFile):
             bad.append(BadFile(found.name, f"{found.reason} ({path}, {where})"))
         else:
-            entries.append(Entry(found, str(row["label"]), split, where))
-    return collect(str(path), entries, bad, root=str(root.path), faults=faults)
+            split = splits[row["split"].casefold()] if has_splits else "train"
+            entries.append(Entry(found, row["label"], split, where))
+    findings = Findings(guesses=[*split_guesses(path, splits), *files.said()])
+    root = str(files.root.path)
+    return collect(str(path), entries, bad, root=root, classes=classes, faults=faults, findings=findings)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields each row, as values by column, with the number of its last line in the file."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        try:
-            _check_columns(path, list(rows.fieldnames or []))
-            for row in rows:
-                yield f"line {rows.line_num}", row
-        except csv.Error as error:
-            raise ValueError(f"{path}: line {rows.reader.line_num}: {error}") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: expected text in UTF-8 ({error})") from error
+def is_table(path: Path) -> bool:
+    """Whether a file has columns of paths and labels. Of a Parquet file only pyarrow, if installed, can tell."""
+    with suppress(ValueError, OSError):
+        return bool(_places(path, _column_names(path)))
+    return False
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields each row, as values by column, with its number, counted from 1."""
+class _Files:
+    """Finds the files that a table names."""
+
+    def __init__(self, table: Path) -> None:
+        self.table = table
+        self.root = Root(table.parent)
+        self._respelled: list[str] = []
+
+    def find(self, text: str) -> FileImage | BadFile:
+        """The file at a path; where there is none, at the path without spaces around it and with slashes."""
+        first = self.root.file(self.root.path / text, confined=False)
+        if isinstance(first, FileImage):
+            return first
+        for path in dict.fromkeys((text.strip(), text.strip().replace("\\", "/"))):
+            found = self.root.file(self.root.path / path, confined=False)
+            if isinstance(found, FileImage):
+                self._respelled.append(text)
+                return found
+        return first
+
+    def said(self) -> list[str]:
+        """Lines on links that lead out, and on paths that were found under another spelling."""
+        if not self._respelled:
+            return self.root.said()
+        count = len(self._respelled)
+        line = f"{self.table}: {count} path{'s' * (count > 1)} read without spaces, or with slashes for backslashes: "
+        line += ascii(self._respelled[0])
+        return [*self.root.said(), line]
+
+
+def _wrong_cells(row: dict[str, str]) -> list[str]:
+    """What is wrong with the cells of a row."""
+    absent = [name for name in ("path", "label") if not row[name].strip()]
+    wrong = [f"has no {' and no '.join(absent)}"] if absent else []
+    wrong += (
+        f"{name}: expected a {'file' if name == 'path' else 'class'}, got {row[name]!r}, which programs write where a "
+        "value is missing: fill it in, or remove the row"
+        for name in ("path", "label")
+        if row[name].strip() and is_missing(row[name])
+    )
+    split = row.get("split", "train")
+    if split.casefold() not in SPLITS:
+        wrong.append(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    return wrong
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    """Yields each row. Raises ValueError for a table that cannot be read, or lacks a column."""
+    return _parquet_rows(path) if path.suffix.lower() == ".parquet" else _text_rows(path)
+
+
+def _column_names(path: Path) -> list[str]:
+    """The names of a table's columns. Raises ValueError and OSError for a file that is no table."""
+    if path.suffix.lower() == ".parquet":
+        with _parquet_file(path) as table:
+            return list(table.schema_arrow.names)
+    return next(_lines(path), (1, []))[1]
+
+
+def _text_rows(path: Path) -> Iterator[_Row]:
+    """Yields each row of a CSV or TSV file, with the number of its last line."""
+    lines = _lines(path)
+    _, names = next(lines, (1, []))
+    places = _places(path, names)
+    for line, cells in lines:
+        if any(cells[len(names) :]):
+            raise ValueError(
+                f"{path}: line {line}: expected {len(names)} cells, got {len(cells)}: put a cell that holds the "
+                "delimiter in quotes"
+            )
+        if cells:
+            row = {name: cells[at] if at < len(cells) else "" for name, at in places.items()}
+            yield f"line {line}", {name: cell if name == "path" else cell.strip() for name, cell in row.items()}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields the cells of each row of a text table, the header first, with the number of the row's last line.
+
+    The text is UTF-8, with or without a byte order mark, or UTF-16 with one, as spreadsheets write it.
+    """
+    with path.open("rb") as file:
+        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    line = 1
+    try:
+        with path.open(newline="", encoding="utf-16" if is_utf16 else "utf-8-sig") as text:
+            delimiter = _delimiter(text.readline())
+            text.seek(0)
+            reader = csv.reader(text, delimiter=delimiter, skipinitialspace=True, strict=True)
+            while True:
+                line = reader.line_num + 1
+                cells = next(reader, None)
+                if cells is None:
+                    return
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {line}: {error}") from error
+    except UnicodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8 ({error}); save the table as UTF-8") from error
+
+
+def _delimiter(header: str) -> str:
+    """The delimiter that finds the most of our columns in the first line; a comma where none does."""
+
+    def found(delimiter: str) -> int:
+        cells = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+        return len(set(map(_column, cells)) & set(COLUMNS))
+
+    return max(",;\t", key=found)
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row]:
+    """Yields each row of a Parquet file, with its number, counted from 1."""
+    with _parquet_file(path) as table:
+        names = table.schema_arrow.names
+        columns = {name: names[at] for name, at in _places(path, names).items()}
+        count = 0
+        for batch in table.iter_batches(columns=list(columns.values())):
+            for cells in batch.to_pylist():
+                count += 1
+                row = {name: "" if cells[column] is None else str(cells[column]) for name, column in columns.items()}
+                yield f"row {count}", {name: cell if name == "path" else cell.strip() for name, cell in row.items()}
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
+    """Opens a Parquet file. Raises ValueError where pyarrow is not installed, or cannot read it."""
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install 'xmixup_fast[parquet]'") from error
     try:
-        table = ParquetFile(path)
-        names = table.schema_arrow.names
-        _check_columns(path, names)
-        count = 0
-        for batch in table.iter_batches(columns=[name for name in names if name in ("path", "label", "split")]):
-            for row in batch.to_pylist():
-                count += 1
-                yield f"row {count}", row
+        with ParquetFile(path) as file:
+            yield file
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: not a Parquet file that pyarrow reads ({error})") from error
 
 
-def _check_columns(path: Path, names: list[str]) -> None:
-    if not {"path", "label"} <= set(names):
-        raise ValueError(f"{path}: expected the columns path, label and perhaps split, got {', '.join(names)}")
+def _column(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _places(path: Path, names: list[str]) -> dict[str, int]:
+    """The position of each of our columns. Raises ValueError where one is missing, or there twice."""
+    columns = list(map(_column, names))
+    twice = [name for name in COLUMNS if columns.count(name) > 1]
+    if twice or not {"path", "label"} <= set(columns):
+        found = f"{twice[0]} twice: " if twice else ""
+        raise ValueError(
+            f"{path}: expected the columns path, label and perhaps split, got {found}{', '.join(map(str.strip, names))}"
+        )
+    return {name: columns.index(name) for name in COLUMNS if name in columns}

@@ -6,16 +6,20 @@ import glob
 import json
 import re
 import tarfile
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-from ..dataset import BadFile, Dataset, FileImage, Image
-from ..formats import EXTENSIONS
-from .folder import SPLITS, split_folders
-from .listing import Entry, Root, collect
+from ..dataset import BadFile, Dataset, FileImage, Findings, Image
+from ..formats import is_image
+from ..layout import is_missing, name_splits, some, split_faults, split_guesses, split_parts
+from .listing import Entry, Root, collect, refuse
+from .tree import is_silent
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -54,56 +58,108 @@ def names_shards(name: str) -> bool:
     path = Path(name)
     if not path.is_dir():
         return path.suffix.lower() == ".tar"
-    folders = [item for item in path.iterdir() if item.is_dir() and not item.name.startswith(".")]
-    root = Root(path)
-    splits = [folder for folder in folders if folder.name.lower() in SPLITS and root.outside(folder) is None]
-    return any(_tars(folder) for folder in splits) or (not folders and bool(_tars(path)))
+    folders = _folders(path)
+    return any(_tars(folders[split]) for split in name_splits(folders)) or (not folders and bool(_tars(path)))
 
 
-def read_shards(name: str) -> Dataset:
+def read_shards(name: str, image_field: str | None = None) -> Dataset:
     """Lists the images of tar shards: one file, a pattern such as a-{000..012}.tar or a*.tar, or a folder of shards.
 
-    A sample consists of all members with the same name up to the first dot after the last slash: an image, and its
-    label in a .cls member (a number or a name) or a .json member (the value of "label"). Where there are several
-    folders of shards, those called train, val and test are splits. All other shards belong to train.
+    A sample consists of all members with the same key, which is their name up to the first dot after the last slash.
+    What follows is the member's field, and its last part tells what it holds: an image, or, in a .cls member (a number
+    or a name) or a .json member (the value of "label"), its class. A field without further dots comes first: png before
+    seg.png. Shards are split by the names of their folders or, where these tell no split, by a part of their own names,
+    as in ``imagenet-train-000000.tar``; they are all in train where no name tells, or all tell the same.
 
-    Bad files are shards that are missing, damaged, compressed or outside of the folder; members that are links, or
-    whose names are absolute or contain ``..``; and samples without an image or a label, or with two images.
+    Args:
+        name: the shards.
+        image_field: the field of the image, such as ``input.jpg`` or ``input``, where samples have several.
 
-    Raises FileNotFoundError where there is no such shard, and ValueError, which lists all faults, for a class without a
-    training image or an image that is listed twice.
+    Bad files are shards that are missing, damaged or compressed; members that are links, or whose names are absolute or
+    contain ``..``; and samples without an image or a label, or with several images.
+
+    Raises FileNotFoundError where there is no such shard, and ValueError, which lists all faults, for shards that name
+    a split beside others that do not, two names for one split, splits without train, a class without a training image
+    or an image that is listed twice.
     """
     root = Root(name if Path(name).is_dir() else _fixed_folder(name))
+    paths = _paths(name)
+    if not paths:
+        raise FileNotFoundError(f"{name}: no such file")
+    splits, guesses = _splits(name, paths)
     bad: list[BadFile] = []
     entries: list[Entry] = []
-    for split, path in _shards(name, root, bad):
+    ignored = _beside(Path(name), paths)
+    for path in paths:
         shard = root.file(path)
         if isinstance(shard, BadFile):
             bad.append(shard)
         else:
-            entries += _entries(shard.path, split, bad)
-    return collect(name, entries, bad, root=str(root.path))
+            contents = _Shard(shard.path, image_field, bad)
+            entries += contents.entries(splits[path])
+            folder = shard.path.parent.relative_to(root.path).as_posix()
+            ignored.update({("" if folder == "." else folder, field): n for field, n in contents.ignored.items()})
+    findings = Findings(ignored, [*guesses, *root.said()])
+    return collect(name, entries, bad, root=str(root.path), findings=findings)
 
 
-def _shards(name: str, root: Root, bad: list[BadFile]) -> list[tuple[str, Path]]:
-    """The shards that a dataset's name stands for, each with its split."""
-    if Path(name).is_dir():
-        shards = [(split, path) for split, folder in split_folders(root, bad).items() for path in _tars(folder)]
-    else:
-        paths = _expand(name)
-        alone = len({path.parent for path in paths}) == 1
-        shards = [("train" if alone else SPLITS.get(path.parent.name.lower(), "train"), path) for path in paths]
-    if not shards:
-        raise FileNotFoundError(f"{name}: no such file")
-    return shards
+def _beside(folder: Path, shards: Iterable[Path]) -> Counter[tuple[str, str]]:
+    """How many files beside the shards of a folder are no shards, by folder and extension; none for a pattern."""
+    found: Counter[tuple[str, str]] = Counter()
+    for place in dict.fromkeys(path.parent for path in shards) if folder.is_dir() else ():
+        below = place.relative_to(folder).as_posix()
+        for item in place.iterdir():
+            if item.suffix != ".tar" and item.is_file() and not is_silent(item.name):
+                found["" if below == "." else below, item.suffix.lower()] += 1
+    return found
+
+
+def _paths(name: str) -> list[Path]:
+    """The shards that a dataset's name stands for: of a folder, its own and those in its folders."""
+    path = Path(name)
+    if not path.is_dir():
+        return _expand(name)
+    return [*_tars(path), *(tar for folder in _folders(path).values() for tar in _tars(folder))]
+
+
+def _folders(path: Path) -> dict[str, Path]:
+    """The folders in a folder, by name."""
+    return {item.name: item for item in sorted(path.iterdir()) if item.is_dir() and not is_silent(item.name)}
 
 
 def _tars(folder: Path) -> list[Path]:
     return [Path(path) for path in sorted(glob.glob(f"{glob.escape(str(folder))}/*.tar"))]
 
 
+def _splits(name: str, paths: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
+    """The split of each shard, and lines on what was guessed.
+
+    Raises ValueError where some names tell a split and others none, and where splits are not clear.
+    """
+    folders = {path.parent for path in paths}
+    is_alone = len(folders) == 1 and folders != {Path(name) / folder.name for folder in folders}
+    if not is_alone and name_splits(folder.name for folder in folders):
+        parts = {path: list(name_splits([path.parent.name])) for path in paths}
+    else:
+        parts = {path: sorted(set(split_parts(path.stem))) for path in paths}
+    named = dict.fromkeys(part for found in parts.values() for part in found)
+    if len(named) < 2 and all(len(found) == len(named) for found in parts.values()):
+        guesses = [f"{name}: all shards are named {part}, and taken for the whole dataset" for part in named]
+        return dict.fromkeys(paths, "train"), [] if "train" in name_splits(named).values() else guesses
+    several = [f"{path}: names several splits, {', '.join(found)}" for path, found in parts.items() if len(found) > 1]
+    unnamed = [path for path, found in parts.items() if not found]
+    if unnamed:
+        several.append(
+            f"{name}: shards name the splits {some(named)}, but {some(path.name for path in unnamed)} none: "
+            "rename these, or leave them out"
+        )
+    splits = name_splits(named)
+    refuse([*several, *split_faults(name, splits)], [])
+    return {path: splits[part] for path, (part,) in parts.items()}, split_guesses(name, splits)
+
+
 def _expand(pattern: str) -> list[Path]:
-    """The paths that a pattern stands for: all numbers of a range, missing files too, and all matches of a wildcard."""
+    """The paths that a pattern stands for: numbers and choices, missing files too, and all matches of a wildcard."""
     if Path(pattern).is_file():
         return [Path(pattern)]
     ends = _RANGE.search(pattern)
@@ -111,6 +167,10 @@ def _expand(pattern: str) -> list[Path]:
         first, last = ends.groups()
         numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
         return [path for number in numbers for path in _expand(_RANGE.sub(number, pattern, count=1))]
+    choice = _CHOICE.search(pattern)
+    if choice:
+        start, end = pattern[: choice.start()], pattern[choice.end() :]
+        return [path for text in choice[1].split(",") for path in _expand(f"{start}{text}{end}")]
     return [Path(path) for path in sorted(glob.glob(pattern))] if glob.has_magic(pattern) else [Path(pattern)]
 
 
@@ -119,69 +179,138 @@ def _fixed_folder(pattern: str) -> Path:
     if Path(pattern).is_file():
         return Path(pattern).parent
     parents = Path(pattern).parent.parts
-    return Path(*takewhile(lambda part: not glob.has_magic(part) and not _RANGE.search(part), parents))
+    return Path(*takewhile(lambda part: not glob.has_magic(part) and "{" not in part, parents))
 
 
 @dataclass
 class _Sample:
     """The members of one sample that have been read so far."""
 
-    image: ShardImage | None = None
-    cls: bytes | None = None
-    json: bytes | None = None
+    images: dict[str, ShardImage] = field(default_factory=dict)
+    """By their fields, such as png or seg.png."""
+    labels: dict[str, bytes] = field(default_factory=dict)
+    """The contents of .cls and .json members, by their fields."""
     reason: str | None = None
     """Why the sample cannot be used; None if it can."""
 
 
-def _entries(shard: Path, split: str, bad: list[BadFile]) -> list[Entry]:
-    """Lists the samples of one shard."""
-    samples: dict[str, _Sample] = {}
-    try:
-        _read_members(shard, samples, bad)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        bad.append(BadFile(str(shard), f"expected a whole, uncompressed tar file: {error}"))
-    entries = []
-    for key, sample in samples.items():
+class _Shard:
+    """One shard, whose headers and labels are read. What cannot be used is appended to ``bad``."""
+
+    def __init__(self, path: Path, image_field: str | None, bad: list[BadFile]) -> None:
+        self.path = path
+        self.image_field = image_field
+        self.bad = bad
+        self.samples: dict[str, _Sample] = {}
+        self.ignored: Counter[str] = Counter()
+        """How many members are neither images nor labels, or are not looked at, by field, such as ".seg.png"."""
+
+    def entries(self, split: str) -> list[Entry]:
+        """Lists the samples."""
         try:
-            image, class_name = _image_and_class(sample)
-            entries.append(Entry(image, class_name, split))
-        except ValueError as error:
-            bad.append(BadFile(sample.image.name if sample.image else f"{shard}/{key}", str(error)))
-    return entries
+            self._read_members()
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            self.bad.append(BadFile(str(self.path), f"expected a whole, uncompressed tar file: {error}"))
+        entries = []
+        for key, sample in self.samples.items():
+            try:
+                image = self._image(sample)
+                entries.append(Entry(image, self._class(sample), split))
+            except ValueError as error:
+                first = next(iter(sample.images.values()), None)
+                self.bad.append(BadFile(first.name if first else f"{self.path}/{key}", str(error)))
+        return entries
 
+    def _read_members(self) -> None:
+        """Reads the headers of all members, and the labels.
 
-def _read_members(shard: Path, samples: dict[str, _Sample], bad: list[BadFile]) -> None:
-    """Reads the headers of all members, and the labels, into ``samples``.
+        Raises TarError, EOFError, OSError or ValueError where the shard is damaged; samples before the damage are kept.
+        """
+        with self.path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all, perhaps millions
+                if not any(is_silent(part) for part in member.name.split("/") if part not in (".", "..")):
+                    self._add(tar, member)
+            # A block of zeros ends a tar file, but tarfile takes a damaged header for the end as well.
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset}")
 
-    Raises TarError, EOFError, OSError or ValueError where the shard is damaged; samples before the damage are kept.
-    """
-    with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        length = shard.stat().st_size
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all, perhaps millions
-            folder, slash, last = member.name.rpartition("/")
-            stem, _, extension = last.partition(".")
-            extension = extension.lower()
-            if f".{extension}" not in EXTENSIONS | {".cls", ".json"}:
-                continue
-            reason = _unusable(member)
-            if reason is not None:
-                bad.append(BadFile(f"{shard}/{member.name}", reason))
-                continue
-            sample = samples.setdefault(f"{folder}{slash}{stem}", _Sample())
-            if extension in ("cls", "json"):
-                content = tar.extractfile(member)
-                setattr(sample, extension, content.read() if content else b"")
-            elif member.offset_data + member.size > length:
+    def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Adds a member to its sample."""
+        folder, slash, last = member.name.rpartition("/")
+        stem, _, name = last.partition(".")
+        name = name.lower()
+        kind = name.rpartition(".")[2]
+        is_label = kind in ("cls", "json")
+        if not is_label and not (kind and is_image(f"x.{kind}", bytes)):
+            self.ignored[f".{name}" if name else ""] += not member.isdir()
+            return
+        reason = _unusable(member)
+        if reason is not None:
+            self.bad.append(BadFile(f"{self.path}/{member.name}", reason))
+            return
+        sample = self.samples.setdefault(f"{folder}{slash}{stem}", _Sample())
+        if name in (sample.labels if is_label else sample.images):
+            sample.reason = f"{member.name} has the same name"
+        elif is_label:
+            content = tar.extractfile(member)
+            sample.labels[name] = content.read() if content else b""
+        else:
+            sample.images[name] = ShardImage(self.path, member.name, member.offset_data, member.size)
+            if member.offset_data + member.size > self.path.stat().st_size:
                 sample.reason = "the shard ends within it"
-            elif sample.image is not None:
-                sample.reason = f"{member.name} has the same name"
-            else:
-                sample.image = ShardImage(shard, member.name, member.offset_data, member.size)
-        # A block of zeros ends a tar file, but tarfile takes a damaged header for the end as well.
-        file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset}")
+
+    def _image(self, sample: _Sample) -> ShardImage:
+        """The image of a sample; counts its other images as ignored. Raises ValueError where it is not clear."""
+        if sample.reason is not None:
+            raise ValueError(sample.reason)
+        asked = self.image_field
+        plain = [name for name in sample.images if "." not in name]
+        if asked:
+            plain = [name for name in sample.images if asked.lower() in (name, name.rpartition(".")[0])]
+        fields = plain or ([] if asked else list(sample.images))
+        if len(fields) != 1:
+            found = some(f".{name}" for name in sample.images)
+            if asked:
+                raise ValueError(f"no image in the field {asked}, which image_field names; it has {found or 'none'}")
+            if len(plain) > 1:
+                raise ValueError(f"{sample.images[plain[1]].member} has the same name")
+            if not fields:
+                raise ValueError("a label without an image")
+            raise ValueError(
+                f"{len(fields)} images of one key, which ends at the first dot: {found}: choose one with "
+                "--image-field, or rename the members"
+            )
+        self.ignored.update(f".{name}" for name in sample.images if name != fields[0])
+        return sample.images[fields[0]]
+
+    def _class(self, sample: _Sample) -> str:
+        """The name of a sample's class. Raises ValueError with the reason where there is none."""
+        for kind in ("cls", "json"):
+            fields = [name for name in sample.labels if name.rpartition(".")[2] == kind]
+            fields = [kind] if kind in fields else fields
+            if len(fields) > 1:
+                raise ValueError(f"several labels: {some(f'.{name}' for name in fields)}")
+            if fields:
+                self.ignored.update(f".{name}" for name in sample.labels if name != fields[0])
+                return _class_name(sample.labels[fields[0]], kind)
+        raise ValueError("an image without a label (.cls or .json)")
+
+
+def _class_name(content: bytes, kind: str) -> str:
+    """The class in a .cls or .json member. Raises ValueError where there is none."""
+    if kind == "cls":
+        name = content.decode()
+    else:
+        read = json.loads(content)
+        label = read.get("label") if isinstance(read, dict) else None
+        if not isinstance(label, int | str) or isinstance(label, bool):
+            raise ValueError(f'.json: expected "label" with a number or a name, got {label!r}')
+        name = str(label)
+    if is_missing(name):
+        raise ValueError("an empty label")
+    return name
 
 
 def _unusable(member: tarfile.TarInfo) -> str | None:
@@ -193,24 +322,3 @@ def _unusable(member: tarfile.TarInfo) -> str | None:
     if not member.isreg() or member.issparse():
         return "a link or special member, not a plain file"
     return None
-
-
-def _image_and_class(sample: _Sample) -> tuple[ShardImage, str]:
-    """A sample's image and the name of its class. Raises ValueError with the reason where one of them is missing."""
-    if sample.reason is not None:
-        raise ValueError(sample.reason)
-    if sample.image is None:
-        raise ValueError("a label without an image")
-    if sample.cls is not None:
-        class_name = sample.cls.decode().strip()
-    elif sample.json is not None:
-        content = json.loads(sample.json)
-        label = content.get("label") if isinstance(content, dict) else None
-        if not isinstance(label, int | str) or isinstance(label, bool):
-            raise ValueError(f'.json: expected "label" with a number or a name, got {label!r}')
-        class_name = str(label)
-    else:
-        raise ValueError("an image without a label (.cls or .json)")
-    if not class_name:
-        raise ValueError("an empty label")
-    return sample.image, class_name

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dataset import BadFile, Content, Dataset, Image
+from ..dataset import BadFile, Content, Dataset, Findings, Image
 from .folder import read_folder
 from .listing import Entry, Root, collect
 
@@ -83,7 +83,8 @@ def read_torchvision(name: str) -> Dataset:
 
     ROOT is ``data`` if not given. Nothing is downloaded. Where torchvision has a class that lists files, it lists them
     here, with its own checks. The classes of Imagenette are its folders, which are WordNet ids; of its published image
-    sizes, the largest that is there is read. Bad files are listed files that are missing or outside of the folder.
+    sizes, the largest that is there is read. Bad files are listed files that are missing, or that the lists
+    name outside of the folder.
 
     Raises FileNotFoundError, which says how to get the dataset, where it is missing or incomplete, and ValueError for
     an unknown name, a class without a training image, or an image that is listed twice.
@@ -120,7 +121,7 @@ def _checked(where: str, files: Iterable[_Listed], root: Root) -> Dataset:
             bad.append(found)
         else:
             entries.append(Entry(found, class_name, split))
-    return collect(where, entries, bad, root=str(root.path))
+    return collect(where, entries, bad, root=str(root.path), findings=Findings(guesses=root.said()))
 
 
 def _torchvision(name: str, root: str) -> Iterator[_Listed]:

@@ -1,0 +1,142 @@
+"""Walks folders: finds images at any depth, follows links, and counts what is ignored."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePath
+
+from ..bad_files import printable
+from ..dataset import BadFile, FileImage
+from ..formats import is_image
+from ..layout import TABLES, Folder
+from .listing import Root, unreadable
+
+SILENT = {
+    "__macosx",
+    "@eadir",
+    "$recycle.bin",
+    "lost+found",
+    "system volume information",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+}
+"""Names, in lower case, of what operating systems leave in folders. They are skipped without a word, as hidden ones."""
+
+
+class Walk:
+    """Walks one folder. A folder that links lead back to, when it is being walked, is a bad file.
+
+    Links are followed wherever they lead. Bad files are links to nothing, files that are named like images and are
+    none of the file system's regular files, folders that are named like images and hold none, and what cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], bad: list[BadFile]) -> None:
+        self.root = Root(path)
+        self.bad = bad
+        self.ignored: Counter[tuple[str, str]] = Counter()
+        """How many files are no images, by folder, below the walked one, and extension."""
+
+    def tree(self, path: Path, above: tuple[str, ...] = ()) -> Folder:
+        """Everything below a folder. ``above`` are the real paths of the folders that lead to it."""
+        folder = Folder(path)
+        inner = self._inner(path, above)
+        if inner is None:
+            return folder
+        found = len(self.bad)
+        folder.images, paths, folder.tables = self._entries(path)
+        folder.count = len(folder.images) + len(self.bad) - found
+        for below in paths:
+            subfolder = self.tree(below, inner)
+            folder.folders.append(subfolder)
+            folder.count += subfolder.count or self._named_like_an_image(below)
+        return folder
+
+    def images(self, path: Path, above: tuple[str, ...] = ()) -> Iterator[FileImage]:
+        """Yields the images below a folder, in sorted order, while it is walked."""
+        inner = self._inner(path, above)
+        if inner is None:
+            return
+        images, paths, _ = self._entries(path)
+        yield from images
+        for below in paths:
+            is_empty = True
+            for image in self.images(below, inner):
+                is_empty = False
+                yield image
+            if is_empty:
+                self._named_like_an_image(below)
+
+    def _inner(self, path: Path, above: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The real paths of the folders that lead into a folder; None where it is one of them, a bad file."""
+        real = os.path.realpath(path)
+        if real in above:
+            self.bad.append(BadFile(str(path), f"links to {real}, which holds it"))
+            return None
+        return (*above, real)
+
+    def _entries(self, path: Path) -> tuple[list[FileImage], list[Path], list[Path]]:
+        """The images, folders and tables directly in a folder, each sorted by name."""
+        images, folders, tables = [], [], []
+        for entry in self._scan(path):
+            try:
+                kind = self._kind(entry)
+                if kind == "folder":
+                    folders.append(Path(entry.path))
+                elif not is_image(entry.name, partial(_head, entry.path) if kind == "file" else bytes):
+                    self._ignore(path, entry.name)
+                    if PurePath(entry.name).suffix.lower() in TABLES:
+                        tables.append(Path(entry.path))
+                elif kind == "file":
+                    images.append(FileImage(Path(entry.path)))
+                else:
+                    self.bad.append(BadFile(entry.path, "not a regular file"))
+            except FileNotFoundError:
+                self.bad.append(BadFile(entry.path, "no such file"))
+            except OSError as error:
+                self.bad.append(BadFile(entry.path, error.strerror or str(error)))
+        return images, folders, tables
+
+    def _kind(self, entry: os.DirEntry[str]) -> str:
+        """What an entry is, or leads to: file, folder or other. Raises OSError for a link to nothing."""
+        if entry.is_symlink():
+            mode = os.stat(entry.path).st_mode
+            self.root.follow(Path(entry.path))
+            return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+        if entry.is_dir(follow_symlinks=False):
+            return "folder"
+        return "file" if entry.is_file(follow_symlinks=False) else "other"
+
+    def _scan(self, folder: Path) -> list[os.DirEntry[str]]:
+        """A folder's entries, sorted by name, without hidden names. A folder that cannot be read is a bad file."""
+        try:
+            with os.scandir(folder) as entries:
+                return sorted((entry for entry in entries if not is_silent(entry.name)), key=lambda entry: entry.name)
+        except OSError as error:
+            self.bad.append(unreadable(folder, error))
+            return []
+
+    def _ignore(self, folder: Path, name: str) -> None:
+        below = folder.relative_to(self.root.path).as_posix()
+        self.ignored["" if below == "." else printable(below), printable(PurePath(name).suffix.lower())] += 1
+
+    def _named_like_an_image(self, folder: Path) -> int:
+        """1 if an empty folder is named like an image, which is a bad file; else 0."""
+        if not is_image(folder.name, bytes) or any(bad.name == str(folder) for bad in self.bad):
+            return 0
+        self.bad.append(BadFile(str(folder), "a folder, not a file"))
+        return 1
+
+
+def is_silent(name: str) -> bool:
+    """Whether a file or folder is skipped without a word."""
+    return name.startswith(".") or name.casefold() in SILENT
+
+
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(32)
