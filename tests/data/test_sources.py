@@ -19,7 +19,7 @@ from xmixup_fast.evaluate import main as evaluate
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.train import main
-from xmixup_fast.training.images import read_datasets
+from xmixup_fast.training.target import target_data
 
 
 def test_missing_packages_are_named_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,17 +151,17 @@ def test_missing_files_are_named_before_a_class_that_is_too_small_to_cut(folders
     rows = [{"path": str(p).replace("red/", "rde/") if p in red[1:] else p, "label": p.parent.name} for p in paths]
     table = write_table(folders / "misspelt.csv", rows)
     with pytest.raises(ValueError) as caught:
-        read_datasets(Settings(target=str(table), model="m"), uses_source=False)
+        target_data(Settings(target=str(table), model="m"), print)
     *missing, last = str(caught.value).split("\n  ")
     assert len(missing) == 9 and all("/rde/" in line and "no such file" in line for line in missing)
-    assert last == "class red: expected more training images, to cut validation and test from, got 1"
+    assert last.startswith("class red (1): expected at least 3 different training images each, to cut test and validation")
 
 
 def test_what_decides_the_classes_is_the_runs_and_reaches_evaluation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for site in ("a", "b"):
-        write_folder(tmp_path / "target" / site, TARGET, 2)
+    for seed, site in enumerate(("a", "b")):
+        write_folder(tmp_path / "target" / site, TARGET, 2, seed=seed)
     run = tmp_path / "run"
     assert main(flags(tmp_path, run, "--method", "finetune")) == 2
     assert "a, b all hold the folders blue, green, red: expected --classes outer" in capsys.readouterr().err
@@ -172,7 +172,7 @@ def test_what_decides_the_classes_is_the_runs_and_reaches_evaluation(
     ):
         model = run / "model.safetensors" if target else run
         assert evaluate([str(model), *target, *more, "--device", "cpu", "--output", str(tmp_path / str(number))]) == 0
-        assert json.loads((tmp_path / str(number) / "evaluation.json").read_text())["images"] == (12 if target else 3)
+        assert json.loads((tmp_path / str(number) / "evaluation.json").read_text())["images"] == 3
 
 
 def test_the_default_output_is_a_plain_folder_name(
