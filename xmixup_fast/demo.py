@@ -58,7 +58,7 @@ SETTINGS: dict[str, Any] = {
     "resize": STORED,
     "flip": False,
     "head_lr_multiplier": 1.0,
-    "decoder": "torchvision",  # the images are PNG files, for which DALI would be imported in vain
+    "decoder": "pillow",  # the images are PNG files, for which DALI would be imported in vain
     "device": "cpu",
     "threads": 1,  # a second thread saved a quarter of a step at best, and on a busy machine it cost far more
     "report": False,
