@@ -289,9 +289,15 @@ def test_every_reader_gives_every_format(folder: Path, tmp_path: Path, read: Any
     assert lines.count(pages[0]) == 2
 
 
-def test_training_and_prediction_take_every_format(folder: Path, tmp_path: Path, data: Path) -> None:
-    options = {"target": str(folder), "source": [str(folder)], "steps": 1, "selection": "random", "shots": 3}
+def test_training_and_prediction_take_every_format(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "photos"
+    for i, (name, content) in enumerate(files().items()):
+        path = folder / ("one", "two")[i % 2] / f"{name.replace('.', '-')}{Path(name).suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    options = {"target": str(folder), "source": [str(folder)], "steps": 1, "selection": "random"}
     result = run(data, tmp_path / "run", **options)
+    assert sum(result.summary[f"num_{split}"] for split in ("train", "val", "test")) == len(files())
     found = list(predict(result.folder, [folder]))
     assert [item.file for item in found if isinstance(item, Prediction)] == [
         image.name for image in find_images(folder, [])
@@ -301,5 +307,5 @@ def test_training_and_prediction_take_every_format(folder: Path, tmp_path: Path,
         nameless.append(tmp_path / name.replace(".", "-"))
         nameless[-1].write_bytes(content)
     again = {item.file: item.top for item in predict(result.folder, nameless)}
-    by_name = {Path(item.file).stem: item.top for item in found if Path(item.file).parent.name == "one"}
+    by_name = {Path(item.file).stem: item.top for item in found}
     assert len(again) == len(files()) and all(again[str(path)] == by_name[path.name] for path in nameless)

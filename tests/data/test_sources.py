@@ -154,7 +154,9 @@ def test_missing_files_are_named_before_a_class_that_is_too_small_to_cut(folders
         target_data(Settings(target=str(table), model="m"), print)
     *missing, last = str(caught.value).split("\n  ")
     assert len(missing) == 9 and all("/rde/" in line and "no such file" in line for line in missing)
-    assert last.startswith("class red (1): expected at least 3 different training images each, to cut test and validation")
+    assert last.startswith(
+        "class red (1): expected at least 3 different training images each, to cut test and validation"
+    )
 
 
 def test_what_decides_the_classes_is_the_runs_and_reaches_evaluation(

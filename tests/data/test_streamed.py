@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ from xmixup_fast.ops.image_format import ImageFormat, OutputBuffers
 from xmixup_fast.ops.image_pool import Images
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.train import main
+from xmixup_fast.training.trainer import Trainer
 
 SIZE = 32
 WAIT = 30
@@ -295,23 +295,24 @@ def test_a_second_start_checks_only_what_has_changed(
     counts = []
     for attempt in range(3):
         if attempt == 2:
-            path = next(target.rglob("*.png"))
-            path.write_bytes(path.read_bytes() + b"\0")
+            next(target.rglob("*.png")).touch()
         run(data, tmp_path / str(attempt), **settings)
         counts.append(capsys.readouterr().out.count(" decoded in "))
     assert counts == [3, 0, 1]
 
 
 def test_a_file_that_breaks_in_training_ends_the_run(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = write_folder(tmp_path / "target", TARGET, 10)
     settings = {"target": str(target), "storage": "stream", "cache": str(tmp_path / "cache"), "method": "finetune"}
-    run(data, tmp_path / "first", **settings)
-    kept = {path: path.stat() for path in target.rglob("*.png")}
-    for path, status in kept.items():  # as a failing disk does it: size and time of the file stay
-        path.write_bytes(b"\0" * status.st_size)
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def spoil(*prepared: Any) -> Trainer:
+        for path in target.rglob("*.png"):
+            path.write_bytes(b"\0" * path.stat().st_size)
+        return Trainer(*prepared)
+
+    monkeypatch.setattr("xmixup_fast.training.run.Trainer", spoil)
     assert main(flags(arguments(data, tmp_path / "again", **settings))) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: images that could be decoded before no longer can:\n  ") and "not a JPEG" in error

@@ -13,8 +13,10 @@ from ..data.bad_files import refuse_bad_files
 from ..data.contents import Contents, read_contents
 from ..data.cut import OUT, Cut, cut
 from ..data.dataset import BadFile, Content, Dataset, Sample
+from ..data.decoding.choose import make_decoder
 from ..data.duplicates import SPLITS
 from ..data.manifest import Manifest, Match, Row, reasons
+from ..data.near_duplicates import SHORT_SIDE, near_duplicates
 from ..data.sources import read_dataset, read_target, real_name
 from ..data.understood import class_counts, found, to_json, understood
 from ..runtime.distributed import local_rank_zero_first
@@ -104,6 +106,11 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
         log(line)
     for line in done.duplicates.lines(settings.duplicates):
         log(line)
+    if settings.near_duplicates:
+        threads = settings.threads or torch.get_num_threads()
+        decoder = make_decoder(settings.decoder, SHORT_SIDE, torch.device("cpu"), threads, log)
+        for line in near_duplicates(done.dataset, contents, decoder):
+            log(line)
     return TargetData(done.dataset, contents, listed, done, None)
 
 
