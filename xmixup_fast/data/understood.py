@@ -42,7 +42,7 @@ def found(findings: Findings) -> Iterator[str]:
         most = sorted(findings.ignored.items(), key=lambda item: (-item[1], item[0]))
         kinds = [f"{count} {extension or 'without extension'} in {folder}" for (folder, extension), count in most]
         count = sum(findings.ignored.values())
-        yield f"{count} file{'s' * (count > 1)} ignored, as they are no images: {examples(kinds)}"
+        yield f"{count} file{'s' * (count > 1)} ignored: {examples(kinds)}"
     yield from findings.guesses
 
 

@@ -68,7 +68,7 @@ class TargetData:
                 "copies": duplicates.copies,
             },
             "fingerprint": manifest.fingerprint,
-            "listing": self.listing,
+            "data": self.listing,
         }
 
     @property
