@@ -165,22 +165,36 @@ def test_classes_that_all_hold_the_same_folders_want_a_decision(tmp_path: Path, 
 
 
 def test_the_way_out_of_splits_within_classes_turns_them_around(tmp_path: Path) -> None:
-    write(tmp_path, *classes("cat/train", "cat/test", "dog/train", "dog/test"))
-    fault(tmp_path, like="all hold the folders test, train: move these splits outside, like test/cat; or cut new ones")
+    write(tmp_path, *classes("cat/train", "cat/test", "dog/train"))
+    fault(
+        tmp_path, like="cat, dog hold the splits test, train: move these outside, like test/cat; or cut new ones with"
+    )
+    assert read_folder(tmp_path, "outer").classes == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
-    "names", [["cat/a", "cat/b", "dog/c"], ["cat/a", "dog/a"], ["cat", "dog/a", "dog/b"], ["cat", "dog"]]
+    ("names", "inner", "likely"),
+    [
+        (["cat/a", "cat/b", "dog/c"], ["a", "b", "c"], True),
+        (["cat/a", "cat/b", "dog/a"], ["a", "b"], True),
+        (["cat", "dog/a", "dog/b"], ["a", "b", "cat"], False),
+        (["cat/a", "dog/a"], ["cat", "dog"], False),
+        (["cat", "dog"], ["cat", "dog"], False),
+    ],
 )
-def test_other_folders_in_classes_are_of_their_class(tmp_path: Path, names: list[str]) -> None:
+def test_other_folders_in_classes_are_of_their_class(
+    tmp_path: Path, names: list[str], inner: list[str], likely: bool
+) -> None:
+    """Which is said if these folders are likely to be meant as classes."""
     write(tmp_path, *classes(*names))
-    assert read_folder(tmp_path).classes == ["cat", "dog"]
-    inner = read_folder(tmp_path, "inner").classes
-    assert inner == (
-        ["cat", "dog"]
-        if len({n.partition("/")[2] for n in names} - {""}) < 2
-        else sorted({name.rpartition("/")[2] for name in names})
-    )
+    dataset = read_folder(tmp_path)
+    assert dataset.classes == ["cat", "dog"]
+    end = f"--classes inner takes {', '.join(inner)}"
+    said = f"{tmp_path}: classes are cat, dog, with all folders in these; {end}"
+    assert dataset.findings.guesses == ([said] if likely else [])
+    chosen = read_folder(tmp_path, "inner")
+    assert chosen.classes == inner
+    assert len(chosen.findings.guesses) == (inner == ["cat", "dog"])
 
 
 def test_a_target_of_one_class_stops_and_a_source_of_one_does_not(tmp_path: Path) -> None:

@@ -214,8 +214,9 @@ def test_names_of_shards_that_are_not_clear_stop(tmp_path: Path) -> None:
 def test_names_of_folders_come_before_names_of_shards(tmp_path: Path) -> None:
     for number, name in enumerate(("train/test-0.tar", "Validation/train-0.tar")):
         write_shard(tmp_path / name, numbered(number))
-    write(tmp_path, "train/index.json", "train/1.tar.gz", "train/.hidden")
+    write(tmp_path, "docs/readme.txt", "train/index.json", "train/1.tar.gz", "train/.hidden")
     assert read_dataset(tmp_path).findings.ignored == {("train", ".json"): 1, ("train", ".gz"): 1}
+    assert read_dataset(tmp_path).findings.guesses == [f"{tmp_path}: no shards in docs, left out"]
     for name in (str(tmp_path), f"{tmp_path}/*/*.tar"):
         assert listing(read_dataset(name)) == {"train": [("0.jpg", "cat")], "val": [("1.jpg", "cat")], "test": []}
 
