@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from listings import write, write_table
 
 from xmixup_fast.data.dataset import Dataset
-from xmixup_fast.data.layout import SPLITS, class_name, name_splits, split_faults
+from xmixup_fast.data.layout import SPLITS, Classes, class_name, name_splits, split_faults
 from xmixup_fast.data.readers.folder import find_images, read_folder
 from xmixup_fast.data.sources import read_dataset, read_target
 
@@ -259,7 +259,7 @@ def test_links_out_of_the_folder_are_followed_and_counted(tmp_path: Path) -> Non
     assert all(dataset.name_of(sample.image).split("/")[0] in ("cat", "dog", "owl") for sample in dataset.train)
     assert [file.reason for file in dataset.bad] == [f"links to {root}, which holds it"]
     (said,) = dataset.findings.guesses
-    assert said == f"{root}: 2 links lead out of it and are followed: {root}/owl -> {tmp_path}/far and 1 more"
+    assert said == f"{root}: 2 links lead out of it and are followed, such as {root}/owl -> {tmp_path}/far"
     bad: list[object] = []
     assert len(list(find_images(root, bad))) == len(dataset.train) and bad == dataset.bad
     link = tmp_path / "link"
@@ -288,3 +288,28 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     )
     write(tmp_path / "b", "1.jpg", "2.jpg")
     fault(tmp_path / "b", like="one for each class; found none; 2 images directly in it$")
+
+
+FOLDERS = st.sampled_from(["train", "Testing", "val", "eval", "training_set", "cat", "dog", "images", "photos"])
+FILES = st.sampled_from(["1.jpg", "2.JPEG", "notes.txt", "labels.csv", "x"])
+
+
+@given(
+    paths=st.sets(st.tuples(st.lists(FOLDERS, max_size=3).map(tuple), FILES), min_size=1, max_size=12),
+    choice=st.sampled_from([None, "outer", "inner"]),
+)
+def test_no_file_vanishes(
+    tmp_path_factory: pytest.TempPathFactory, paths: set[tuple[tuple[str, ...], str]], choice: Classes | None
+) -> None:
+    """Each visible file is an image of the dataset, or counted as ignored, or the layout is refused with a reason."""
+    root = tmp_path_factory.mktemp("t")
+    write(root, *("/".join((*folders, name)) for folders, name in paths), ".hidden/1.jpg")
+    try:
+        dataset = read_folder(root, choice)
+    except ValueError as error:
+        assert str(error).startswith(str(root))
+        return
+    images = [Path(s.image.name) for s in (*dataset.train, *dataset.val, *dataset.test)]
+    assert len(set(images)) == len(images) and not dataset.bad
+    assert len(images) + sum(dataset.findings.ignored.values()) == len(paths)
+    assert all(dataset.classes[s.label] in Path(dataset.name_of(s.image)).parent.parts for s in dataset.train)

@@ -163,7 +163,7 @@ def test_damaged_shards_are_bad_files_and_their_whole_samples_are_kept(tmp_path:
     names = sorted(sample.image.name.removeprefix(f"{root}/").removesuffix(".jpg") for sample in dataset.train)
     assert names == ["a.tar/1", "a.tar/2", "cut.tar/1", "even.tar/1", "even.tar/2", "header.tar/1", "link.tar/3"]
     assert dataset.findings.guesses == [
-        f"{root}: 1 link leads out of it and is followed: {root}/link.tar -> {tmp_path}/elsewhere.tar"
+        f"{root}: 1 link leads out of it and is followed, such as {root}/link.tar -> {tmp_path}/elsewhere.tar"
     ]
     found = reasons(dataset, root)
     assert found.pop("folder.tar") == "a folder, not a file"
