@@ -107,6 +107,8 @@ BAD_MEMBERS: list[tuple[str, str | bytes]] = [
     ("float.json", '{"label": 0.5}'),
     ("blank.jpg", "x"),
     ("blank.cls", " "),
+    ("nan.jpg", "x"),
+    ("nan.cls", "nan"),
     ("bytes.jpg", "x"),
     ("bytes.cls", b"\xff"),
 ]
@@ -125,7 +127,7 @@ def test_members_that_cannot_be_used_are_bad_files(tmp_path: Path) -> None:
     dataset = read_dataset(shard)
     assert listing(dataset)["train"] == [("1.jpg", "cat")]
     found = {file.name.removeprefix(f"{shard}/"): file.reason for file in dataset.bad}
-    assert len(found) == len(dataset.bad) == 17
+    assert len(found) == len(dataset.bad) == 18
     link = "a link or special member, not a plain file"
     assert found.pop("json.jpg").startswith("Expecting property name")
     assert "can't decode byte 0xff" in found.pop("bytes.jpg")
@@ -141,6 +143,7 @@ def test_members_that_cannot_be_used_are_bad_files(tmp_path: Path) -> None:
         "list.jpg": '.json: expected "label" with a number or a name, got None',
         "float.jpg": '.json: expected "label" with a number or a name, got 0.5',
         "blank.jpg": "an empty label",
+        "nan.jpg": "the label 'nan', which means a missing value",
         **{"soft.jpg": link, "hard.jpg": link, "holes.jpg": link, "dir.jpg": "a folder, not a file"},
     }
 

@@ -313,7 +313,7 @@ def _class_name(content: bytes, kind: str) -> str:
             raise ValueError(f'.json: expected "label" with a number or a name, got {label!r}')
         name = str(label)
     if is_missing(name):
-        raise ValueError("an empty label")
+        raise ValueError(f"the label {name!r}, which means a missing value" if name.strip() else "an empty label")
     return name
 
 
