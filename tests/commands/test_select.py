@@ -136,7 +136,7 @@ def colour(sheets: list[Image.Image], row: int, column: int, auxiliary: bool) ->
 
 
 def test_contact_sheets_show_what_was_chosen(tmp_path: Path) -> None:
-    colours = {f"{i:02d} ünïcödé {'long ' * (i % 9)}": (30 + 8 * i, 220 - 8 * i, 100) for i in range(ROWS + 3)}
+    colours = {f"{i:02d} ünïcödé{' long' * (i % 9)}": (30 + 8 * i, 220 - 8 * i, 100) for i in range(ROWS + 3)}
     target = read_folder(write_folder(tmp_path / "target", colours, 5, size=(30, 50)))
     source = read_folder(write_folder(tmp_path / "source", SOURCE, 10))
     rows = [[i % 4, (i + 1) % 4] for i in range(len(colours))]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from listings import write, write_table
 
 from xmixup_fast.data.dataset import Dataset
-from xmixup_fast.data.layout import SPLITS, class_name, name_splits, split_faults
+from xmixup_fast.data.layout import SPLITS, Classes, class_name, name_splits, split_faults
 from xmixup_fast.data.readers.folder import find_images, read_folder
 from xmixup_fast.data.sources import read_dataset, read_target
 
@@ -165,22 +165,36 @@ def test_classes_that_all_hold_the_same_folders_want_a_decision(tmp_path: Path, 
 
 
 def test_the_way_out_of_splits_within_classes_turns_them_around(tmp_path: Path) -> None:
-    write(tmp_path, *classes("cat/train", "cat/test", "dog/train", "dog/test"))
-    fault(tmp_path, like="all hold the folders test, train: move these splits outside, like test/cat; or cut new ones")
+    write(tmp_path, *classes("cat/train", "cat/test", "dog/train"))
+    fault(
+        tmp_path, like="cat, dog hold the splits test, train: move these outside, like test/cat; or cut new ones with"
+    )
+    assert read_folder(tmp_path, "outer").classes == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
-    "names", [["cat/a", "cat/b", "dog/c"], ["cat/a", "dog/a"], ["cat", "dog/a", "dog/b"], ["cat", "dog"]]
+    ("names", "inner", "likely"),
+    [
+        (["cat/a", "cat/b", "dog/c"], ["a", "b", "c"], True),
+        (["cat/a", "cat/b", "dog/a"], ["a", "b"], True),
+        (["cat", "dog/a", "dog/b"], ["a", "b", "cat"], False),
+        (["cat/a", "dog/a"], ["cat", "dog"], False),
+        (["cat", "dog"], ["cat", "dog"], False),
+    ],
 )
-def test_other_folders_in_classes_are_of_their_class(tmp_path: Path, names: list[str]) -> None:
+def test_other_folders_in_classes_are_of_their_class(
+    tmp_path: Path, names: list[str], inner: list[str], likely: bool
+) -> None:
+    """Which is said if these folders are likely to be meant as classes."""
     write(tmp_path, *classes(*names))
-    assert read_folder(tmp_path).classes == ["cat", "dog"]
-    inner = read_folder(tmp_path, "inner").classes
-    assert inner == (
-        ["cat", "dog"]
-        if len({n.partition("/")[2] for n in names} - {""}) < 2
-        else sorted({name.rpartition("/")[2] for name in names})
-    )
+    dataset = read_folder(tmp_path)
+    assert dataset.classes == ["cat", "dog"]
+    end = f"--classes inner takes {', '.join(inner)}"
+    said = f"{tmp_path}: classes are cat, dog, with all folders in these; {end}"
+    assert dataset.findings.guesses == ([said] if likely else [])
+    chosen = read_folder(tmp_path, "inner")
+    assert chosen.classes == inner
+    assert len(chosen.findings.guesses) == (inner == ["cat", "dog"])
 
 
 def test_a_target_of_one_class_stops_and_a_source_of_one_does_not(tmp_path: Path) -> None:
@@ -245,7 +259,7 @@ def test_links_out_of_the_folder_are_followed_and_counted(tmp_path: Path) -> Non
     assert all(dataset.name_of(sample.image).split("/")[0] in ("cat", "dog", "owl") for sample in dataset.train)
     assert [file.reason for file in dataset.bad] == [f"links to {root}, which holds it"]
     (said,) = dataset.findings.guesses
-    assert said == f"{root}: 2 links lead out of it and are followed: {root}/owl -> {tmp_path}/far and 1 more"
+    assert said == f"{root}: 2 links lead out of it and are followed, such as {root}/owl -> {tmp_path}/far"
     bad: list[object] = []
     assert len(list(find_images(root, bad))) == len(dataset.train) and bad == dataset.bad
     link = tmp_path / "link"
@@ -274,3 +288,28 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     )
     write(tmp_path / "b", "1.jpg", "2.jpg")
     fault(tmp_path / "b", like="one for each class; found none; 2 images directly in it$")
+
+
+FOLDERS = st.sampled_from(["train", "Testing", "val", "eval", "training_set", "cat", "dog", "images", "photos"])
+FILES = st.sampled_from(["1.jpg", "2.JPEG", "notes.txt", "labels.csv", "x"])
+
+
+@given(
+    paths=st.sets(st.tuples(st.lists(FOLDERS, max_size=3).map(tuple), FILES), min_size=1, max_size=12),
+    choice=st.sampled_from([None, "outer", "inner"]),
+)
+def test_no_file_vanishes(
+    tmp_path_factory: pytest.TempPathFactory, paths: set[tuple[tuple[str, ...], str]], choice: Classes | None
+) -> None:
+    """Each visible file is an image of the dataset, or counted as ignored, or the layout is refused with a reason."""
+    root = tmp_path_factory.mktemp("t")
+    write(root, *("/".join((*folders, name)) for folders, name in paths), ".hidden/1.jpg")
+    try:
+        dataset = read_folder(root, choice)
+    except ValueError as error:
+        assert str(error).startswith(str(root))
+        return
+    images = [Path(s.image.name) for s in (*dataset.train, *dataset.val, *dataset.test)]
+    assert len(set(images)) == len(images) and not dataset.bad
+    assert len(images) + sum(dataset.findings.ignored.values()) == len(paths)
+    assert all(dataset.classes[s.label] in Path(dataset.name_of(s.image)).parent.parts for s in dataset.train)

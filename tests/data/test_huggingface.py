@@ -42,11 +42,36 @@ def test_datasets_saved_to_disk_are_read(tmp_path: Path, hub: object) -> None:
     dataset = read_dataset(name)
     assert listing(dataset) == {"train": [("1", "cat"), ("2", "dog"), ("3", "cat")], "val": [("4", "dog")], "test": []}
     assert not dataset.bad
+    assert dataset.findings.guesses == [
+        f"{name}: test (rows: 2) is left out, as none has a label",
+        f"{name}: extra (rows: 1) is left out, as it is named like no split",
+    ]
     image, again = dataset.train[2].image, read_dataset(name).train[2].image
     assert image.name == f"{name}/train/00000002"
     assert image == again and image.stamp() == again.stamp() != dataset.train[1].image.stamp()
     table(hub, ["1", "2"], ["x", "y"]).select([1, 0]).save_to_disk(tmp_path / "one")
     assert listing(read_dataset(f"hf:{tmp_path / 'one'}"))["train"] == [("1", "x"), ("2", "y")]
+
+
+@pytest.mark.parametrize(
+    ("splits", "like"),
+    [
+        (["full"], "expected a split train, got full"),
+        (["test"], "has test but no train split"),
+        (["train", "dev", "validation"], "dev and validation are both a val split"),
+    ],
+)
+def test_splits_that_are_not_clear_stop(tmp_path: Path, hub: object, splits: list[str], like: str) -> None:
+    hub.DatasetDict({name: table(hub, ["1", "2"], [0, 1]) for name in splits}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=like):
+        read_dataset(f"hf:{tmp_path / 'saved'}")
+
+
+def test_labels_that_are_missing_are_no_class(tmp_path: Path, hub: object) -> None:
+    table(hub, ["1", "2", "3", "4"], ["cat", " dog", "nan", ""]).save_to_disk(tmp_path / "saved")
+    dataset = read_dataset(f"hf:{tmp_path / 'saved'}")
+    assert dataset.classes == ["cat", "dog"]
+    assert [file.reason for file in dataset.bad] == ["no label", "no label"]
 
 
 def test_folders_of_parquet_files_are_read(tmp_path: Path, hub: object) -> None:

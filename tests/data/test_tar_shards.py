@@ -107,6 +107,8 @@ BAD_MEMBERS: list[tuple[str, str | bytes]] = [
     ("float.json", '{"label": 0.5}'),
     ("blank.jpg", "x"),
     ("blank.cls", " "),
+    ("nan.jpg", "x"),
+    ("nan.cls", "nan"),
     ("bytes.jpg", "x"),
     ("bytes.cls", b"\xff"),
 ]
@@ -125,7 +127,7 @@ def test_members_that_cannot_be_used_are_bad_files(tmp_path: Path) -> None:
     dataset = read_dataset(shard)
     assert listing(dataset)["train"] == [("1.jpg", "cat")]
     found = {file.name.removeprefix(f"{shard}/"): file.reason for file in dataset.bad}
-    assert len(found) == len(dataset.bad) == 17
+    assert len(found) == len(dataset.bad) == 18
     link = "a link or special member, not a plain file"
     assert found.pop("json.jpg").startswith("Expecting property name")
     assert "can't decode byte 0xff" in found.pop("bytes.jpg")
@@ -141,6 +143,7 @@ def test_members_that_cannot_be_used_are_bad_files(tmp_path: Path) -> None:
         "list.jpg": '.json: expected "label" with a number or a name, got None',
         "float.jpg": '.json: expected "label" with a number or a name, got 0.5',
         "blank.jpg": "an empty label",
+        "nan.jpg": "the label 'nan', which means a missing value",
         **{"soft.jpg": link, "hard.jpg": link, "holes.jpg": link, "dir.jpg": "a folder, not a file"},
     }
 
@@ -163,7 +166,7 @@ def test_damaged_shards_are_bad_files_and_their_whole_samples_are_kept(tmp_path:
     names = sorted(sample.image.name.removeprefix(f"{root}/").removesuffix(".jpg") for sample in dataset.train)
     assert names == ["a.tar/1", "a.tar/2", "cut.tar/1", "even.tar/1", "even.tar/2", "header.tar/1", "link.tar/3"]
     assert dataset.findings.guesses == [
-        f"{root}: 1 link leads out of it and is followed: {root}/link.tar -> {tmp_path}/elsewhere.tar"
+        f"{root}: 1 link leads out of it and is followed, such as {root}/link.tar -> {tmp_path}/elsewhere.tar"
     ]
     found = reasons(dataset, root)
     assert found.pop("folder.tar") == "a folder, not a file"
@@ -214,8 +217,9 @@ def test_names_of_shards_that_are_not_clear_stop(tmp_path: Path) -> None:
 def test_names_of_folders_come_before_names_of_shards(tmp_path: Path) -> None:
     for number, name in enumerate(("train/test-0.tar", "Validation/train-0.tar")):
         write_shard(tmp_path / name, numbered(number))
-    write(tmp_path, "train/index.json", "train/1.tar.gz", "train/.hidden")
+    write(tmp_path, "docs/readme.txt", "train/index.json", "train/1.tar.gz", "train/.hidden")
     assert read_dataset(tmp_path).findings.ignored == {("train", ".json"): 1, ("train", ".gz"): 1}
+    assert read_dataset(tmp_path).findings.guesses == [f"{tmp_path}: no shards in docs, left out"]
     for name in (str(tmp_path), f"{tmp_path}/*/*.tar"):
         assert listing(read_dataset(name)) == {"train": [("0.jpg", "cat")], "val": [("1.jpg", "cat")], "test": []}
 

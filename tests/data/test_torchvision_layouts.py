@@ -197,6 +197,18 @@ def test_files_that_published_lists_name_are_checked(tmp_path: Path) -> None:
         read_dataset(f"torchvision:Food101:{tmp_path}")
 
 
+def test_links_out_of_a_published_dataset_are_followed_and_said(tmp_path: Path) -> None:
+    expected = write_food101(tmp_path / "data")
+    base, disk = tmp_path / "data" / "food-101", tmp_path / "disk"
+    (base / "images").rename(disk)
+    (base / "images").symlink_to(disk)
+    dataset = read_dataset(f"torchvision:Food101:{tmp_path / 'data'}")
+    assert listing(dataset) == expected and not dataset.bad
+    assert {dataset.name_of(sample.image) for sample in dataset.train} == {"images/pho/1.jpg", "images/pie/3.jpg"}
+    (said,) = dataset.findings.guesses
+    assert said == f"{base}: 1 link leads out of it and is followed, such as {base}/images -> {disk}"
+
+
 def test_lists_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     write_cub200(tmp_path)
     (tmp_path / "CUB_200_2011" / "image_class_labels.txt").write_text("1 1\n")

@@ -240,9 +240,13 @@ def _find_classes(layout: Layout, classes: Classes | None) -> None:
     for _, folder in outer:
         within.setdefault(class_name(folder.name), set()).update(class_name(inner.name) for inner in folder.holding)
     names = sorted(set().union(*within.values()))
-    if classes is None and len(within) > 1 and len(names) > 1 and all(found == set(names) for found in within.values()):
-        layout.faults.append(_ambiguous(layout.top.path, list(within), names))
     is_inner = classes == "inner" and len(names) > 1
+    if classes is None and len(within) > 1 and len(names) > 1:
+        _judge(layout, within, names, any(folder.images for _, folder in outer))
+    elif classes == "inner" and not is_inner:
+        layout.guesses.append(
+            f"{layout.top.path}: its folders hold no further classes, so these are not the inner ones"
+        )
     for split, folder in outer:
         if not is_inner or not folder.holding:
             layout.classes.append((split, folder.name, folder))
@@ -259,11 +263,31 @@ def _find_classes(layout: Layout, classes: Classes | None) -> None:
         layout.faults.append(f"{layout.top.path}: expected folders of images, one for each class; found none{found}")
 
 
-def _ambiguous(path: Path, outer: Sequence[str], inner: Sequence[str]) -> str:
-    start = f"{path}: {some(outer)} all hold the folders {some(inner)}: "
-    if len(name_splits(inner)) == len(inner):
-        return f"{start}move these splits outside, like {inner[0]}/{outer[0]}; or cut new ones with --classes outer"
-    return f"{start}expected --classes outer to learn {some(outer, 2)}, or --classes inner to learn {some(inner, 2)}"
+def _judge(layout: Layout, within: Mapping[str, set[str]], inner: Sequence[str], has_images: bool) -> None:
+    """Adds a fault where class folders may be the outer or the inner ones, and a guess where the outer ones are likely.
+
+    Args:
+        layout: gets them.
+        within: the names of the folders in each outer folder.
+        inner: all these names, sorted.
+        has_images: whether images lie directly in an outer folder.
+    """
+    path, outer = layout.top.path, list(within)
+    is_split = len(name_splits(inner)) == len(inner)
+    if is_split:
+        layout.faults.append(
+            f"{path}: {some(outer)} hold the splits {some(inner)}: move these outside, like {inner[0]}/{outer[0]}; or "
+            "cut new ones with --classes outer"
+        )
+    elif all(found == set(inner) for found in within.values()):
+        layout.faults.append(
+            f"{path}: {some(outer)} all hold the folders {some(inner)}: expected --classes outer to learn "
+            f"{some(outer, 2)}, or --classes inner to learn {some(inner, 2)}"
+        )
+    elif not has_images:
+        layout.guesses.append(
+            f"{path}: classes are {some(outer)}, with all folders in these; --classes inner takes {some(inner)}"
+        )
 
 
 def _say_what_is_left(layout: Layout) -> None:

@@ -75,7 +75,7 @@ def read_huggingface(name: str) -> Dataset:
     guesses = split_guesses(where, splits)
     for split, table in tables.items():
         if split not in splits:
-            guesses.append(f"{where}: {split}, {len(table)} rows, is left out, as it is named like no split")
+            guesses.append(f"{where}: {split} (rows: {len(table)}) is left out, as it is named like no split")
             continue
         image_column, label_column = _columns(table, f"{where}: {split}")
         class_names = _class_names(table, label_column)
@@ -83,7 +83,7 @@ def read_huggingface(name: str) -> Dataset:
             images = list(_images(table, image_column, f"{where}/{split}", roots))
             entries += _entries(images, class_names, splits[split], bad)
         else:
-            guesses.append(f"{where}: {split}, {len(table)} rows, is left out, as none has a label")
+            guesses.append(f"{where}: {split} (rows: {len(table)}) is left out, as none has a label")
     guesses += [line for root in roots for line in root.said()]
     return collect(where, entries, bad, root=where, findings=Findings(guesses=guesses))
 

@@ -15,6 +15,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,23 +44,27 @@ class Root:
         self._real = Path(os.path.realpath(path))
         self._folders: dict[Path, Path] = {}
         self._names: dict[Path, Path] = {}
-        self._links: list[str] = []
+        self._links: dict[Path, None] = {}
 
-    def follow(self, link: Path) -> None:
-        """Counts a link if it leads out of the folder."""
-        real = Path(os.path.realpath(link))
-        if not real.is_relative_to(self._real):
-            self._links.append(f"{link} -> {real}")
+    def follow(self, path: Path) -> None:
+        """Counts the link by which a path leads out of the folder, if it is below it and there is one."""
+        if not path.is_relative_to(self.path) or self._is_inside(path):
+            return
+        parts = path.relative_to(self.path).parts
+        ways = (self.path.joinpath(*parts[: count + 1]) for count in range(len(parts)))
+        self._links |= dict.fromkeys(islice((way for way in ways if not self._is_inside(way)), 1))
 
     def said(self) -> list[str]:
         """A line for the user on the links that lead out of the folder; no line where there are none."""
         if not self._links:
             return []
-        count = f"{len(self._links)} links lead" if len(self._links) > 1 else "1 link leads"
-        return [
-            printable(f"{self.path}: {count} out of it and {'are' if len(self._links) > 1 else 'is'} followed: ")
-            + printable(some(self._links, 1))
-        ]
+        found = f"{len(self._links)} links lead" if len(self._links) > 1 else "1 link leads"
+        verb = "are" if len(self._links) > 1 else "is"
+        link = next(iter(self._links))
+        return [f"{self.path}: {found} out of it and {verb} followed, such as {link} -> {os.path.realpath(link)}"]
+
+    def _is_inside(self, path: Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(self._real)
 
     def file(self, path: Path, confined: bool = True) -> FileImage | BadFile:
         """The image file at a path, or a BadFile with the reason why it cannot be used.

@@ -87,6 +87,9 @@ def read_shards(name: str, image_field: str | None = None) -> Dataset:
     if not paths:
         raise FileNotFoundError(f"{name}: no such file")
     splits, guesses = _splits(name, paths)
+    empty = [item.name for item in _folders(Path(name)).values() if not _tars(item)]
+    if empty:
+        guesses.append(f"{name}: no shards in {some(empty)}, left out")
     bad: list[BadFile] = []
     entries: list[Entry] = []
     ignored = _beside(Path(name), paths)
@@ -123,8 +126,9 @@ def _paths(name: str) -> list[Path]:
 
 
 def _folders(path: Path) -> dict[str, Path]:
-    """The folders in a folder, by name."""
-    return {item.name: item for item in sorted(path.iterdir()) if item.is_dir() and not is_silent(item.name)}
+    """The folders in a folder, by name; none in a pattern."""
+    items = sorted(path.iterdir()) if path.is_dir() else []
+    return {item.name: item for item in items if item.is_dir() and not is_silent(item.name)}
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -309,7 +313,7 @@ def _class_name(content: bytes, kind: str) -> str:
             raise ValueError(f'.json: expected "label" with a number or a name, got {label!r}')
         name = str(label)
     if is_missing(name):
-        raise ValueError("an empty label")
+        raise ValueError(f"the label {name!r}, which means a missing value" if name.strip() else "an empty label")
     return name
 
 
