@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 
 class Image(ABC):
-    """One encoded image (JPEG, PNG or WebP), in a file, an archive, a table or memory.
+    """One encoded image, in a file, an archive, a table or memory.
 
     Two images are equal, and have the same hash, where they are kept in the same place.
     """

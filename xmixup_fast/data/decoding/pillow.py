@@ -42,6 +42,10 @@ READABLE = _readable()
 """Pillow's names of the formats that are decoded. The bytes of a file tell its format, not its name."""
 
 
+PHOTOMETRIC, BITS = 262, 258
+"""TIFF's tags for what zero means, and for the bits of each sample."""
+
+
 class Header(NamedTuple):
     """What the first bytes of an encoded image tell."""
 
@@ -78,11 +82,13 @@ def decode(data: NDArray[np.uint8], name: str, notes: Notes) -> NDArray[np.uint8
         image: Any = PIL.ImageOps.exif_transpose(opened)
         if opened.format != "MPO" and _has_more(opened):  # phones keep previews as an MPO file's further images
             notes.add(FIRST, name)
+        white = _white(opened)
     if image.mode in ("F", "LAB"):
         kind = {"F": "floating point", "LAB": "CIELAB"}[image.mode]
         raise ValueError(f"{kind} samples, whose range is not known; save it with 8 or 16 bits, grey or RGB")
     if image.mode.startswith("I"):
-        return _upper_bytes(image, name, notes)
+        samples = np.asarray(image)
+        return _upper_bytes(samples if white is None else white - samples, name, notes)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
@@ -134,10 +140,16 @@ def _has_more(image: PIL.Image.Image) -> bool:
         return True
 
 
-def _upper_bytes(image: PIL.Image.Image, name: str, notes: Notes) -> NDArray[np.uint8]:
+def _white(image: Any) -> NDArray[np.uint16] | None:
+    """The value of black in a TIFF file of up to 16 bits in which zero is white, which Pillow does not turn round."""
+    if image.format != "TIFF" or not image.mode.startswith("I;16") or image.tag_v2.get(PHOTOMETRIC) != 0:
+        return None
+    return np.array(2 ** image.tag_v2[BITS][0] - 1, dtype=np.uint16)
+
+
+def _upper_bytes(samples: NDArray[Any], name: str, notes: Notes) -> NDArray[np.uint8]:
     """The upper bytes of grey samples of 16 bits, where convert("RGB") would clip them at 255: uint8[H, W, 3]."""
-    samples = np.asarray(image)
-    if image.mode == "I":  # 32 bits with a sign
+    if samples.dtype == np.int32:  # Pillow's mode I
         kept = samples.clip(0, 65535)
         if (kept != samples).any():
             notes.add(CLIPPED, name)
