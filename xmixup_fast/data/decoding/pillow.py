@@ -42,8 +42,8 @@ READABLE = _readable()
 """Pillow's names of the formats that are decoded. The bytes of a file tell its format, not its name."""
 
 
-PHOTOMETRIC, BITS = 262, 258
-"""TIFF's tags for what zero means, and for the bits of each sample."""
+PHOTOMETRIC = 262
+"""TIFF's tag for what samples mean: in grey images, 0 says that zero is white."""
 
 
 class Header(NamedTuple):
@@ -78,17 +78,19 @@ def decode(data: NDArray[np.uint8], name: str, notes: Notes) -> NDArray[np.uint8
 
     Raises ValueError for samples that have no meaning as RGB, and whatever Pillow raises for a damaged file.
     """
+    opened: Any
     with _open(io.BytesIO(data.data)) as opened:
         image: Any = PIL.ImageOps.exif_transpose(opened)
         if opened.format != "MPO" and _has_more(opened):  # phones keep previews as an MPO file's further images
             notes.add(FIRST, name)
-        white = _white(opened)
+        inverted = opened.format == "TIFF" and opened.tag_v2.get(PHOTOMETRIC) == 0
     if image.mode in ("F", "LAB"):
         kind = {"F": "floating point", "LAB": "CIELAB"}[image.mode]
         raise ValueError(f"{kind} samples, whose range is not known; save it with 8 or 16 bits, grey or RGB")
     if image.mode.startswith("I"):
         samples = np.asarray(image)
-        return _upper_bytes(samples if white is None else white - samples, name, notes)
+        # Pillow turns samples in which zero is white round where they have 8 bits, but not where they have 16.
+        return _upper_bytes(65535 - samples if inverted and image.mode != "I" else samples, name, notes)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
@@ -138,13 +140,6 @@ def _has_more(image: PIL.Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # of a damaged page; parsers of damaged bytes raise almost anything
         return True
-
-
-def _white(image: Any) -> NDArray[np.uint16] | None:
-    """The value of black in a TIFF file of up to 16 bits in which zero is white, which Pillow does not turn round."""
-    if image.format != "TIFF" or not image.mode.startswith("I;16") or image.tag_v2.get(PHOTOMETRIC) != 0:
-        return None
-    return np.array(2 ** image.tag_v2[BITS][0] - 1, dtype=np.uint16)
 
 
 def _upper_bytes(samples: NDArray[Any], name: str, notes: Notes) -> NDArray[np.uint8]:
