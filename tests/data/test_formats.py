@@ -47,6 +47,15 @@ def tiff_of_16_bits(samples: np.ndarray) -> bytes:
     return b"II*\0" + struct.pack("<I", 14 + len(data)) + bits + data + struct.pack("<H", 9) + entries + bytes(4)
 
 
+def tiff_of_grey(samples: np.ndarray, white_is_zero: bool) -> bytes:
+    """A TIFF file of uint16[H, W]."""
+    (height, width), data = samples.shape, samples.astype("<u2").tobytes()
+    ifd = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, not white_is_zero)]
+    ifd += [(273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, len(data))]
+    entries = b"".join(struct.pack("<HHII", *entry) for entry in ifd)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", 9) + entries + bytes(4)
+
+
 def files() -> dict[str, bytes]:
     """The bytes of photo() in every format that Pillow writes, by file name."""
     rgb, turned = photo(), photo().rotate(180)
@@ -212,6 +221,14 @@ def test_deep_grey_becomes_its_upper_byte_and_dark_files_are_said(
     assert [line[:80] for line in lines] == [
         "16-bit grey images with no value above 4095, which look like 12 bits and come ou"
     ] * int(0 < samples.max() < 4096)
+
+
+@settings(max_examples=20)
+@given(arrays(np.uint16, (2, 4)))
+def test_zero_may_be_white(samples: np.ndarray) -> None:
+    both = [tiff_of_grey(samples, True), tiff_of_grey(65535 - samples, False)]
+    for result in decoded("pillow", both, None):
+        assert np.array_equal(result, np.repeat(((65535 - samples) >> 8)[..., None], 3, axis=2))
 
 
 @settings(max_examples=50)

@@ -26,7 +26,7 @@ class Content(NamedTuple):
 
 
 class Image(ABC):
-    """One encoded image (JPEG, PNG or WebP), in a file, an archive, a table or memory.
+    """One encoded image, in a file, an archive, a table or memory.
 
     Two images are equal, and have the same hash, where they are kept in the same place.
     """

@@ -26,7 +26,7 @@ from .dataset import BadFile, Sample, stamp_or_reason
 from .decoding.decoder import Decoder
 
 FORMAT = 2
-"""Version of the cache. Raise it whenever a decoder's pixels, and so all cached pools, change."""
+"""Version of the cache. Raise it whenever a decoder's pixels change, and so all cached pools and selections."""
 STALE_SECONDS = 3600
 """Unfinished files that no process has written to for so long were left by killed processes, and are removed."""
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..data import image_cache
 from ..data.dataset import BadFile, Sample, stamp_or_reason
 from ..models.network import Network
 from ..runtime import distributed
@@ -25,7 +26,8 @@ from ..runtime.files import writing_to_cache
 from ..runtime.tensor_files import write_tensors
 
 FORMAT = 1
-"""Part of every key. Raise it with each change of the code that makes a pass compute other values."""
+"""Part of every key. Raise it with each change of the code that makes a pass compute other values. The format
+of the cache of images, which changes with their pixels, is a part, too."""
 
 
 class PassResult(NamedTuple):
@@ -94,6 +96,6 @@ def cache_key(network: Network, samples: Iterable[Iterable[Sample]], parameters:
             add(sample.image.name)
             add(stamp_or_reason(sample.image))
             add(sample.label)
-    for parameter in (FORMAT, network.model_name, *parameters):
+    for parameter in (FORMAT, image_cache.FORMAT, network.model_name, *parameters):
         add(parameter)
     return digest.hexdigest()

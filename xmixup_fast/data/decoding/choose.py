@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from .decoder import Decoder, PillowDecoder, TorchcodecDecoder, TorchvisionDecoder
+from .pillow import reason
 
 
 class _Library(NamedTuple):
@@ -72,5 +73,5 @@ def _fault(library: _Library) -> str | None:
     except (ImportError, OSError, RuntimeError) as error:
         if isinstance(error, ModuleNotFoundError) and f"{library.module}.".startswith(f"{error.name}."):
             return f"{library.title} is not installed; {library.install}"
-        return f"{library.title} does not work here ({str(error).splitlines()[0]})"  # a shared library may be missing
+        return f"{library.title} does not work here ({reason(error)})"  # a shared library may be missing
     return None if found else f"{library.title} is installed without {library.function}; {library.install}"

@@ -42,6 +42,10 @@ READABLE = _readable()
 """Pillow's names of the formats that are decoded. The bytes of a file tell its format, not its name."""
 
 
+PHOTOMETRIC = 262
+"""TIFF's tag for what samples mean: in grey images, 0 says that zero is white."""
+
+
 class Header(NamedTuple):
     """What the first bytes of an encoded image tell."""
 
@@ -74,15 +78,19 @@ def decode(data: NDArray[np.uint8], name: str, notes: Notes) -> NDArray[np.uint8
 
     Raises ValueError for samples that have no meaning as RGB, and whatever Pillow raises for a damaged file.
     """
+    opened: Any
     with _open(io.BytesIO(data.data)) as opened:
         image: Any = PIL.ImageOps.exif_transpose(opened)
         if opened.format != "MPO" and _has_more(opened):  # phones keep previews as an MPO file's further images
             notes.add(FIRST, name)
+        inverted = opened.format == "TIFF" and opened.tag_v2.get(PHOTOMETRIC) == 0
     if image.mode in ("F", "LAB"):
         kind = {"F": "floating point", "LAB": "CIELAB"}[image.mode]
         raise ValueError(f"{kind} samples, whose range is not known; save it with 8 or 16 bits, grey or RGB")
     if image.mode.startswith("I"):
-        return _upper_bytes(image, name, notes)
+        samples = np.asarray(image)
+        # Pillow turns samples in which zero is white round where they have 8 bits, but not where they have 16.
+        return _upper_bytes(65535 - samples if inverted and image.mode != "I" else samples, name, notes)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
@@ -134,10 +142,9 @@ def _has_more(image: PIL.Image.Image) -> bool:
         return True
 
 
-def _upper_bytes(image: PIL.Image.Image, name: str, notes: Notes) -> NDArray[np.uint8]:
+def _upper_bytes(samples: NDArray[Any], name: str, notes: Notes) -> NDArray[np.uint8]:
     """The upper bytes of grey samples of 16 bits, where convert("RGB") would clip them at 255: uint8[H, W, 3]."""
-    samples = np.asarray(image)
-    if image.mode == "I":  # 32 bits with a sign
+    if samples.dtype == np.int32:  # Pillow's mode I
         kept = samples.clip(0, 65535)
         if (kept != samples).any():
             notes.add(CLIPPED, name)
