@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from .cli import exit_status, parse_options, require_one_process
 from .data.bad_files import list_bad, printable, skipped
-from .data.dataset import BadFile, FileImage, Image
+from .data.dataset import BadFile, FileImage, Findings, Image
 from .data.readers.folder import find_images
 from .runtime.files import atomic_write
 
@@ -184,14 +184,19 @@ def _predictions(
 
 
 def _find(paths: Iterable[str | os.PathLike[str]], bad: list[BadFile]) -> Iterator[Image]:
-    """The images of files and folders; what cannot be used is added to ``bad``."""
+    """The images of files and folders; what cannot be used is added to ``bad``, and what is no image is counted."""
+    from .data.understood import found
+
+    ignored: dict[tuple[str, str], int] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            yield from find_images(path, bad)
+            yield from find_images(path, bad, ignored)
         elif path.is_file():
             yield FileImage(path)
         else:
             bad.append(BadFile(str(path), "not a file or folder" if path.exists() else "no such file or folder"))
+    for line in found(Findings(ignored)):
+        _complain(line)
 
 
 def write(predictions: Iterable[Prediction | BadFile], output: Path | None) -> tuple[int, list[BadFile]]:

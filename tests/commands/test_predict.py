@@ -223,3 +223,15 @@ def test_what_is_no_trained_network_is_refused(tmp_path: Path, data: Path) -> No
     torch.save(build(NETWORK, "none", ["a"]).body.state_dict(), tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=r"weights\.pth: expected a run folder that holds model\.safetensors"):
         predict(tmp_path / "weights.pth", data)
+
+
+def test_files_that_are_no_images_are_counted(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "photos", TARGET, 1)
+    for name in ("notes.txt", "red/a.txt", "red/b.txt", "red/raw.cr2", ".hidden", "Thumbs.db"):
+        (folder / name).write_text("text")
+    assert main([str(weights), str(folder), "--output", str(tmp_path / "out.csv")]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"3 images predicted: {tmp_path / 'out.csv'}\n"
+    assert shown.err == f"4 files ignored: 2 .txt in {folder}/red, 1 .txt in {folder}, 1 .cr2 in {folder}/red\n"

@@ -55,13 +55,20 @@ def read_folder(path: str | os.PathLike[str], classes: Classes | None = None) ->
     )
 
 
-def find_images(path: str | os.PathLike[str], bad: list[BadFile]) -> Iterator[FileImage]:
+def find_images(
+    path: str | os.PathLike[str], bad: list[BadFile], ignored: dict[tuple[str, str], int] | None = None
+) -> Iterator[FileImage]:
     """Yields the images at any depth in a folder, in sorted order, while the folder is walked.
 
-    Bad files, as :func:`read_folder` describes them, are appended to ``bad``. Memory holds the names in the folders
-    that lead to the current image, and no others.
+    Bad files, as :func:`read_folder` describes them, are appended to ``bad``. At the end, files that are no images are
+    counted in ``ignored``, by folder and extension. Memory holds the names in the folders that lead to the current
+    image, and no others.
     """
-    return Walk(path, bad).images(Path(path))
+    walk = Walk(path, bad)
+    yield from walk.images(Path(path))
+    for (folder, extension), count in walk.ignored.items() if ignored is not None else ():
+        place = (str(Path(path, folder)), extension)
+        ignored[place] = ignored.get(place, 0) + count
 
 
 def _tables(given: Folder, layout: Layout) -> list[str]:
