@@ -66,9 +66,10 @@ def find_images(
     """
     walk = Walk(path, bad)
     yield from walk.images(Path(path))
-    for (folder, extension), count in walk.ignored.items() if ignored is not None else ():
-        place = (str(Path(path, folder)), extension)
-        ignored[place] = ignored.get(place, 0) + count
+    if ignored is not None:
+        for (folder, extension), count in walk.ignored.items():
+            place = (str(Path(path, folder)), extension)
+            ignored[place] = ignored.get(place, 0) + count
 
 
 def _tables(given: Folder, layout: Layout) -> list[str]:
