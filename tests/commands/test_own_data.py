@@ -272,3 +272,20 @@ def test_the_same_run_makes_the_same_files(photos: Path, tmp_path: Path, data: P
         fit(**arguments(data, tmp_path / name, target=str(photos)))
     for name in same:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_a_manifest_is_a_target_with_its_splits(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deleted, _ = change(photos)
+    command = ["--target", "run/manifest.csv", "--output", "again", *FLAGS]
+    assert train(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 2 bad files; ") and f"{deleted.relative_to(photos)}: not there any more" in error
+    assert train([*command, "--bad-files", "skip"]) == 0
+    for split, gone in (("train", 0), ("val", 0), ("test", 2)):
+        assert names(tmp_path / "again", split) <= names(run, split)
+        assert len(names(tmp_path / "again", split)) == len(names(run, split)) - gone
+    (run / "data.json").unlink()
+    assert train(command) == 2
+    assert "run/data.json: no such file; it tells where the images of run/manifest.csv are" in capsys.readouterr().err

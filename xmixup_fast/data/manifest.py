@@ -46,6 +46,13 @@ class Row(NamedTuple):
 COLUMNS = ("split", "class", "name", "weight", "bytes", "blake2b", "note")
 
 
+def is_manifest(path: Path) -> bool:
+    """Whether a file begins as manifest.csv does."""
+    head = ",".join(COLUMNS).encode() + b"\n"
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The images of a run, sorted by split and name."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from .dataset import Dataset
+from .dataset import BadFile, Dataset, Findings, Sample
+from .duplicates import SPLITS
 from .layout import TABLES, Classes
+from .manifest import Manifest, is_manifest
 from .readers.folder import read_folder
 from .readers.huggingface import read_huggingface
 from .readers.listing import join
@@ -32,6 +36,7 @@ def read_dataset(
 
     - a folder of class folders,
     - a CSV, TSV or Parquet table with the columns path, label and, optionally, split,
+    - the manifest.csv of a run, for the same images in the same splits,
     - tar shards in WebDataset's format: ``a-{000..012}.tar``, ``a/*.tar``, or a folder of shards,
     - ``torchvision:NAME[:ROOT]``, a published dataset in torchvision's layout in the folder ROOT, or
     - ``hf:NAME[:CONFIG]``, a dataset that the datasets library loads.
@@ -85,7 +90,7 @@ def _read(name: str, classes: Classes | None, image_field: str | None) -> Datase
     path = Path(name)
     suffix = path.suffix.lower()
     if not path.is_dir() and suffix in TABLES:
-        return read_table(path)
+        return _read_manifest(path, classes, image_field) if path.is_file() and is_manifest(path) else read_table(path)
     if names_shards(name):
         return read_shards(name, image_field)
     if not path.is_dir() and suffix in _PACKED:
@@ -96,3 +101,27 @@ def _read(name: str, classes: Classes | None, image_field: str | None) -> Datase
     if path.is_file():
         raise ValueError(f"{name}: expected {KINDS}")
     return read_folder(path, classes)
+
+
+def _read_manifest(path: Path, classes: Classes | None, image_field: str | None) -> Dataset:
+    """The images that a run's manifest names, in its splits and with its labels, where data.json says they are.
+
+    Images that are not there any more are bad files. Raises FileNotFoundError where there is no data.json beside the
+    manifest, and what the reader of the run's target raises.
+    """
+    manifest = Manifest.read(path)
+    description = path.with_name("data.json")
+    if not description.is_file():
+        raise FileNotFoundError(f"{description}: no such file; it tells where the images of {path} are")
+    listed = _read(json.loads(description.read_text(encoding="utf-8"))["path"], classes, image_field)
+    by_name = {listed.name_of(one.image): one for one in listed.samples}
+    label = {name: position for position, name in enumerate(manifest.classes)}
+    splits: dict[str, list[Sample]] = {}
+    bad = []
+    for split in SPLITS:
+        rows = manifest.of_split(split)
+        bad += [BadFile(row.name, "not there any more") for row in rows if row.name not in by_name]
+        splits[split] = [
+            Sample(by_name[row.name].image, label[row.class_name], row.weight) for row in rows if row.name in by_name
+        ]
+    return replace(listed, classes=manifest.classes, bad=bad, findings=Findings()).with_splits(splits)
