@@ -223,9 +223,12 @@ def _check_classes(settings: Settings, network: Network, target: Dataset, source
         )
     similarity = settings.similarity if strategy == "assignment" else strategy
     if similarity == "prediction" and _known_classes(network) < needed and network.classifier_weight is None:
+        way = "name its --weights, or use --selection random"
+        if settings.weights != "none":
+            way = f"use --{'similarity' if strategy == 'assignment' else 'selection'} feature"
         raise ValueError(
-            "selection: prediction needs a network with a pretrained classifier, and this one has none; name its "
-            "--weights, or use --selection random"
+            "selection: prediction needs a network with a pretrained classifier of one layer, and "
+            f"{network.no_classifier}; {way}"
         )
 
 
