@@ -54,12 +54,13 @@ def find(model: str) -> Architecture:
         way = (
             "expected a folder with the config.json of timm.models.save_for_hf"
             if source == "local-dir"
-            else "without a network, fetch its files elsewhere and give local-dir:FOLDER"
+            else "connect to huggingface.co once, or give local-dir:FOLDER with its config.json and weights"
         )
         raise ValueError(f"model: {model} cannot be read ({_reason(error)}); {way}") from error
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ValueError(f"model: {model} is a network {architecture!r}, which timm {timm.__version__} does not have")
-    return Architecture(architecture, dict(arguments or {}), f"{source}:{name}", config)
+    arguments = {name: value for name, value in (arguments or {}).items() if name != "num_classes"}
+    return Architecture(architecture, arguments, f"{source}:{name}", config)
 
 
 def create(architecture: Architecture, image_size: int | None, *, pretrained: bool = False) -> Any:
@@ -85,7 +86,7 @@ def _create(architecture: Architecture, image_size: int | None, pretrained: bool
         known = timm.get_pretrained_cfg(name)
         config = known.to_dict() if known else {}
     fixed, size = config.get("fixed_input_size"), (config.get("input_size") or (3, None))[-1]
-    if image_size is None or not fixed or size == image_size:
+    if image_size is None or not fixed or (size == image_size and "img_size" not in architecture.arguments):
         return timm.create_model(name, **arguments)
     try:
         return timm.create_model(name, **arguments | {"img_size": image_size})
@@ -113,4 +114,6 @@ def _wrong_size(model: str, image_size: int, error: Exception) -> ValueError:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -92,7 +92,7 @@ def build(
         elif keep_classifier and classifier is not None:
             source_head = classifier
             source_matched = torch.full((classifier.out_features,), weights != "none")
-    if log is not None and (pretrained.notes or pretrained.stated):
+    if log is not None and pretrained.notes:
         log("; ".join([*pretrained.notes, _kept(target_matched, target_classes)]))
     return Network(
         body,
@@ -137,7 +137,11 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _P
     guessed = _imagenet_classes(outputs[0]) if outputs and fit.has_classifier and weights != "none" else None
     config = body.pretrained_cfg
     mean, std = (json.loads(metadata[name]) if name in metadata else config[name] for name in ("mean", "std"))
-    notes = [f"weights: {weights}: {read.taken}", *fit.notes] if read.taken else []
+    notes = [f"weights of {found.title}"] if stated is not None else []
+    if read.taken:
+        notes = [f"weights: {weights}: {read.taken}", *fit.notes]
+        if stated is None and guessed is not None:
+            notes.append(f"its {len(guessed)} outputs are taken for ImageNet's classes")
     return _Pretrained(
         body,
         classes=guessed if stated is None else stated,

@@ -114,10 +114,11 @@ def _reason(file: Path, error: Exception) -> str:
         with torch.serialization.safe_globals(SAFE_GLOBALS):  # type: ignore[no-untyped-call]
             refused = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # it lists what an archive of torch.save holds; of other files the error names the first one
-        refused = re.findall(r"Unsupported (?:global|class):? (?:GLOBAL )?([\w.]+)", str(error))
+        refused = re.findall(r"GLOBAL ([\w.]+)", str(error))
     if refused:
         return f"it holds {_listed(sorted(set(refused)))}, with which loading could run code; nothing was run"
-    return (str(error) or type(error).__name__).split(". ")[0].splitlines()[0]
+    _, _, cause = str(error).partition("WeightsUnpickler error:")
+    return ((cause or str(error)).strip() or type(error).__name__).split(". ")[0].splitlines()[0]
 
 
 def _no_state_dict(file: Path, found: Any, where: str) -> ValueError:
@@ -141,9 +142,11 @@ def _checked_key(file: Path, checkpoint: Any) -> str | None:
 
 def _state_dict(file: Path, checkpoint: Mapping[str, Any], keys: list[str]) -> tuple[dict[str, Tensor], list[str]]:
     """Finds the state dict at some level of a checkpoint. Returns it with the names of the levels."""
-    for _ in range(LEVELS + 1):
+    for level in range(LEVELS + 1):
         if _is_state_dict(checkpoint):
             return dict(checkpoint), keys
+        if level == LEVELS:
+            break
         inner = [name for name in KEYS if isinstance(checkpoint.get(name), Mapping)][:1]
         inner = inner or [name for name, value in checkpoint.items() if _is_state_dict(value)]
         if len(inner) != 1:
@@ -225,7 +228,7 @@ def _without_prefix(state: dict[str, Tensor], expected: Mapping[str, Tensor]) ->
     others = [name for name in state if not name.startswith(prefix)]
     notes = [f"the names' prefix {prefix} comes off"]
     if others:
-        notes.append(f"{len(others)} tensors without it are left out ({_listed(others)})")
+        notes.append(f"tensors without it are left out, {len(others)}: {_listed(others)}")
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}, notes
 
 
