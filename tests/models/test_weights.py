@@ -216,7 +216,9 @@ def test_weights_that_do_not_fit_say_which(tmp_path: Path) -> None:
         build(NETWORK, str(tmp_path / "w.pth"), CLASSES)
     state["bn1.weight"] = state.pop("extra.weight")[:3]
     torch.save({"state_dict": state, "arch": "resnet18"}, tmp_path / "w.pth")
-    message = r"w\.pth \(it is of resnet18\) does not fit test_resnet: 1 of another shape: bn1.weight \[\d+\], not \[3\]"
+    message = (
+        r"w\.pth \(it is of resnet18\) does not fit test_resnet: 1 of another shape: bn1.weight \[\d+\], not \[3\]"
+    )
     with pytest.raises(ValueError, match=message):
         build(NETWORK, str(tmp_path / "w.pth"), CLASSES)
 
@@ -272,9 +274,7 @@ def test_numpy_files_go_to_timms_own_reader(tmp_path: Path, monkeypatch: pytest.
     ],
 )
 @pytest.mark.parametrize("model", ["test_resnet", "resnetv2_18d", "levit_128s"])
-def test_a_trained_networks_classes_keep_their_rows(
-    tmp_path: Path, classes: list[str], said: str, model: str
-) -> None:
+def test_a_trained_networks_classes_keep_their_rows(tmp_path: Path, classes: list[str], said: str, model: str) -> None:
     first = build(model, "none", ["cat", "dog", "fox"], seed=1).eval()
     size = 224 if model == "levit_128s" else 32
     save(first, tmp_path / "model.safetensors", image_size=size)

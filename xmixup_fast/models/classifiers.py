@@ -19,6 +19,8 @@ def heads(body: Any) -> list[nn.Module]:
 def _flat(classifier: Any) -> list[nn.Module]:
     if isinstance(classifier, (tuple, list, nn.ModuleList)):
         return [head for part in classifier for head in _flat(part)]
+    if isinstance(getattr(classifier, "head_dist", None), nn.Module):  # RepViT keeps both heads in one module
+        return _flat((classifier.head, classifier.head_dist))
     layer = classifier.fc if isinstance(classifier, ClassifierHead) else classifier
     return [layer] if isinstance(layer, nn.Module) else []
 
@@ -70,6 +72,15 @@ def names(body: Any, modules: Sequence[nn.Module]) -> list[str]:
     return [name for name, tensor in body.state_dict(keep_vars=True).items() if id(tensor) in tensors]
 
 
+def reset(body: Any, classes: int) -> None:
+    """Puts a new classifier for a number of classes on a timm model, with as many heads as it has.
+
+    RepViT and iFormer would lose the second one, and timm could not load the network's file.
+    """
+    distilled = isinstance(getattr(body.get_classifier(), "head_dist", None), nn.Module)
+    body.reset_classifier(classes, **({"distillation": True} if distilled else {}))
+
+
 def replace(body: Any, classes: Sequence[str], former_classes: Sequence[str] | None) -> Tensor:
     """Puts a new classifier for K classes on a timm model, which keeps the rows of classes that it had before.
 
@@ -77,7 +88,7 @@ def replace(body: Any, classes: Sequence[str], former_classes: Sequence[str] | N
     classes whose rows were kept.
     """
     before = {name: tensor.clone() for name, tensor in body.state_dict().items()} if former_classes else {}
-    body.reset_classifier(len(classes))
+    reset(body, len(classes))
     rows = {name: row for row, name in enumerate(former_classes or [])}
     kept = torch.tensor([name in rows for name in classes], dtype=torch.bool)
     if not kept.any():

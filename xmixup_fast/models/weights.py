@@ -170,7 +170,7 @@ def load_weights(body: Any, weights: Weights, file: str, model: str) -> Fit:
     Raises ValueError, which lists the differences, where they do not fit each other.
     """
     if not classifiers.heads(body):
-        body.reset_classifier(1)
+        classifiers.reset(body, 1)
     state, notes = _without_prefix(weights.state, body.state_dict())
     if body.state_dict().keys() - state.keys():
         state = _converted(state, body)
@@ -178,7 +178,7 @@ def load_weights(body: Any, weights: Weights, file: str, model: str) -> Fit:
     rows = {len(state[name]) for name in layers if name in state}
     has_classifier = bool(rows)
     if has_classifier:
-        body.reset_classifier(rows.pop())
+        classifiers.reset(body, rows.pop())
     else:
         own = classifiers.names(body, classifiers.heads(body))
         state = state | {name: tensor for name, tensor in body.state_dict().items() if name in own}

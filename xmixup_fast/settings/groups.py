@@ -70,7 +70,7 @@ METAVARS = {
     "target": "DATASET",
     "source": "DATASET",
     "model": "NAME",
-    "weights": "timm|pip|none|FILE",
+    "weights": "timm|pip|none|FILE|RUN",
     "selection_file": "FILE",
     "memory_budget": "SIZE",
     "cache": "DIR",
