@@ -62,6 +62,7 @@ def test_the_command_prints_and_writes_what_training_would_choose(
 ) -> None:
     assert main(flags(data, tmp_path / "out", top_k=2)) == 0
     report, printed = chosen(tmp_path / "out"), capsys.readouterr().out.splitlines()
+    assert printed.pop(0) == f"weights: {data}/weights.safetensors: weights of test_resnet; the target head is new"
     assert printed[0] == "prediction: 3 target classes, 4 source classes"
     for line, (target, entries) in zip(printed[1:4], report["classes"].items(), strict=True):
         listed = ", ".join(f"{entry['class']} {entry['score']:.3f}" for entry in entries)
@@ -198,7 +199,7 @@ def test_prediction_takes_sources_that_the_classifier_does_not_know(
     settings = {"weights": other_network, "top_k": 2}
     assert main(flags(data, tmp_path / "out", **settings)) == 0
     line = "selection: prediction needs a pass over the source's images, since 0 of its 4 classes are outputs of"
-    assert capsys.readouterr().out.startswith(line)
+    assert f"\n{line}" in capsys.readouterr().out
     trained = train(data, tmp_path / "run", weights=str(other_network), top_k=2).selection
     assert line in capsys.readouterr().out and trained is not None
     names = [

@@ -22,7 +22,6 @@ KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where checkpoints hold a state dict, in timm's order of precedence."""
 LEVELS = 2
 """How many further levels of a checkpoint are looked into."""
-SAVE = "save the state dict alone: torch.save(model.state_dict(), FILE), or take a .safetensors file"
 LISTED = 3
 """How many names a message lists."""
 NUMBERS = np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"
@@ -105,7 +104,14 @@ def _reading(file: Path, read: Callable[[], Result]) -> Result:
         with torch.serialization.safe_globals(SAFE_GLOBALS):  # type: ignore[no-untyped-call]
             return read()
     except Exception as error:  # torch.load raises almost anything for a file that is no weights file
-        raise ValueError(f"weights: {file}: cannot be read ({_reason(file, error)}); {SAVE}") from error
+        raise _unusable(file, f"cannot be read ({_reason(file, error)})") from error
+
+
+def _unusable(file: Path, problem: str) -> ValueError:
+    return ValueError(
+        f"weights: {file}: {problem}; save the state dict alone: torch.save(model.state_dict(), FILE), or take a "
+        ".safetensors file"
+    )
 
 
 def _reason(file: Path, error: Exception) -> str:
@@ -127,7 +133,7 @@ def _no_state_dict(file: Path, found: Any, where: str) -> ValueError:
     if isinstance(found, Mapping):
         got = f"a dictionary of {_listed(list(map(str, found))) or 'nothing'}"
     expected = f"a state dict, alone or under one of {', '.join(KEYS)}"
-    return ValueError(f"weights: {file}: expected {expected}; got {got}{where}; {SAVE}")
+    return _unusable(file, f"expected {expected}; got {got}{where}")
 
 
 def _checked_key(file: Path, checkpoint: Any) -> str | None:

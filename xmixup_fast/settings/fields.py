@@ -31,7 +31,7 @@ class Settings:
     model: str
     """Network, by its timm name; or hf-hub:ID, of the Hugging Face Hub, or local-dir:FOLDER, as timm saves one."""
     weights: str = "timm"
-    """Where the network starts: timm (download, or those of the Hub or the folder), pip (a package of ImageNet weights),
+    """Where the network starts: timm (download, or what the Hub or folder holds), pip (a package of ImageNet weights),
     none (random), a FILE with a state dict, as timm reads it, or a RUN's folder. Target classes that a run has learnt
     keep their rows of its head."""
     method: Literal[
