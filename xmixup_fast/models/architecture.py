@@ -51,12 +51,14 @@ def find(model: str) -> Architecture:
     try:
         config, architecture, arguments = read(name)
     except Exception as error:  # no network, no such repository, no file, no JSON, other JSON
-        way = (
-            "expected a folder with the config.json of timm.models.save_for_hf"
-            if source == "local-dir"
-            else "connect to huggingface.co once, or give local-dir:FOLDER with its config.json and weights"
-        )
-        raise ValueError(f"model: {model} cannot be read ({_reason(error)}); {way}") from error
+        reason = _reason(error)
+        if source == "local-dir":
+            expected = "expected a folder with the config.json of timm.models.save_for_hf"
+            raise ValueError(f"model: {model} cannot be read ({reason}); {expected}") from error
+        raise ValueError(
+            f"model: {model} cannot be read ({reason}); connect to huggingface.co once, or give local-dir:FOLDER with "
+            "its config.json and weights"
+        ) from error
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ValueError(f"model: {model} is a network {architecture!r}, which timm {timm.__version__} does not have")
     arguments = {name: value for name, value in (arguments or {}).items() if name != "num_classes"}

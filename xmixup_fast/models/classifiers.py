@@ -77,7 +77,7 @@ def reset(body: Any, classes: int) -> None:
 
     RepViT and iFormer would lose the second one, and timm could not load the network's file.
     """
-    distilled = isinstance(getattr(body.get_classifier(), "head_dist", None), nn.Module)
+    distilled = getattr(body.get_classifier(), "distillation", False)
     body.reset_classifier(classes, **({"distillation": True} if distilled else {}))
 
 
