@@ -89,7 +89,7 @@ def test_wrapped_modules_are_read_as_timm_does(tmp_path: Path, wrap: Callable[[n
     assert_loaded(tmp_path / "w.pth", as_timm_loads(tmp_path / "w.pth"))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     levels=st.lists(st.sampled_from(["state_dict", "model"]), max_size=3),
     prefix=st.sampled_from(["", "module.", "model.", "backbone.", "encoder.", "net.model.", "module.backbone."]),
@@ -273,19 +273,21 @@ def test_numpy_files_go_to_timms_own_reader(tmp_path: Path, monkeypatch: pytest.
         (["ant", "bee"], "the target head is new"),
     ],
 )
-@pytest.mark.parametrize("model", ["test_resnet", "resnetv2_18d", "levit_128s"])
+@pytest.mark.parametrize("model", ["test_resnet", "dla60x_c", "repvit_m0_9"])
 def test_a_trained_networks_classes_keep_their_rows(tmp_path: Path, classes: list[str], said: str, model: str) -> None:
     first = build(model, "none", ["cat", "dog", "fox"], seed=1).eval()
-    size = 224 if model == "levit_128s" else 32
-    save(first, tmp_path / "model.safetensors", image_size=size)
+    save(first, tmp_path / "model.safetensors", image_size=32)
     lines: list[str] = []
     second = build(model, str(tmp_path), classes, log=lines.append, seed=2).eval()
     assert lines == [f"weights: {tmp_path}: weights of {model}; {said}"]
-    images = torch.randn(1, 3, size, size)
+    images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         before, after = first(images), second(images)
     for name in {*classes} & {*first.classes}:
         torch.testing.assert_close(after[:, classes.index(name)], before[:, first.classes.index(name)])
+    if "cat" in classes:  # a new class has the mean of the former logits, and outvotes no known one
+        for name in {*classes} - {*first.classes}:
+            torch.testing.assert_close(after[:, classes.index(name)], before.mean(1))
     pretrained, new = second.parameter_groups()
     assert sorted(map(id, pretrained + new)) == sorted(map(id, second.parameters()))
     assert bool(new) == (set(classes) != set(first.classes))

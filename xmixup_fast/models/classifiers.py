@@ -84,8 +84,10 @@ def reset(body: Any, classes: int) -> None:
 def replace(body: Any, classes: Sequence[str], former_classes: Sequence[str] | None) -> Tensor:
     """Puts a new classifier for K classes on a timm model, which keeps the rows of classes that it had before.
 
-    ``former_classes`` are the classes of the outputs so far, None where nothing is to be kept. Returns bool[K]: the
-    classes whose rows were kept.
+    ``former_classes`` are the classes of the outputs so far, None where nothing is to be kept. Beside rows that are
+    kept, new ones start as the mean of the former rows: random ones could outvote classes that are known.
+
+    Returns bool[K]: the classes whose rows were kept.
     """
     before = {name: tensor.clone() for name, tensor in body.state_dict().items()} if former_classes else {}
     reset(body, len(classes))
@@ -99,6 +101,7 @@ def replace(body: Any, classes: Sequence[str], former_classes: Sequence[str] | N
     for name in names(body, heads(body)):
         if name in with_rows:
             state[name][kept] = before[name][chosen]
+            state[name][~kept] = before[name].mean(0)
         else:
             state[name].copy_(before[name])
     return kept
