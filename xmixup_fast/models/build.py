@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import architecture as architectures
 from . import classifiers, pip_weights
 from .architecture import Architecture
-from .network import Network
+from .network import NOTHING_PRETRAINED, Network
 from .weights import LISTED, Fit, Weights, load_weights, read_weights
 
 NUMPY_FILES = (".npz", ".npy")
@@ -156,7 +156,7 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _P
 def _no_classifier(body: Any, model: str, weights: str, fit: Fit) -> str:
     """Why there is no pretrained classifier that can serve as source head; empty where there is one."""
     if weights == "none":
-        return "this one has none"
+        return NOTHING_PRETRAINED
     if not fit.has_classifier:
         return f"{model} has none" if weights in ("timm", "pip") else f"{weights} holds none"
     return "" if classifiers.linear(body) is not None else f"{model} ends in {classifiers.kind(body)}, not in one layer"

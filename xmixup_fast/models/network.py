@@ -13,6 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..ops.image_format import ImageFormat
 from . import classifiers
 
+NOTHING_PRETRAINED = "this one has none"
+"""Why a network of new weights has no pretrained classifier, for messages."""
+
 
 class Network(nn.Module):
     """A timm model whose classifier is the target head, with an optional source head on the same features.
@@ -34,7 +37,7 @@ class Network(nn.Module):
         target_matched: bool[K_t], the target classes whose row of the target head comes from the weights; None where
             all rows are new.
         model_arguments: further arguments with which timm makes the model.
-        no_classifier: why there is no pretrained classifier, for messages.
+        no_classifier: why there is no pretrained classifier, for messages; empty where there is one.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Network(nn.Module):
         classifier: nn.Linear | None = None,
         target_matched: Tensor | None = None,
         model_arguments: Mapping[str, Any] | None = None,
-        no_classifier: str = "",
+        no_classifier: str = NOTHING_PRETRAINED,
     ) -> None:
         super().__init__()
         self.body: Any = body
