@@ -132,7 +132,7 @@ def test_delta_says_before_training_that_maps_are_not_what_timm_says() -> None:
     case = tiny_case()
     case.network.body.feature_info[0]["num_chs"] = 7
     with pytest.raises(
-        ValueError, match=r"delta expected 7 channels of tiny's first, got an output of shape \[8, 4, 32"
+        ValueError, match=r"delta expected 7 channels of tiny's first, got an output of shape \[12, 4, 32"
     ):
         case.method("delta")
     case.network.body.feature_info[0]["module"] = "fc"
