@@ -58,6 +58,8 @@ def test_the_command_prints_and_writes_what_training_would_choose(
 ) -> None:
     assert main(flags(data, tmp_path / "out", top_k=2)) == 0
     report, printed = chosen(tmp_path / "out"), capsys.readouterr().out.splitlines()
+    said = f"weights: {data}/weights.safetensors: weights of test_resnet; the target head is new"
+    assert said in printed
     printed = printed[printed.index("prediction: 3 target classes, 4 source classes") :]
     for line, (target, entries) in zip(printed[1:4], report["classes"].items(), strict=True):
         listed = ", ".join(f"{entry['class']} {entry['score']:.3f}" for entry in entries)

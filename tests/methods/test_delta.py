@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transfer import Array, Case, array, cross_entropy, log_softmax, tiny_case
+from transfer import Array, Case, Tiny, array, cross_entropy, log_softmax, tiny_case
 
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.delta import IMAGES, Delta, layers
@@ -132,7 +132,7 @@ def test_delta_says_before_training_that_maps_are_not_what_timm_says() -> None:
     case = tiny_case()
     case.network.body.feature_info[0]["num_chs"] = 7
     with pytest.raises(
-        ValueError, match=r"delta expected 7 channels of tiny's first, got an output of shape \[8, 4, 32"
+        ValueError, match=r"delta expected 7 channels of tiny's first, got an output of shape \[12, 4, 32"
     ):
         case.method("delta")
     case.network.body.feature_info[0]["module"] = "fc"
@@ -145,3 +145,25 @@ def test_delta_says_before_training_that_a_network_names_no_stages() -> None:
     case.network.body.feature_info = []
     with pytest.raises(ValueError, match="model: delta needs feature maps, and timm names no stages of tiny"):
         METHODS["delta"](case.settings, case.network)
+
+
+class TwoBranches(Tiny):
+    """As CrossViT, whose stages give the tokens of both branches."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        self.pair(x)
+        return super().forward_features(x)
+
+
+class Pair(torch.nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def test_maps_that_are_no_tensors_are_refused_by_name() -> None:
+    case = tiny_case()
+    case.network.body.__class__ = TwoBranches
+    case.network.body.pair = Pair()
+    case.network.body.feature_info = [{"module": "pair", "num_chs": 3, "reduction": 1}]
+    with pytest.raises(ValueError, match="model: delta cannot use the output of tiny's pair"):
+        case.method("delta")

@@ -114,8 +114,6 @@ def test_each_parameter_is_in_one_group_and_a_pretrained_source_head_is_not_new(
 def test_what_cannot_be_built_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model: timm has no 'no_net'"):
         build("no_net", "none", ["a"])
-    with pytest.raises(ValueError, match="deit_tiny_distilled_patch16_224 has no linear classifier, but a tuple"):
-        build("deit_tiny_distilled_patch16_224", "none", ["a"])
     with pytest.raises(FileNotFoundError, match=r"absent\.pth: no such file"):
         build(NETWORK, str(tmp_path / "absent.pth"), ["a"])
     with pytest.raises(ValueError, match=r"pip has weights for tf_efficientnet_lite0, .*; got test_resnet"):
@@ -136,14 +134,6 @@ def test_an_empty_weights_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").write_bytes(b"")
     with pytest.raises(ValueError, match=r"weights: .*empty\.pth: cannot be read \(\w+"):
         build("test_resnet", str(tmp_path / "empty.pth"), ["a"])
-
-
-def test_weights_that_do_not_fit_say_which(tmp_path: Path) -> None:
-    state = timm.create_model(NETWORK).state_dict()
-    state["extra.weight"] = state.pop("bn1.weight")
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"1 missing: bn1.weight; 1 unexpected: extra.weight"):
-        build(NETWORK, str(tmp_path / "w.pth"), ["a"])
 
 
 def test_absent_pip_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

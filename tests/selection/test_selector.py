@@ -335,7 +335,7 @@ def test_source_classes_without_a_good_image_are_not_chosen(data: tuple[Dataset,
         (
             {"selection": "prediction", "top_k": 3},
             2,
-            r"needs a network with a pretrained classifier, .* --selection random",
+            r"needs a network with a pretrained classifier of one layer, .* --selection random",
         ),
         ({"selection": "prediction"}, 0, r"needs a network with a pretrained classifier"),
         ({"selection": "assignment"}, 2, r"needs a network with a pretrained classifier"),

@@ -23,16 +23,16 @@ class BSS(Finetune):
 
     def __init__(self, settings: Settings, network: Network) -> None:
         super().__init__(settings, network)
-        values = min(settings.batch_size, network.body.get_classifier().in_features)
+        values = min(settings.batch_size, network.width)
         if settings.bss_k > values:
             raise ValueError(f"bss_k: expected at most {values}, the singular values of a batch, got {settings.bss_k}")
 
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
-        features = network.features(images[0])
+        features, logits = network.features_and_logits(images[0])
         values: Tensor = torch.linalg.svdvals(_of_all_processes(features.float()))  # in descending order
         values = values[: min(self.settings.batch_size, features.shape[1])]
         penalty = self.settings.bss_eta * values[-self.settings.bss_k :].square().sum()
-        return self.cross_entropy(network.target_logits(features), plan.label).mean() + penalty
+        return self.cross_entropy(logits, plan.label).mean() + penalty
 
 
 def _of_all_processes(features: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ class Cotrain(Method):
     shows = ("mixed", "auxiliary")
 
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
-        features, auxiliary_features = network.features(torch.cat(images)).chunk(2)
-        target = self.cross_entropy(network.target_logits(features), plan.label)
-        source = self.cross_entropy(network.source_logits(auxiliary_features), plan.second_classes)
+        count = len(plan)
+        features, target_logits = network.features_and_logits(torch.cat(images), count)
+        target = self.cross_entropy(target_logits, plan.label)
+        source = self.cross_entropy(network.source_logits(features[count:]), plan.second_classes)
         return (target + self.settings.source_weight * source).mean()

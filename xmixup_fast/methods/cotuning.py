@@ -28,6 +28,11 @@ class Cotuning(Finetune):
     def __init__(self, settings: Settings, network: Network) -> None:
         super().__init__(settings, network)
         if network.source_matched is None or not network.source_matched.any():
+            if network.no_classifier:
+                raise ValueError(
+                    "weights: cotuning needs a pretrained classifier of one layer, and "
+                    f"{network.no_classifier}; take weights with a classifier, another network, or another method"
+                )
             raise ValueError(
                 "weights: cotuning needs a pretrained classifier that knows the source's classes, and it knows none of "
                 "them; leave source out, so that its own classes are taken, and give weights with a classifier"
@@ -35,8 +40,7 @@ class Cotuning(Finetune):
         device = next(network.parameters()).device
         self.known = network.source_matched.nonzero().flatten().to(device)
         """int64: source classes that are outputs of the pretrained classifier."""
-        classes = network.body.get_classifier().out_features
-        self.relationship = torch.zeros(classes, len(self.known), device=device)
+        self.relationship = torch.zeros(len(network.classes), len(self.known), device=device)
         """float32[K_t, known]: P, the relationship of target classes to known source classes."""
         self.state = {"relationship": self.relationship}
 
@@ -46,8 +50,8 @@ class Cotuning(Finetune):
         self.relationship.copy_(means[:, self.known.cpu()])
 
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
-        features = network.features(images[0])
+        features, target_logits = network.features_and_logits(images[0])
         source_logits = network.source_logits(features)[:, self.known].float()
-        target = self.cross_entropy(network.target_logits(features), plan.label).mean()
+        target = self.cross_entropy(target_logits, plan.label).mean()
         source = F.cross_entropy(source_logits, self.relationship[plan.label])
         return target + self.settings.cotuning_weight * source

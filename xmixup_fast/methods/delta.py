@@ -62,6 +62,7 @@ class Delta(Finetune):
         with torch.no_grad(), outputs(self.frozen.body, self.layers) as maps0:
             self.frozen.body.forward_features(images)
         for layer, weights, square in zip(self.layers, self.weights, self.squares, strict=True):
+            self._dimensions(layer, maps0[layer])  # raises ValueError for what is no map
             square.copy_(maps0[layer].square().mean())
             losses = torch.cat(
                 [

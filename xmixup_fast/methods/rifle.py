@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import nn
 
 from ..batches.seeds import SeedUse, hash_integers
+from ..models.classifiers import output_layers
 from ..models.network import Network
 from .finetune import Finetune
 
@@ -13,18 +15,20 @@ from .finetune import Finetune
 class Rifle(Finetune):
     """CE(target logits, y_t); the run has rifle_periods equal parts, and all but the first begin with a new head.
 
-    A new head gets random weights as the first did, from the seed and the step alone, and no momentum. Its learning
-    rate is that of all methods; the authors' code can also restart it in each part.
+    A new head gets random weights of PyTorch's default, from the seed and the step alone, and no momentum; where a head
+    has several layers, the last one is new. Its learning rate is that of all methods; the authors' code can also
+    restart it in each part.
     """
 
     def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
         periods = self.settings.rifle_periods
         if step not in [steps * period // periods for period in range(1, periods)]:
             return
-        head = network.body.get_classifier()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash_integers(self.settings.seed, SeedUse.HEAD, step))
-            new = nn.Linear(head.in_features, head.out_features, head.bias is not None)
-        head.load_state_dict(new.state_dict())
-        for parameter in head.parameters():
-            optimizer.state.pop(parameter, None)
+            for layer in output_layers(network.body):
+                new = copy.deepcopy(layer).cpu()  # one generator draws the same numbers for every device
+                new.reset_parameters()
+                layer.load_state_dict(new.state_dict())
+                for parameter in layer.parameters():
+                    optimizer.state.pop(parameter, None)

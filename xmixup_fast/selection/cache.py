@@ -84,7 +84,7 @@ def cache_key(network: Network, samples: Iterable[Iterable[Sample]], parameters:
     def add(text: object) -> None:
         digest.update(f"{text}\0".encode())
 
-    head = {id(tensor) for tensor in network.body.get_classifier().state_dict(keep_vars=True).values()}
+    head = {id(tensor) for part in network.target_heads() for tensor in part.state_dict(keep_vars=True).values()}
     body = network.body.state_dict(keep_vars=True).items()
     for name, tensor in chain(body, network.named_buffers(recurse=False)):
         if id(tensor) not in head:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..data.center_crops import center_crop_batches
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.decoding.decoder import Decoder
-from ..models.network import Network
+from ..models.network import NOTHING_PRETRAINED, Network
 from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
@@ -223,9 +223,12 @@ def _check_classes(settings: Settings, network: Network, target: Dataset, source
         )
     similarity = settings.similarity if strategy == "assignment" else strategy
     if similarity == "prediction" and _known_classes(network) < needed and network.classifier_weight is None:
+        way = "name its --weights, or use --selection random"
+        if network.no_classifier != NOTHING_PRETRAINED:
+            way = f"use --{'similarity' if strategy == 'assignment' else 'selection'} feature"
         raise ValueError(
-            "selection: prediction needs a network with a pretrained classifier, and this one has none; name its "
-            "--weights, or use --selection random"
+            "selection: prediction needs a network with a pretrained classifier of one layer, and "
+            f"{network.no_classifier}; {way}"
         )
 
 

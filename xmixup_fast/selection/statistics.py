@@ -50,7 +50,7 @@ def class_means(
 
     counts = torch.zeros(num_classes, dtype=torch.int64)
     with _frozen(network):
-        no_features = next(network.parameters()).new_zeros(0, network.body.get_classifier().in_features)
+        no_features = next(network.parameters()).new_zeros(0, network.width)
         widths = [no_features.shape[1]] + ([logits(no_features).shape[1]] if logits else [])
         sums = [torch.zeros(num_classes, width, dtype=torch.float64) for width in widths]
         for batch, labels in images:

@@ -29,9 +29,11 @@ class Settings:
     """Auxiliary images, likewise, or several such datasets; xmixup, xcutmix, cotrain and seqtrain need them. To
     cotuning their classes tell which ones of the pretrained classifier it uses; all of them without a source."""
     model: str
-    """Network, by its timm name."""
+    """Network, by its timm name; or hf-hub:ID, of the Hugging Face Hub, or local-dir:FOLDER, as timm saves one."""
     weights: str = "timm"
-    """Where the network starts: timm (download), pip (a package of ImageNet weights), none (random), or a FILE."""
+    """Where the network starts: timm (download, or what the Hub or folder holds), pip (a package of ImageNet weights),
+    none (random), a FILE with a state dict, as timm reads it, or a RUN's folder. Target classes that a run has learnt
+    keep their rows of its head."""
     method: Literal[
         "finetune",
         "delta",

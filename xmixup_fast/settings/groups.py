@@ -76,7 +76,7 @@ METAVARS = {
     "target": "DATASET",
     "source": "DATASET",
     "model": "NAME",
-    "weights": "timm|pip|none|FILE",
+    "weights": "timm|pip|none|FILE|RUN",
     "selection_file": "FILE",
     "image_field": "FIELD",
     "memory_budget": "SIZE",

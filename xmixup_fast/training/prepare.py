@@ -132,7 +132,7 @@ def prepare(
     source_classes = source.classes if source else None
     if method_class.uses_classifier and settings.source:
         source_classes = read_dataset(settings.source, settings.classes, settings.image_field).classes
-    network = _network(settings, target, source_classes)
+    network = _network(settings, target, source_classes, log)
     method = method_class(settings, network)
     check_length(settings, len(target.train), method.source_phase_steps(run_steps(settings, len(target.train))))
     if source and resumed is None:
@@ -184,7 +184,9 @@ def _regularizer(settings: Settings, network: Network, log: Callable[[str], obje
     return REGULARIZERS[settings.regularizer](settings, network)
 
 
-def _network(settings: Settings, target: Dataset, source_classes: Sequence[str] | None) -> Network:
+def _network(
+    settings: Settings, target: Dataset, source_classes: Sequence[str] | None, log: Callable[[str], object]
+) -> Network:
     """The network at its start, on the run's device, with what the settings freeze excluded from training."""
     network = build(
         settings.model,
@@ -194,6 +196,7 @@ def _network(settings: Settings, target: Dataset, source_classes: Sequence[str] 
         seed=settings.seed,
         keep_classifier=METHODS[settings.method].uses_classifier,
         image_size=settings.image_size,
+        log=log,
     )
     freeze(network, settings.freeze)
     return network.to_device(settings.device)
