@@ -266,5 +266,7 @@ def test_auxiliary_images_are_those_of_the_chosen_classes() -> None:
         aux = AuxiliaryIndex.of(pool, classes)
         assert aux.labels is pool.labels and aux.sizes is pool.sizes
         assert aux.offsets.tolist() == [0, 3, 7] and aux.members.tolist() == [0, 2, 3, 0, 1, 2, 4]
-    with pytest.raises(ValueError, match=r"source_classes\[1\]: no auxiliary image has a label among \[6, 8\]"):
+    with pytest.raises(
+        ValueError, match=r"source_classes\[1\]: no auxiliary image has label 6; the labels of aux are \[2, 5, 7\]"
+    ):
         AuxiliaryIndex.of(pool, [[5], [6, 8]])
