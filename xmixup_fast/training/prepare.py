@@ -114,7 +114,8 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
         source_classes = read_dataset(settings.source).classes
     network = _network(settings, target, source_classes)
     method = method_class(settings, network)
-    check_length(settings, len(target.train), method.source_phase_steps(run_steps(settings, len(target.train))))
+    epoch_length = sum(sample.weight for sample in target.train)
+    check_length(settings, epoch_length, method.source_phase_steps(run_steps(settings, epoch_length)))
     if source and resumed is None:
         selector.check(settings, network, target, source)
     images = SplitImages(settings, target, source, log)
@@ -130,17 +131,15 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     log(images.store.storage())
     if resumed is None:
         method.measure(network, batches)
-    log(
-        f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(images.train)} training, "
-        f"{len(images.val)} validation and {len(images.test)} test images"
-    )
+    weights = [sample.weight for sample in without(target.train, images.bad)]
+    log(_counts(settings, images, sum(weights)))
     index = auxiliary.index if auxiliary else None
     rank, world_size = distributed.rank(), distributed.world_size()
     parts = StepParts(
         network=network,
         method=method,
         regularizer=_regularizer(settings, network, log),
-        sampler=Sampler(images.train, index, settings, rank=rank, world_size=world_size),
+        sampler=Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights),
         images=images.train,
         auxiliary=auxiliary.pool if auxiliary else None,
     )
@@ -151,6 +150,16 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
         source=source,
         source_classes=source_classes or [],
         auxiliary=auxiliary,
+    )
+
+
+def _counts(settings: Settings, images: SplitImages, epoch_length: int) -> str:
+    """A line that says what is trained on; ``epoch_length`` counts the training images by weight."""
+    train = len(images.train)
+    shown = "" if epoch_length == train else f", which a table's repeated rows show {epoch_length} times an epoch"
+    return (
+        f"{settings.method} on {settings.target}: {len(images.target.classes)} classes, {train} training, "
+        f"{len(images.val)} validation and {len(images.test)} test images{shown}"
     )
 
 
