@@ -30,6 +30,7 @@ from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
+from .batch_norm import check_smallest_part
 from .images import SplitImages, read_datasets
 from .optimizer import check_length, freeze
 from .trainer import StepParts
@@ -116,6 +117,8 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     method = method_class(settings, network)
     epoch_length = sum(sample.weight for sample in target.train)
     check_length(settings, epoch_length, method.source_phase_steps(run_steps(settings, epoch_length)))
+    rank, world_size = distributed.rank(), distributed.world_size()
+    check_smallest_part(settings, network, len(method.shows), world_size)
     if source and resumed is None:
         selector.check(settings, network, target, source)
     images = SplitImages(settings, target, source, log)
@@ -134,7 +137,6 @@ def prepare(settings: Settings, log: Callable[[str], object], resumed: Path | No
     weights = [sample.weight for sample in without(target.train, images.bad)]
     log(_counts(settings, images, sum(weights)))
     index = auxiliary.index if auxiliary else None
-    rank, world_size = distributed.rank(), distributed.world_size()
     parts = StepParts(
         network=network,
         method=method,
