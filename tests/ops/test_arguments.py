@@ -238,7 +238,7 @@ def test_what_are_no_integers_for_each_image_is_refused(
 
 def test_images_that_are_no_tensor_or_elsewhere_are_refused() -> None:
     images, *rest = made_batch()
-    with pytest.raises(TypeError, match=r"images: expected .*, as a tensor, got uint8\[6, 13, 16, 3\]"):
+    with pytest.raises(TypeError, match=r"images: expected a tensor, got uint8\[6, 13, 16, 3\]; torch"):
         made()(images.numpy(), *rest)
     with pytest.raises(ValueError, match="images: expected a tensor on cpu, where aux is, got one on meta"):
         made()(images.to("meta"), *rest)
@@ -268,47 +268,6 @@ def test_an_integer_stands_for_both_sides() -> None:
     assert torch.equal(inputs.call(ops.mix, size=np.int64(5)), inputs.call(ops.mix))
     lam, center = torch.tensor([0.5, 0.9]), torch.rand(2, 2)
     assert all(map(torch.equal, cutmix_boxes(lam, center, 9), cutmix_boxes(lam, center, (9, 9))))
-
-
-# --- pools ---
-
-
-def test_arrays_that_torch_does_not_take_are_copied() -> None:
-    """Read-only ones, as Pillow's are, and mirrored ones, as from BGR to RGB; torch warns, or refuses them."""
-    array = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
-    array.setflags(write=False)
-    views = [array, array[::-1, :, ::-1], array[::2, ::-2], torch.from_numpy(array.copy()).flip(0)[:, ::2]]
-    pool = ImagePool.from_images(iter(views), np.arange(4, dtype=np.uint8))
-    assert all(np.array_equal(pool[i].numpy(), np.asarray(view)) for i, view in enumerate(views))
-    assert pool.labels.tolist() == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: ImagePool.from_images([[[1, 2, 3]]]), r"images\[0\]: expected a uint8.*, got \[\[1, 2, 3\]\]; numpy"),
-        (lambda: ImagePool.from_images([object()]), r"images\[0\]: expected a uint8\[.*\], got a object; numpy"),
-        (lambda: ImagePool.from_dense(np.zeros((1, 2, 2, 3), np.uint8)), r"batch: .*; torch.from_numpy makes one"),
-        (lambda: ImagePool.from_dense(None), "batch: expected a tensor uint8.*, got None$"),
-        (lambda: ImagePool.from_dense(torch.zeros(2, 0, 5, 3).byte()), r"batch: expected images with pixels, got"),
-        (lambda: ImagePool(*[np.zeros(1)] * 4), r"pixels: expected a tensor, got float64\[1\]; ImagePool.from_images"),
-        *((lambda labels=labels: made_pool(labels), f"labels: expected {message}") for labels, message in (
-            ([0.5, 1], r"int64\[2\], one label for each image, got float64\[2\]"),
-            ([True, 1], r"int64\[2\], one label for each image, got bool\[2\]"),
-            (torch.ones(2), r"int64\[2\], one label for each image, got float32\[2\]"),
-            (["cat", "dog"], r"integers, got \['cat', 'dog'\]"),
-            (np.array([2**63, 0], np.uint64), r"integers, got uint64\[2\]"),
-            (3, "integers, got 3"),
-        )),
-    ],
-)  # fmt: skip
-def test_what_makes_no_pool_is_refused(make: Callable[[], ImagePool], message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        make()
-
-
-def made_pool(labels: Any) -> ImagePool:
-    return ImagePool.from_dense(torch.zeros(2, 4, 5, 3, dtype=torch.uint8), labels)
 
 
 # --- copies, files and workers ---
@@ -392,3 +351,14 @@ def test_float64_logits_are_computed_in_float32(device: torch.device) -> None:
     assert torch.equal(loss, expected) and loss.dtype == torch.float32
     for gradient, other in zip(gradients, expected_gradients, strict=True):
         assert gradient.dtype == torch.float64 and torch.equal(gradient, other.double())
+
+
+@pytest.mark.parametrize(
+    "kind", [np.asarray, lambda t: np.asarray(t, np.uint16), Tensor.int, Tensor.byte, Tensor.short]
+)
+def test_the_loss_takes_integers_of_any_kind_as_labels(device: torch.device, kind: Callable[[Tensor], Any]) -> None:
+    inputs = LossInputs.make()
+    labels = {name: kind(getattr(inputs, name)) for name in ("target_labels", "source_labels")}
+    on_device = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in labels.items()}
+    actual = replace(inputs.to(device), **on_device).call(dual_head_cross_entropy)
+    assert torch.equal(actual, inputs.to(device).call(dual_head_cross_entropy))

@@ -311,10 +311,8 @@ FAULTS: dict[str, tuple[str, Spoil, str]] = {
     "source dtype": ("source_logits", lambda t: t.half(), r"expected float32\[3, any\], got float16\[3, 40\]"),
     "source batch": ("source_logits", lambda t: t[:2], r"expected float32\[3, any\], got float32\[2, 40\]"),
     "source classes": ("source_logits", lambda t: t[:, :0], r"expected 1 to 16777216 classes, got float32\[3, 0\]"),
-    "target labels' dtype": ("target_labels", lambda t: t.int(), r"expected int64\[3\], got int32\[3\]"),
     "target labels' shape": ("target_labels", lambda t: t[:2], r"expected int64\[3\], got int64\[2\]"),
-    "target labels' bytes": ("target_labels", lambda t: t.byte(), r"expected int64\[3\], got uint8\[3\]"),
-    "target labels' bits": ("target_labels", lambda t: t.bool(), r"expected int64\[3\], got bool\[3\]"),
+    "target labels' dtype": ("target_labels", lambda t: t.bool(), r"expected int64\[3\], got bool\[3\]"),
     "source labels' dtype": ("source_labels", lambda t: t.float(), r"expected int64\[3\], got float32\[3\]"),
     "source labels' shape": ("source_labels", lambda t: t[:, None], r"expected int64\[3\], got int64\[3, 1\]"),
     "lam dtype": ("lam", lambda t: t.double(), r"expected float32\[3\], got float64\[3\]"),
@@ -390,7 +388,7 @@ def test_tensors_on_another_device_are_named(name: str, fake: bool) -> None:
 def test_tensors_with_gaps_are_taken_and_none_is_named(device: torch.device, name: str) -> None:
     inputs = LossInputs.make().to(device)
     tensor = getattr(inputs, name)
-    for gaps in (torch.stack([tensor] * 2, -1)[..., 0], tensor[:1].expand_as(tensor), tensor.T.contiguous().T):
+    for gaps in (torch.stack([tensor] * 2, -1)[..., 0], tensor[:1].expand_as(tensor)):
         spread, packed = (replace(inputs, **{name: t}) for t in (gaps, gaps.contiguous()))
         results = (case.with_gradients(ops.dual_head_cross_entropy) for case in (spread, packed))
         assert all(map(torch.equal, *results))

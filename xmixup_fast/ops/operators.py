@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime import extension  # noqa: F401  (registers the operators)
@@ -192,8 +193,8 @@ def draw(
 def dual_head_cross_entropy(
     target_logits: Tensor,
     source_logits: Tensor,
-    target_labels: Tensor,
-    source_labels: Tensor,
+    target_labels: Tensor | NDArray[Any],
+    source_labels: Tensor | NDArray[Any],
     lam: Tensor,
     *,
     source_weight: float = 1.0,
@@ -206,13 +207,13 @@ def dual_head_cross_entropy(
     in float32 for every dtype of logits. Backward scales these gradients, and then rounds them to the logits' dtype.
 
     Where ``lam[b]`` is 1, row b of the source logits is not read, its gradient is zero, and its label may be any
-    number. All tensors are on one device, with any strides: those that are not contiguous are copied. ``lam`` gets no
-    gradient.
+    number. All tensors are on one device, with any strides: those that are not contiguous are copied, up to 2**28
+    elements each. ``lam`` gets no gradient.
 
     Args:
         target_logits: [B, K_t], float32, bfloat16, float16 or float64.
         source_logits: [B, K_s] of the same dtype.
-        target_labels: int64[B], 0 to K_t - 1.
+        target_labels: int64[B], 0 to K_t - 1; other integers and NumPy's are converted.
         source_labels: int64[B], 0 to K_s - 1 where ``lam`` is less than 1.
         lam: float32[B] in 0..1, the weight of the target image.
         source_weight: factor of the source head's term, 0 or greater.
@@ -226,13 +227,14 @@ def dual_head_cross_entropy(
         NotImplementedError: backward is asked for second derivatives.
     """
     both = (target_logits, source_logits)
-    if all(isinstance(logits, Tensor) and logits.dtype == torch.float64 for logits in both):
+    if all(_can_copy(logits) and logits.dtype == torch.float64 for logits in both):
         target_logits, source_logits = (logits.float() for logits in both)  # the gradients become float64 again
+    target_labels, source_labels = _labels(target_labels, target_logits), _labels(source_labels, target_logits)
     loss: Tensor = _library.dual_head_cross_entropy(
         target_logits=_packed(target_logits),
         source_logits=_packed(source_logits),
-        target_labels=_packed(target_labels),
-        source_labels=_packed(source_labels),
+        target_labels=target_labels,
+        source_labels=source_labels,
         lam=_packed(lam),
         source_weight=source_weight,
         label_smoothing=label_smoothing,
@@ -240,10 +242,32 @@ def dual_head_cross_entropy(
     return loss
 
 
+MAX_COPY = 2**28
+"""Tensors of more elements are not copied: with gaps they are refused, as are views that repeat a number so often."""
+
+
+def _can_copy(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return torch.compiler.is_compiling() or value.numel() <= MAX_COPY  # a compiled graph serves batches of any size
+
+
 def _packed(tensor: Any) -> Any:
-    """A tensor without gaps between its elements; what is no tensor, or sparse, as it is, for torch to refuse."""
-    strided = isinstance(tensor, Tensor) and tensor.layout == torch.strided
-    return tensor.contiguous() if strided else tensor
+    """A tensor without gaps between its elements; what cannot be copied as it is, to be refused by name."""
+    return tensor.contiguous() if _can_copy(tensor) else tensor
+
+
+def _labels(labels: Any, logits: Any) -> Any:
+    """Integers of any kind as a packed tensor int64; other labels as they are, to be refused by name."""
+    if isinstance(labels, np.ndarray) and isinstance(logits, Tensor):
+        labels = torch.tensor(labels, device=logits.device)
+    if _can_copy(labels) and labels.dtype in _INTEGERS:
+        labels = labels.to(torch.int64)
+    return _packed(labels)
+
+
+_SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
+_INTEGERS = (*_SIGNED, torch.uint64, torch.uint32, torch.uint16, torch.uint8)
 
 
 def _sides(size: Any) -> Any:

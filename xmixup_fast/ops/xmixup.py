@@ -258,11 +258,8 @@ class XMixup:
         )
 
     def _pool(self, images: Tensor) -> tuple[ImagePool, Tensor]:
-        expected = (
-            "images: expected uint8[batch, height, width, 3], uint8[batch, 3, height, width] or indices int64[batch]"
-        )
         if not isinstance(images, Tensor):
-            raise TypeError(f"{expected}, as a tensor, got {describe(images)}")
+            raise TypeError(f"images: expected a tensor, got {describe(images)}; torch.as_tensor makes one of an array")
         if images.device != self.aux.device:
             raise ValueError(
                 f"images: expected a tensor on {self.aux.device}, where aux is, got one on {images.device}"
@@ -275,7 +272,10 @@ class XMixup:
         if images.dim() == 4 and images.shape[1] == 3 != images.shape[3]:
             channels_last = images.permute(0, 2, 3, 1)
         if images.dtype != torch.uint8 or images.dim() != 4 or channels_last.shape[3] != 3:
-            raise ValueError(f"{expected}, got {describe(images)}")
+            raise ValueError(
+                "images: expected uint8[batch, height, width, 3], uint8[batch, 3, height, width] or indices "
+                f"int64[batch], got {describe(images)}"
+            )
         return ImagePool.from_dense(channels_last.contiguous()), torch.arange(len(images), device=images.device)
 
 
