@@ -89,7 +89,7 @@ def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadF
             source_classes=source.classes,
             seed=settings.seed,
             image_size=settings.image_size,
-            log=log,
+            log=_log,
         )
         network.to_device(settings.device)
         threads = torch.get_num_threads()

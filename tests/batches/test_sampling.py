@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -44,11 +45,17 @@ class Listed:
 
 
 def made_sampler(
-    images: int = 20, aux: AuxiliaryIndex | None = None, rank: int = 0, world_size: int = 1, **settings: Any
+    images: int = 20,
+    aux: AuxiliaryIndex | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    weights: Any = None,
+    **settings: Any,
 ) -> Sampler:
     values = {"target": "t", "model": "m", "image_size": 10, "batch_size": 8, "epochs": 4, **settings}
     sizes = torch.stack([10 + torch.arange(images) % 3, 10 + torch.arange(images) % 4], 1).int()
-    return Sampler(Listed(sizes, torch.arange(images) % 2), aux, Settings(**values), rank=rank, world_size=world_size)
+    listed, processes = Listed(sizes, torch.arange(images) % 2), {"rank": rank, "world_size": world_size}
+    return Sampler(listed, aux, Settings(**values), weights=weights, **processes)
 
 
 def order(sampler: Sampler) -> Tensor:
@@ -76,6 +83,65 @@ def test_epochs_end_where_their_last_image_was_seen(images: int, batch: int, ste
     assert max(ends) == steps and list(ends) == sorted(ends) and len(set(ends.values())) == len(ends)
     for step, epoch in ends.items():
         assert step == steps or (step - 1) * batch < epoch * images <= step * batch
+
+
+@given(weights=st.lists(st.integers(1, 4), min_size=1, max_size=12), batch=st.integers(1, 30), epochs=st.integers(1, 3))
+def test_an_image_comes_as_often_as_its_weight_in_each_epoch(weights: list[int], batch: int, epochs: int) -> None:
+    sampler = made_sampler(len(weights), batch_size=batch, epochs=epochs, weights=weights)
+    total = sum(weights)
+    assert sampler.epoch_length == total and sampler.steps == -(-epochs * total // batch)
+    indices = order(sampler)
+    for epoch in range(epochs):
+        assert indices[epoch * total : (epoch + 1) * total].bincount(minlength=len(weights)).tolist() == weights
+    for step, epoch in sampler.epoch_ends().items():
+        assert step == sampler.steps or (step - 1) * batch < epoch * total <= step * batch
+
+
+@pytest.mark.parametrize("ones", [[1] * 20, torch.ones(20, dtype=torch.int64), np.ones(20, np.int32)])
+def test_weights_of_one_change_nothing(ones: Any) -> None:
+    sampler, plain = made_sampler(aux=AUX, weights=ones), made_sampler(aux=AUX)
+    assert sampler.steps == plain.steps and sampler.epoch_ends() == plain.epoch_ends()
+    for step in range(plain.steps):
+        assert_same(*(s.plan(step, second="auxiliary", box=True) for s in (sampler, plain)))
+
+
+def test_repetitions_have_draws_of_their_own_and_the_first_one_those_of_an_image_without_weight() -> None:
+    """Whatever the size of the batches: crop, flip, weight, auxiliary image and its crop."""
+
+    def drawn(weights: list[int], batch_size: int) -> list[dict[int, set[tuple[float, ...]]]]:
+        """For each epoch, the draws of each image."""
+        settings = {"batch_size": batch_size, "epochs": 2, "alpha": 1.0}
+        sampler = made_sampler(len(weights), AUX, weights=weights, **settings)
+        plans = [sampler.plan(step, second="auxiliary") for step in range(sampler.steps)]
+        columns = [torch.cat(column).double() for column in zip(*(plan.tensors() for plan in plans), strict=True)]
+        rows = torch.cat([column.reshape(len(column), -1) for column in columns], 1).tolist()
+        epochs: list[dict[int, set[tuple[float, ...]]]] = [{}, {}]
+        for position, row in enumerate(rows[: 2 * sum(weights)]):
+            epochs[position // sum(weights)].setdefault(int(row[0]), set()).add(tuple(row))
+        return epochs
+
+    weights = [3, 1, 2, 5]
+    repeated = drawn(weights, 4)
+    assert repeated == drawn(weights, 7)
+    for epoch, (several, once) in enumerate(zip(repeated, drawn([1] * 4, 4), strict=True)):
+        for image, weight in enumerate(weights):
+            assert len(several[image]) == weight and once[image] <= several[image], (epoch, image)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, 0, 1], r"weights\[1\]: expected a positive integer, got 0"),
+        ([1, -2, 1], r"weights\[1\]: expected a positive integer, got -2"),
+        ([1, 1], r"weights: expected int64\[3\], one for each training image, got int64\[2\]"),
+        ([1, 1.5, 1], r"weights: expected int64\[3\], one for each training image, got float64\[3\]"),
+        (torch.ones(3), r"weights: expected int64\[3\], one for each training image, got float32\[3\]"),
+        ([True, True, True], r"weights: expected int64\[3\], .*, got bool\[3\]"),
+    ],
+)
+def test_other_weights_are_refused(weights: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        made_sampler(3, weights=weights)
 
 
 def test_the_order_differs_by_epoch_and_seed() -> None:
@@ -172,16 +238,17 @@ def test_a_plan_is_immutable() -> None:
     parts=st.integers(1, 3),
     step=st.integers(0, 9),
     second=st.sampled_from([None, "partner", "auxiliary"]),
-    box=st.booleans(),
+    weights=st.none() | st.lists(st.integers(1, 3), min_size=20, max_size=20),
 )
 def test_the_parts_of_a_batch_are_the_batch(
-    world_size: int, parts: int, step: int, second: Second | None, box: bool
+    world_size: int, parts: int, step: int, second: Second | None, weights: list[int] | None
 ) -> None:
     """Whatever the number of processes, and of micro-batches in each; partners, boxes and auxiliary images too."""
-    whole = made_sampler(aux=AUX).plan(step, second=second, box=box)
+    box = step % 2 == 0
+    whole = made_sampler(aux=AUX, weights=weights).plan(step, second=second, box=box)
     pieces = []
     for rank in range(world_size):
-        sampler = made_sampler(aux=AUX, rank=rank, world_size=world_size)
+        sampler = made_sampler(aux=AUX, rank=rank, world_size=world_size, weights=weights)
         pieces += sampler.plan(step, second=second, box=box).split(parts)
 
     def columns(plan: StepPlan) -> list[Tensor]:
@@ -266,5 +333,7 @@ def test_auxiliary_images_are_those_of_the_chosen_classes() -> None:
         aux = AuxiliaryIndex.of(pool, classes)
         assert aux.labels is pool.labels and aux.sizes is pool.sizes
         assert aux.offsets.tolist() == [0, 3, 7] and aux.members.tolist() == [0, 2, 3, 0, 1, 2, 4]
-    with pytest.raises(ValueError, match=r"source_classes\[1\]: no auxiliary image has a label among \[6, 8\]"):
+    with pytest.raises(
+        ValueError, match=r"source_classes\[1\]: no auxiliary image has label 6; the labels of aux are \[2, 5, 7\]"
+    ):
         AuxiliaryIndex.of(pool, [[5], [6, 8]])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,11 +61,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     pool = ImagePool.from_dense(torch.ones(1, 2, 2, 3, dtype=torch.uint8))
     pool.save(path)
 
-    def fail(tensors: object, aside: Path) -> None:
-        aside.write_bytes(b"half")
+    def fail(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         ImagePool.from_dense(torch.zeros(1, 2, 2, 3, dtype=torch.uint8)).save(path)
     assert ImagePool.load(path).pixels.eq(1).all()
@@ -101,7 +102,7 @@ def test_wrong_batches_labels_and_parts_are_named() -> None:
     batch = torch.zeros(2, 4, 5, 3, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"batch: .* got uint8\[2, 3, 4, 5\] that is not contiguous"):
         ImagePool.from_dense(batch.permute(0, 3, 1, 2))
-    with pytest.raises(ValueError, match=r"labels: expected one label for each of 2 images, got int64\[3\]"):
+    with pytest.raises(ValueError, match=r"labels: expected int64\[2\], one label for each image, got int64\[3\]"):
         ImagePool.from_dense(batch, labels=[0, 1, 2])
     pool = ImagePool.from_dense(batch)
     with pytest.raises(ValueError, match=r"sizes: expected a contiguous int32\[2, 2\], got int64\[2, 2\]"):
@@ -115,3 +116,41 @@ def test_moving_to_the_same_device_copies_nothing() -> None:
     assert pool.to("cpu") is pool
     assert pool.to("meta").device.type == "meta"
     assert "1 images" in repr(pool)
+
+
+def test_arrays_that_torch_does_not_take_are_copied() -> None:
+    """Read-only ones, as Pillow's are, and mirrored ones, as from BGR to RGB; torch warns, or refuses them."""
+    array = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    array.setflags(write=False)
+    views = [array, array[::-1, :, ::-1], array[::2, ::-2], torch.from_numpy(array.copy()).flip(0)[:, ::2]]
+    pool = ImagePool.from_images(iter(views), np.arange(4, dtype=np.uint8))
+    assert all(np.array_equal(pool[i].numpy(), np.asarray(view)) for i, view in enumerate(views))
+    assert pool.labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ImagePool.from_images([[[1, 2, 3]]]), r"images\[0\]: expected a uint8.*, got \[\[1, 2, 3\]\]; numpy"),
+        (lambda: ImagePool.from_images([object()]), r"images\[0\]: expected a uint8\[.*\], got a object; numpy"),
+        (lambda: ImagePool.from_dense(np.zeros((1, 2, 2, 3), np.uint8)), r"batch: .*; torch.from_numpy makes one"),
+        (lambda: ImagePool.from_dense(None), "batch: expected a tensor uint8.*, got None$"),
+        (lambda: ImagePool.from_dense(torch.zeros(2, 0, 5, 3).byte()), r"batch: expected images with pixels, got"),
+        (lambda: ImagePool(*[np.zeros(1)] * 4), r"pixels: expected a tensor, got float64\[1\]; ImagePool.from_images"),
+        *((lambda labels=labels: made_pool(labels), f"labels: expected {message}") for labels, message in (
+            ([0.5, 1], r"int64\[2\], one label for each image, got float64\[2\]"),
+            ([True, 1], r"int64\[2\], one label for each image, got bool\[2\]"),
+            (torch.ones(2), r"int64\[2\], one label for each image, got float32\[2\]"),
+            (["cat", "dog"], r"integers, got \['cat', 'dog'\]"),
+            (np.array([2**63, 0], np.uint64), r"integers, got uint64\[2\]"),
+            (3, "integers, got 3"),
+        )),
+    ],
+)  # fmt: skip
+def test_what_makes_no_pool_is_refused(make: Callable[[], ImagePool], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def made_pool(labels: Any) -> ImagePool:
+    return ImagePool.from_dense(torch.zeros(2, 4, 5, 3, dtype=torch.uint8), labels)

@@ -187,7 +187,7 @@ class Call:
             out = given.get("out")
             assert out is None or result is out
             assert result.dtype == (given["dtype"] if out is None else out.dtype)
-            assert result.shape == (len(given["lam"]), 3, *given["size"])
+            assert result.shape == (len(given["lam"]), 3, *sides(given["size"]))
             assert result.numel() == 0 or result.is_contiguous(memory_format=given["memory_format"])
             assert given["std"] != IMAGENET["std"] or given["mean"] != IMAGENET["mean"] or result.isfinite().all()
         elif self.op == "draw":
@@ -208,7 +208,7 @@ class Call:
         given = self.arguments
         if self.op == "mix":
             given = {name: value for name, value in given.items() if name != "out"}
-            given["size"] = tuple(map(int, given["size"]))
+            given["size"] = sides(given["size"])
             expected = call_mix(reference.mix, given, dtype=torch.float32)
             error = 2 * call_mix(error_of_mix, given) + TINY
             assert is_within(result, expected, error), "mix: other numbers than the reference's"
@@ -219,11 +219,17 @@ class Call:
             assert all(torch.equal(*pair) for pair in pairs), "draw: other numbers than the reference's"
         else:
             inputs = LossInputs(**given)
+            inputs.target_labels, inputs.source_labels = inputs.target_labels.long(), inputs.source_labels.long()
             inputs.label_smoothing = float(torch.tensor(inputs.label_smoothing))  # as the kernels hold it
             # Whether a sum of extreme numbers overflows in float32 depends on the order of its terms.
             expected = [i.call(reference.dual_head_cross_entropy).float() for i in (inputs, inputs.double())]
             close = [torch.isclose(result, one, rtol=1e-5, atol=1e-5, equal_nan=True) for one in expected]
             assert any(close), f"dual_head_cross_entropy: {result}, and the reference's {expected}"
+
+
+def sides(size: Any) -> tuple[int, ...]:
+    """Height and width of an argument ``size``, which may be an integer for both."""
+    return tuple(map(int, [size] * 2 if isinstance(size, int) else size))
 
 
 TINY = 2.0**-126

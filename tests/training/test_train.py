@@ -115,8 +115,9 @@ def test_the_same_seed_gives_the_same_run(data: Path, tmp_path: Path) -> None:
     weights = [load_file(result.folder / "model.safetensors") for result in (first, second, other)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert not all(torch.equal(tensor, weights[2][name]) for name, tensor in weights[0].items())
-    pictures = [(result.folder / "batch.png").read_bytes() for result in (first, second, other)]
-    assert pictures[0] == pictures[1] != pictures[2]
+    for name in ("batch.png", "model.safetensors"):
+        files = [(result.folder / name).read_bytes() for result in (first, second, other)]
+        assert files[0] == files[1] != files[2], name
 
 
 def test_the_callers_random_numbers_and_threads_are_left_alone(data: Path, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops.arguments import as_int64
 from ..ops.auxiliary_index import NO_AUXILIARY, AuxiliaryIndex
 from ..ops.image_pool import Images
 from ..ops.lam import beta_quantiles, cutmix_boxes
@@ -18,7 +20,7 @@ from .seeds import SeedUse, hash_integers
 
 
 def run_steps(settings: Settings, images: int) -> int:
-    """The steps of fine-tuning that the settings ask for, with a number of training images."""
+    """The steps of fine-tuning that the settings ask for, with a number of training images, counted by weight."""
     return settings.steps or -(-settings.epochs * images // settings.batch_size)
 
 
@@ -26,7 +28,9 @@ class Sampler:
     """Plans the steps of a run. A step depends on the seed and its number alone, whatever was planned before.
 
     The order is one permutation of the images per epoch, one after the other, cut into full batches: every image comes
-    once per epoch, all batches have the same size, and a run of E epochs over N images has ceil(E N / B) steps. Crops,
+    once per epoch, or as often as its weight says, all batches have the same size, and a run of E epochs over N images,
+    counted by weight, has ceil(E N / B) steps. The repetitions of an image in an epoch are numbered from 0, and each
+    has draws of its own: their number is the upper half of the image's number in :func:`xmixup_fast.draw`. Crops,
     flips, weights and auxiliary images come from :func:`xmixup_fast.draw`: they depend on the seed, the image and the
     epoch alone. Partners and whether a sample is mixed depend on the seed and the step. So all methods see the same
     order, crops and weights, and a run that is resumed or shared by several processes plans the same steps.
@@ -37,8 +41,10 @@ class Sampler:
         settings: batch size, length, seed, crop and mixing.
         rank, world_size: which of how many processes this is. Together they plan what one process would: each takes
             its part of every batch.
+        weights: how often each image comes in an epoch, positive integers [n]; once if not given.
 
-    Raises ValueError for an image that is smaller than a crop, and for fewer samples in a batch than processes.
+    Raises ValueError for an image that is smaller than a crop, for fewer samples in a batch than processes, and for
+    weights that are not positive or not as many as images; TypeError for weights that are not integers.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Sampler:
         *,
         rank: int = 0,
         world_size: int = 1,
+        weights: Sequence[int] | Tensor | None = None,
     ) -> None:
         self.labels, self.sizes = images.labels, images.sizes
         self.device = self.labels.device
@@ -64,7 +71,11 @@ class Sampler:
             if (sizes < settings.image_size).any():
                 height, width = sizes[sizes.amin(1).argmin()].tolist()
                 raise ValueError(f"image_size: {settings.image_size} is more than an image has, {height}x{width}")
-        self.steps = run_steps(settings, len(self.labels))
+        self.appearances, self.repetitions = self._appearances(weights)
+        """int64[N] both: the images of an epoch, each as often as it comes, and which of its appearances that is."""
+        self.epoch_length = len(self.appearances)
+        """N, the number of samples in an epoch: of images, counted by weight."""
+        self.steps = run_steps(settings, self.epoch_length)
         """The steps of fine-tuning."""
         self.mixed_samples = round((1 - settings.unmixed_share) * self.steps * batch_size)
         """How many samples come before the unmixed share at the end."""
@@ -87,13 +98,14 @@ class Sampler:
         settings = self.settings
         begin, end = step * settings.batch_size, (step + 1) * settings.batch_size
         position = torch.arange(begin, end, device=self.device)
-        sample = self._order(begin, end)
+        order = self._order(begin, end)
+        sample = self.appearances[order]
         label = self.labels[sample]
-        drawn = self._draw(sample, position, any_class)
+        drawn = self._draw(sample, self.repetitions[order], position, any_class)
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
         # Drawn in this order whether needed or not, so that all methods see the same partners and weights.
         partner = self._to_device(torch.randperm(len(sample), generator=generator))
-        chance = self._to_device(torch.rand(len(sample), generator=generator))
+        chance = self._to_device(torch.rand(len(sample), generator=generator, dtype=torch.float32))
 
         lam, boxes = torch.ones_like(drawn.lam), None
         if second is not None:
@@ -119,19 +131,37 @@ class Sampler:
 
     def epoch_ends(self) -> dict[int, int]:
         """The steps after which an epoch is complete, counted from 1, with its number; the last step is always one."""
-        batch, images = self.settings.batch_size, len(self.labels)
+        batch, images = self.settings.batch_size, self.epoch_length
         ends = {-(-epoch * images // batch): epoch for epoch in range(1, self.steps * batch // images + 1)}
         ends.setdefault(self.steps, -(-self.steps * batch // images))
         return ends
 
-    def _draw(self, sample: Tensor, position: Tensor, any_class: bool) -> DrawOutput:
-        """All that depends on seed, image and epoch alone, for samples at these positions of the run's order."""
+    def _appearances(self, weights: Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor]:
+        """The images of an epoch, in order and each as often as its weight says; and which repetition each is, from 0.
+
+        Without weights, and where all are 1, these are 0 to n - 1, and zeros.
+        """
+        image = torch.arange(len(self.labels), device=self.device)
+        if weights is None:
+            return image, torch.zeros_like(image)
+        if isinstance(weights, Tensor):
+            weights = weights.to(self.device)
+        weight = as_int64("weights", weights, image.shape, self.device, ", one for each training image")
+        if len(weight) and int(weight.min()) < 1:
+            worst = int(weight.argmin())
+            raise ValueError(f"weights[{worst}]: expected a positive integer, got {int(weight[worst])}")
+        first = weight.cumsum(0) - weight
+        appearances = image.repeat_interleave(weight)
+        return appearances, torch.arange(len(appearances), device=self.device) - first[appearances]
+
+    def _draw(self, sample: Tensor, repetition: Tensor, position: Tensor, any_class: bool) -> DrawOutput:
+        """All that depends on seed, image, repetition and epoch alone, for samples at positions of the run's order."""
         settings = self.settings
         auxiliary = self.any_class if any_class else self.auxiliary
         return ops.draw(
             settings.seed,
-            sample=sample,
-            epoch=position // len(self.labels),
+            sample=sample + (repetition << 32),
+            epoch=position // self.epoch_length,
             label=torch.zeros_like(sample) if any_class else self.labels[sample],
             target_index=sample,
             target_sizes=self.sizes,
@@ -145,15 +175,15 @@ class Sampler:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, SeedUse.EPOCH, epoch))
-        return self._to_device(torch.randperm(len(self.labels), generator=generator))
+        return self._to_device(torch.randperm(self.epoch_length, generator=generator))
 
     def _to_device(self, drawn: Tensor) -> Tensor:
         """Brings what was drawn on the CPU to the device, without waiting for it."""
         return drawn.to(self.device, non_blocking=True)
 
     def _order(self, begin: int, end: int) -> Tensor:
-        """The images at positions ``begin`` to ``end`` of the run's order."""
-        images = len(self.labels)
+        """The positions in ``appearances`` of what comes at positions ``begin`` to ``end`` of the run's order."""
+        images = self.epoch_length
         epochs = range(begin // images, -(-end // images))
         return torch.cat([self.permutation(e)[max(begin - e * images, 0) : end - e * images] for e in epochs])
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime.files import atomic_write
+from ..runtime.tensor_files import write_tensors
+from .arguments import as_int64, describe
 
 FLUSH_BYTES = 2**24
 """After so many bytes, :meth:`ImagePool.write` syncs its file to the disk, while the next images are made."""
@@ -56,7 +60,8 @@ class ImagePool:
 
     The four tensors are contiguous and on one device. :meth:`from_dense` makes a pool of a dense batch without a copy.
 
-    Raises ValueError for a tensor of another dtype, shape or device, or that is not contiguous.
+    Raises TypeError for what is no tensor, and ValueError for a tensor of another dtype, shape or device, or that is
+    not contiguous.
     """
 
     pixels: Tensor
@@ -69,6 +74,10 @@ class ImagePool:
     """int64[n]: the class of each image; -1 where none was given."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if not isinstance(value := getattr(self, field.name), Tensor):
+                advice = "ImagePool.from_images copies arrays"
+                raise TypeError(f"{field.name}: expected a tensor, got {describe(value)}; {advice}")
         count = self.offsets.numel()
         for name, dtype, shape in (
             ("pixels", torch.uint8, (self.pixels.numel(),)),
@@ -78,39 +87,55 @@ class ImagePool:
         ):
             value = getattr(self, name)
             if value.dtype != dtype or value.shape != shape or not value.is_contiguous():
-                raise ValueError(f"{name}: expected a contiguous {_type_name(dtype, shape)}, got {_describe(value)}")
+                raise ValueError(f"{name}: expected a contiguous {_type_name(dtype, shape)}, got {describe(value)}")
             if value.device != self.pixels.device:
                 raise ValueError(f"{name}: expected a tensor on {self.pixels.device}, as pixels, got {value.device}")
 
     @classmethod
     def from_images(
-        cls, images: Sequence[np.ndarray[Any, Any] | Tensor], labels: Sequence[int] | Tensor | None = None
+        cls,
+        images: Iterable[NDArray[np.uint8] | Tensor],
+        labels: Sequence[int] | NDArray[Any] | Tensor | None = None,
     ) -> ImagePool:
-        """Copies images, each a NumPy array or CPU tensor uint8[H, W, 3], into one buffer on the CPU.
+        """Copies images, each a NumPy array or tensor uint8[H, W, 3] with any strides, into one buffer on the CPU.
 
-        Raises ValueError for an image of another dtype or shape, and for another number of labels than of images.
+        Raises ValueError for an image of another dtype or shape, and for another number of labels than of images;
+        TypeError for an image that is neither, and for labels that are not integers.
         """
-        tensors = [torch.as_tensor(image) for image in images]
-        for i, image in enumerate(tensors):
-            if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[2] != 3 or image.numel() == 0:
-                raise ValueError(f"images[{i}]: expected a uint8[height, width, 3], got {_describe(image)}")
-        ends = torch.tensor([image.numel() for image in tensors], dtype=torch.int64).cumsum(0)
-        pixels = torch.empty(int(ends[-1]) if tensors else 0, dtype=torch.uint8)
-        offsets = torch.cat([ends.new_zeros(1), ends])[: len(tensors)]
-        for begin, image in zip(offsets.tolist(), tensors, strict=True):
-            pixels[begin : begin + image.numel()].view(image.shape).copy_(image)
-        sizes = torch.tensor([image.shape[:2] for image in tensors], dtype=torch.int32).reshape(-1, 2)
-        return cls(pixels, offsets, sizes, _as_labels(labels, len(tensors), pixels.device))
+        images = list(images)
+        for i, image in enumerate(images):
+            if not isinstance(image, Tensor | np.ndarray):
+                advice = '; numpy.asarray(image.convert("RGB")) makes an array of a Pillow image'
+                raise TypeError(f"images[{i}]: expected a uint8[height, width, 3], got {describe(image)}{advice}")
+            if str(image.dtype).removeprefix("torch.") != "uint8" or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"images[{i}]: expected a uint8[height, width, 3], got {describe(image)}")
+            if 0 in image.shape:
+                raise ValueError(f"images[{i}]: expected a uint8[height, width, 3] with pixels, got {describe(image)}")
+        shapes = [tuple(image.shape) for image in images]
+        ends = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
+        pixels = np.empty(int(ends[-1]), dtype=np.uint8)
+        for begin, end, image in zip(ends, ends[1:], images, strict=False):
+            # NumPy takes what torch does not: arrays that are read-only, or run backwards as img[..., ::-1] does.
+            pixels[begin:end].reshape(image.shape)[...] = image.cpu().numpy() if isinstance(image, Tensor) else image
+        sizes = torch.tensor([shape[:2] for shape in shapes], dtype=torch.int32, device="cpu").reshape(-1, 2)
+        offsets = torch.tensor(ends[: len(images)], dtype=torch.int64, device="cpu")
+        return cls(torch.from_numpy(pixels), offsets, sizes, _as_labels(labels, len(images), sizes.device))
 
     @classmethod
-    def from_dense(cls, batch: Tensor, labels: Sequence[int] | Tensor | None = None) -> ImagePool:
+    def from_dense(cls, batch: Tensor, labels: Sequence[int] | NDArray[Any] | Tensor | None = None) -> ImagePool:
         """Makes a pool of a batch of n images of one size, contiguous uint8[n, H, W, 3], without copying it.
 
-        Raises ValueError for a batch of another dtype or shape, and for another number of labels than of images.
+        Raises ValueError for a batch of another dtype or shape, and for another number of labels than of images;
+        TypeError for a batch that is no tensor, and for labels that are not integers.
         """
+        if not isinstance(batch, Tensor):
+            advice = "; torch.from_numpy makes one of an array" if isinstance(batch, np.ndarray) else ""
+            raise TypeError(f"batch: expected a tensor uint8[n, height, width, 3], got {describe(batch)}{advice}")
         if batch.dtype != torch.uint8 or batch.dim() != 4 or batch.shape[3] != 3 or not batch.is_contiguous():
-            raise ValueError(f"batch: expected a contiguous uint8[n, height, width, 3], got {_describe(batch)}")
+            raise ValueError(f"batch: expected a contiguous uint8[n, height, width, 3], got {describe(batch)}")
         count, height, width, channels = batch.shape
+        if count and not height * width:
+            raise ValueError(f"batch: expected images with pixels, got {describe(batch)}")
         offsets = torch.arange(count, device=batch.device) * (height * width * channels)
         sizes = torch.tensor([height, width], dtype=torch.int32, device=batch.device).repeat(count, 1)
         return cls(batch.view(-1), offsets, sizes, _as_labels(labels, count, batch.device))
@@ -173,12 +198,8 @@ class ImagePool:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the pool as a safetensors file, which appears under its name only when it is complete."""
-        from safetensors.torch import save_file
-
-        tensors = {"pixels": self.pixels, "offsets": self.offsets, "sizes": self.sizes, "labels": self.labels}
-        with atomic_write(Path(path)) as aside:
-            save_file(tensors, aside)
-            aside.chmod(0o666 & ~_umask())  # save_file makes files that only their owner can read
+        names = ("pixels", "offsets", "sizes", "labels")
+        write_tensors(Path(path), {name: getattr(self, name) for name in names}, {})
 
     def to(self, device: torch.device | str) -> ImagePool:
         """A copy of the pool on another device, or the pool itself where it is there already."""
@@ -206,6 +227,9 @@ class ImagePool:
 
     def __repr__(self) -> str:
         return f"ImagePool({len(self)} images, {self.pixels.numel() / 2**20:.1f} MiB, {self.device})"
+
+
+torch.serialization.add_safe_globals([Crops, ImagePool])  # for torch.load, which takes no other classes by default
 
 
 class _Index:
@@ -247,25 +271,14 @@ class _Index:
         return header
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _as_labels(labels: Sequence[int] | Tensor | None, count: int, device: torch.device) -> Tensor:
+def _as_labels(labels: Any, count: int, device: torch.device) -> Tensor:
     if labels is None:
         return torch.full((count,), -1, dtype=torch.int64, device=device)
-    tensor = torch.as_tensor(labels, dtype=torch.int64, device=device)
-    if tensor.shape != (count,):
-        raise ValueError(f"labels: expected one label for each of {count} images, got {_describe(tensor)}")
-    return tensor.contiguous()
+    if isinstance(labels, Tensor):
+        labels = labels.to(device)
+    return as_int64("labels", labels, [count], device, ", one label for each image")
 
 
 def _type_name(dtype: torch.dtype, shape: Sequence[int]) -> str:
     """A tensor's type as documentation writes it, such as "int32[4, 2]"."""
     return f"{str(dtype).removeprefix('torch.')}{list(shape)}"
-
-
-def _describe(tensor: Tensor) -> str:
-    return _type_name(tensor.dtype, tensor.shape) + ("" if tensor.is_contiguous() else " that is not contiguous")

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime import extension  # noqa: F401  (registers the operators)
@@ -27,9 +29,9 @@ def mix(
     aux_crops: Crops,
     lam: Tensor,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: tuple[int, int],
+    mean: Sequence[float] | Tensor,
+    std: Sequence[float] | Tensor,
+    size: int | Sequence[int],
     box: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.channels_last,
@@ -51,8 +53,8 @@ def mix(
     than ``(h + w + 1) / 20000`` for the larger of the two windows, of h x w pixels, and 0 for windows of the output's
     size.
 
-    All tensors are on the device of the pools. The result is not differentiable: images are bytes, and ``lam`` is a
-    random number.
+    All tensors are on the device of the pools, with any strides. The result is not differentiable: images are bytes,
+    and ``lam`` is a random number.
 
     Args:
         target: pool of the target images.
@@ -62,7 +64,7 @@ def mix(
         lam: float32[B] in 0..1, the weight of the target image.
         mean: mean of each channel, for images in 0..1.
         std: standard deviation of each channel, for images in 0..1; positive.
-        size: height and width of the output, 1 to 16384 pixels each.
+        size: height and width of the output, 1 to 16384 pixels each; or an integer for both.
         box: int32[B, 4], top, left, height and width of a rectangle in the output, which may be empty.
         dtype: float32, bfloat16 or float16; the last two are the float32 result, rounded to nearest.
         memory_format: ``torch.channels_last`` or ``torch.contiguous_format``.
@@ -84,20 +86,20 @@ def mix(
         "target_pixels": target.pixels,
         "target_offsets": target.offsets,
         "target_sizes": target.sizes,
-        "target_index": target_crops.index,
-        "target_window": target_crops.window,
-        "target_flip": target_crops.flip,
+        "target_index": _packed(target_crops.index),
+        "target_window": _packed(target_crops.window),
+        "target_flip": _packed(target_crops.flip),
         "aux_pixels": aux.pixels,
         "aux_offsets": aux.offsets,
         "aux_sizes": aux.sizes,
-        "aux_index": aux_crops.index,
-        "aux_window": aux_crops.window,
-        "aux_flip": aux_crops.flip,
-        "lam": lam,
-        "box": box,
-        "mean": mean,
-        "std": std,
-        "size": size,
+        "aux_index": _packed(aux_crops.index),
+        "aux_window": _packed(aux_crops.window),
+        "aux_flip": _packed(aux_crops.flip),
+        "lam": _packed(lam),
+        "box": _packed(box),
+        "mean": _listed(mean),
+        "std": _listed(std),
+        "size": _sides(size),
         "channels_last": memory_format == torch.channels_last,
     }
     if out is None:
@@ -133,7 +135,7 @@ def draw(
     members: Tensor,
     aux_sizes: Tensor,
     lam_quantiles: Tensor,
-    size: tuple[int, int],
+    size: int | Sequence[int],
     flip: bool = True,
 ) -> DrawOutput:
     """Draws the random arguments of :func:`mix`: crops of target images, auxiliary images and their crops, and weights.
@@ -147,7 +149,7 @@ def draw(
     linearly at ``u * Q``.
 
     Without members there are no auxiliary images: then ``aux_crops`` are zeros, and labels are ignored. All tensors are
-    contiguous and on one device.
+    on one device, with any strides.
 
     Args:
         seed: seed of the run, ``-2**63`` to ``2**63 - 1``.
@@ -162,26 +164,26 @@ def draw(
         aux_sizes: int32[m, 2], height and width of the auxiliary images, in pixels.
         lam_quantiles: float32[Q + 1] in 0..1, quantiles of the distribution of ``lam`` at 0, 1/Q, ... 1, with Q from 1
             to 2**24. :func:`xmixup_fast.ops.lam.beta_quantiles` makes the table of a Beta distribution.
-        size: height and width of all windows, in pixels.
+        size: height and width of all windows, in pixels; or an integer for both.
         flip: mirror half of the images left to right.
 
     Raises:
-        RuntimeError: an argument has a wrong dtype, shape or device, is not contiguous, or holds a wrong value: a
+        RuntimeError: an argument has a wrong dtype, shape or device, or holds a wrong value: a
             number out of range, a label without members, an image smaller than its window, falling offsets or
             quantiles. Only those members and sizes are checked that the samples use.
     """
     target_window, target_flip, aux_index, aux_window, aux_flip, lam, center = _library.draw(
         seed=seed,
-        sample=sample,
-        epoch=epoch,
-        label=label,
-        target_index=target_index,
-        target_sizes=target_sizes,
-        offsets=offsets,
-        members=members,
-        aux_sizes=aux_sizes,
-        lam_quantiles=lam_quantiles,
-        size=size,
+        sample=_packed(sample),
+        epoch=_packed(epoch),
+        label=_packed(label),
+        target_index=_packed(target_index),
+        target_sizes=_packed(target_sizes),
+        offsets=_packed(offsets),
+        members=_packed(members),
+        aux_sizes=_packed(aux_sizes),
+        lam_quantiles=_packed(lam_quantiles),
+        size=_sides(size),
         flip=flip,
     )
     aux_crops = Crops(aux_index, aux_window, aux_flip)
@@ -191,8 +193,8 @@ def draw(
 def dual_head_cross_entropy(
     target_logits: Tensor,
     source_logits: Tensor,
-    target_labels: Tensor,
-    source_labels: Tensor,
+    target_labels: Tensor | NDArray[Any],
+    source_labels: Tensor | NDArray[Any],
     lam: Tensor,
     *,
     source_weight: float = 1.0,
@@ -205,12 +207,13 @@ def dual_head_cross_entropy(
     in float32 for every dtype of logits. Backward scales these gradients, and then rounds them to the logits' dtype.
 
     Where ``lam[b]`` is 1, row b of the source logits is not read, its gradient is zero, and its label may be any
-    number. All tensors are contiguous and on one device. ``lam`` gets no gradient.
+    number. All tensors are on one device, with any strides: those that are not contiguous are copied, up to 2**28
+    elements each. ``lam`` gets no gradient.
 
     Args:
-        target_logits: [B, K_t], float32, bfloat16 or float16.
+        target_logits: [B, K_t], float32, bfloat16, float16 or float64.
         source_logits: [B, K_s] of the same dtype.
-        target_labels: int64[B], 0 to K_t - 1.
+        target_labels: int64[B], 0 to K_t - 1; other integers and NumPy's are converted.
         source_labels: int64[B], 0 to K_s - 1 where ``lam`` is less than 1.
         lam: float32[B] in 0..1, the weight of the target image.
         source_weight: factor of the source head's term, 0 or greater.
@@ -220,19 +223,63 @@ def dual_head_cross_entropy(
         float32 scalar; NaN for an empty batch, as for every mean in torch.
 
     Raises:
-        RuntimeError: an argument has a wrong dtype, shape, device or memory format, or a value outside of its range.
+        RuntimeError: an argument has a wrong dtype, shape or device, or a value outside of its range.
         NotImplementedError: backward is asked for second derivatives.
     """
+    both = (target_logits, source_logits)
+    if all(_can_copy(logits) and logits.dtype == torch.float64 for logits in both):
+        target_logits, source_logits = (logits.float() for logits in both)  # the gradients become float64 again
+    target_labels, source_labels = _labels(target_labels, target_logits), _labels(source_labels, target_logits)
     loss: Tensor = _library.dual_head_cross_entropy(
-        target_logits=target_logits,
-        source_logits=source_logits,
+        target_logits=_packed(target_logits),
+        source_logits=_packed(source_logits),
         target_labels=target_labels,
         source_labels=source_labels,
-        lam=lam,
+        lam=_packed(lam),
         source_weight=source_weight,
         label_smoothing=label_smoothing,
     )[0]
     return loss
+
+
+MAX_COPY = 2**28
+"""Tensors of more elements are not copied: with gaps they are refused, as are views that repeat a number so often."""
+
+
+def _can_copy(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return torch.compiler.is_compiling() or value.numel() <= MAX_COPY  # a compiled graph serves batches of any size
+
+
+def _packed(tensor: Any) -> Any:
+    """A tensor without gaps between its elements; what cannot be copied as it is, to be refused by name."""
+    return tensor.contiguous() if _can_copy(tensor) else tensor
+
+
+def _labels(labels: Any, logits: Any) -> Any:
+    """Integers of any kind as a packed tensor int64; other labels as they are, to be refused by name."""
+    if isinstance(labels, np.ndarray) and isinstance(logits, Tensor):
+        labels = torch.tensor(labels, device=logits.device)
+    if _can_copy(labels) and labels.dtype in _INTEGERS:
+        labels = labels.to(torch.int64)
+    return _packed(labels)
+
+
+_SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
+_INTEGERS = (*_SIGNED, torch.uint64, torch.uint32, torch.uint16, torch.uint8)
+
+
+def _sides(size: Any) -> Any:
+    """Height and width of an integer; other sizes as they are, NumPy's and torch's as Python's integers."""
+    if isinstance(size, int | np.integer) and not isinstance(size, bool):
+        return [int(size)] * 2
+    return _listed(size)
+
+
+def _listed(values: Any) -> Any:
+    """The numbers of an array or tensor as a list; what is neither as it is."""
+    return values.tolist() if isinstance(values, Tensor | np.ndarray) else values
 
 
 # Fake kernels tell torch.compile the shapes of results. They get their arguments by position, in the schema's order.
@@ -290,7 +337,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     target_logits, source_logits, *_ = arguments
     device = _check_devices("dual_head_cross_entropy", _LOSS_TENSORS, arguments[: len(_LOSS_TENSORS)])
     shapes = ((), target_logits.shape, source_logits.shape)
-    loss, target_grad, source_grad = (torch.empty(shape, device=device) for shape in shapes)
+    loss, target_grad, source_grad = (torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)
     return loss, target_grad, source_grad
 
 

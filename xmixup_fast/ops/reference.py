@@ -53,7 +53,9 @@ def mix(
     - Blending adds less than 6u (1 + |mean|) / std: at most 3u / std by the weights, u |mean| / std by the bias, and
       2u (1 + |mean|) / std by the two sums.
     """
-    scale, bias = (torch.tensor(values, device=lam.device) for values in channel_constants(mean, std))
+    scale, bias = (
+        torch.tensor(values, dtype=torch.float32, device=lam.device) for values in channel_constants(mean, std)
+    )
     lam = lam.view(-1, 1, 1, 1) if box is None else 1 - inside(box, size).unsqueeze(-1).float()
     t, a = gather(target, target_crops, size), gather(aux, aux_crops, size)
     mixed = t * (lam * scale) + (a * ((1 - lam) * scale) + bias)

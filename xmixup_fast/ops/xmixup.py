@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .auxiliary_index import AuxiliaryIndex
+from .arguments import as_channels, as_flag, as_int64, as_integer, as_number, as_size, describe, is_integer
+from .auxiliary_index import AuxiliaryIndex, Relatives
 from .image_pool import Crops, ImagePool
 from .lam import beta_quantiles, cutmix_boxes
 from .operators import DrawOutput, draw, mix
+
+Integers = Tensor | NDArray[Any] | Sequence[int]
+"""One integer for each image of a batch."""
 
 
 class MixedLabels(NamedTuple):
@@ -42,11 +47,21 @@ def joint_labels(mixed: MixedLabels, target_classes: int, source_classes: int, s
         source's, 0 elsewhere.
 
     Raises:
+        ValueError, TypeError: labels are not B integers, a number of classes is no positive integer, or the weight is
+            not finite.
         RuntimeError: a label is outside of its part of the head; on a GPU, as a device-side assert.
     """
-    lam = mixed.lam.unsqueeze(1)
-    parts = ((mixed.target, lam, target_classes), (mixed.source, source_weight * (1 - lam), source_classes))
-    return torch.cat([lam.new_zeros(len(lam), k).scatter_(1, label[:, None], w) for label, w, k in parts], dim=1)
+    target, source, lam = mixed
+    weight = as_number("source_weight", source_weight)
+    parts = []
+    for name, labels, w, classes in (
+        ("target", target, lam, target_classes),
+        ("source", source, weight * (1 - lam), source_classes),
+    ):
+        index = as_int64(f"mixed.{name}", labels, lam.shape, lam.device, ", a class for each image")
+        outputs = lam.new_zeros(len(lam), as_integer(f"{name}_classes", classes, 1, 2**31))
+        parts.append(outputs.scatter_(1, index[:, None], w[:, None]))
+    return torch.cat(parts, dim=1)
 
 
 class XMixup:
@@ -60,9 +75,9 @@ class XMixup:
     Args:
         aux: auxiliary images, labelled with source classes from 0 to the source head's last output. Its device is
             where everything happens.
-        source_classes: for each target class, those source classes with whose images it may be mixed, all of them
-            equally likely image by image.
-        size: height and width of the crops that are taken, at random places.
+        source_classes: for each target class, the labels of the auxiliary images with which it may be mixed, all of
+            these images equally likely. K rows, or a mapping from the target classes 0 to K - 1 to rows.
+        size: height and width of the crops that are taken, at random places; or an integer for both.
         mean: of each channel, for images in 0..1: the network's own.
         std: of each channel, likewise.
         target: the images that indices refer to, where batches are given as indices.
@@ -74,18 +89,22 @@ class XMixup:
         dtype: of the images: float32, bfloat16 or float16.
         memory_format: of the images: ``torch.channels_last`` or ``torch.contiguous_format``.
 
+    ``pickle``, ``copy.deepcopy``, ``torch.save`` and, once this class is imported, ``torch.load`` work, and with them
+    a DataLoader's workers.
+
     Raises:
-        ValueError: a target class is left without an auxiliary image, or ``alpha`` is not positive.
+        ValueError, TypeError: an argument is not what it has to be; auxiliary images without labels; a row that names
+            no label of theirs, or one twice; images that are smaller than the crops, or not where ``aux`` is.
     """
 
     def __init__(
         self,
         aux: ImagePool,
-        source_classes: Sequence[Sequence[int]] | Tensor,
+        source_classes: Relatives,
         *,
-        size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
+        size: int | Sequence[int],
+        mean: Sequence[float] | Tensor,
+        std: Sequence[float] | Tensor,
         target: ImagePool | None = None,
         cutmix: bool = False,
         alpha: float = 0.2,
@@ -95,21 +114,40 @@ class XMixup:
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
-        if not alpha > 0:
-            raise ValueError(f"alpha: expected a positive number, got {alpha}")
         self.aux, self.target = aux, target
-        self.size, self.mean, self.std = size, mean, std
-        self.cutmix, self.flip, self.seed = cutmix, flip, seed
-        self.dtype, self.memory_format = dtype, memory_format
+        self.size = as_size("size", size)
+        self.mean, self.std = as_channels(mean, std)
+        self.cutmix, self.flip = as_flag("cutmix", cutmix), as_flag("flip", flip)
+        self.seed = as_integer("seed", seed, -(2**63), 2**63 - 1)
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype: expected torch.float32, torch.bfloat16 or torch.float16, got {dtype}")
+        self.dtype = dtype
+        if memory_format not in (torch.channels_last, torch.contiguous_format):
+            expected = "torch.channels_last or torch.contiguous_format"
+            raise ValueError(f"memory_format: expected {expected}, got {memory_format}")
+        self._channels_last = memory_format == torch.channels_last  # torch.save cannot keep a torch.memory_format
+        alpha, fold = as_number("alpha", alpha, positive=True), as_flag("fold", fold)
+        _check_pool("aux", aux)
         self._index = AuxiliaryIndex.of(aux, source_classes)
+        _check_sizes("aux", aux, self._index.members.unique(), self.size)
+        if target is not None:
+            _check_pool("target", target)
+            if target.device != aux.device:
+                raise ValueError(f"target: expected a pool on {aux.device}, where aux is, got one on {target.device}")
+            _check_sizes("target", target, torch.arange(len(target), device=aux.device), self.size)
         self._quantiles = beta_quantiles(alpha, fold).to(aux.device)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory format of the images."""
+        return torch.channels_last if self._channels_last else torch.contiguous_format
 
     def __call__(
         self,
         images: Tensor,
-        labels: Tensor,
-        sample: Tensor | None = None,
-        epoch: int | Tensor = 0,
+        labels: Integers,
+        sample: Integers | None = None,
+        epoch: int | Integers | None = None,
         *,
         out: Tensor | None = None,
     ) -> tuple[Tensor, MixedLabels]:
@@ -118,19 +156,21 @@ class XMixup:
         Args:
             images: uint8[B, H, W, 3] or uint8[B, 3, H, W], no smaller than the crops; or int64[B], positions in
                 ``target``. Images whose channels do not come last in memory are copied first.
-            labels: int64[B], target classes.
+            labels: int64[B], target classes; here and below, other integers and NumPy's are converted.
             sample: int64[B], a number for each training image, the same in every epoch. Where the loader tells none:
                 drawn from torch's generator, so that ``torch.manual_seed`` makes them the same again.
-            epoch: from 0 on; or int64[B], of each sample.
+            epoch: from 0 on; or int64[B], of each sample. Must be given with ``sample``, as an image would otherwise
+                get the same crop, weight and auxiliary image each time.
             out: where to write, as for :func:`xmixup_fast.mix`; fresh memory otherwise.
 
         Returns:
             The mixed images, [B, 3, height, width], and their labels.
 
         Raises:
-            ValueError: ``images`` is neither of the two, or they are indices and there is no ``target``.
-            RuntimeError: an argument has a wrong dtype, shape, device or value, as for :func:`xmixup_fast.draw` and
-                :func:`xmixup_fast.mix`.
+            ValueError, TypeError: ``images`` is neither of the two, or they are indices and there is no ``target``;
+                ``labels``, ``sample`` or ``epoch`` are not B integers where ``aux`` is; no epoch for given samples.
+            RuntimeError: a class, epoch or index is out of range, an image smaller than the crops, or ``out`` of a
+                wrong dtype, shape or device, as for :func:`xmixup_fast.draw` and :func:`xmixup_fast.mix`.
         """
         pool, drawn, mixed = self._draw(images, labels, sample, epoch)
         box, lam = cutmix_boxes(drawn.lam, drawn.center, self.size) if self.cutmix else (None, drawn.lam)
@@ -138,7 +178,11 @@ class XMixup:
         return image, mixed._replace(lam=lam)
 
     def pairs(
-        self, images: Tensor, labels: Tensor, sample: Tensor | None = None, epoch: int | Tensor = 0
+        self,
+        images: Tensor,
+        labels: Integers,
+        sample: Integers | None = None,
+        epoch: int | Integers | None = None,
     ) -> tuple[Tensor, Tensor, MixedLabels]:
         """The two images of each pair that a call of the same arguments mixes, for blending inside the network.
 
@@ -153,13 +197,25 @@ class XMixup:
         return target, self._mix(self.aux, drawn.aux_crops, drawn.aux_crops, alone), mixed
 
     def _draw(
-        self, images: Tensor, labels: Tensor, sample: Tensor | None, epoch: int | Tensor
+        self, images: Tensor, labels: Integers, sample: Integers | None, epoch: int | Integers | None
     ) -> tuple[ImagePool, DrawOutput, MixedLabels]:
         pool, index = self._pool(images)
+        shape, device = index.shape, self.aux.device
+        labels = as_int64("labels", labels, shape, device, ", a target class for each image")
         if sample is None:
-            sample = torch.randint(2**62, labels.shape, device=labels.device)
-        if isinstance(epoch, int):
-            epoch = torch.full_like(sample, epoch)
+            sample = torch.randint(2**62, shape, device=device)
+        elif epoch is None:
+            raise TypeError(
+                "epoch: expected the epoch, as sample is given: without it, an image gets the same crop, weight and "
+                "auxiliary image each time; pass epoch, from 0 on, or leave out sample"
+            )
+        sample = as_int64("sample", sample, shape, device, ", a number for each image")
+        if epoch is None or (is_integer(epoch) and not isinstance(epoch, Tensor)):
+            number: Any = epoch or 0
+            epoch = torch.full_like(sample, int(number))
+        elif isinstance(epoch, Tensor) and epoch.dim() == 0:
+            epoch = epoch.expand(shape)
+        epoch = as_int64("epoch", epoch, shape, device, ", an epoch for each image, or an integer")
         drawn = draw(
             self.seed,
             sample=sample,
@@ -202,16 +258,44 @@ class XMixup:
         )
 
     def _pool(self, images: Tensor) -> tuple[ImagePool, Tensor]:
-        if images.dtype == torch.int64 and images.dim() == 1:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images: expected a tensor, got {describe(images)}; torch.as_tensor makes one of an array")
+        if images.device != self.aux.device:
+            raise ValueError(
+                f"images: expected a tensor on {self.aux.device}, where aux is, got one on {images.device}"
+            )
+        if images.dtype in (torch.int64, torch.int32) and images.dim() == 1:
             if self.target is None:
                 raise ValueError("images: indices need XMixup(target=...), the pool that they refer to")
-            return self.target, images
-        shape = list(images.shape)
-        if images.dim() == 4 and shape[1] == 3 != shape[3]:
-            images = images.permute(0, 2, 3, 1)
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
+            return self.target, images.to(torch.int64).contiguous()
+        channels_last = images
+        if images.dim() == 4 and images.shape[1] == 3 != images.shape[3]:
+            channels_last = images.permute(0, 2, 3, 1)
+        if images.dtype != torch.uint8 or images.dim() != 4 or channels_last.shape[3] != 3:
             raise ValueError(
                 "images: expected uint8[batch, height, width, 3], uint8[batch, 3, height, width] or indices "
-                f"int64[batch], got {str(images.dtype).removeprefix('torch.')}{shape}"
+                f"int64[batch], got {describe(images)}"
             )
-        return ImagePool.from_dense(images.contiguous()), torch.arange(len(images), device=images.device)
+        return ImagePool.from_dense(channels_last.contiguous()), torch.arange(len(images), device=images.device)
+
+
+# For torch.load, which takes no other classes by default.
+torch.serialization.add_safe_globals([AuxiliaryIndex, MixedLabels, XMixup])
+
+
+def _check_pool(name: str, pool: object) -> None:
+    """Raises TypeError for what is no pool."""
+    if not isinstance(pool, ImagePool):
+        raise TypeError(f"{name}: expected an ImagePool, got {describe(pool)}; ImagePool.from_images makes one")
+
+
+def _check_sizes(name: str, pool: ImagePool, which: Tensor, size: tuple[int, int]) -> None:
+    """Raises ValueError where one of these images of the pool, int64[n], is smaller than the crops."""
+    sizes = pool.sizes[which]
+    small = (sizes < torch.tensor(size, device=sizes.device)).any(1).nonzero().flatten().tolist()
+    if small:
+        height, width = sizes[small[0]].tolist()
+        raise ValueError(
+            f"size: expected crops that fit into the images, got {size[0]} x {size[1]}; image {int(which[small[0]])} "
+            f"of {name} has {height} x {width}"
+        )

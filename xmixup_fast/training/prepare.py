@@ -32,6 +32,7 @@ from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
+from .batch_norm import check_smallest_part
 from .images import SplitImages
 from .optimizer import check_length, freeze
 from .target import TargetData, contents_of, read_source, target_data
@@ -134,7 +135,10 @@ def prepare(
         source_classes = read_dataset(settings.source, settings.classes, settings.image_field).classes
     network = _network(settings, target, source_classes, log)
     method = method_class(settings, network)
-    check_length(settings, len(target.train), method.source_phase_steps(run_steps(settings, len(target.train))))
+    epoch_length = sum(sample.weight for sample in target.train)
+    check_length(settings, epoch_length, method.source_phase_steps(run_steps(settings, epoch_length)))
+    rank, world_size = distributed.rank(), distributed.world_size()
+    check_smallest_part(settings, network, len(method.shows), world_size)
     if source and resumed is None:
         selector.check(settings, network, target, source)
     images = SplitImages(settings, target, source, log)
@@ -150,17 +154,14 @@ def prepare(
     log(images.store.storage())
     if resumed is None:
         method.measure(network, batches)
-    log(
-        f"{settings.method} on {settings.target}: {len(target.classes)} classes, {len(images.train)} training, "
-        f"{len(images.val)} validation and {len(images.splits.get('test', target.test))} test images"
-    )
+    weights = [sample.weight for sample in without(target.train, images.bad)]
+    log(_counts(settings, images, sum(weights)))
     index = auxiliary.index if auxiliary else None
-    rank, world_size = distributed.rank(), distributed.world_size()
     parts = StepParts(
         network=network,
         method=method,
         regularizer=_regularizer(settings, network, log),
-        sampler=Sampler(images.train, index, settings, rank=rank, world_size=world_size),
+        sampler=Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights),
         images=images.train,
         auxiliary=auxiliary.pool if auxiliary else None,
     )
@@ -172,6 +173,16 @@ def prepare(
         source=source,
         source_classes=source_classes or [],
         auxiliary=auxiliary,
+    )
+
+
+def _counts(settings: Settings, images: SplitImages, epoch_length: int) -> str:
+    """A line that says what is trained on; ``epoch_length`` counts the training images by weight."""
+    train = len(images.train)
+    shown = "" if epoch_length == train else f", which a table's repeated rows show {epoch_length} times an epoch"
+    return (
+        f"{settings.method} on {settings.target}: {len(images.target.classes)} classes, {train} training, "
+        f"{len(images.val)} validation and {len(images.splits.get('test', images.target.test))} test images{shown}"
     )
 
 

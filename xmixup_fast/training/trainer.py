@@ -104,7 +104,7 @@ class Trainer:
         """The steps of the whole run."""
         self._batches = self._batches_from_here()
         self.settings = settings
-        self.warmup = warmup_steps(settings, len(self.images))
+        self.warmup = warmup_steps(settings, self.sampler.epoch_length)
         weight_decay = settings.weight_decay if self.regularizer is None else 0.0
         self.optimizer = make_optimizer(network, settings, weight_decay)
         self.lr = settings.lr
