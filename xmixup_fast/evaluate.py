@@ -26,6 +26,7 @@ from .settings.fields import Settings
 from .settings.yaml_file import read
 
 if TYPE_CHECKING:
+    from .data.contents import Contents
     from .data.dataset import BadFile, Dataset, Sample
     from .data.manifest import Manifest, Match
     from .evaluation import Evaluation
@@ -183,6 +184,7 @@ def choose(
     target that is not there.
     """
     from .data.sources import read_dataset
+    from .data.understood import found
 
     try:
         dataset = read_dataset(settings.target, settings.classes, settings.image_field)
@@ -190,82 +192,75 @@ def choose(
         if options.target is not None:
             raise
         raise FileNotFoundError(f"{error}; --target tells where the run's images are now") from error
-    if run is None:
-        log(f"no manifest.csv beside {options.model}: whether it was trained on some of these images cannot be told")
-        split = options.split or ("test" if dataset.test else "all")
-        given = {name: [(one, dataset.classes[one.label]) for one in getattr(dataset, name)] for name in SPLITS}
-        given["all"] = [pair for name in SPLITS for pair in given[name]]
-        return Chosen(split, _labelled(settings, split, given, classes), dataset.bad, {})
-    return _Roles(settings, options, classes, run).choose(dataset, log)
+    for line in found(dataset.findings):
+        log(line)
+    if run is not None:
+        return _chosen_by_content(settings, options, classes, run, dataset, log=log)
+    log(f"no manifest.csv beside {options.model}: whether it was trained on some of these images cannot be told")
+    split = options.split or ("test" if dataset.test else "all")
+    return Chosen(split, _labelled(settings, split, _in_splits(dataset), classes), dataset.bad, {})
 
 
-@dataclass(frozen=True)
-class _Roles:
-    """Chooses images by what they are to a run."""
+def _chosen_by_content(
+    settings: Settings,
+    options: Options,
+    classes: Sequence[str],
+    run: tuple[Manifest, Mapping[str, Any]],
+    dataset: Dataset,
+    *,
+    log: Callable[[str], object],
+) -> Chosen:
+    """The images that the options ask for, of a run's own data or another dataset, which their contents tell."""
+    from .data.duplicates import examples
+    from .data.manifest import Match
+    from .data.sources import real_name
+    from .training.target import contents_of
 
-    settings: Settings
-    options: Options
-    classes: Sequence[str]
-    run: tuple[Manifest, Mapping[str, Any]]
+    contents, unreadable = contents_of(dataset, dataset.samples, settings)
+    match = Match.of(run[0], dataset, contents)
+    known, total = match.recognised()
+    own = real_name(settings.target) == run[1]["path"] or 2 * known >= max(total, 1)
+    about: dict[str, Any] = {"own_data": own}
+    given = _own_images(match) if own else _in_splits(dataset)
+    given["new"] = [(one, dataset.classes[one.label]) for one in match.new]
+    if own:
+        log(f"{settings.target}: the run's own images, {known} of its {total} {match.recognised_by} recognised")
+        about["differences"] = match.differences()
+        if about["differences"]:
+            log(f"since the run began: {', '.join(about['differences'])}")
+        given["all"] = [pair for pairs in given.values() for pair in pairs]
+    split = options.split or ("test" if own or dataset.test else "all")
+    is_asked_for = own and split in (*SPLITS, "unused")
+    bad = [] if is_asked_for else [*dataset.bad, *unreadable]
+    trained = [] if is_asked_for else _trained(match, contents, given.get(split, []))
+    if trained:
+        keeps = options.trained == "keep"
+        about["trained_images"] = {"count": len(trained), "kept": keeps}
+        done = "kept" if keeps else "left out; --trained keep evaluates them, too"
+        names = examples([dataset.name_of(one.image) for one, _ in trained])
+        log(f"{len(trained)} of these images were trained or validated on ({names}): {done}")
+        if not keeps:
+            left_out = {one.image.name for one, _ in trained}
+            given[split] = [pair for pair in given[split] if pair[0].image.name not in left_out]
+    return Chosen(split, _labelled(settings, split, given, classes), bad, about)
 
-    def choose(self, dataset: Dataset, log: Callable[[str], object]) -> Chosen:
-        """The images that the options ask for; says what differs from the run's."""
-        from .data.manifest import Match
-        from .training.target import contents_of
 
-        settings, options, (manifest, _) = self.settings, self.options, self.run
-        contents, unreadable = contents_of(dataset, dataset.samples, settings)
-        match = Match.of(manifest, dataset, contents)
-        known, total = match.recognised()
-        own = self._is_own_place() or 2 * known >= max(total, 1)
-        about: dict[str, Any] = {"own_data": own}
-        if own:
-            log(f"{settings.target}: the run's own images, {known} of its {total} {match.recognised_by} recognised")
-            about["differences"] = match.differences()
-            if about["differences"]:
-                log(f"since the run began: {', '.join(about['differences'])}")
-        given = self._own(match) if own else self._foreign(match)
-        split = options.split or ("test" if own or dataset.test else "all")
-        pairs, trained = given.get(split, []), []
-        if split not in ("train", "val") or not own:
-            trained = [one for one, _ in pairs if self._role(match, one) in ("train", "val")]
-        if trained:
-            names = ", ".join(dataset.name_of(one.image) for one in trained[:3])
-            done = "kept" if options.trained == "keep" else "left out; --trained keep evaluates them, too"
-            log(f"{len(trained)} of these images were trained or validated on ({names}): {done}")
-            about["trained_images"] = {"count": len(trained), "kept": options.trained == "keep"}
-            if options.trained == "drop":
-                left_out = {one.image.name for one in trained}
-                given = {**given, split: [pair for pair in pairs if pair[0].image.name not in left_out]}
-                if not given[split]:
-                    raise ValueError(f"target: {settings.target}: expected images that were not trained on, got none")
-        bad = [] if own and split not in ("all", "new") else [*dataset.bad, *unreadable]
-        return Chosen(split, _labelled(settings, split, given, self.classes), bad, about)
+def _trained(match: Match, contents: Contents, pairs: Sequence[_Pair]) -> list[_Pair]:
+    """The images whose content is that of a training or validation image of the run."""
+    digests = {row.blake2b for split in ("train", "val") for row in match.manifest.of_split(split)}
+    return [pair for pair in pairs if contents[pair[0].image.name].digest in digests]
 
-    def _is_own_place(self) -> bool:
-        from .data.sources import real_name
 
-        return real_name(self.settings.target) == str(self.run[1]["path"])
+def _in_splits(dataset: Dataset) -> dict[str, list[_Pair]]:
+    """The images of each split of a dataset, and of all splits, with the names of their classes."""
+    given = {name: [(one, dataset.classes[one.label]) for one in getattr(dataset, name)] for name in SPLITS}
+    return {**given, "all": [pair for name in SPLITS for pair in given[name]]}
 
-    def _role(self, match: Match, sample: Sample) -> str:
-        """The run's split of an image; "new" for an image that it does not have."""
-        row = match.rows.get(sample.image.name)
-        return row.split if row else "new"
 
-    def _own(self, match: Match) -> dict[str, list[_Pair]]:
-        """The run's own images, with the labels of its manifest, and new ones, with their labels now."""
-        names = match.manifest.classes
-        given = {split: [(one, names[one.label]) for _, one in match.of_split(split)] for split in (*SPLITS, "unused")}
-        given["new"] = [(one, match.dataset.classes[one.label]) for one in match.new]
-        return given | {"all": [pair for pairs in given.values() for pair in pairs]}
-
-    def _foreign(self, match: Match) -> dict[str, list[_Pair]]:
-        """The images of another dataset, in its own splits."""
-        dataset = match.dataset
-        given = {name: [(one, dataset.classes[one.label]) for one in getattr(dataset, name)] for name in SPLITS}
-        given["all"] = [pair for name in SPLITS for pair in given[name]]
-        given["new"] = [pair for pair in given["all"] if pair[0].image.name not in match.rows]
-        return given
+def _own_images(match: Match) -> dict[str, list[_Pair]]:
+    """The images of each of a run's splits, with the names of their classes in the manifest."""
+    names = match.manifest.classes
+    return {split: [(one, names[one.label]) for _, one in match.of_split(split)] for split in (*SPLITS, "unused")}
 
 
 def _labelled(settings: Settings, split: str, given: Mapping[str, list[_Pair]], classes: Sequence[str]) -> list[Sample]:

@@ -68,14 +68,14 @@ OTHERS: dict[str, dict[str, Any]] = {
     "average, AdamW": {**METHODS["blend"], "ema_decay": 0.9, "optimizer": "adamw", "lr": 1e-4, "clip_grad": 0.5},
     "best of all": {**METHODS["blend"], "patience": 9, "epochs": 3, "steps": None, "label_smoothing": 0.1},
 }
-LEFT_OUT = ("method", "target", "source", "weights", "versions")
+LEFT_OUT = ("method", "target", "source", "weights", "versions", "data")
 """Of a summary: names, and what tells of the machine."""
 
 
 def settings(data: Path, output: Path, **changes: Any) -> dict[str, Any]:
     common = {"target": str(data / "target"), "source": str(data / "source"), "model": "test_resnet", "steps": STEPS}
     common |= {"weights": str(data / "weights.safetensors"), "batch_size": 8, "image_size": 32, "device": "cpu"}
-    common |= {"report": False, "threads": 1, "checkpoint_steps": STEPS // 2, "checkpoints_kept": 9}
+    common |= {"split_by": "order", "report": False, "threads": 1, "checkpoint_steps": STEPS // 2, "checkpoints_kept": 9}
     return {**common, "cache": str(data / "cache"), "seed": 3, "output": str(output), **changes}
 
 

@@ -18,9 +18,8 @@ from ..data.center_crops import center_crop_batches
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.duplicates import counted, examples
 from ..data.manifest import Manifest
-from ..data.sources import read_dataset
 from ..methods import L2SP, METHODS, REGULARIZERS
-from ..methods.base import Batches
+from ..methods.base import Batches, Method
 from ..models.build import build
 from ..models.class_names import readable_name
 from ..models.network import Network
@@ -126,22 +125,14 @@ def prepare(
 
     Raises ValueError, FileNotFoundError and OSError as :func:`xmixup_fast.fit` does.
     """
-    method_class = METHODS[settings.method]
     data = target_data(settings, log, recorded)
-    target = data.dataset
-    source = read_source(settings, log) if method_class.uses_source and settings.source else None
-    source_classes = source.classes if source else None
-    if method_class.uses_classifier and settings.source:
-        source_classes = read_dataset(settings.source, settings.classes, settings.image_field).classes
-    network = _network(settings, target, source_classes, log)
-    method = method_class(settings, network)
-    epoch_length = sum(sample.weight for sample in target.train)
-    check_length(settings, epoch_length, method.source_phase_steps(run_steps(settings, epoch_length)))
-    rank, world_size = distributed.rank(), distributed.world_size()
-    check_smallest_part(settings, network, len(method.shows), world_size)
+    source, source_classes = _source(settings, log)
+    network = _network(settings, data.dataset, source_classes, log)
+    method = METHODS[settings.method](settings, network)
+    _check_settings(settings, network, method, data.dataset)
     if source and resumed is None:
-        selector.check(settings, network, target, source)
-    images = SplitImages(settings, target, source, log)
+        selector.check(settings, network, data.dataset, source)
+    images = SplitImages(settings, data.dataset, source, log)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         return center_crop_batches(images.train, network.image_format(settings.image_size), settings.batch_size)
@@ -154,9 +145,10 @@ def prepare(
     log(images.store.storage())
     if resumed is None:
         method.measure(network, batches)
-    weights = [sample.weight for sample in without(target.train, images.bad)]
+    weights = [sample.weight for sample in without(data.dataset.train, images.bad)]
     log(_counts(settings, images, sum(weights)))
     index = auxiliary.index if auxiliary else None
+    rank, world_size = distributed.rank(), distributed.world_size()
     parts = StepParts(
         network=network,
         method=method,
@@ -174,6 +166,22 @@ def prepare(
         source_classes=source_classes or [],
         auxiliary=auxiliary,
     )
+
+
+def _source(settings: Settings, log: Callable[[str], object]) -> tuple[Dataset | None, list[str] | None]:
+    """The source, for a method that uses its images; and the names of its classes, for one that uses those."""
+    method = METHODS[settings.method]
+    if settings.source is None or not (method.uses_source or method.uses_classifier):
+        return None, None
+    source = read_source(settings, log)
+    return (source if method.uses_source else None), source.classes
+
+
+def _check_settings(settings: Settings, network: Network, method: Method, target: Dataset) -> None:
+    """Raises ValueError for a length, or a batch size, with which the network cannot be trained."""
+    epoch_length = sum(sample.weight for sample in target.train)
+    check_length(settings, epoch_length, method.source_phase_steps(run_steps(settings, epoch_length)))
+    check_smallest_part(settings, network, len(method.shows), distributed.world_size())
 
 
 def _counts(settings: Settings, images: SplitImages, epoch_length: int) -> str:
