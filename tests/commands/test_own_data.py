@@ -287,5 +287,5 @@ def test_a_manifest_is_a_target_with_its_splits(
         assert names(tmp_path / "again", split) <= names(run, split)
         assert len(names(tmp_path / "again", split)) == len(names(run, split)) - gone
     (run / "data.json").unlink()
-    assert train(command) == 2
+    assert train(["--target", "run/manifest.csv", "--output", "third", *FLAGS]) == 2
     assert "run/data.json: no such file; it tells where the images of run/manifest.csv are" in capsys.readouterr().err

@@ -109,13 +109,18 @@ def test_names_are_text_and_not_markup(run: Result, text: str) -> None:
     assert "<script>" not in text and "<b>blue" not in text
 
 
+def run_data(run: Result) -> dict[str, Any]:
+    return json.loads((run.folder / "data.json").read_text())
+
+
 def test_every_section_of_the_page_is_there(run: Result, text: str) -> None:
     page = Page(text)
     shown = " ".join(page.text)
     for title in ("Training", "Confusion of the test images", "Classes", "Selection", "First batch", "Settings"):
         assert title in page.text
     assert f"{run.summary['test_accuracy']:.2f} %" in page.text
-    assert f"First batch {batch_note(run_settings(run))} Settings" in shown
+    assert f"First batch {batch_note(run_settings(run))} Data" in shown
+    assert "class train val test" in shown and f"fingerprint {run_data(run)['fingerprint']}." in shown
     assert run.evaluation is not None
     for row in run.evaluation.top_losses(6):
         assert Path(row.name).name in page.text
@@ -140,7 +145,7 @@ def test_without_a_test_the_report_is_of_the_validation_images(
     page = Page(text)
     assert "Confusion of the validation images" in page.text and "Selection" not in page.text
     assert "test accuracy" not in page.text and "validation accuracy" in page.text
-    assert "First batch Settings" in " ".join(page.text)  # nothing is mixed, so there is no note
+    assert "First batch Data" in " ".join(page.text)  # nothing is mixed, so there is no note
     content = json.loads((result.folder / "evaluation.json").read_text())
     assert content["split"] == "val" and content["accuracy"] == result.summary["val_accuracy"]
     assert "not tested" in capsys.readouterr().out

@@ -58,13 +58,13 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A target of which not even a header can be read."""
     target = write_folder(tmp_path_factory.mktemp("broken") / "target", TARGET, 10)
     for path in target.rglob("*.png"):
-        path.write_text("broken")
+        path.write_text(f"broken {path}")
     return target
 
 
 @pytest.fixture
 def refused(data: Path, tmp_path: Path, broken: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What training says of settings that it refuses, for a target that must not be read."""
+    """What training says of settings that it refuses, for a target that must not be decoded."""
 
     def refuse(output: Path = tmp_path / "run", **settings: Any) -> str:
         assert main(flags(arguments(data, output, **{"target": str(broken), **settings}))) == 2
@@ -75,7 +75,7 @@ def refused(data: Path, tmp_path: Path, broken: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("changes", "expected"), BAD)
-def test_bad_settings_are_one_line_before_an_image_is_read(
+def test_bad_settings_are_one_line_before_an_image_is_decoded(
     refused: Callable[..., str], changes: dict[str, Any], expected: str
 ) -> None:
     error = refused(**changes)
@@ -89,7 +89,7 @@ def test_bad_settings_are_one_line_before_an_image_is_read(
         ({name: [{"class": "lake"}] for name in TARGET}, "the source has no training class lake"),
     ],
 )
-def test_a_selection_of_other_classes_is_refused_before_an_image_is_read(
+def test_a_selection_of_other_classes_is_refused_before_an_image_is_decoded(
     refused: Callable[..., str], tmp_path: Path, classes: dict[str, Any], expected: str
 ) -> None:
     path = tmp_path / "selection.json"
@@ -97,7 +97,7 @@ def test_a_selection_of_other_classes_is_refused_before_an_image_is_read(
     assert refused(selection_file=str(path)) == f"error: selection_file: {path}: {expected}\n"
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_an_image_is_read(
+def test_an_output_that_cannot_be_written_is_refused_before_an_image_is_decoded(
     refused: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")

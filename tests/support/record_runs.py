@@ -75,7 +75,13 @@ LEFT_OUT = ("method", "target", "source", "weights", "versions", "data")
 def settings(data: Path, output: Path, **changes: Any) -> dict[str, Any]:
     common = {"target": str(data / "target"), "source": str(data / "source"), "model": "test_resnet", "steps": STEPS}
     common |= {"weights": str(data / "weights.safetensors"), "batch_size": 8, "image_size": 32, "device": "cpu"}
-    common |= {"split_by": "order", "report": False, "threads": 1, "checkpoint_steps": STEPS // 2, "checkpoints_kept": 9}
+    common |= {
+        "split_by": "order",
+        "report": False,
+        "threads": 1,
+        "checkpoint_steps": STEPS // 2,
+        "checkpoints_kept": 9,
+    }
     return {**common, "cache": str(data / "cache"), "seed": 3, "output": str(output), **changes}
 
 

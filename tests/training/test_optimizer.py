@@ -281,7 +281,10 @@ def test_the_last_weights_are_kept_without_patience(data: Path, tmp_path: Path) 
 def test_settings_that_are_as_ever_leave_a_runs_identity() -> None:
     base: dict[str, Any] = {"target": "t", "model": "m"}
     plain = Settings(**base)
-    assert run_hash(plain) == "8245138d3212ffc"  # before there were any of these
+    assert run_hash(replace(plain, split_by="order")) == "8245138d3212ffc"  # before there were any of these
+    assert run_hash(plain) not in ("8245138d3212ffc", run_hash(replace(plain, test="none")))
+    assert run_hash(plain) == run_hash(replace(plain, test="hold", near_duplicates=True, data_changed="ignore"))
+    assert run_hash(plain) != run_hash(replace(plain, duplicates="drop"))
     assert run_hash(plain) == run_hash(replace(plain, regularizer="none"))
     assert run_hash(plain) != run_hash(replace(plain, regularizer="l2sp"))
     assert run_hash(Settings(**base, val_interval=2)) == run_hash(Settings(**base))

@@ -226,17 +226,18 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
 ) -> None:
     whole = run(data, tmp_path / "whole")
     output = tmp_path / "run"
-    write_bytes = Path.write_bytes
+    opened = Path.open
     saves = iter(range(100))
 
-    def full(self: Path, content: bytes) -> int:
-        if "checkpoints" in self.parts and next(saves) == 2:
-            write_bytes(self, content[:100])
+    def full(self: Path, mode: str = "r", **options: Any) -> Any:
+        file = opened(self, mode, **options)
+        if mode == "wb" and "checkpoints" in self.parts and next(saves) == 2:
+            file.write(b"as much as fits")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write_bytes(self, content)
+        return file
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(Path, "open", full)
         assert main(flags(arguments(data, output, steps=STEPS, checkpoint_steps=2))) == 2
     error = capsys.readouterr().err
     assert error.startswith(

@@ -99,9 +99,11 @@ class Sampler:
         begin, end = step * settings.batch_size, (step + 1) * settings.batch_size
         position = torch.arange(begin, end, device=self.device)
         order = self._order(begin, end)
-        sample = self.appearances[order]
+        sample = self.appearances.index_select(
+            0, order
+        )  # refuses an order that was left on the CPU, as [order] would not
         label = self.labels[sample]
-        drawn = self._draw(sample, self.repetitions[order], position, any_class)
+        drawn = self._draw(sample, self.repetitions.index_select(0, order), position, any_class)
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
         # Drawn in this order whether needed or not, so that all methods see the same partners and weights.
         partner = self._to_device(torch.randperm(len(sample), generator=generator))

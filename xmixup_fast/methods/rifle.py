@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
+from torch import nn
 
 from ..batches.seeds import SeedUse, hash_integers
 from ..models.classifiers import output_layers
@@ -27,8 +26,15 @@ class Rifle(Finetune):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash_integers(self.settings.seed, SeedUse.HEAD, step))
             for layer in output_layers(network.body):
-                new = copy.deepcopy(layer).cpu()  # one generator draws the same numbers for every device
-                new.reset_parameters()
-                layer.load_state_dict(new.state_dict())
+                layer.load_state_dict(_fresh(layer).state_dict())
                 for parameter in layer.parameters():
                     optimizer.state.pop(parameter, None)
+
+
+def _fresh(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+    """A new layer of the same shape, on the CPU: one generator draws the same numbers for every device."""
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, layer.out_features, bias)
+    size = layer.kernel_size
+    return nn.Conv2d(layer.in_channels, layer.out_channels, (size[0], size[1]), groups=layer.groups, bias=bias)
