@@ -139,9 +139,8 @@ def test_weights_and_metrics_do_not_depend_on_the_number_of_processes(
     assert moved  # far more than what is tolerated
     lines = [[json.loads(line) for line in (runs[n] / name / "metrics.jsonl").open()] for n in (1, processes)]
     for line, other in zip(*lines, strict=True):
-        # A loss of bfloat16 logits is right to a few units in their last place.
-        relative = 2**-8 if "amp" in RUNS[name] else 0
-        assert other["train_loss"] == pytest.approx(line["train_loss"], rel=relative, abs=max(1e-4, tolerance))
+        # Losses of weights that differ by up to the tolerance differ by a little more.
+        assert other["train_loss"] == pytest.approx(line["train_loss"], abs=max(1e-4, 2 * tolerance))
         assert (other["epoch"], other["step"], other["lr"]) == (line["epoch"], line["step"], line["lr"])
     summaries = [json.loads((runs[n] / name / "summary.json").read_text()) for n in (1, processes)]
     for key in ("val_accuracy", "test_accuracy", "images_seen", "num_train", "steps"):
