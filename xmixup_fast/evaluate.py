@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .cli import exit_status, parse_options, require_one_process
+from .data.dataset import SPLITS
 from .runtime.files import write_json
 from .settings.fields import Settings
 from .settings.yaml_file import read
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from .models.trained import Preprocessing
 
     _Pair: TypeAlias = tuple[Sample, str]  # an image, and the name of its class
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)

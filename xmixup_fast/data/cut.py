@@ -15,8 +15,8 @@ from hashlib import blake2b
 
 from ..settings.fields import Settings
 from .contents import Contents
-from .dataset import Dataset, Sample, by_name
-from .duplicates import SPLITS, Duplicates, Given, copy_of, two_labels
+from .dataset import SPLITS, Dataset, Sample, by_name
+from .duplicates import Duplicates, Given, copy_of, two_labels
 
 UNUSED, OUT = "unused", "out"
 """What becomes of images in no split: they are not among the shots, or they are left out."""

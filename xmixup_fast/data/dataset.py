@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+SPLITS = ("train", "val", "test")
+"""Names of the splits of a dataset."""
+
 
 class Content(NamedTuple):
     """What tells an image from all others, wherever it is kept and whatever it is called."""

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .contents import Contents
-from .dataset import Dataset, Sample
+from .dataset import SPLITS, Dataset, Sample
 
-SPLITS = ("train", "val", "test")
 EXAMPLES = 3
 """How many examples a message gives."""
 

@@ -18,8 +18,7 @@ from ..runtime.files import write_text
 from ..settings.identity import short_hash
 from .contents import Contents
 from .cut import OUT, UNUSED, Cut
-from .dataset import BadFile, Dataset, Sample
-from .duplicates import SPLITS
+from .dataset import SPLITS, BadFile, Dataset, Sample
 
 PLACES = (*SPLITS, UNUSED, OUT)
 """What the column split holds."""

@@ -9,9 +9,9 @@ import PIL.Image
 from torch import Tensor
 
 from .contents import Contents
-from .dataset import Dataset, Sample
+from .dataset import SPLITS, Dataset, Sample
 from .decoding.decoder import Decoder
-from .duplicates import SPLITS, counted, examples
+from .duplicates import counted, examples
 
 SHORT_SIDE = 64
 """Short side at which images are hashed, in pixels; the hash itself looks at 32."""

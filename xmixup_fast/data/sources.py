@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .dataset import BadFile, Dataset, Findings, Sample
-from .duplicates import SPLITS
+from .dataset import SPLITS, BadFile, Dataset, Findings, Sample
 from .layout import TABLES, Classes
 from .manifest import Manifest, is_manifest
 from .readers.folder import read_folder

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from .dataset import Dataset, Findings
-from .duplicates import SPLITS, examples
+from .dataset import SPLITS, Dataset, Findings
+from .duplicates import examples
 
 SHOWN = 10
 """Of many classes, how many are listed at the beginning, and at the end."""
 
 
-def understood(name: str, dataset: Dataset, counts: Sequence[str] = SPLITS) -> Iterator[str]:
+def understood(name: str, dataset: Dataset, apart: Collection[str] = ()) -> Iterator[str]:
     """Yields lines about a dataset: its classes with their images by split, files that are ignored, and guesses.
 
     Args:
         name: the dataset's name, as the user wrote it.
         dataset: the dataset with the splits that are used.
-        counts: splits whose images are counted.
+        apart: what becomes of each image that is in no split, such as "unused".
     """
-    by_class = class_counts(dataset, counts)
-    total = {split: sum(row[split] for row in by_class.values()) for split in counts}
-    listed = ", ".join(f"{total[split]} {split}" for split in counts)
+    by_class = class_counts(dataset)
+    total = Counter({split: sum(row[split] for row in by_class.values()) for split in SPLITS}) + Counter(apart)
+    listed = ", ".join(f"{total[place]} {place}" for place in dict.fromkeys([*SPLITS, *total]))
     yield f"{name}: {len(dataset.classes)} classes, {sum(total.values())} images ({listed})"
     width = max(map(len, dataset.classes), default=0)
     lines = [
-        f"  {class_name:{width}s}  " + "  ".join(f"{row[split]:6d} {split}" for split in counts)
+        f"  {class_name:{width}s}  " + "  ".join(f"{row[split]:6d} {split}" for split in SPLITS)
         for class_name, row in by_class.items()
     ]
     if len(lines) > 2 * SHOWN:
@@ -40,16 +40,19 @@ def found(findings: Findings) -> Iterator[str]:
     """Yields lines about what a reader ignored and guessed."""
     if findings.ignored:
         most = sorted(findings.ignored.items(), key=lambda item: (-item[1], item[0]))
-        kinds = [f"{count} {extension or 'without extension'} in {folder}" for (folder, extension), count in most]
+        kinds = [
+            f"{count} {extension or 'without extension'} in {folder or 'the top folder'}"
+            for (folder, extension), count in most
+        ]
         count = sum(findings.ignored.values())
         yield f"{count} file{'s' * (count > 1)} ignored: {examples(kinds)}"
     yield from findings.guesses
 
 
-def class_counts(dataset: Dataset, splits: Sequence[str] = SPLITS) -> dict[str, dict[str, int]]:
+def class_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     """The number of images of each class, by its name and by split."""
-    counted = {split: Counter(sample.label for sample in getattr(dataset, split)) for split in splits}
-    return {name: {split: counted[split][label] for split in splits} for label, name in enumerate(dataset.classes)}
+    counted = {split: Counter(sample.label for sample in getattr(dataset, split)) for split in SPLITS}
+    return {name: {split: counted[split][label] for split in SPLITS} for label, name in enumerate(dataset.classes)}
 
 
 def to_json(findings: Findings) -> dict[str, Any]:

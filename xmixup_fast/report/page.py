@@ -140,7 +140,7 @@ def _data(data: Mapping[str, Any]) -> str:
         for name, row in data["classes"].items()
     ]
     notes = [
-        f"{one['files']} {one['extension'] or 'files without extension'} in {one['folder']} ignored"
+        f"{one['files']} {one['extension'] or 'files without extension'} in {one['folder'] or 'the top folder'} ignored"
         for one in data["ignored"]
     ]
     notes += data["guesses"]

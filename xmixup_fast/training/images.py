@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..data.bad_files import list_bad, refuse_bad_files, skipped, without
-from ..data.dataset import BadFile, Dataset, Sample
+from ..data.dataset import SPLITS, BadFile, Dataset, Sample
 from ..data.decoding.choose import make_decoder
 from ..data.image_store import ImageStore, OverBudget
 from ..data.streamed import StreamedImages
@@ -54,7 +54,7 @@ class SplitImages:
         self.store = make_image_store(settings, log)
         self.splits: dict[str, ImagePool | StreamedImages] = {
             name: self.store.images(self._samples(name), f"{name} images", settings.storage)
-            for name in ("train", "val", "test")[: 3 if settings.test == "run" else 2]
+            for name in (SPLITS if settings.test == "run" else ("train", "val"))
         }
         """The images of each split: train, val and, where the run tests, test."""
         for name, images in self.splits.items():

@@ -12,9 +12,8 @@ import torch
 from ..data.bad_files import refuse_bad_files
 from ..data.contents import Contents, read_contents
 from ..data.cut import OUT, Cut, cut
-from ..data.dataset import BadFile, Content, Dataset, Sample
+from ..data.dataset import SPLITS, BadFile, Content, Dataset, Sample
 from ..data.decoding.choose import make_decoder
-from ..data.duplicates import SPLITS
 from ..data.manifest import Manifest, Match, Row, reasons
 from ..data.near_duplicates import SHORT_SIDE, near_duplicates
 from ..data.sources import read_dataset, read_target, real_name
@@ -102,7 +101,7 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
     except ValueError as error:  # missing files may be why a class is too small
         missing = (f"{file.name}: {file.reason}" for file in listed.bad)
         raise ValueError("\n  ".join([*missing, str(error)])) from error
-    for line in understood(settings.target, done.dataset):
+    for line in understood(settings.target, done.dataset, done.apart.values()):
         log(line)
     for line in done.duplicates.lines(settings.duplicates):
         log(line)

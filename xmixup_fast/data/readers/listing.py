@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..bad_files import printable
-from ..dataset import BadFile, Dataset, FileImage, Findings, Image, Sample, by_name
+from ..dataset import SPLITS, BadFile, Dataset, FileImage, Findings, Image, Sample, by_name
 from ..layout import class_name, some
 
 
@@ -151,7 +151,7 @@ def collect(
         faults.append(f"{where}: the name of a class is empty or only spaces")
     refuse(faults, bad, _classes_without_training(where, names, seen.values()))
     labels = {name: label for label, name in enumerate(names)}
-    splits: dict[str, list[Sample]] = {split: [] for split in ("train", "val", "test")}
+    splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for entry in seen.values():
         splits[entry.split].append(Sample(entry.image, labels[entry.class_name], entry.weight))
     train, val, test = map(by_name, splits.values())
