@@ -289,3 +289,38 @@ def test_a_manifest_is_a_target_with_its_splits(
     (run / "data.json").unlink()
     assert train(["--target", "run/manifest.csv", "--output", "third", *FLAGS]) == 2
     assert "run/data.json: no such file; it tells where the images of run/manifest.csv are" in capsys.readouterr().err
+
+
+def test_weights_of_a_run_that_saw_the_test_images_are_said(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [flag if flag != "none" else "run" for flag in FLAGS]
+    capsys.readouterr()
+    for number, (more, seen) in enumerate(((["--seed", "1"], True), (["--target", "run/manifest.csv"], False))):
+        assert train(["--target", "photos", *flags, "--output", str(number), *more]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "was trained or validated on" in line]
+        assert bool(lines) == seen
+        if seen:
+            before = names(run, "train") | names(run, "val")
+            tested, validated = names(tmp_path / "0", "test") & before, names(tmp_path / "0", "val") & before
+            assert f"on {len(tested)} test and {len(validated)} validation images of this run (" in lines[0]
+            assert lines[0].endswith("; --target run/manifest.csv keeps its splits")
+
+
+def test_a_class_whose_one_validation_image_is_broken_says_what_to_do(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (photos / "val" / "red").mkdir(parents=True)
+    for name in ("blue", "green"):
+        (photos / "val" / name).mkdir()
+        (photos / name / "009.png").rename(photos / "val" / name / "009.png")
+    (photos / "train").mkdir()
+    for name in TARGET:
+        (photos / name).rename(photos / "train" / name)
+    (photos / "val" / "red" / "broken.jpg").write_bytes(b"404 not found")
+    command = ["--target", "photos", "--output", "run", *FLAGS, "--no-test", "--bad-files", "skip"]
+    assert train(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: class red: none of its val images can be decoded; mend or remove these files")
+    assert "broken.jpg" in error and "--bad-files" not in error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..data.bad_files import list_bad, refuse_bad_files, skipped, without
+from ..data.bad_files import refuse_bad_files, skipped, without
 from ..data.dataset import SPLITS, BadFile, Dataset, Sample
 from ..data.decoding.choose import make_decoder
 from ..data.image_store import ImageStore, OverBudget
@@ -126,4 +126,6 @@ class SplitImages:
         lost = sorted({sample.label for sample in samples} - set(images.labels.tolist()))
         if lost:
             refuse_bad_files(self.bad, self.settings.bad_files)
-            raise ValueError(f"class {classes[lost[0]]}: none of its {title} can be decoded\n{list_bad(self.bad)}")
+            names = "\n  ".join(f"{file.name}: {file.reason}" for file in self.bad)
+            found = f"class {classes[lost[0]]}: none of its {title} can be decoded"
+            raise ValueError(f"{found}; mend or remove these files, so that others are cut:\n  {names}")

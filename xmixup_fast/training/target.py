@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..data.contents import Contents, read_contents
 from ..data.cut import OUT, Cut, cut
 from ..data.dataset import SPLITS, BadFile, Content, Dataset, Sample
 from ..data.decoding.choose import make_decoder
+from ..data.duplicates import examples
 from ..data.manifest import Manifest, Match, Row, reasons
 from ..data.near_duplicates import SHORT_SIDE, near_duplicates
 from ..data.sources import read_dataset, read_target, real_name
@@ -105,12 +107,35 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
         log(line)
     for line in done.duplicates.lines(settings.duplicates):
         log(line)
+    for line in _seen_before(settings, done.dataset, contents):
+        log(line)
     if settings.near_duplicates:
         threads = settings.threads or torch.get_num_threads()
         decoder = make_decoder(settings.decoder, SHORT_SIDE, torch.device("cpu"), threads, log)
         for line in near_duplicates(done.dataset, contents, decoder):
             log(line)
     return TargetData(done.dataset, contents, listed, done, None)
+
+
+def _seen_before(settings: Settings, dataset: Dataset, contents: Contents) -> Iterator[str]:
+    """Yields a line where the weights are of a run that was trained or validated on images that are held out now."""
+    manifest = Path(settings.weights) / "manifest.csv"
+    manifest = manifest if manifest.is_file() else Path(settings.weights).parent / "manifest.csv"
+    if settings.weights in ("timm", "pip", "none") or not manifest.is_file():
+        return
+    recorded = Manifest.read(manifest)
+    digests = {row.blake2b for split in ("train", "val") for row in recorded.of_split(split)}
+    seen = {
+        split: [dataset.name_of(one.image) for one in images if contents[one.image.name].digest in digests]
+        for split, images in (("test", dataset.test), ("validation", dataset.val))
+    }
+    counts = [f"{len(names)} {split}" for split, names in seen.items() if names]
+    if counts:
+        yield (
+            f"weights: {settings.weights} was trained or validated on {' and '.join(counts)} images of this run "
+            f"({examples([name for names in seen.values() for name in names])}), whose accuracy it flatters; "
+            f"--target {manifest} keeps its splits"
+        )
 
 
 def read_source(settings: Settings, log: Callable[[str], object]) -> Dataset:
