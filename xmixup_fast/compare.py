@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .cli import Parser, checked_options, exit_status, require_one_process
-from .comparison.plan import COMMON, Comparison, Task, read, timing_key
+from .comparison.plan import COMMON, Comparison, Run, Task, read, timing_key, with_data_folder
 from .comparison.plot import plot
 from .comparison.results import Results, check_data
 from .comparison.tables import comma_separated, markdown, paired_table, rows
@@ -138,6 +138,8 @@ def _compare(comparison: Comparison, options: Options) -> int:
     chosen = choose(comparison, results.lines())
     runs = comparison.runs(chosen)
     check_data(results.lines(), {run.key for run in runs})
+    if not options.table:
+        _check_targets(runs, results.lines(), options.data)
     failures = 0
     if options.time:
         failures = Workers(results, options.data).time(comparison.pairs(chosen))
@@ -150,6 +152,22 @@ def _compare(comparison: Comparison, options: Options) -> int:
     if page is not None:
         write_between_markers(page, WRITER, summary)
     return int(failures > 0)
+
+
+def _check_targets(runs: Sequence[Run], lines: Sequence[dict[str, Any]], data: str | None) -> None:
+    """Raises ValueError where the images of a target have changed since the first of its runs, before more are made."""
+    from .training.target import listing_now
+
+    keys = {run.key for run in runs}
+    recorded = {line["target"]: line["data"] for line in lines if line["key"] in keys and line.get("data")}
+    first = {run.task.target: run for run in reversed(runs)}
+    for target, listing in recorded.items():
+        now = listing_now(with_data_folder(first[target].settings, data))
+        if now != listing:
+            raise ValueError(
+                f"results: the images of target {target} have changed since its first runs (fingerprint {listing}, now "
+                f"{now}); restore them, or make all runs anew with another --results"
+            )
 
 
 def _write_tables(

@@ -227,13 +227,14 @@ def _chosen_by_content(
         about["differences"] = match.differences()
         if about["differences"]:
             log(f"since the run began: {', '.join(about['differences'])}")
-        given["all"] = [pair for pairs in given.values() for pair in pairs]
+        edited = [(one, dataset.classes[one.label]) for one in match.edited.values()]
+        given["all"] = [pair for pairs in (*given.values(), edited) for pair in pairs]
     split = options.split or ("test" if own or dataset.test else "all")
     is_asked_for = own and split in (*SPLITS, "unused")
     bad = [] if is_asked_for else [*dataset.bad, *unreadable]
-    trained = [] if is_asked_for else _trained(match, contents, given.get(split, []))
+    trained = _trained(match, contents, given.get(split, []), own) if split not in ("train", "val") or not own else []
     if trained:
-        keeps = options.trained == "keep"
+        keeps = is_asked_for or options.trained == "keep"
         about["trained_images"] = {"count": len(trained), "kept": keeps}
         done = "kept" if keeps else "left out; --trained keep evaluates them, too"
         names = examples([dataset.name_of(one.image) for one, _ in trained])
@@ -241,13 +242,24 @@ def _chosen_by_content(
         if not keeps:
             left_out = {one.image.name for one, _ in trained}
             given[split] = [pair for pair in given[split] if pair[0].image.name not in left_out]
+            if not given[split]:
+                raise ValueError(f"target: {settings.target}: all of these images were trained or validated on")
+    if match.edited and not own:
+        names = examples([dataset.name_of(one.image) for one in match.edited.values()])
+        log(f"{len(match.edited)} of these images have names of the run's images, and other content ({names})")
     return Chosen(split, _labelled(settings, split, given, classes), bad, about)
 
 
-def _trained(match: Match, contents: Contents, pairs: Sequence[_Pair]) -> list[_Pair]:
-    """The images whose content is that of a training or validation image of the run."""
-    digests = {row.blake2b for split in ("train", "val") for row in match.manifest.of_split(split)}
-    return [pair for pair in pairs if contents[pair[0].image.name].digest in digests]
+def _trained(match: Match, contents: Contents, pairs: Sequence[_Pair], own: bool) -> list[_Pair]:
+    """The images whose content is that of a training or validation image of the run.
+
+    Of the run's ``own`` data, those too that have the name of such an image, which was edited or saved anew.
+    """
+    rows = [row for split in ("train", "val") for row in match.manifest.of_split(split)]
+    digests = {row.blake2b for row in rows}
+    edited = {match.edited[row].image.name for row in rows if own and row in match.edited}
+    names = [one.image.name for one, _ in pairs]
+    return [pair for pair, name in zip(pairs, names, strict=True) if name in edited or contents[name].digest in digests]
 
 
 def _in_splits(dataset: Dataset) -> dict[str, list[_Pair]]:

@@ -131,12 +131,12 @@ def test_what_has_changed_since_is_said_and_not_evaluated(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tested = names(run, "test")
-    deleted, relabelled = change(photos)
+    deleted, _ = change(photos)
     found = evaluated(run, tmp_path / "out")
     assert found["images"] == len(tested) - 1 and not {deleted.name} & set(found["confusion"])
     said = capsys.readouterr().out
     assert "10 new (red/new 000.png, red/new 001.png, red/new 002.png), 1 missing (" in said
-    assert f"1 with another label ({relabelled.relative_to(photos)})" in said
+    assert "1 with another label, of which the run's counts (" in said and "/moved here.png)" in said
     # The manifest's label counts.
     own = {row["name"]: row["class"] for row in rows(run)}
     assert sum(row["images"] for row in found["classes"]) == 5
@@ -157,6 +157,23 @@ def test_an_image_with_other_content_is_not_the_runs(
     (photos / changed).write_bytes((photos / changed).read_bytes() + b"edited")
     found = evaluated(run, tmp_path / "out")
     assert found["images"] == 5 and found["differences"] == [f"1 with other content ({changed})"]
+    # Images that were saved anew are no new ones: a network that was trained on them knows them.
+    for name in names(run, "train") | names(run, "val"):
+        (photos / name).write_bytes((photos / name).read_bytes() + b"edited")
+    for split in ("new", "all"):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        status = evaluate([str(run), "--split", split, "--output", str(tmp_path / "out")])
+        shown = capsys.readouterr()
+        if split == "new":
+            assert status == 2 and "no images to evaluate as new; expected one of test, all" in shown.err
+        else:
+            assert status == 0 and "24 of these images were trained or validated on (" in shown.out
+            assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["images"] == 6
+    shutil.copytree(photos, tmp_path / "copy")
+    for name in names(run, "test"):
+        (tmp_path / "copy" / name).unlink()
+    evaluated(run, tmp_path / "out", "--target", "copy")
+    assert "24 of these images have names of the run's images, and other content (" in capsys.readouterr().out
 
 
 def resumed_flags(run: Path, *flags: str) -> list[str]:
@@ -194,7 +211,7 @@ def test_a_run_whose_data_has_changed_is_resumed_only_where_that_is_asked_for(
     assert train(resumed_flags(run)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: resume: photos has changed since the run began: 10 new (")
-    assert "2 missing (" in error and "1 with another label (" in error and "--data-changed ignore" in error
+    assert "2 missing (" in error and "1 with another label, of" in error and "--data-changed ignore" in error
     assert not (run / "summary.json").exists()
     assert train(resumed_flags(run, "--data-changed", "ignore")) == 0
     said = capsys.readouterr().out
@@ -205,13 +222,19 @@ def test_a_run_whose_data_has_changed_is_resumed_only_where_that_is_asked_for(
     assert (run / "manifest.csv").read_bytes() == manifest
 
 
-def test_a_run_without_a_manifest_is_refused_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_its_manifest_is_refused_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = (run / "manifest.csv").read_text().splitlines(keepends=True)
+    (run / "manifest.csv").write_text("".join(manifest[:-3]))
+    assert train(resumed_flags(run)) == 2 and evaluate([str(run)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and all("manifest.csv: is not what the run wrote" in line for line in errors)
     (run / "manifest.csv").unlink()
-    assert train(resumed_flags(run)) == 2
-    assert evaluate([str(run)]) == 2
+    assert train(resumed_flags(run)) == 2 and evaluate([str(run)]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
-    assert all("has no manifest.csv, as an earlier version made it; train anew" in line for line in errors)
+    assert all(
+        "has no manifest.csv: restore it; or, if an earlier version made the run, train" in line for line in errors
+    )
 
 
 def test_images_that_were_trained_on_are_counted_and_left_out_unless_asked_for(
@@ -301,8 +324,9 @@ def test_weights_of_a_run_that_saw_the_test_images_are_said(
         lines = [line for line in capsys.readouterr().out.splitlines() if "was trained or validated on" in line]
         assert bool(lines) == seen
         if seen:
-            before = names(run, "train") | names(run, "val")
-            tested, validated = names(tmp_path / "0", "test") & before, names(tmp_path / "0", "val") & before
+            before = names(run, "train")
+            tested = names(tmp_path / "0", "test") & (before | names(run, "val"))
+            validated = names(tmp_path / "0", "val") & before
             assert f"on {len(tested)} test and {len(validated)} validation images of this run (" in lines[0]
             assert lines[0].endswith("; --target run/manifest.csv keeps its splits")
 

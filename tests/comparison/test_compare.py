@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from xmixup_fast.compare import main
 from xmixup_fast.comparison import workers
 from xmixup_fast.comparison.results import Results
 from xmixup_fast.comparison.workers import without_folders
+from xmixup_fast.settings.fields import Settings
+from xmixup_fast.training.target import listing_now
 from xmixup_fast.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,16 +85,29 @@ def test_runs_on_different_images_are_not_compared(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("DATA", "a" * 15)
-    assert compare(tmp_path, plan, "--seeds", "0") == 0
-    monkeypatch.setenv("DATA", "b" * 15)
-    assert compare(tmp_path, plan) == 2
-    message = (
-        "results: the images of target birds have changed between its runs (fingerprint aaaaaaaaaaaaaaa in 3, bbbb"
-    )
-    assert f"error: {message}" in capsys.readouterr().err
+    target = write_folder(tmp_path / "photos", TARGET, 3)
+    settings = {"target": str(target), "model": "m", "cache": "none"}
+    plan |= {"targets": {"photos": {"target": str(target)}}, "cache": "none"}
+    monkeypatch.setenv("DATA", listing_now(Settings(**settings)))
+    assert compare(tmp_path, plan, "--seeds", "0") == 0 and compare(tmp_path, plan, "--seeds", "0", "1") == 0
     runs = len(started())
-    assert compare(tmp_path, plan, "--table") == 2 and compare(tmp_path, plan) == 2 and len(started()) == runs
+    assert runs == 6
+    # Found before another run is made.
+    next(target.rglob("*.png")).unlink()
+    assert compare(tmp_path, plan, "--seeds", "0", "1", "2") == 2 and len(started()) == runs
+    assert "error: results: the images of target photos have changed since its first runs (finger" in (
+        capsys.readouterr().err
+    )
+    assert compare(tmp_path, plan, "--table") == 0
+    # Found in the file.
+    lines = [json.loads(line) for line in Path(plan["results"]).read_text().splitlines()]
+    lines[-1]["data"] = "b" * 15
+    Path(plan["results"]).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert compare(tmp_path, plan, "--table") == 2
+    message = (
+        rf"results: the images of target photos have changed between its runs \(fingerprint \w+ in 5, {'b' * 15} in 1"
+    )
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_changed_settings_make_new_runs_and_old_lines_are_not_in_the_table(

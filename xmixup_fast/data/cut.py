@@ -46,9 +46,9 @@ def cut(dataset: Dataset, contents: Contents, settings: Settings) -> Cut:
     duplicates = Duplicates.of(given)
     if settings.duplicates == "error":
         duplicates.refuse()
-    dropped = given.dropped() if settings.duplicates == "drop" else {}
-    rest = dataset.with_splits({name: _without(getattr(dataset, name), contents, dropped) for name in SPLITS})
     by_order = settings.split_by == "order"
+    dropped = given.dropped() if settings.duplicates == "drop" else {} if by_order else given.unclear()
+    rest = dataset.with_splits({name: _without(getattr(dataset, name), contents, dropped) for name in SPLITS})
     done = cut_by_order(rest, settings) if by_order else cut_by_content(rest, contents, settings)
     used = {sample.image.name for split in SPLITS for sample in getattr(done, split)}
     unused = {sample.image.name for sample in rest.train if sample.image.name not in used}

@@ -50,6 +50,16 @@ class Given:
             notes |= {copy.image.name: note for copy in copies if self.split[copy.image.name] != "test"}
         return notes
 
+    def unclear(self) -> dict[str, str]:
+        """The validation and test images with two labels, of which either may be wrong, by name, with the reason."""
+        return {
+            sample.image.name: two_labels(labels)
+            for digest, samples in self.groups.items()
+            if len(labels := self.labels(digest)) > 1
+            for sample in samples
+            if self.split[sample.image.name] != "train"
+        }
+
 
 def copy_of(name: str) -> str:
     """The note of a copy of an image in manifest.csv."""
@@ -87,11 +97,11 @@ class Duplicates:
         """A line of text for each kind, and what the policy does about it; nothing where there are no duplicates."""
         done: Mapping[str, tuple[str, str, str]] = {
             "warn": (
-                "they train under each label, and are never cut for validation or test; drop leaves them out",
+                "they train under each label, and are left out of validation and test; drop leaves them out altogether",
                 "they stay in both; --duplicates drop takes them out of training",
                 "copies go together into one split",
             ),
-            "drop": ("all are left out", "left out of training", "one of each is kept"),
+            "drop": ("all are left out", "left out of training and validation", "one of each is kept"),
             "error": ("", "", ""),
         }
         kinds = (

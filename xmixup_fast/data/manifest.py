@@ -145,7 +145,9 @@ class Match:
     images: dict[Row, Sample]
     """The images that are there, by their row; copies may stand for each other."""
     new: list[Sample]
-    """Images with a content that the run does not have."""
+    """Images with a content and a name that the run does not have."""
+    edited: dict[Row, Sample]
+    """Images with a content that the run does not have, by the row of the image that had their name."""
     copies: list[Sample]
     """Images with a content of which the run has fewer images."""
     missing: list[Row]
@@ -174,9 +176,12 @@ class Match:
         for row in manifest.rows:
             if row not in images and row.blake2b in by_content:
                 images[row] = by_content[row.blake2b]
-        new = [one for one in listed if one.image.name not in rows]
         missing = [row for row in manifest.rows if row.blake2b and row not in images]
-        return cls(manifest, dataset, rows, images, new, copies, missing)
+        gone = {row.name: row for row in missing}
+        unknown = {dataset.name_of(one.image): one for one in listed if one.image.name not in rows}
+        new = [one for name, one in unknown.items() if name not in gone]
+        edited = {gone[name]: one for name, one in unknown.items() if name in gone}
+        return cls(manifest, dataset, rows, images, new, edited, copies, missing)
 
     def of_split(self, split: str) -> list[tuple[Row, Sample]]:
         """The images of one of the run's splits that are there, in the manifest's order, with the manifest's labels."""
@@ -196,19 +201,20 @@ class Match:
 
     def differences(self) -> list[str]:
         """How the dataset differs from the run's: a text for each kind, with the number and three names."""
-        new = [self.dataset.name_of(sample.image) for sample in self.new]
-        missing = [row.name for row in self.missing]
-        changed = set(new) & set(missing)
         same = [(row, one) for row, one in self.images.items() if self.rows[one.image.name] == row]
+        relabelled = [one for row, one in same if not _same_class(row, self.dataset, one)]
         kinds = (
-            ([name for name in new if name not in changed], "new"),
-            ([name for name in missing if name not in changed], "missing"),
-            ([row.name for row, one in same if not _same_class(row, self.dataset, one)], "with another label"),
-            (sorted(changed), "with other content"),
-            ([row.name for row, one in same if row.weight != one.weight], "in another number of rows"),
-            ([self.dataset.name_of(sample.image) for sample in self.copies], "further copies"),
+            (self._names(self.new), "new"),
+            ([row.name for row in self.missing if row not in self.edited], "missing"),
+            (self._names(relabelled), "with another label, of which the run's counts"),
+            (self._names(self.edited.values()), "with other content"),
+            (self._names(one for row, one in same if row.weight != one.weight), "in another number of rows"),
+            (self._names(self.copies), "further copies"),
         )
         return [f"{len(names)} {kind} ({', '.join(names[:3])})" for names, kind in kinds if names]
+
+    def _names(self, samples: Iterable[Sample]) -> list[str]:
+        return [self.dataset.name_of(sample.image) for sample in samples]
 
 
 def _same_name(row: Row, dataset: Dataset, sample: Sample) -> bool:

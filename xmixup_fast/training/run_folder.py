@@ -196,11 +196,22 @@ class RunFolder:
 
 
 def read_data(folder: Path) -> tuple[Manifest, dict[str, Any]]:
-    """The manifest and data.json of a run. ValueError for a run of an earlier version, which has none."""
-    if not (folder / MANIFEST).is_file():
-        raise ValueError(f"{folder}: has no {MANIFEST}, as an earlier version made it; train anew, to another output")
+    """The manifest and data.json of a run.
+
+    Raises ValueError where they are missing, as in runs of earlier versions, or where the manifest is not what the run
+    wrote.
+    """
+    for name in (MANIFEST, DATA):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder}: has no {name}: restore it; or, if an earlier version made the run, train anew, to another "
+                f"output, or give {folder / 'model.safetensors'} alone"
+            )
     description: dict[str, Any] = json.loads((folder / DATA).read_text(encoding="utf-8"))
-    return Manifest.read(folder / MANIFEST), description
+    manifest = Manifest.read(folder / MANIFEST)
+    if manifest.fingerprint != description["fingerprint"]:
+        raise ValueError(f"{folder / MANIFEST}: is not what the run wrote, as {DATA} tells; restore it")
+    return manifest, description
 
 
 def data_beside(weights: Path) -> tuple[Manifest, dict[str, Any]] | None:

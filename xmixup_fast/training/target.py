@@ -75,13 +75,23 @@ class TargetData:
     @property
     def listing(self) -> str:
         """Identifies images, labels, weights and given splits, before anything is cut: 15 hexadecimal digits."""
-        lines = sorted(
-            f"{self.contents[one.image.name].digest} {split} {self.listed.classes[one.label]} {one.weight}"
-            for split in SPLITS
-            for one in getattr(self.listed, split)
-            if one.image.name in self.contents
-        )
-        return short_hash("\n".join(lines))
+        return _listing(self.listed, self.contents)
+
+
+def _listing(listed: Dataset, contents: Contents) -> str:
+    lines = sorted(
+        f"{contents[one.image.name].digest} {split} {listed.classes[one.label]} {one.weight}"
+        for split in SPLITS
+        for one in getattr(listed, split)
+        if one.image.name in contents
+    )
+    return short_hash("\n".join(lines))
+
+
+def listing_now(settings: Settings) -> str:
+    """:attr:`TargetData.listing` of the target as it is now. Raises what the target's reader raises."""
+    listed = read_target(settings.target, settings.classes, settings.image_field)
+    return _listing(listed, contents_of(listed, listed.samples, settings)[0])
 
 
 def target_data(settings: Settings, log: Callable[[str], object], recorded: Manifest | None = None) -> TargetData:
@@ -124,10 +134,13 @@ def _seen_before(settings: Settings, dataset: Dataset, contents: Contents) -> It
     if settings.weights in ("timm", "pip", "none") or not manifest.is_file():
         return
     recorded = Manifest.read(manifest)
-    digests = {row.blake2b for split in ("train", "val") for row in recorded.of_split(split)}
+    trained, validated = ({row.blake2b for row in recorded.of_split(split)} for split in ("train", "val"))
     seen = {
         split: [dataset.name_of(one.image) for one in images if contents[one.image.name].digest in digests]
-        for split, images in (("test", dataset.test), ("validation", dataset.val))
+        for split, images, digests in (
+            ("test", dataset.test, trained | validated),
+            ("validation", dataset.val, trained),
+        )
     }
     counts = [f"{len(names)} {split}" for split, names in seen.items() if names]
     if counts:
