@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import pytest
 import timm
 import torch
 from made import TARGET, write_folder
 from safetensors import safe_open
+from torchvision.transforms import v2
 
 from xmixup_fast import export as exporting
 from xmixup_fast.export import Exporter, export, main
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.models.trained import load_network, save
-from xmixup_fast.predict import predict
+from xmixup_fast.predict import Prediction, predict
 
 pytest.importorskip("onnxscript", reason="needs pip install onnx onnxscript onnxruntime")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -27,6 +30,13 @@ SIZE = 32
 FORMATS = ["safetensors", "torch", "onnx"]
 ALL = {"model.safetensors", "model.pt2", "model.onnx"}
 BATCHES = (1, 3, 8)
+STEPS = [
+    "turn the image upright as its EXIF orientation says",
+    "convert it to RGB: no transparency, the first page or frame, the upper byte of 16-bit samples",
+    "resize the short side to 40 pixels, bilinear, antialiased, as uint8",
+    "crop the middle 32 x 32 pixels",
+    "divide by 255, subtract mean, and divide by std",
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +73,7 @@ def told(weights: Path, as_bytes: bool) -> dict[str, Any]:
         **{"model": "test_resnet", "classes": '["a", "b", "n07745940"]', "mean": "[0.4, 0.5, 0.6]"},
         **{"std": "[0.2, 0.25, 0.3]", "image_size": "32", "resize": "40"},
         **{"interpolation": "bilinear, antialiased", "input": kind},
+        "steps": json.dumps(STEPS[: -1 if as_bytes else None]),
     }
 
 
@@ -97,8 +108,26 @@ def test_safetensors_are_timms_and_predict_as_before(
     assert torch.equal(model.eval()(images), load_network(weights)[0].eval()(images))
     with safe_open(folder / "model.safetensors", "pt") as file:
         stored = file.metadata()
-    expected = told(weights, as_bytes=False)
-    assert stored == {name: expected[name] for name in expected if name not in ("interpolation", "input")}
+    assert stored == told(weights, as_bytes=False)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_program_that_follows_the_steps_predicts_the_same(
+    weights: Path, exported: tuple[Path, bool], tmp_path: Path, orientation: int
+) -> None:
+    folder, as_bytes = exported
+    photo, exif = tmp_path / "photo.png", PIL.Image.Exif()
+    exif[0x0112] = orientation
+    colours = np.random.default_rng(0).integers(256, size=(6, 8, 3), dtype=np.uint8)
+    PIL.Image.fromarray(colours).resize((80, 60)).save(photo, exif=exif)
+    to_crop = v2.Compose([v2.PILToTensor(), v2.Resize(40), v2.CenterCrop(SIZE)])
+    crop = to_crop(PIL.ImageOps.exif_transpose(PIL.Image.open(photo)).convert("RGB")).permute(1, 2, 0)[None]
+    normalised = ((crop / 255 - torch.tensor((0.4, 0.5, 0.6))) / torch.tensor((0.2, 0.25, 0.3))).permute(0, 3, 1, 2)
+    got = torch.export.load(folder / "model.pt2").module()(crop if as_bytes else normalised).softmax(1)[0]
+    (found,) = predict(weights, photo, decoder="pillow")
+    assert isinstance(found, Prediction)
+    expected = {choice.name: choice.probability for choice in found.top}
+    assert dict(zip(["a", "b", "n07745940"], got.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", FORMATS)
