@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import pytest
 import timm
 import torch
 from made import TARGET, write_folder
 from safetensors import safe_open
-from torchvision.transforms import v2
 
 from xmixup_fast import export as exporting
 from xmixup_fast.export import Exporter, export, main
@@ -30,6 +28,7 @@ SIZE = 32
 FORMATS = ["safetensors", "torch", "onnx"]
 ALL = {"model.safetensors", "model.pt2", "model.onnx"}
 BATCHES = (1, 3, 8)
+TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
 STEPS = [
     "turn the image upright as its EXIF orientation says",
     "convert it to RGB: no transparency, the first page or frame, the upper byte of 16-bit samples",
@@ -111,23 +110,31 @@ def test_safetensors_are_timms_and_predict_as_before(
     assert stored == told(weights, as_bytes=False)
 
 
+@pytest.mark.parametrize("exported", [True], ids=["bytes"], indirect=True)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_program_that_follows_the_steps_predicts_the_same(
-    weights: Path, exported: tuple[Path, bool], tmp_path: Path, orientation: int
+def test_the_tutorials_program_predicts_as_the_command_does(
+    weights: Path,
+    exported: tuple[Path, bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    orientation: int,
 ) -> None:
-    folder, as_bytes = exported
-    photo, exif = tmp_path / "photo.png", PIL.Image.Exif()
+    monkeypatch.chdir(tmp_path)
+    Path("exported").symlink_to(exported[0])
+    Path("new-photos").mkdir()
+    exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     colours = np.random.default_rng(0).integers(256, size=(6, 8, 3), dtype=np.uint8)
-    PIL.Image.fromarray(colours).resize((80, 60)).save(photo, exif=exif)
-    to_crop = v2.Compose([v2.PILToTensor(), v2.Resize(40), v2.CenterCrop(SIZE)])
-    crop = to_crop(PIL.ImageOps.exif_transpose(PIL.Image.open(photo)).convert("RGB")).permute(1, 2, 0)[None]
-    normalised = ((crop / 255 - torch.tensor((0.4, 0.5, 0.6))) / torch.tensor((0.2, 0.25, 0.3))).permute(0, 3, 1, 2)
-    got = torch.export.load(folder / "model.pt2").module()(crop if as_bytes else normalised).softmax(1)[0]
-    (found,) = predict(weights, photo, decoder="pillow")
+    PIL.Image.fromarray(colours).resize((80, 60)).save("new-photos/0001.jpg", exif=exif)
+    section = TUTORIAL.read_text(encoding="utf-8").partition("## 8. Use the exported model")[2]
+    names: dict[str, Any] = {"json": json}
+    exec(section.partition("```python\n")[2].partition("```")[0], names)
+    (found,) = predict(weights, "new-photos/0001.jpg")
     assert isinstance(found, Prediction)
     expected = {choice.name: choice.probability for choice in found.top}
-    assert dict(zip(["a", "b", "n07745940"], got.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
+    assert dict(zip(names["classes"], names["probabilities"].tolist(), strict=True)) == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
