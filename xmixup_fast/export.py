@@ -7,8 +7,9 @@ xmixup export runs/NAME --format onnx --output exported/ --with-preprocessing
     a graph that takes uint8[B, H, W, 3] crops as they are decoded, and normalises them itself
 
 Each file is read again and its outputs are compared with the network's; where they differ, there is no file. The
-preprocessing is stored in it, as texts by name (classes, mean, std, image_size, resize, interpolation, input, and steps,
-a list in words of all that has to be done to a photo): as metadata of safetensors and ONNX files, as "preprocessing.json" among the extra files of torch.export.
+preprocessing is stored in it, as texts by name: classes, mean, std, image_size, resize, interpolation, input, and
+steps, a list in words of all that has to be done to a photo. They are metadata of safetensors and ONNX files, and
+"preprocessing.json" among the extra files of torch.export.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def _open(stream: BinaryIO) -> PIL.Image.Image:
     """Opens an image. Raises ValueError with the reason where it is in no format that can be read."""
     try:
         image = PIL.Image.open(stream, formats=READABLE)
-    except PIL.UnidentifiedImageError:
+    except (PIL.UnidentifiedImageError, ValueError):  # such as of a PPM header that holds words
         raise _why_not(stream) from None
     fault = tiff.fault(image) if isinstance(image, TiffImageFile) else None
     if fault:

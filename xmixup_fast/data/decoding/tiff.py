@@ -32,11 +32,14 @@ def fault(image: TiffImageFile) -> str | None:
         return _LARGER
     if _SIGNED in formats_of_samples and max(bits, default=1) <= 8:
         return "signed samples of 8 bits, which Pillow takes for unsigned; save it with unsigned samples"
-    is_separate = _numbers(tags, _PLANES) == (_SEPARATE,) and len(image.getbands()) > 1
-    if is_separate and max(bits, default=1) > 8 and _numbers(tags, _COMPRESSION) in ((), (_UNCOMPRESSED,)):
+    if (
+        _SEPARATE in _numbers(tags, _PLANES)
+        and max(bits, default=1) > 8
+        and _numbers(tags, _COMPRESSION) in ((), (_UNCOMPRESSED,))
+    ):
         return (
-            f"{max(bits)}-bit colours in separate planes, uncompressed, which Pillow misreads; save it with 8 bits, or "
-            "with interleaved colours (PlanarConfiguration 1)"
+            f"{max(bits)}-bit samples in separate planes, uncompressed, which Pillow misreads; save it with 8 bits, or "
+            "with interleaved samples (PlanarConfiguration 1)"
         )
     return None
 
