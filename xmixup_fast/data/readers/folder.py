@@ -91,7 +91,7 @@ def _no_images(walk: Walk) -> list[str]:
         f"{count} {extension or 'without extension'} in {below or 'the top folder'}"
         for (below, extension), count in most
     )
-    return [f"{walk.root.path}: ignored what is no image: {kinds}; archives have to be unpacked"]
+    return [f"{walk.root.path}: ignored what is no image: {kinds}; archives have to be unpacked, camera RAW to be converted"]
 
 
 def _count_images(folder: Folder, walk: Walk) -> None:
