@@ -91,7 +91,8 @@ def _no_images(walk: Walk) -> list[str]:
         f"{count} {extension or 'without extension'} in {below or 'the top folder'}"
         for (below, extension), count in most
     )
-    return [f"{walk.root.path}: ignored what is no image: {kinds}; archives have to be unpacked, camera RAW to be converted"]
+    way_out = "archives have to be unpacked, camera RAW to be converted"
+    return [f"{walk.root.path}: ignored what is no image: {kinds}; {way_out}"]
 
 
 def _count_images(folder: Folder, walk: Walk) -> None:
