@@ -7,8 +7,9 @@ xmixup export runs/NAME --format onnx --output exported/ --with-preprocessing
     a graph that takes uint8[B, H, W, 3] crops as they are decoded, and normalises them itself
 
 Each file is read again and its outputs are compared with the network's; where they differ, there is no file. The
-preprocessing is stored in it, as texts by name (classes, mean, std, image_size, resize, interpolation, input): as
-metadata of safetensors and ONNX files, as "preprocessing.json" among the extra files of torch.export.
+preprocessing is stored in it, as texts by name: classes, mean, std, image_size, resize, interpolation, input, and
+steps, a list in words of all that has to be done to a photo. They are metadata of safetensors and ONNX files, and
+"preprocessing.json" among the extra files of torch.export.
 """
 
 from __future__ import annotations
@@ -56,13 +57,16 @@ class Exporter:
     with_preprocessing: bool = False
     """Whether programs take bytes."""
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What is stored with a program."""
+    def metadata(self, as_bytes: bool) -> dict[str, str]:
+        """What is stored with a network that takes crops as bytes, or else normalised."""
         size = self.preprocessing.image_size
         crops, normalised = f"uint8[B, {size}, {size}, 3]", f"float32[B, 3, {size}, {size}], normalised"
-        kind = crops if self.with_preprocessing else normalised
-        return {"model": self.network.model_name, **self.preprocessing.metadata(), "input": kind}
+        return {
+            "model": self.network.model_name,
+            **self.preprocessing.metadata(),
+            "input": crops if as_bytes else normalised,
+            "steps": json.dumps(_steps(self.preprocessing, as_bytes)),
+        }
 
     @cached_property
     def module(self) -> nn.Module:
@@ -95,10 +99,16 @@ class Exporter:
 
     def write_safetensors(self, path: Path) -> Run:
         """Writes model.safetensors; returns the network of that file."""
+        from safetensors import safe_open
+
         from .models.trained import WithPreprocessing, load_network, save
+        from .runtime.tensor_files import write_tensors
 
         resize = self.preprocessing.resize
         save(self.network, path, self.preprocessing.image_size, "full" if resize is None else resize)
+        with safe_open(path, "pt") as file:
+            stored = file.metadata()
+        write_tensors(path, self.network.body.state_dict(), {**stored, **self.metadata(as_bytes=False)})
         network, _ = load_network(path)
         if not self.with_preprocessing:
             return network
@@ -108,7 +118,9 @@ class Exporter:
         """Writes a program of torch.export; returns that of the file."""
         import torch
 
-        torch.export.save(self.program, path, extra_files={"preprocessing.json": json.dumps(self.metadata)})
+        torch.export.save(
+            self.program, path, extra_files={"preprocessing.json": json.dumps(self.metadata(self.with_preprocessing))}
+        )
         return torch.export.load(path).module()
 
     def write_onnx(self, path: Path) -> Run:
@@ -120,7 +132,7 @@ class Exporter:
             self.program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
         )
         assert program is not None
-        program.model.metadata_props.update(self.metadata)
+        program.model.metadata_props.update(self.metadata(self.with_preprocessing))
         program.save(path, external_data=False)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
@@ -153,6 +165,19 @@ class Exporter:
                 raise ValueError(f"expected {list(expected.shape)} logits, got {list(got.shape)}")
             differences.append((got - expected).abs().max() / expected.abs().max().clamp(min=SMALLEST))
         return torch.stack(differences).max().item()
+
+
+def _steps(preprocessing: Preprocessing, as_bytes: bool) -> list[str]:
+    """What has to be done to an image file, in this order, to make the input of a network."""
+    size, short_side = preprocessing.image_size, preprocessing.resize
+    resize = f"resize the short side to {short_side} pixels, {preprocessing.metadata()['interpolation']}, as uint8"
+    return [
+        "turn the image upright as its EXIF orientation says",
+        "convert it to RGB: no transparency, the first page or frame, the upper byte of 16-bit samples",
+        *([] if short_side is None else [resize]),
+        f"crop the middle {size} x {size} pixels",
+        *([] if as_bytes else ["divide by 255, subtract mean, and divide by std"]),
+    ]
 
 
 FORMATS = {"safetensors": ".safetensors", "torch": ".pt2", "onnx": ".onnx"}

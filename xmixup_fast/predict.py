@@ -145,7 +145,11 @@ class _Classifier:
         height, width, size = *image.shape[:2], self.preprocessing.image_size
         if min(height, width) >= size:
             return None
-        return BadFile(name, f"{width} x {height} pixels, less than the network's {size} x {size}")
+        return BadFile(
+            name,
+            f"{width} x {height} pixels, less than the network's {size} x {size}, and the network was trained "
+            f"with --resize full: scale it up, or train with --resize {round(size * 8 / 7)}",
+        )
 
 
 def _predictions(

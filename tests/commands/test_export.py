@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import timm
 import torch
@@ -18,7 +19,7 @@ from xmixup_fast.export import Exporter, export, main
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.models.trained import load_network, save
-from xmixup_fast.predict import predict
+from xmixup_fast.predict import Prediction, predict
 
 pytest.importorskip("onnxscript", reason="needs pip install onnx onnxscript onnxruntime")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -27,6 +28,14 @@ SIZE = 32
 FORMATS = ["safetensors", "torch", "onnx"]
 ALL = {"model.safetensors", "model.pt2", "model.onnx"}
 BATCHES = (1, 3, 8)
+TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
+STEPS = [
+    "turn the image upright as its EXIF orientation says",
+    "convert it to RGB: no transparency, the first page or frame, the upper byte of 16-bit samples",
+    "resize the short side to 40 pixels, bilinear, antialiased, as uint8",
+    "crop the middle 32 x 32 pixels",
+    "divide by 255, subtract mean, and divide by std",
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +72,7 @@ def told(weights: Path, as_bytes: bool) -> dict[str, Any]:
         **{"model": "test_resnet", "classes": '["a", "b", "n07745940"]', "mean": "[0.4, 0.5, 0.6]"},
         **{"std": "[0.2, 0.25, 0.3]", "image_size": "32", "resize": "40"},
         **{"interpolation": "bilinear, antialiased", "input": kind},
+        "steps": json.dumps(STEPS[: -1 if as_bytes else None]),
     }
 
 
@@ -97,8 +107,34 @@ def test_safetensors_are_timms_and_predict_as_before(
     assert torch.equal(model.eval()(images), load_network(weights)[0].eval()(images))
     with safe_open(folder / "model.safetensors", "pt") as file:
         stored = file.metadata()
-    expected = told(weights, as_bytes=False)
-    assert stored == {name: expected[name] for name in expected if name not in ("interpolation", "input")}
+    assert stored == told(weights, as_bytes=False)
+
+
+@pytest.mark.parametrize("exported", [True], ids=["bytes"], indirect=True)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_tutorials_program_predicts_as_the_command_does(
+    weights: Path,
+    exported: tuple[Path, bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    orientation: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("exported").symlink_to(exported[0])
+    Path("new-photos").mkdir()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    colours = np.random.default_rng(0).integers(256, size=(6, 8, 3), dtype=np.uint8)
+    PIL.Image.fromarray(colours).resize((80, 60)).save("new-photos/0001.jpg", exif=exif)
+    section = TUTORIAL.read_text(encoding="utf-8").partition("## 8. Use the exported model")[2]
+    names: dict[str, Any] = {"json": json}
+    exec(section.partition("```python\n")[2].partition("```")[0], names)
+    (found,) = predict(weights, "new-photos/0001.jpg")
+    assert isinstance(found, Prediction)
+    expected = {choice.name: choice.probability for choice in found.top}
+    assert dict(zip(names["classes"], names["probabilities"].tolist(), strict=True)) == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -18,7 +18,7 @@ from small_runs import arguments, run
 
 from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.data.dataset import BadFile
-from xmixup_fast.data.formats import NOT_AN_IMAGE
+from xmixup_fast.data.formats import NO_CAMERA_RAW, NOT_AN_IMAGE
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save
 from xmixup_fast.predict import Prediction, main, predict
@@ -162,7 +162,16 @@ def test_an_image_smaller_than_the_crop_is_a_bad_file(tmp_path: Path) -> None:
     save(build(NETWORK, "none", ["a", "b"]), tmp_path / "model.safetensors", 32, "full")
     photos = write_folder(tmp_path / "photos", {"a": (1, 2, 3)}, 1, (36, 31))
     (item,) = predict(tmp_path / "model.safetensors", photos, bad_files="skip")
-    assert item == BadFile(str(photos / "a" / "000.png"), "31 x 36 pixels, less than the network's 32 x 32")
+    reason = "31 x 36 pixels, less than the network's 32 x 32, and the network was trained with --resize full: "
+    assert item == BadFile(str(photos / "a" / "000.png"), f"{reason}scale it up, or train with --resize 37")
+
+
+def test_camera_raw_is_a_bad_file(weights: Path, tmp_path: Path) -> None:
+    names = ["a.NEF", "b.dng"]
+    for name in names:
+        PIL.Image.new("RGB", (40, 40)).save(tmp_path / name, "TIFF")
+    found = list(predict(weights, [tmp_path / name for name in names], bad_files="skip"))
+    assert found == [BadFile(str(tmp_path / name), NO_CAMERA_RAW) for name in names]
 
 
 def test_images_are_read_as_they_are_needed(weights: Path, target: Path) -> None:

@@ -263,7 +263,7 @@ def test_large_images_below_pillows_limit_are_read_without_a_warning() -> None:
         PIL.Image.open(io.BytesIO(large))
     program = (
         "import io, sys; from xmixup_fast.data.decoding.pillow import read_header; "
-        "print(read_header(io.BytesIO(sys.stdin.buffer.read())))"
+        "print(read_header(io.BytesIO(sys.stdin.buffer.read()), 'x'))"
     )
     done = subprocess.run([sys.executable, "-c", program], input=large, capture_output=True, cwd=ROOT)
     assert done.stdout.decode().startswith("Header(plain_jpeg=False, height=9000, width=10000") and not done.stderr

@@ -276,14 +276,14 @@ def test_what_is_no_image_is_counted_and_what_systems_leave_is_not(tmp_path: Pat
     expected = {("cat", ".txt"): 2, ("dog/deep", ".svg"): 1, ("", ""): 1, ("", ".jpg"): 1, ("misc", ".md"): 1}
     assert dataset.findings.ignored == expected
     assert dataset.findings.guesses == [
-        f"{tmp_path}: 1 image beside its folders is in no class, and not used",
+        f"{tmp_path}: 1 image beside its folders is in no class, and not used: stray.jpg",
         f"{tmp_path}: no class or split, as without any image: misc",
     ]
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     write(tmp_path / "a", "cat/1.svg", "cat/2.svg", "dog.zip")
-    assert "ignored what is no image: 2 .svg in cat, 1 .zip in .; archives have to be unpacked" in fault(
+    assert "ignored what is no image: 2 .svg in cat, 1 .zip in the top folder; archives have to be unpacked" in fault(
         tmp_path / "a", like="expected folders of images, one for each class; found none"
     )
     write(tmp_path / "b", "1.jpg", "2.jpg")

@@ -109,10 +109,10 @@ def test_a_build_reads_each_header_once(tmp_path: Path, monkeypatch: pytest.Monk
     samples = write_images(tmp_path)
     count = 0
 
-    def counted(stream: Any) -> Header:
+    def counted(stream: Any, name: str) -> Header:
         nonlocal count
         count += 1
-        return read_header(stream)
+        return read_header(stream, name)
 
     for module in (steps_module, image_store_module):
         monkeypatch.setattr(module, "read_header", counted)

@@ -115,6 +115,7 @@ def test_images_that_are_too_small_are_named_before_they_are_decoded(
     assert main(flags(arguments(data, tmp_path / "run", **settings))) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"error: image_size: 32 is more than an image has, 30x40: {target}/blue/")
+    assert said.err.endswith("; have all images resized, as with --resize 37, or leave this one out\n")
     assert " decoded in " not in said.out
 
 

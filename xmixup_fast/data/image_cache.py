@@ -25,7 +25,7 @@ from ..runtime.files import write_text, writing_to_cache
 from .dataset import BadFile, Sample, stamp_or_reason
 from .decoding.decoder import Decoder
 
-FORMAT = 2
+FORMAT = 3
 """Version of the cache. Raise it whenever a decoder's pixels change, and so all cached pools and selections."""
 STALE_SECONDS = 3600
 """Unfinished files that no process has written to for so long were left by killed processes, and are removed."""

@@ -200,8 +200,11 @@ class ImageStore:
             headers = list(chain.from_iterable(ordered_map(workers, _read_headers, _chunks(samples), 8)))
         for sample, header in zip(samples, headers, strict=True):
             if header and self.decoder.short_side is None and min(header.height, header.width) < self.smallest:
-                size = f"{header.height}x{header.width}"
-                raise ValueError(f"image_size: {self.smallest} is more than an image has, {size}: {sample.image.name}")
+                raise ValueError(
+                    f"image_size: {self.smallest} is more than an image has, {header.height}x{header.width}: "
+                    f"{sample.image.name}; have all images resized, as with --resize {round(self.smallest * 8 / 7)}, "
+                    "or leave this one out"
+                )
         return headers
 
     def _expected_bytes(self, headers: Sequence[Header | None]) -> int:
@@ -226,7 +229,7 @@ def _read_headers(samples: Sequence[Sample]) -> list[Header | None]:
 def _read_header(image: Image) -> Header | None:
     try:
         with image.open() as stream:
-            return read_header(stream)
+            return read_header(stream, image.name)
     except Exception:  # parsers of damaged bytes raise almost anything
         return None
 

@@ -294,12 +294,9 @@ def _say_what_is_left(layout: Layout) -> None:
     """Adds a line on images beside class folders, and on folders without images."""
     top = layout.top
     if top.images and top.holding:
-        what = (
-            f"{len(top.images)} images beside its folders are"
-            if len(top.images) > 1
-            else "1 image beside its folders is"
-        )
-        layout.guesses.append(f"{top.path}: {what} in no class, and not used")
+        count, names = len(top.images), some(Path(image.name).name for image in top.images)
+        what = f"{count} images beside its folders are" if count > 1 else "1 image beside its folders is"
+        layout.guesses.append(f"{top.path}: {what} in no class, and not used: {names}")
     for folder in (top, *(split for split in layout.splits.values() if split is not top)):
         empty = [inner.name for inner in folder.folders if not inner.count]
         if empty:

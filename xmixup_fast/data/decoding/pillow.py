@@ -17,8 +17,10 @@ import PIL.features
 import PIL.Image
 import PIL.ImageOps
 from numpy.typing import NDArray
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .. import formats
+from . import tiff
 from .jpeg import all_decoders_agree
 from .notes import CLIPPED, DARK, FIRST, Notes
 
@@ -45,6 +47,9 @@ READABLE = _readable()
 PHOTOMETRIC = 262
 """TIFF's tag for what samples mean: in grey images, 0 says that zero is white."""
 
+MARKS = 16
+"""As many bytes before an image are looked at, to say that they are in the way."""
+
 
 class Header(NamedTuple):
     """What the first bytes of an encoded image tell."""
@@ -60,12 +65,14 @@ class NeedsExtra(ValueError):
     """An image is in a format that an optional package reads."""
 
 
-def read_header(stream: BinaryIO) -> Header:
-    """Reads an image's header, and decodes no pixel.
+def read_header(stream: BinaryIO, name: str) -> Header:
+    """Reads an image's header, and decodes no pixel. ``name`` tells camera RAW, of which Pillow would read a thumbnail.
 
     Raises OSError where bytes cannot be read, ValueError for anything but an image in one of the formats, NeedsExtra
     among these for HEIC without pillow-heif, and Pillow's DecompressionBombError for more pixels than Pillow opens.
     """
+    if formats.is_raw(name):
+        raise ValueError(formats.NO_CAMERA_RAW)
     image = _open(stream)
     return Header(image.format in ("JPEG", "MPO") and all_decoders_agree(image), image.height, image.width)
 
@@ -109,20 +116,34 @@ def reason(error: Exception) -> str:
 def _open(stream: BinaryIO) -> PIL.Image.Image:
     """Opens an image. Raises ValueError with the reason where it is in no format that can be read."""
     try:
-        return PIL.Image.open(stream, formats=READABLE)
-    except PIL.UnidentifiedImageError:
+        image = PIL.Image.open(stream, formats=READABLE)
+    except (PIL.UnidentifiedImageError, ValueError):  # such as of a PPM header that holds words
         raise _why_not(stream) from None
+    fault = tiff.fault(image) if isinstance(image, TiffImageFile) else None
+    if fault:
+        raise ValueError(fault)
+    return image
 
 
 def _why_not(stream: BinaryIO) -> ValueError:
     """Why Pillow does not open an image."""
     stream.seek(0)
-    head = stream.read(formats.HEAD)
+    head = stream.read(formats.HEAD + MARKS)
     if not head:
         return ValueError("empty")
+    if formats.is_raw("", head):
+        return ValueError(formats.NO_CAMERA_RAW)
     name = formats.format_of(head)
     if name is None:
-        return ValueError(formats.NOT_AN_IMAGE)
+        image = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff|\s)+", b"", head)
+        behind = formats.format_of(image)
+        if behind is None:
+            return ValueError(formats.NOT_AN_IMAGE)
+        count = len(head) - len(image)
+        return ValueError(
+            f"{behind} behind {count} other byte{'s' * (count > 1)}, a byte-order mark or white space, as a transfer "
+            "as text adds; remove these, or copy the file anew"
+        )
     if name not in READABLE:
         return NeedsExtra(f"{name}, which cannot be read here; pip install 'xmixup_fast[heif]'")
     try:

@@ -81,7 +81,7 @@ class Steps:
         """Reads bytes and header; a BadFile where that fails, or the format or the size is not supported."""
         try:
             data = bytearray(image.read())
-            header = image.header if isinstance(image, Opened) else read_header(io.BytesIO(data))
+            header = image.header if isinstance(image, Opened) else read_header(io.BytesIO(data), image.name)
         except Exception as error:  # parsers of damaged bytes raise almost anything
             if isinstance(error, NeedsExtra):
                 self.notes.add(str(error), image.name)

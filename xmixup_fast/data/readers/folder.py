@@ -88,9 +88,11 @@ def _no_images(walk: Walk) -> list[str]:
     if not most:
         return []
     kinds = ", ".join(
-        f"{count} {extension or 'without extension'} in {below or '.'}" for (below, extension), count in most
+        f"{count} {extension or 'without extension'} in {below or 'the top folder'}"
+        for (below, extension), count in most
     )
-    return [f"{walk.root.path}: ignored what is no image: {kinds}; archives have to be unpacked"]
+    way_out = "archives have to be unpacked, camera RAW to be converted"
+    return [f"{walk.root.path}: ignored what is no image: {kinds}; {way_out}"]
 
 
 def _count_images(folder: Folder, walk: Walk) -> None:
