@@ -147,7 +147,9 @@ def _data(data: Mapping[str, Any]) -> str:
     for kind, found in data["duplicates"].items():
         if kind != "policy" and found:
             notes.append(f"duplicates, {kind}: {len(found)} ({', '.join(found[:3])})")
-    where = f"<p>Images of {escape(data['path'])}. manifest.csv names each; fingerprint {escape(data['fingerprint'])}.</p>"
+    where = (
+        f"<p>Images of {escape(data['path'])}. manifest.csv names each; fingerprint {escape(data['fingerprint'])}.</p>"
+    )
     listed = "".join(f"<li>{escape(note)}" for note in notes)
     table = f'<div class="table"><table>{head}{"".join(lines)}</table></div>'
     return _section("Data", f"{where}{f'<ul>{listed}</ul>' if notes else ''}{table}")
