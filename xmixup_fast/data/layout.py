@@ -26,6 +26,9 @@ SPLITS = {
 
 _EVAL = ("eval", "evaluation")
 
+_MISSING = ("", "na", "n/a", "#n/a", "nan", "-nan", "<na>", "none", "null")
+"""What programs write where a value is missing, in lower case."""
+
 TABLES = {".csv", ".tsv", ".parquet"}
 """How the names of tables end, in lower case."""
 
@@ -79,7 +82,17 @@ def class_name(text: str) -> str:
 
 def is_missing(text: str) -> bool:
     """Whether a label is empty, or what programs write for a missing value."""
-    return text.strip().casefold() in ("", "nan", "<na>")
+    return text.strip().casefold() in _MISSING
+
+
+def why_missing(text: str) -> str:
+    """What a message says of a label that is missing."""
+    if not text.strip():
+        return "expected a class, got an empty label: fill it in, or take the image out"
+    return (
+        f"expected a class, got {text.strip()!r}, which programs write where a value is missing: fill it in, take the "
+        "image out or, if it is a class, rename the class"
+    )
 
 
 def some(names: Iterable[str], most: int = 5) -> str:
@@ -97,15 +110,15 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def split_faults(where: object, splits: Mapping[str, str]) -> list[str]:
-    """What is wrong with splits, given by their names: two names for one split, or no training split."""
+def split_faults(where: object, splits: Mapping[str, str], needs_train: bool = True) -> list[str]:
+    """What is wrong with splits, given by their names: two names for one split, or no training split if it is needed."""
     named = {split: [name for name in splits if splits[name] == split] for split in ("train", "val", "test")}
     faults = [
         f"{where}: {' and '.join(names)} are both a {split} split: join them, or take one out"
         for split, names in named.items()
         if len(names) > 1
     ]
-    if splits and not named["train"]:
+    if needs_train and splits and not named["train"]:
         faults.append(f"{where}: has {' and '.join(splits)} but no train split: name one train")
     return faults
 
@@ -124,7 +137,7 @@ def split_parts(stem: str) -> list[str]:
     return [part for part in re.split(r"[-_. ]+", stem.casefold()) if part in SPLITS]
 
 
-def understand(folder: Folder, classes: Classes | None) -> Layout:
+def understand(folder: Folder, classes: Classes | None, needs_train: bool = True) -> Layout:
     """Finds out which folders are splits and which are classes.
 
     Args:
@@ -132,13 +145,14 @@ def understand(folder: Folder, classes: Classes | None) -> Layout:
         classes: ``outer``: folders directly in the dataset's, or in a split's, are classes, whatever is in them.
             ``inner``: where these hold folders, of two or more names, the inner ones are classes. Both take a folder
             that is named like a split beside others for no split.
+        needs_train: whether splits without train are a fault.
     """
     layout = Layout(folder, {})
     while (inner := _only(layout.top)) and not name_splits([inner.name]):
         layout.top = inner
     if layout.top is not folder:
         layout.guesses.append(f"{folder.path}: all is in {layout.top.path}, which is taken instead")
-    layout.splits = _unwrapped(_splits(layout, classes), layout)
+    layout.splits = _unwrapped(_splits(layout, classes, needs_train), layout)
     if not layout.faults:
         is_cut = layout.splits.get("train") is not layout.top
         layout.faults += [fault for split in layout.splits.values() for fault in _unsorted(split, is_cut)]
@@ -155,7 +169,7 @@ def _only(folder: Folder) -> Folder | None:
     return inner if inner.holding and not inner.images else None
 
 
-def _splits(layout: Layout, classes: Classes | None) -> dict[str, Folder]:
+def _splits(layout: Layout, classes: Classes | None, needs_train: bool) -> dict[str, Folder]:
     """The folder of each split; the top is train where there are none."""
     top = layout.top
     folders = {folder.name: folder for folder in top.holding}
@@ -175,7 +189,7 @@ def _splits(layout: Layout, classes: Classes | None) -> dict[str, Folder]:
         )
     if not named or others or unsorted:
         return {"train": top}
-    layout.faults += split_faults(top.path, named)
+    layout.faults += split_faults(top.path, named, needs_train)
     layout.guesses += split_guesses(top.path, named) if exact else _part_guesses(top.path, named)
     return {split: folders[name] for name, split in named.items()}
 

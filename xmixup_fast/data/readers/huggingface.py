@@ -39,14 +39,15 @@ class TableImage(Image):
         return f"{self.version} {self.row}"
 
 
-def read_huggingface(name: str) -> Dataset:
+def read_huggingface(name: str, needs_train: bool = True) -> Dataset:
     """Lists the images of ``NAME[:CONFIG]``, a dataset of the Hugging Face hub or a local folder.
 
     The library downloads a dataset that is not in its cache. A local folder may be one that ``save_to_disk`` wrote. The
     dataset needs one column of images, and one of labels: label, labels or fine_label, with names or class labels, or
     else its only column of class labels. Splits are named as folders of splits are. A split of another name, or without
     any label, as datasets of the hub often hide the labels of test, is left out and said. Bad files are images without
-    a label, and images that are files outside of both the local folder and the library's cache.
+    a label, and images that are files outside of both the local folder and the library's cache. ``needs_train`` tells
+    whether each class needs a training image.
 
     Raises ValueError where the library is not installed, where it cannot load the dataset, where no column, or more
     than one, may be the images or the labels, for two names of one split, no train split, or a class without a training
@@ -71,7 +72,8 @@ def read_huggingface(name: str) -> Dataset:
     tables = loaded if isinstance(loaded, dict) else {"train": loaded}
     where = f"hf:{name}"
     splits = name_splits(tables)
-    refuse(split_faults(where, splits) if splits else [f"{where}: expected a split train, got {', '.join(tables)}"], [])
+    unnamed = [f"{where}: expected a split train, got {', '.join(tables)}: name one train"]
+    refuse(split_faults(where, splits, needs_train) if splits else unnamed, [])
     guesses = split_guesses(where, splits)
     for split, table in tables.items():
         if split not in splits:
@@ -85,7 +87,7 @@ def read_huggingface(name: str) -> Dataset:
         else:
             guesses.append(f"{where}: {split} (rows: {len(table)}) is left out, as none has a label")
     guesses += [line for root in roots for line in root.said()]
-    return collect(where, entries, bad, root=where, findings=Findings(guesses=guesses))
+    return collect(where, entries, bad, root=where, findings=Findings(guesses=guesses), needs_train=needs_train)
 
 
 def _entries(

@@ -62,7 +62,7 @@ def names_shards(name: str) -> bool:
     return any(_tars(folders[split]) for split in name_splits(folders)) or (not folders and bool(_tars(path)))
 
 
-def read_shards(name: str, image_field: str | None = None) -> Dataset:
+def read_shards(name: str, image_field: str | None = None, needs_train: bool = True) -> Dataset:
     """Lists the images of tar shards: one file, a pattern such as a-{000..012}.tar or a*.tar, or a folder of shards.
 
     A sample consists of all members with the same key, which is their name up to the first dot after the last slash.
@@ -74,6 +74,7 @@ def read_shards(name: str, image_field: str | None = None) -> Dataset:
     Args:
         name: the shards.
         image_field: the field of the image, such as ``input.jpg`` or ``input``, where samples have several.
+        needs_train: whether each class needs a training image.
 
     Bad files are shards that are missing, damaged or compressed; members that are links, or whose names are absolute or
     contain ``..``; and samples without an image or a label, or with several images.
@@ -86,7 +87,7 @@ def read_shards(name: str, image_field: str | None = None) -> Dataset:
     paths = _paths(name)
     if not paths:
         raise FileNotFoundError(f"{name}: no such file")
-    splits, guesses = _splits(name, paths)
+    splits, guesses = _splits(name, paths, needs_train)
     empty = [item.name for item in _folders(Path(name)).values() if not _tars(item)]
     if empty:
         guesses.append(f"{name}: no shards in {some(empty)}, left out")
@@ -103,7 +104,7 @@ def read_shards(name: str, image_field: str | None = None) -> Dataset:
             folder = shard.path.parent.relative_to(root.path).as_posix()
             ignored.update({("" if folder == "." else folder, field): n for field, n in contents.ignored.items()})
     findings = Findings(ignored, [*guesses, *root.said()])
-    return collect(name, entries, bad, root=str(root.path), findings=findings)
+    return collect(name, entries, bad, root=str(root.path), findings=findings, needs_train=needs_train)
 
 
 def _beside(folder: Path, shards: Iterable[Path]) -> Counter[tuple[str, str]]:
@@ -135,7 +136,7 @@ def _tars(folder: Path) -> list[Path]:
     return [Path(path) for path in sorted(glob.glob(f"{glob.escape(str(folder))}/*.tar"))]
 
 
-def _splits(name: str, paths: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
+def _splits(name: str, paths: Sequence[Path], needs_train: bool) -> tuple[dict[Path, str], list[str]]:
     """The split of each shard, and lines on what was guessed.
 
     Raises ValueError where some names tell a split and others none, and where splits are not clear.
@@ -158,7 +159,7 @@ def _splits(name: str, paths: Sequence[Path]) -> tuple[dict[Path, str], list[str
             "rename these, or leave them out"
         )
     splits = name_splits(named)
-    refuse([*several, *split_faults(name, splits)], [])
+    refuse([*several, *split_faults(name, splits, needs_train)], [])
     return {path: splits[part] for path, (part,) in parts.items()}, split_guesses(name, splits)
 
 
