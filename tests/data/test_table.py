@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listings import listing, write, write_table
 
-from xmixup_fast.data.layout import SPLITS
 from xmixup_fast.data.bad_files import list_bad
+from xmixup_fast.data.layout import SPLITS
 from xmixup_fast.data.sources import read_dataset
 
 ROWS = [
@@ -155,7 +155,11 @@ def test_all_faults_of_a_table_are_listed(tmp_path: Path, suffix: str) -> None:
         ),
         ("a.csv", b"path,label\nnan,a\n", "line 2: path: expected a file, got 'nan'"),
         ("a.csv", b"path,label\nx.jpg, \n", "line 2: has no label"),
-        ("a.csv", b"path,label,split\nx.jpg,a,\n", "line 2: split: expected train, val or test, got an empty cell: fill"),
+        (
+            "a.csv",
+            b"path,label,split\nx.jpg,a,\n",
+            "line 2: split: expected train, val or test, got an empty cell: fill",
+        ),
         ("a.csv", b"path,label,split\nx.jpg,a,NaN\n", "line 2: split: expected train, val or test, got 'NaN': fill"),
         ("a.csv", b"path label\nx.jpg a\n", r"got path label: name these .* with commas, semicolons, tabs or \|"),
         ("a.csv", b"sep=;\npath;label\nx.jpg;\n", "line 3: has no label"),
@@ -230,7 +234,9 @@ def test_long_lists_are_cut(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(ValueError) as caught:
         read_dataset(write_table(tmp_path / f"t{suffix}", rows))
     lines = str(caught.value).split("\n  ")
-    assert len(lines) == 23 and lines[10] == lines[21] == "... and 1490 more" and lines[22].endswith("no training image")
+    assert (
+        len(lines) == 23 and lines[10] == lines[21] == "... and 1490 more" and lines[22].endswith("no training image")
+    )
     write(tmp_path, "1.jpg")
     dataset = read_dataset(write_table(tmp_path / f"u{suffix}", [row for row in rows if row["label"]]))
     assert len(dataset.bad) == 1499 and len(list_bad(dataset.bad).splitlines()) == 12

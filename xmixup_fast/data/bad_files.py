@@ -23,8 +23,14 @@ def refuse_bad_files(bad: Iterable[BadFile], policy: str, effect: str = "trains 
 
 
 def list_bad(bad: Sequence[BadFile], effect: str = "trains without them") -> str:
-    """A message that lists the first bad files, and how many more there are. ``effect`` says what the command does with ``--bad-files skip``."""
-    lines = [f"{_count(bad)}; --bad-files skip {effect}:", *first_lines([f"{item.name}: {item.reason}" for item in bad])]
+    """A message that lists the first bad files, and how many more there are.
+
+    ``effect`` says what the command does with ``--bad-files skip``.
+    """
+    lines = [
+        f"{_count(bad)}; --bad-files skip {effect}:",
+        *first_lines([f"{item.name}: {item.reason}" for item in bad]),
+    ]
     return "\n  ".join(lines)
 
 

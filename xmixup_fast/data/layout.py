@@ -24,6 +24,9 @@ SPLITS = {
 }
 """Names of splits, in lower case, and the split that each of them is. Beside a test, eval and evaluation are val."""
 
+_WORD, _SET = "[A-Z]?[a-z]+|[A-Z]+(?![a-z])", "(set|data|images?)$"
+"""Patterns of a word in a name such as TrainSet, and of what people write behind the name of a split."""
+
 _EVAL = ("eval", "evaluation")
 
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "-nan", "<na>", "none", "null")
@@ -31,6 +34,10 @@ _MISSING = ("", "na", "n/a", "#n/a", "nan", "-nan", "<na>", "none", "null")
 
 TABLES = {".csv", ".tsv", ".parquet"}
 """How the names of tables end, in lower case."""
+
+
+PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst")
+"""How the names of compressed files end, in lower case, whose images cannot be read where they lie."""
 
 
 @dataclass
@@ -111,7 +118,7 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def split_faults(where: object, splits: Mapping[str, str], needs_train: bool = True) -> list[str]:
-    """What is wrong with splits, given by their names: two names for one split, or no training split if it is needed."""
+    """What is wrong with splits, given by their names: two names for one split, or no train where it is needed."""
     named = {split: [name for name in splits if splits[name] == split] for split in ("train", "val", "test")}
     faults = [
         f"{where}: {' and '.join(names)} are both a {split} split: join them, or take one out"
@@ -174,9 +181,10 @@ def _splits(layout: Layout, classes: Classes | None, needs_train: bool) -> dict[
     top = layout.top
     folders = {folder.name: folder for folder in top.holding}
     exact = name_splits(folders)
-    named = exact or _named_in_part(folders)
+    are_flat = len(exact) > 1 and all(folders[name].images and not folders[name].holding for name in exact)
+    named = exact or named_in_part(folders)
     others = [name for name in folders if name not in named]
-    unsorted = [] if exact else [name for name in named if folders[name].images]
+    unsorted = [name for name in named if folders[name].images] if are_flat or not exact else []
     if named and others and classes is None:
         layout.faults.append(
             f"{top.path}: expected splits alone, got {some(others)} with images beside {some(named)}: move what is no "
@@ -198,13 +206,21 @@ def _part_guesses(where: object, named: Mapping[str, str]) -> list[str]:
     return [f"{where}: {', '.join(f'{name} is taken for {split}' for name, split in named.items())}"]
 
 
-def _named_in_part(names: Iterable[str]) -> dict[str, str]:
+def named_in_part(names: Iterable[str]) -> dict[str, str]:
     """The split of names such as training_set and test_set; none unless train and another split are among them."""
     parts = {name: split_parts(name) for name in names}
     splits = name_splits(part for found in parts.values() for part in found)
     named = {name: splits[found[0]] for name, found in parts.items() if len(found) == 1}
     is_cut = "train" in named.values() and len(set(named.values())) > 1
     return named if is_cut else {}
+
+
+def _like_splits(names: Iterable[str]) -> dict[str, str]:
+    """The split of each name, where all have a word for one in them, such as TrainSet and test2017; else none."""
+    words = {name: [re.sub(_SET, "", word.casefold()) for word in re.findall(_WORD, name)] for name in names}
+    found = {name: SPLITS[word] for name, parts in words.items() for word in parts if word in SPLITS}
+    is_cut = len(found) == len(words) and "train" in found.values() and len(set(found.values())) > 1
+    return found if is_cut else {}
 
 
 def _unwrapped(splits: dict[str, Folder], layout: Layout) -> dict[str, Folder]:
@@ -255,7 +271,13 @@ def _find_classes(layout: Layout, classes: Classes | None) -> None:
         within.setdefault(class_name(folder.name), set()).update(class_name(inner.name) for inner in folder.holding)
     names = sorted(set().union(*within.values()))
     is_inner = classes == "inner" and len(names) > 1
-    if classes is None and len(within) > 1 and len(names) > 1:
+    alike = _like_splits(within) if classes is None and layout.splits.get("train") is layout.top else {}
+    if alike:
+        layout.faults.append(
+            f"{layout.top.path}: {some(alike)} look like splits: rename them {some(dict.fromkeys(alike.values()))}, "
+            "each with a folder for each class; or have them be classes with --classes outer"
+        )
+    elif classes is None and len(within) > 1 and len(names) > 1:
         _judge(layout, within, names, any(folder.images for _, folder in outer))
     elif classes == "inner" and not is_inner:
         layout.guesses.append(
@@ -296,7 +318,8 @@ def _judge(layout: Layout, within: Mapping[str, set[str]], inner: Sequence[str],
     elif all(found == set(inner) for found in within.values()):
         layout.faults.append(
             f"{path}: {some(outer)} all hold the folders {some(inner)}: expected --classes outer to learn "
-            f"{some(outer, 2)}, or --classes inner to learn {some(inner, 2)}"
+            f"{some(outer, 2)}, or --classes inner to learn {some(inner, 2)}, which pools the images of {some(outer)}: "
+            "where these are splits, rename them train, val and test"
         )
     elif not has_images:
         layout.guesses.append(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .dataset import SPLITS, BadFile, Dataset, Findings, Sample
-from .layout import TABLES, Classes
+from .layout import PACKED, TABLES, Classes
 from .manifest import Manifest, is_manifest
 from .readers.folder import read_folder
 from .readers.huggingface import read_huggingface
@@ -17,13 +17,10 @@ from .readers.listing import join
 from .readers.table import read_table
 from .readers.tar_shards import names_shards, read_shards
 from .readers.torchvision_layouts import read_torchvision
+from .readers.tree import extension
 
 KINDS = "a folder, a table (.csv, .tsv, .parquet), tar shards (.tar), torchvision:NAME[:ROOT] or hf:NAME[:CONFIG]"
 """The kinds of datasets, as messages list them."""
-
-
-_PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst")
-"""How the names of compressed files end whose images cannot be read where they lie."""
 
 
 def read_dataset(
@@ -99,10 +96,10 @@ def _read(name: str, classes: Classes | None, image_field: str | None, needs_tra
         return read_table(path, needs_train)
     if names_shards(name):
         return read_shards(name, image_field, needs_train)
-    if not path.is_dir() and suffix in _PACKED:
+    if not path.is_dir() and suffix in PACKED:
         raise ValueError(
-            f"{name}: {suffix} is a compressed archive, whose images cannot be read where they lie: unpack it, and "
-            "name the folder; tar shards have to be uncompressed (.tar)"
+            f"{name}: {extension(path.name)} is a compressed archive, whose images cannot be read where they "
+            "lie: unpack it, and name the folder; tar shards have to be uncompressed (.tar)"
         )
     if path.is_file():
         raise ValueError(f"{name}: expected {KINDS}")

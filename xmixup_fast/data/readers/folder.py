@@ -13,9 +13,7 @@ from .table import is_table
 from .tree import Walk
 
 
-def read_folder(
-    path: str | os.PathLike[str], classes: Classes | None = None, needs_train: bool = True
-) -> Dataset:
+def read_folder(path: str | os.PathLike[str], classes: Classes | None = None, needs_train: bool = True) -> Dataset:
     """Lists the images of a folder that holds class folders, or a folder for each split with these.
 
     Splits are named, in any case, train or training; val, valid, validation or dev; test, testing, eval or evaluation
@@ -92,7 +90,8 @@ def _no_images(walk: Walk) -> list[str]:
     if not most:
         return []
     kinds = ", ".join(
-        f"{count} {extension or 'without extension'} in {below or '.'}" for (below, extension), count in most
+        f"{count} {extension or 'without extension'} in {below or 'the top folder'}"
+        for (below, extension), count in most
     )
     return [f"{walk.root.path}: ignored what is no image: {kinds}; archives have to be unpacked"]
 

@@ -234,7 +234,11 @@ def refuse(faults: Sequence[str], bad: Iterable[BadFile], consequences: Sequence
     """
     if faults or consequences:
         bad_lines = [f"{name}: {reason}" for name, reason in map(_printable, bad)]
-        raise ValueError("\n  ".join(map(printable, [line for lines in (faults, bad_lines, consequences) for line in first_lines(lines)])))
+        raise ValueError(
+            "\n  ".join(
+                map(printable, [line for lines in (faults, bad_lines, consequences) for line in first_lines(lines)])
+            )
+        )
 
 
 def join(datasets: Sequence[Dataset], needs_train: bool = True) -> Dataset:

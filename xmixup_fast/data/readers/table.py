@@ -27,10 +27,10 @@ def read_table(path: str | Path, needs_train: bool = True) -> Dataset:
     """Lists the images of a table with the columns path, label and, optionally, split. Other columns are ignored.
 
     Spaces and case of the columns' names do not matter. Cells of text tables are separated by commas, semicolons,
-    tabs or vertical bars, or as Excel's first line ``sep=;`` says. Paths are relative to the table's folder, or absolute; where there is no such file, backslashes are taken for
-    slashes. Without the column split, all images are in train. Rows that repeat path, label and split are the image's
-    weight. Bad files are files that are missing or not regular. ``needs_train`` tells whether each class needs a
-    training image.
+    tabs or vertical bars, or as Excel's first line ``sep=;`` says. Paths are relative to the table's folder, or
+    absolute; where there is no such file, backslashes are taken for slashes. Without the column split, all images are
+    in train. Rows that repeat path, label and split are the image's weight. Bad files are files that are missing or not
+    regular. ``needs_train`` tells whether each class needs a training image.
 
     Raises FileNotFoundError where there is no such table, and ValueError for a Parquet file without pyarrow, for a
     table that is malformed or lacks a column, and, listing all faults, for rows without a path or label or with an

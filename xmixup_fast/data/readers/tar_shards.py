@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ..dataset import BadFile, Dataset, FileImage, Findings, Image
 from ..formats import is_image
-from ..layout import is_missing, name_splits, some, split_faults, split_guesses, split_parts
+from ..layout import PACKED, is_missing, name_splits, some, split_faults, split_guesses, split_parts, why_missing
 from .listing import Entry, Root, collect, refuse
-from .tree import is_silent
+from .tree import extension, is_silent
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
@@ -91,9 +91,15 @@ def read_shards(name: str, image_field: str | None = None, needs_train: bool = T
     empty = [item.name for item in _folders(Path(name)).values() if not _tars(item)]
     if empty:
         guesses.append(f"{name}: no shards in {some(empty)}, left out")
+    beside, packed = _beside(Path(name), paths)
+    if packed:
+        guesses.append(
+            f"{name}: {some(packed)} left out, as compressed: unpack to .tar, or to folders, what belongs to it"
+        )
     bad: list[BadFile] = []
     entries: list[Entry] = []
-    ignored = _beside(Path(name), paths)
+    ignored = beside
+    unlabelled: list[str] = []
     for path in paths:
         shard = root.file(path)
         if isinstance(shard, BadFile):
@@ -101,21 +107,28 @@ def read_shards(name: str, image_field: str | None = None, needs_train: bool = T
         else:
             contents = _Shard(shard.path, image_field, bad)
             entries += contents.entries(splits[path])
+            unlabelled += contents.class_folders()
             folder = shard.path.parent.relative_to(root.path).as_posix()
             ignored.update({("" if folder == "." else folder, field): n for field, n in contents.ignored.items()})
+    refuse(unlabelled, [])
     findings = Findings(ignored, [*guesses, *root.said()])
     return collect(name, entries, bad, root=str(root.path), findings=findings, needs_train=needs_train)
 
 
-def _beside(folder: Path, shards: Iterable[Path]) -> Counter[tuple[str, str]]:
-    """How many files beside the shards of a folder are no shards, by folder and extension; none for a pattern."""
+def _beside(folder: Path, shards: Iterable[Path]) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """What lies beside the shards of a folder; nothing for a pattern.
+
+    Returns how many files are no shards, by folder and extension, and the names of those that are compressed.
+    """
     found: Counter[tuple[str, str]] = Counter()
+    packed = []
     for place in dict.fromkeys(path.parent for path in shards) if folder.is_dir() else ():
         below = place.relative_to(folder).as_posix()
-        for item in place.iterdir():
+        for item in sorted(place.iterdir()):
             if item.suffix != ".tar" and item.is_file() and not is_silent(item.name):
-                found["" if below == "." else below, item.suffix.lower()] += 1
-    return found
+                found["" if below == "." else below, extension(item.name)] += 1
+                packed += [item.relative_to(folder).as_posix()] if item.suffix.lower() in PACKED else []
+    return found, packed
 
 
 def _paths(name: str) -> list[Path]:
@@ -151,7 +164,12 @@ def _splits(name: str, paths: Sequence[Path], needs_train: bool) -> tuple[dict[P
     if len(named) < 2 and all(len(found) == len(named) for found in parts.values()):
         guesses = [f"{name}: all shards are named {part}, and taken for the whole dataset" for part in named]
         return dict.fromkeys(paths, "train"), [] if "train" in name_splits(named).values() else guesses
-    several = [f"{path}: names several splits, {', '.join(found)}" for path, found in parts.items() if len(found) > 1]
+    several = [
+        f"{path}: names several splits, {', '.join(found)}: rename it, so that one is left, such as "
+        f"{found[0]}-000{path.suffix}"
+        for path, found in parts.items()
+        if len(found) > 1
+    ]
     unnamed = [path for path, found in parts.items() if not found]
     if unnamed:
         several.append(
@@ -216,8 +234,11 @@ class _Shard:
             self._read_members()
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             self.bad.append(BadFile(str(self.path), f"expected a whole, uncompressed tar file: {error}"))
-        entries = []
-        for key, sample in self.samples.items():
+        entries: list[Entry] = []
+        if self.is_unlabelled() and not self.class_folders():
+            reason = f"its images ({len(self.samples)}) have no labels: expected a .cls or .json member beside each"
+            self.bad.append(BadFile(str(self.path), reason))
+        for key, sample in self.samples.items() if not self.is_unlabelled() else ():
             try:
                 image = self._image(sample)
                 entries.append(Entry(image, self._class(sample), split))
@@ -225,6 +246,20 @@ class _Shard:
                 first = next(iter(sample.images.values()), None)
                 self.bad.append(BadFile(first.name if first else f"{self.path}/{key}", str(error)))
         return entries
+
+    def is_unlabelled(self) -> bool:
+        """Whether there are several samples, and none has a label."""
+        return len(self.samples) > 1 and not any(sample.labels for sample in self.samples.values())
+
+    def class_folders(self) -> list[str]:
+        """A message where the shard is a packed folder of class folders: its images lie in folders, without labels."""
+        folders = sorted({key.rpartition("/")[0].removeprefix("./") for key in self.samples})
+        if not self.is_unlabelled() or "" in folders or "." in folders:
+            return []
+        return [
+            f"{self.path}: holds class folders ({some(folders, 3)}), no samples with labels (.cls or .json): unpack it "
+            "and name the folder, or leave it out"
+        ]
 
     def _read_members(self) -> None:
         """Reads the headers of all members, and the labels.
@@ -314,7 +349,7 @@ def _class_name(content: bytes, kind: str) -> str:
             raise ValueError(f'.json: expected "label" with a number or a name, got {label!r}')
         name = str(label)
     if is_missing(name):
-        raise ValueError(f"the label {name!r}, which means a missing value" if name.strip() else "an empty label")
+        raise ValueError(why_missing(name))
     return name
 
 
