@@ -108,6 +108,12 @@ def test_shards_without_any_label_are_one_bad_file(tmp_path: Path) -> None:
     ]
 
 
+def test_long_lists_of_shards_are_cut(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_dataset(f"{tmp_path}/a-{{0000..2999}}.tar")
+    assert str(caught.value).split("\n  ")[10:] == ["... and 2990 more", f"{tmp_path}/a-{{0000..2999}}.tar: no images"]
+
+
 @pytest.mark.parametrize("label", ["NA", "n/a", "None", "NULL", "nan", "<NA>", ""])
 @pytest.mark.parametrize("kind", ["cls", "json"])
 def test_labels_that_mean_a_missing_value_are_bad_files(tmp_path: Path, kind: str, label: str) -> None:

@@ -69,7 +69,7 @@ def read_shards(name: str, image_field: str | None = None, needs_train: bool = T
     What follows is the member's field, and its last part tells what it holds: an image, or, in a .cls member (a number
     or a name) or a .json member (the value of "label"), its class. A field without further dots comes first: png before
     seg.png. Shards are split by the names of their folders or, where these tell no split, by a part of their own names,
-    as in ``imagenet-train-000000.tar``; they are all in train where no name tells, or all tell the same.
+    as in ``imagenet-train-000000.tar``; they are all in train where no name tells, or all tell the same and training images are needed.
 
     Args:
         name: the shards.
@@ -161,7 +161,8 @@ def _splits(name: str, paths: Sequence[Path], needs_train: bool) -> tuple[dict[P
     else:
         parts = {path: sorted(set(split_parts(path.stem))) for path in paths}
     named = dict.fromkeys(part for found in parts.values() for part in found)
-    if len(named) < 2 and all(len(found) == len(named) for found in parts.values()):
+    is_whole = not named or (needs_train and len(named) == 1)
+    if is_whole and all(len(found) == len(named) for found in parts.values()):
         guesses = [f"{name}: all shards are named {part}, and taken for the whole dataset" for part in named]
         return dict.fromkeys(paths, "train"), [] if "train" in name_splits(named).values() else guesses
     several = [
