@@ -161,7 +161,11 @@ def test_all_faults_of_a_table_are_listed(tmp_path: Path, suffix: str) -> None:
             "line 2: split: expected train, val or test, got an empty cell: fill",
         ),
         ("a.csv", b"path,label,split\nx.jpg,a,NaN\n", "line 2: split: expected train, val or test, got 'NaN': fill"),
-        ("a.csv", b"path label\nx.jpg a\n", r"got path label: name these .* with commas, semicolons, tabs or \|"),
+        (
+            "a.csv",
+            b"path label\nx.jpg a\n",
+            r"got path label: let the first line name them, with commas, semicolons, tabs or \|",
+        ),
         ("a.csv", b"sep=;\npath;label\nx.jpg;\n", "line 3: has no label"),
         ("a.csv", b"path,label,split\nx.jpg,a,dev\ny.jpg,a,val\n", "dev and val are both a val split"),
         ("a.csv", b"path,label,split\nx.jpg,a,test\n", "has test but no train split"),

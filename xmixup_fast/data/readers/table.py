@@ -238,7 +238,7 @@ def _places(path: Path, names: list[str]) -> dict[str, int]:
         found = f"{twice[0]} twice: " if twice else ""
         raise ValueError(
             f"{path}: expected the columns path, label and perhaps split, got {found}"
-            f"{some(map(str.strip, names), 10) or 'no column'}: name these three in the first line, with commas, "
+            f"{some(map(str.strip, names), 10) or 'no column'}: let the first line name them, with commas, "
             "semicolons, tabs or | between them"
         )
     return {name: columns.index(name) for name in COLUMNS if name in columns}

@@ -69,7 +69,8 @@ def read_shards(name: str, image_field: str | None = None, needs_train: bool = T
     What follows is the member's field, and its last part tells what it holds: an image, or, in a .cls member (a number
     or a name) or a .json member (the value of "label"), its class. A field without further dots comes first: png before
     seg.png. Shards are split by the names of their folders or, where these tell no split, by a part of their own names,
-    as in ``imagenet-train-000000.tar``; they are all in train where no name tells, or all tell the same and training images are needed.
+    as in ``imagenet-train-000000.tar``; they are all in train where no name tells or, if training
+    images are needed, all tell the same.
 
     Args:
         name: the shards.
