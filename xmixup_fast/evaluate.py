@@ -186,7 +186,7 @@ def choose(
     from .data.understood import found
 
     try:
-        dataset = read_dataset(settings.target, settings.classes, settings.image_field)
+        dataset = read_dataset(settings.target, settings.classes, settings.image_field, needs_train=False)
     except FileNotFoundError as error:
         if options.target is not None:
             raise

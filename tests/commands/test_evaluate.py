@@ -160,6 +160,15 @@ def test_weights_are_evaluated_on_another_dataset(
     assert content["confusion"].keys() == set(some)
 
 
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_dataset_of_one_split_alone_is_evaluated(run: Result, tmp_path: Path, split: str) -> None:
+    write_folder(tmp_path / "photos" / split, TARGET, 3, seed=7)
+    command = [str(run.folder), "--target", str(tmp_path / "photos"), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (content["split"], content["images"]) == ("test" if split == "test" else "all", 9)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -226,6 +226,36 @@ def test_a_table_of_the_images_beside_them_is_to_be_given(
         assert read_folder(tmp_path).findings.ignored[place.strip("/"), table.suffix.lower()] == 1
 
 
+@pytest.mark.parametrize("names", [("TrainSet", "TestSet"), ("trainset", "devset"), ("train2017", "val2017")])
+@pytest.mark.parametrize("is_uneven", [False, True])
+def test_folders_that_look_like_splits_are_not_learned_as_classes(
+    tmp_path: Path, names: tuple[str, str], is_uneven: bool
+) -> None:
+    write(tmp_path, *classes(*(f"{name}/{kind}" for name in names for kind in ("cat", "dog"))))
+    write(tmp_path, *classes(f"{names[0]}/owl") if is_uneven else ())
+    expected = f"{', '.join(sorted(names))} look like splits: rename them "
+    assert expected in fault(tmp_path, like="each with a folder for each class; or have them be classes with --classes")
+    assert read_folder(tmp_path, "outer").classes == sorted(names)
+    for name, split in zip(names, ("train", "val"), strict=True):
+        (tmp_path / name).rename(tmp_path / split)
+    assert counts(read_folder(tmp_path)) == {"train": 6 if is_uneven else 4, "val": 4, "test": 0}
+
+
+def test_folders_of_other_names_are_pooled_only_by_asking(tmp_path: Path) -> None:
+    write(tmp_path, *classes("fold0/cat", "fold0/dog", "fold1/cat", "fold1/dog"))
+    fault(
+        tmp_path, like="--classes inner to learn cat, dog, which pools the images of fold0, fold1: where these are spl"
+    )
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "val", "Testing")])
+def test_classes_may_be_called_like_splits_by_asking(tmp_path: Path, names: tuple[str, ...]) -> None:
+    write(tmp_path, *classes(*names))
+    listed = ", ".join(sorted(names))
+    fault(tmp_path, like=f"expected class folders in {listed}, got images: .* be classes with --classes outer$")
+    assert read_target(str(tmp_path), "outer").classes == sorted(names)
+
+
 SPELLINGS = st.sampled_from(["é", "e\u0301", "ﬁ", "Å", "A\u030a", "cat", "大"])
 
 

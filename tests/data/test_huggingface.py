@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from listings import listing, write
 
+from xmixup_fast.data.layout import why_missing
 from xmixup_fast.data.sources import read_dataset
 
 
@@ -68,10 +69,10 @@ def test_splits_that_are_not_clear_stop(tmp_path: Path, hub: object, splits: lis
 
 
 def test_labels_that_are_missing_are_no_class(tmp_path: Path, hub: object) -> None:
-    table(hub, ["1", "2", "3", "4"], ["cat", " dog", "nan", ""]).save_to_disk(tmp_path / "saved")
+    table(hub, ["1", "2", "3", "4"], ["cat", " dog", "None", ""]).save_to_disk(tmp_path / "saved")
     dataset = read_dataset(f"hf:{tmp_path / 'saved'}")
     assert dataset.classes == ["cat", "dog"]
-    assert [file.reason for file in dataset.bad] == ["no label", "no label"]
+    assert [file.reason for file in dataset.bad] == [why_missing("None"), why_missing("")]
 
 
 def test_folders_of_parquet_files_are_read(tmp_path: Path, hub: object) -> None:
@@ -104,7 +105,7 @@ def test_images_that_are_files_must_lie_in_the_folder(tmp_path: Path, hub: objec
     assert dataset.bad == [
         (str(secret), f"leads to {tmp_path}, outside of {folder}"),
         (f"{name}/00000002", "no image"),
-        (f"{name}/00000003", "no label"),
+        (f"{name}/00000003", why_missing("")),
     ]
 
 
@@ -115,9 +116,48 @@ def test_columns_must_tell_images_and_labels(tmp_path: Path, hub: object) -> Non
     rows.remove_columns("label").save_to_disk(tmp_path / "unlabelled")
     with pytest.raises(ValueError, match="train: expected a column label, or one of class labels, among image"):
         read_dataset(f"hf:{tmp_path / 'unlabelled'}")
+    declared = rows.cast_column("label", hub.ClassLabel(names=["none", "dog"]))
+    declared.add_column("coarse_label", [0, 0]).cast_column(
+        "coarse_label", hub.ClassLabel(names=["animal"])
+    ).rename_column("label", "fine_label").save_to_disk(tmp_path / "two")
+    dataset = read_dataset(f"hf:{tmp_path / 'two'}")
+    assert dataset.classes == ["dog", "none"]  # declared by the dataset, as by the name of a folder
+    assert dataset.findings.guesses == [
+        f"hf:{tmp_path / 'two'}: fine_label is learned, not coarse_label; to learn another column, rename it"
+    ]
     rows.remove_columns("image").save_to_disk(tmp_path / "pictureless")
     with pytest.raises(ValueError, match="train: expected one column of images among label, found 0"):
         read_dataset(f"hf:{tmp_path / 'pictureless'}")
     with pytest.raises(ValueError, match=r"hf:/absent/folder: \S.*") as caught:
         read_dataset("hf:/absent/folder")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["", "data"])
+def test_splits_in_capitals_which_the_library_would_mix_stop(tmp_path: Path, hub: object, place: str) -> None:
+    write(tmp_path / place, "Training/cat/1.jpg", "Training/dog/2.jpg", "Testing/cat/3.jpg")
+    with pytest.raises(
+        ValueError, match=r"Testing, Training look like splits, .*: rename them testing, training, or drop"
+    ):
+        read_dataset(f"hf:{tmp_path}")
+    if not place:
+        assert len(read_dataset(tmp_path).test) == 1
+
+
+def test_no_name_is_a_line(hub: object) -> None:
+    with pytest.raises(ValueError, match=r"^hf: expected hf:NAME\[:CONFIG\], .* got no name$"):
+        read_dataset("hf:")
+
+
+def test_tables_of_paths_that_lead_nowhere_are_a_line(tmp_path: Path, hub: object) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": None, "path": f"{i}.jpg"} for i in range(30)]
+    rows = hub.Dataset.from_dict({"image": images, "label": ["a", "b", "c"] * 10})
+    (tmp_path / "t").mkdir()
+    features = rows.cast_column("image", hub.Image(decode=False)).features
+    parquet.write_table(rows.data.table.cast(features.arrow_schema), tmp_path / "t" / "train.parquet")
+    with pytest.raises(
+        ValueError, match=r"none of its images \(30\) can be used, .*; for a table of paths drop hf:"
+    ) as caught:
+        read_dataset(f"hf:{tmp_path / 't'}")
     assert "\n" not in str(caught.value)

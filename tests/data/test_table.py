@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listings import listing, write, write_table
 
+from xmixup_fast.data.bad_files import list_bad
 from xmixup_fast.data.layout import SPLITS
 from xmixup_fast.data.sources import read_dataset
 
@@ -154,7 +155,18 @@ def test_all_faults_of_a_table_are_listed(tmp_path: Path, suffix: str) -> None:
         ),
         ("a.csv", b"path,label\nnan,a\n", "line 2: path: expected a file, got 'nan'"),
         ("a.csv", b"path,label\nx.jpg, \n", "line 2: has no label"),
-        ("a.csv", b"path,label,split\nx.jpg,a,\n", "line 2: split: expected one of .*, got ''"),
+        (
+            "a.csv",
+            b"path,label,split\nx.jpg,a,\n",
+            "line 2: split: expected train, val or test, got an empty cell: fill",
+        ),
+        ("a.csv", b"path,label,split\nx.jpg,a,NaN\n", "line 2: split: expected train, val or test, got 'NaN': fill"),
+        (
+            "a.csv",
+            b"path label\nx.jpg a\n",
+            r"got path label: let the first line name them, with commas, semicolons, tabs or \|",
+        ),
+        ("a.csv", b"sep=;\npath;label\nx.jpg;\n", "line 3: has no label"),
         ("a.csv", b"path,label,split\nx.jpg,a,dev\ny.jpg,a,val\n", "dev and val are both a val split"),
         ("a.csv", b"path,label,split\nx.jpg,a,test\n", "has test but no train split"),
         ("a.csv", None, "a.csv: no such file"),
@@ -184,7 +196,7 @@ def test_tables_are_read_however_programs_write_them(
     """Delimiter, header, byte order mark, index column, line ends and quotes do not matter."""
     root = write(tmp_path_factory.mktemp("t"), "a/1.jpg", "a/2, x.jpg", "3.jpg")
     draw = data.draw
-    delimiter, end = draw(st.sampled_from([",", ";", "\t"])), draw(st.sampled_from(["\n", "\r\n"]))
+    delimiter, end = draw(st.sampled_from([",", ";", "\t", "|"])), draw(st.sampled_from(["\n", "\r\n"]))
     columns = ["path", "label", "split"]
     rows = [["a/1.jpg", "cat", "Train"], ["a/2, x.jpg", "dog; big", "training"], ["3.jpg", " cat ", "TEST"]]
     rows[1][2] = "train"
@@ -197,12 +209,41 @@ def test_tables_are_read_however_programs_write_them(
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter, lineterminator=end).writerows([[row[i] for i in order] for row in table])
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
-    (root / name).write_bytes(text.getvalue().encode(encoding))
+    excels = draw(st.sampled_from(["", f"sep={delimiter}{end}", f'"SEP={delimiter}"{end}']))
+    (root / name).write_bytes((excels + text.getvalue()).encode(encoding))
     assert listing(read_dataset(root / name)) == {
         "train": [("a/1.jpg", "cat"), ("a/2, x.jpg", "dog; big")],
         "val": [],
         "test": [("3.jpg", "cat")],
     }
+
+
+MISSING = ["NA", "N/A", "#N/A", "None", "NULL", "null", "nan", "<NA>", " n/a ", "NaN"]
+
+
+@pytest.mark.parametrize("column", ["path", "label", "split"])
+def test_what_programs_write_for_a_missing_value_is_none(tmp_path: Path, suffix: str, column: str) -> None:
+    write(tmp_path, "1.jpg", "2.jpg")
+    for missing in MISSING:
+        rows = [{"path": f"{i}.jpg", "label": "a", "split": "train"} for i in (1, 2)]
+        rows[1][column] = missing
+        with pytest.raises(ValueError, match=rf"(line 3|row 2): {column}: expected .*, got .*: fill it in") as caught:
+            read_dataset(write_table(tmp_path / f"t{suffix}", rows))
+        assert "\n" not in str(caught.value)
+        assert (column == "label") == ("if it is a class, rename the class" in str(caught.value))
+
+
+def test_long_lists_are_cut(tmp_path: Path, suffix: str) -> None:
+    rows = [{"path": f"{i}.jpg", "label": "a" if i % 2 else "", "split": "train"} for i in range(3000)]
+    with pytest.raises(ValueError) as caught:
+        read_dataset(write_table(tmp_path / f"t{suffix}", rows))
+    lines = str(caught.value).split("\n  ")
+    assert (
+        len(lines) == 23 and lines[10] == lines[21] == "... and 1490 more" and lines[22].endswith("no training image")
+    )
+    write(tmp_path, "1.jpg")
+    dataset = read_dataset(write_table(tmp_path / f"u{suffix}", [row for row in rows if row["label"]]))
+    assert len(dataset.bad) == 1499 and len(list_bad(dataset.bad).splitlines()) == 12
 
 
 def test_spaces_and_backslashes_of_paths_are_forgiven_and_said(tmp_path: Path, suffix: str) -> None:

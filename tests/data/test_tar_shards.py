@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listings import listing, numbered, reasons, write, write_shard
 
-from xmixup_fast.data.layout import SPLITS
+from xmixup_fast.data.layout import SPLITS, why_missing
 from xmixup_fast.data.sources import read_dataset
 
 
@@ -85,6 +85,55 @@ def test_tars_beside_class_folders_are_no_dataset(tmp_path: Path) -> None:
     assert listing(read_dataset(tmp_path))["train"] == [("cat/1.jpg", "cat")]
 
 
+@pytest.mark.parametrize("prefix", ["", "./", "photos/", "./train/"])
+def test_packed_class_folders_are_no_shards(tmp_path: Path, prefix: str) -> None:
+    members = [(f"{prefix}{kind}/{i}.jpg", "x") for kind in ("dog", "cat") for i in range(20)]
+    shard = write_shard(tmp_path / "a.tar", members)
+    below = prefix.removeprefix("./")
+    with pytest.raises(ValueError) as caught:
+        read_dataset(shard)
+    assert str(caught.value) == (
+        f"{shard}: holds class folders ({below}cat, {below}dog), no samples with labels (.cls or .json): unpack it and "
+        "name the folder, or leave it out"
+    )
+
+
+def test_shards_without_any_label_are_one_bad_file(tmp_path: Path) -> None:
+    shards = [write_shard(tmp_path / "a.tar", [(f"{i}.jpg", "x") for i in range(20)])]
+    shards.append(write_shard(tmp_path / "b.tar", numbered(1, 2)))
+    dataset = read_dataset(tmp_path)
+    assert len(dataset.train) == 2
+    assert dataset.bad == [
+        (str(shards[0]), "its images (20) have no labels: expected a .cls or .json member beside each")
+    ]
+
+
+def test_long_lists_of_shards_are_cut(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_dataset(f"{tmp_path}/a-{{0000..2999}}.tar")
+    assert str(caught.value).split("\n  ")[10:] == ["... and 2990 more", f"{tmp_path}/a-{{0000..2999}}.tar: no images"]
+
+
+@pytest.mark.parametrize("label", ["NA", "n/a", "None", "NULL", "nan", "<NA>", ""])
+@pytest.mark.parametrize("kind", ["cls", "json"])
+def test_labels_that_mean_a_missing_value_are_bad_files(tmp_path: Path, kind: str, label: str) -> None:
+    content = label if kind == "cls" else json.dumps({"label": label})
+    dataset = read_dataset(write_shard(tmp_path / "a.tar", [*numbered(1), ("2.jpg", "x"), (f"2.{kind}", content)]))
+    assert dataset.classes == ["cat"]
+    assert dataset.bad == [(f"{tmp_path}/a.tar/2.jpg", why_missing(label))]
+
+
+@pytest.mark.parametrize("packed", ["b.tar.gz", "b.tgz", "b.ZIP", "b.tar.zst"])
+def test_compressed_files_beside_shards_are_named(tmp_path: Path, packed: str) -> None:
+    write_shard(tmp_path / "a.tar", numbered(1))
+    write(tmp_path, packed)
+    findings = read_dataset(tmp_path).findings
+    assert findings.ignored == {("", packed[1:].lower()): 1}
+    assert findings.guesses == [
+        f"{tmp_path}: {packed} left out, as compressed: unpack to .tar, or to folders, what belongs to it"
+    ]
+
+
 BAD_MEMBERS: list[tuple[str, str | bytes]] = [
     ("../up.jpg", "x"),
     ("a/../../up.cls", "x"),
@@ -142,8 +191,8 @@ def test_members_that_cannot_be_used_are_bad_files(tmp_path: Path) -> None:
         "again.jpg": "again.jpg has the same name",
         "list.jpg": '.json: expected "label" with a number or a name, got None',
         "float.jpg": '.json: expected "label" with a number or a name, got 0.5',
-        "blank.jpg": "an empty label",
-        "nan.jpg": "the label 'nan', which means a missing value",
+        "blank.jpg": why_missing(""),
+        "nan.jpg": why_missing("nan"),
         **{"soft.jpg": link, "hard.jpg": link, "holes.jpg": link, "dir.jpg": "a folder, not a file"},
     }
 
@@ -201,7 +250,11 @@ def test_names_of_shards_that_are_not_clear_stop(tmp_path: Path) -> None:
         ),
         ("b", ("val-0", "test-0"), "has test and val but no train split"),
         ("c", ("train-0", "val-0", "dev-0"), "val and dev are both a val split|dev and val are both a val split"),
-        ("d", ("train-val-0", "test"), r"train-val-0\.tar: names several splits, train, val"),
+        (
+            "d",
+            ("train-val-0", "test"),
+            r"train-val-0\.tar: names several splits, train, val: rename it, .* train-000\.tar",
+        ),
         ("e/train", ("0",), ""),
     ):
         for number, name in enumerate(names):
@@ -218,8 +271,11 @@ def test_names_of_folders_come_before_names_of_shards(tmp_path: Path) -> None:
     for number, name in enumerate(("train/test-0.tar", "Validation/train-0.tar")):
         write_shard(tmp_path / name, numbered(number))
     write(tmp_path, "docs/readme.txt", "train/index.json", "train/1.tar.gz", "train/.hidden")
-    assert read_dataset(tmp_path).findings.ignored == {("train", ".json"): 1, ("train", ".gz"): 1}
-    assert read_dataset(tmp_path).findings.guesses == [f"{tmp_path}: no shards in docs, left out"]
+    assert read_dataset(tmp_path).findings.ignored == {("train", ".json"): 1, ("train", ".tar.gz"): 1}
+    assert read_dataset(tmp_path).findings.guesses == [
+        f"{tmp_path}: no shards in docs, left out",
+        f"{tmp_path}: train/1.tar.gz left out, as compressed: unpack to .tar, or to folders, what belongs to it",
+    ]
     for name in (str(tmp_path), f"{tmp_path}/*/*.tar"):
         assert listing(read_dataset(name)) == {"train": [("0.jpg", "cat")], "val": [("1.jpg", "cat")], "test": []}
 

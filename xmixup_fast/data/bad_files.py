@@ -7,6 +7,9 @@ from typing import Any
 
 from .dataset import BadFile, Sample
 
+LISTED = 10
+"""As many lines of one kind a message lists."""
+
 
 def refuse_bad_files(bad: Iterable[BadFile], policy: str, effect: str = "trains without them") -> list[BadFile]:
     """Returns each bad file once, in order, where the policy is "skip".
@@ -20,9 +23,21 @@ def refuse_bad_files(bad: Iterable[BadFile], policy: str, effect: str = "trains 
 
 
 def list_bad(bad: Sequence[BadFile], effect: str = "trains without them") -> str:
-    """A message that lists all bad files. ``effect`` says what the command does with ``--bad-files skip``."""
-    lines = [f"{_count(bad)}; --bad-files skip {effect}:", *(f"{item.name}: {item.reason}" for item in bad)]
+    """A message that lists the first bad files, and how many more there are.
+
+    ``effect`` says what the command does with ``--bad-files skip``.
+    """
+    lines = [
+        f"{_count(bad)}; --bad-files skip {effect}:",
+        *first_lines([f"{item.name}: {item.reason}" for item in bad]),
+    ]
     return "\n  ".join(lines)
+
+
+def first_lines(lines: Sequence[str]) -> list[str]:
+    """The first lines of a list, and a line on how many more there are."""
+    more = len(lines) - LISTED
+    return [*lines[:LISTED], *([f"... and {more} more"] if more > 0 else [])]
 
 
 def skipped(bad: Sequence[BadFile]) -> str:

@@ -24,10 +24,20 @@ SPLITS = {
 }
 """Names of splits, in lower case, and the split that each of them is. Beside a test, eval and evaluation are val."""
 
+_WORD, _SET = "[A-Z]?[a-z]+|[A-Z]+(?![a-z])", "(set|data|images?)$"
+"""Patterns of a word in a name such as TrainSet, and of what people write behind the name of a split."""
+
 _EVAL = ("eval", "evaluation")
+
+_MISSING = ("", "na", "n/a", "#n/a", "nan", "-nan", "<na>", "none", "null")
+"""What programs write where a value is missing, in lower case."""
 
 TABLES = {".csv", ".tsv", ".parquet"}
 """How the names of tables end, in lower case."""
+
+
+PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst")
+"""How the names of compressed files end, in lower case, whose images cannot be read where they lie."""
 
 
 @dataclass
@@ -79,7 +89,17 @@ def class_name(text: str) -> str:
 
 def is_missing(text: str) -> bool:
     """Whether a label is empty, or what programs write for a missing value."""
-    return text.strip().casefold() in ("", "nan", "<na>")
+    return text.strip().casefold() in _MISSING
+
+
+def why_missing(text: str) -> str:
+    """What a message says of a label that is missing."""
+    if not text.strip():
+        return "expected a class, got an empty label: fill it in, or take the image out"
+    return (
+        f"expected a class, got {text.strip()!r}, which programs write where a value is missing: fill it in, take the "
+        "image out or, if it is a class, rename the class"
+    )
 
 
 def some(names: Iterable[str], most: int = 5) -> str:
@@ -97,15 +117,15 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def split_faults(where: object, splits: Mapping[str, str]) -> list[str]:
-    """What is wrong with splits, given by their names: two names for one split, or no training split."""
+def split_faults(where: object, splits: Mapping[str, str], needs_train: bool = True) -> list[str]:
+    """What is wrong with splits, given by their names: two names for one split, or no train where it is needed."""
     named = {split: [name for name in splits if splits[name] == split] for split in ("train", "val", "test")}
     faults = [
         f"{where}: {' and '.join(names)} are both a {split} split: join them, or take one out"
         for split, names in named.items()
         if len(names) > 1
     ]
-    if splits and not named["train"]:
+    if needs_train and splits and not named["train"]:
         faults.append(f"{where}: has {' and '.join(splits)} but no train split: name one train")
     return faults
 
@@ -124,7 +144,7 @@ def split_parts(stem: str) -> list[str]:
     return [part for part in re.split(r"[-_. ]+", stem.casefold()) if part in SPLITS]
 
 
-def understand(folder: Folder, classes: Classes | None) -> Layout:
+def understand(folder: Folder, classes: Classes | None, needs_train: bool = True) -> Layout:
     """Finds out which folders are splits and which are classes.
 
     Args:
@@ -132,13 +152,14 @@ def understand(folder: Folder, classes: Classes | None) -> Layout:
         classes: ``outer``: folders directly in the dataset's, or in a split's, are classes, whatever is in them.
             ``inner``: where these hold folders, of two or more names, the inner ones are classes. Both take a folder
             that is named like a split beside others for no split.
+        needs_train: whether splits without train are a fault.
     """
     layout = Layout(folder, {})
     while (inner := _only(layout.top)) and not name_splits([inner.name]):
         layout.top = inner
     if layout.top is not folder:
         layout.guesses.append(f"{folder.path}: all is in {layout.top.path}, which is taken instead")
-    layout.splits = _unwrapped(_splits(layout, classes), layout)
+    layout.splits = _unwrapped(_splits(layout, classes, needs_train), layout)
     if not layout.faults:
         is_cut = layout.splits.get("train") is not layout.top
         layout.faults += [fault for split in layout.splits.values() for fault in _unsorted(split, is_cut)]
@@ -155,14 +176,15 @@ def _only(folder: Folder) -> Folder | None:
     return inner if inner.holding and not inner.images else None
 
 
-def _splits(layout: Layout, classes: Classes | None) -> dict[str, Folder]:
+def _splits(layout: Layout, classes: Classes | None, needs_train: bool) -> dict[str, Folder]:
     """The folder of each split; the top is train where there are none."""
     top = layout.top
     folders = {folder.name: folder for folder in top.holding}
     exact = name_splits(folders)
-    named = exact or _named_in_part(folders)
+    are_flat = len(exact) > 1 and all(folders[name].images and not folders[name].holding for name in exact)
+    named = exact or named_in_part(folders)
     others = [name for name in folders if name not in named]
-    unsorted = [] if exact else [name for name in named if folders[name].images]
+    unsorted = [name for name in named if folders[name].images] if are_flat or not exact else []
     if named and others and classes is None:
         layout.faults.append(
             f"{top.path}: expected splits alone, got {some(others)} with images beside {some(named)}: move what is no "
@@ -175,7 +197,7 @@ def _splits(layout: Layout, classes: Classes | None) -> dict[str, Folder]:
         )
     if not named or others or unsorted:
         return {"train": top}
-    layout.faults += split_faults(top.path, named)
+    layout.faults += split_faults(top.path, named, needs_train)
     layout.guesses += split_guesses(top.path, named) if exact else _part_guesses(top.path, named)
     return {split: folders[name] for name, split in named.items()}
 
@@ -184,13 +206,21 @@ def _part_guesses(where: object, named: Mapping[str, str]) -> list[str]:
     return [f"{where}: {', '.join(f'{name} is taken for {split}' for name, split in named.items())}"]
 
 
-def _named_in_part(names: Iterable[str]) -> dict[str, str]:
+def named_in_part(names: Iterable[str]) -> dict[str, str]:
     """The split of names such as training_set and test_set; none unless train and another split are among them."""
     parts = {name: split_parts(name) for name in names}
     splits = name_splits(part for found in parts.values() for part in found)
     named = {name: splits[found[0]] for name, found in parts.items() if len(found) == 1}
     is_cut = "train" in named.values() and len(set(named.values())) > 1
     return named if is_cut else {}
+
+
+def _like_splits(names: Iterable[str]) -> dict[str, str]:
+    """The split of each name, where all have a word for one in them, such as TrainSet and test2017; else none."""
+    words = {name: [re.sub(_SET, "", word.casefold()) for word in re.findall(_WORD, name)] for name in names}
+    found = {name: SPLITS[word] for name, parts in words.items() for word in parts if word in SPLITS}
+    is_cut = len(found) == len(words) and "train" in found.values() and len(set(found.values())) > 1
+    return found if is_cut else {}
 
 
 def _unwrapped(splits: dict[str, Folder], layout: Layout) -> dict[str, Folder]:
@@ -241,7 +271,13 @@ def _find_classes(layout: Layout, classes: Classes | None) -> None:
         within.setdefault(class_name(folder.name), set()).update(class_name(inner.name) for inner in folder.holding)
     names = sorted(set().union(*within.values()))
     is_inner = classes == "inner" and len(names) > 1
-    if classes is None and len(within) > 1 and len(names) > 1:
+    alike = _like_splits(within) if classes is None and layout.splits.get("train") is layout.top else {}
+    if alike:
+        layout.faults.append(
+            f"{layout.top.path}: {some(alike)} look like splits: rename them {some(dict.fromkeys(alike.values()))}, "
+            "each with a folder for each class; or have them be classes with --classes outer"
+        )
+    elif classes is None and len(within) > 1 and len(names) > 1:
         _judge(layout, within, names, any(folder.images for _, folder in outer))
     elif classes == "inner" and not is_inner:
         layout.guesses.append(
@@ -282,7 +318,8 @@ def _judge(layout: Layout, within: Mapping[str, set[str]], inner: Sequence[str],
     elif all(found == set(inner) for found in within.values()):
         layout.faults.append(
             f"{path}: {some(outer)} all hold the folders {some(inner)}: expected --classes outer to learn "
-            f"{some(outer, 2)}, or --classes inner to learn {some(inner, 2)}"
+            f"{some(outer, 2)}, or --classes inner to learn {some(inner, 2)}, which pools the images of {some(outer)}: "
+            "where these are splits, rename them train, val and test"
         )
     elif not has_images:
         layout.guesses.append(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .dataset import SPLITS, BadFile, Dataset, Findings, Sample
-from .layout import TABLES, Classes
+from .layout import PACKED, TABLES, Classes
 from .manifest import Manifest, is_manifest
 from .readers.folder import read_folder
 from .readers.huggingface import read_huggingface
@@ -17,17 +17,18 @@ from .readers.listing import join
 from .readers.table import read_table
 from .readers.tar_shards import names_shards, read_shards
 from .readers.torchvision_layouts import read_torchvision
+from .readers.tree import extension
 
 KINDS = "a folder, a table (.csv, .tsv, .parquet), tar shards (.tar), torchvision:NAME[:ROOT] or hf:NAME[:CONFIG]"
 """The kinds of datasets, as messages list them."""
 
 
-_PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst")
-"""How the names of compressed files end whose images cannot be read where they lie."""
-
-
 def read_dataset(
-    name: str | os.PathLike[str] | Sequence[str], classes: Classes | None = None, image_field: str | None = None
+    name: str | os.PathLike[str] | Sequence[str],
+    classes: Classes | None = None,
+    image_field: str | None = None,
+    *,
+    needs_train: bool = True,
 ) -> Dataset:
     """Lists the images of one dataset, or of several datasets as one. Reads no image.
 
@@ -46,12 +47,13 @@ def read_dataset(
         name: the dataset, or several.
         classes: which folders are classes, where that is not clear; see :func:`.read_folder`.
         image_field: the field of shards that holds the image, where samples have several; see :func:`.read_shards`.
+        needs_train: whether each class needs a training image. If not, as for evaluation, any split will do.
 
     Raises ValueError or OSError for a dataset that cannot be used as a whole, or whose reader needs a package that is
     not installed. Single images that cannot be used are listed in the dataset's ``bad``.
     """
     names = [name] if isinstance(name, str | os.PathLike) else name
-    return join([_read(os.fspath(one), classes, image_field) for one in names])
+    return join([_read(os.fspath(one), classes, image_field, needs_train) for one in names], needs_train)
 
 
 def real_name(name: str) -> str:
@@ -80,29 +82,31 @@ def read_target(name: str, classes: Classes | None = None, image_field: str | No
     return dataset
 
 
-def _read(name: str, classes: Classes | None, image_field: str | None) -> Dataset:
+def _read(name: str, classes: Classes | None, image_field: str | None, needs_train: bool) -> Dataset:
     kind, _, rest = name.partition(":")
     if kind == "torchvision":
         return read_torchvision(rest)
     if kind == "hf":
-        return read_huggingface(rest)
+        return read_huggingface(rest, needs_train)
     path = Path(name)
     suffix = path.suffix.lower()
     if not path.is_dir() and suffix in TABLES:
-        return _read_manifest(path, classes, image_field) if path.is_file() and is_manifest(path) else read_table(path)
+        if path.is_file() and is_manifest(path):
+            return _read_manifest(path, classes, image_field, needs_train)
+        return read_table(path, needs_train)
     if names_shards(name):
-        return read_shards(name, image_field)
-    if not path.is_dir() and suffix in _PACKED:
+        return read_shards(name, image_field, needs_train)
+    if not path.is_dir() and suffix in PACKED:
         raise ValueError(
-            f"{name}: {suffix} is a compressed archive, whose images cannot be read where they lie: unpack it, and "
-            "name the folder; tar shards have to be uncompressed (.tar)"
+            f"{name}: {extension(path.name)} is a compressed archive, whose images cannot be read where they "
+            "lie: unpack it, and name the folder; tar shards have to be uncompressed (.tar)"
         )
     if path.is_file():
         raise ValueError(f"{name}: expected {KINDS}")
-    return read_folder(path, classes)
+    return read_folder(path, classes, needs_train)
 
 
-def _read_manifest(path: Path, classes: Classes | None, image_field: str | None) -> Dataset:
+def _read_manifest(path: Path, classes: Classes | None, image_field: str | None, needs_train: bool) -> Dataset:
     """The images that a run's manifest names, in its splits and with its labels, where data.json says they are.
 
     Images that are not there any more are bad files. Raises FileNotFoundError where there is no data.json beside the
@@ -112,7 +116,7 @@ def _read_manifest(path: Path, classes: Classes | None, image_field: str | None)
     description = path.with_name("data.json")
     if not description.is_file():
         raise FileNotFoundError(f"{description}: no such file; it tells where the images of {path} are")
-    listed = _read(json.loads(description.read_text(encoding="utf-8"))["path"], classes, image_field)
+    listed = _read(json.loads(description.read_text(encoding="utf-8"))["path"], classes, image_field, needs_train)
     by_name = {listed.name_of(one.image): one for one in listed.samples}
     label = {name: position for position, name in enumerate(manifest.classes)}
     splits: dict[str, list[Sample]] = {}

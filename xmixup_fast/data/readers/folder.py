@@ -13,7 +13,7 @@ from .table import is_table
 from .tree import Walk
 
 
-def read_folder(path: str | os.PathLike[str], classes: Classes | None = None) -> Dataset:
+def read_folder(path: str | os.PathLike[str], classes: Classes | None = None, needs_train: bool = True) -> Dataset:
     """Lists the images of a folder that holds class folders, or a folder for each split with these.
 
     Splits are named, in any case, train or training; val, valid, validation or dev; test, testing, eval or evaluation
@@ -26,6 +26,7 @@ def read_folder(path: str | os.PathLike[str], classes: Classes | None = None) ->
         path: the folder.
         classes: which folders are classes, where all class folders hold the same folders, or one is named like a split
             beside others. ``outer``: the outer ones. ``inner``: the ones in them.
+        needs_train: whether each class needs a training image.
 
     Raises FileNotFoundError where there is no such folder, OSError where it cannot be read, and ValueError, which lists
     all faults: no class folders; folders named like splits beside others; two folders for one split, or splits without
@@ -39,7 +40,7 @@ def read_folder(path: str | os.PathLike[str], classes: Classes | None = None) ->
         raise FileNotFoundError(f"{folder}: no such folder")
     os.scandir(folder).close()  # raises OSError where the folder cannot be read
     tree = walk.tree(folder)
-    layout = understand(tree, classes)
+    layout = understand(tree, classes, needs_train)
     refuse(_tables(tree, layout), [])
     refuse([*layout.faults, *(_no_images(walk) if not layout.classes else [])] if layout.faults else [], bad)
     if layout.top.images:
@@ -51,6 +52,7 @@ def read_folder(path: str | os.PathLike[str], classes: Classes | None = None) ->
         bad,
         root=str(folder),
         classes=[name for _, name, _ in layout.classes],
+        needs_train=needs_train,
         findings=Findings(walk.ignored, [*layout.guesses, *walk.root.said()]),
     )
 

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ..bad_files import printable
+from ..bad_files import first_lines, printable
 from ..dataset import SPLITS, BadFile, Dataset, FileImage, Findings, Image, Sample, by_name
 from ..layout import class_name, some
 
@@ -122,6 +122,7 @@ def collect(
     classes: Iterable[str] = (),
     faults: Iterable[str] = (),
     findings: Findings | None = None,
+    needs_train: bool = True,
 ) -> Dataset:
     """Checks what a reader has listed, and makes the dataset of it.
 
@@ -137,6 +138,7 @@ def collect(
         classes: names of further classes, which may turn out to have no images.
         faults: messages about what makes the dataset useless as a whole.
         findings: what the reader met besides images; this function adds its own guesses.
+        needs_train: whether each class needs a training image; if not, one image in any split will do.
 
     Raises ValueError, which lists all faults, and bad files before the faults that these may be the cause of:
     ``faults``, an image that is listed twice with two classes or splits, a dataset without images, and a class without
@@ -149,7 +151,9 @@ def collect(
     names = sorted({class_name(spelling) for spelling in spellings})
     if "" in names:
         faults.append(f"{where}: the name of a class is empty or only spaces")
-    refuse(faults, bad, _classes_without_training(where, names, seen.values()))
+    if needs_train or not seen:
+        refuse(faults, bad, _classes_without_training(where, names if needs_train else (), seen.values()))
+    refuse(faults, bad)
     labels = {name: label for label, name in enumerate(names)}
     splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for entry in seen.values():
@@ -226,17 +230,21 @@ def _repeated(where: str, entries: Iterable[Entry]) -> list[str]:
 def refuse(faults: Sequence[str], bad: Iterable[BadFile], consequences: Sequence[str] = ()) -> None:
     """Raises ValueError where there are faults, or consequences, which bad files may be the cause of.
 
-    The error lists faults, then the bad files, then the consequences.
+    The error lists faults, then the bad files, then the consequences: the first ones of each, and how many more.
     """
     if faults or consequences:
         bad_lines = [f"{name}: {reason}" for name, reason in map(_printable, bad)]
-        raise ValueError("\n  ".join(map(printable, [*faults, *bad_lines, *consequences])))
+        raise ValueError(
+            "\n  ".join(
+                map(printable, [line for lines in (faults, bad_lines, consequences) for line in first_lines(lines)])
+            )
+        )
 
 
-def join(datasets: Sequence[Dataset]) -> Dataset:
+def join(datasets: Sequence[Dataset], needs_train: bool = True) -> Dataset:
     """Makes one dataset of several, in which classes of the same name are one class.
 
-    Raises ValueError where an image is in two of them.
+    Raises ValueError where an image is in two of them, and what :func:`collect` raises.
     """
     if len(datasets) == 1:
         return datasets[0]
@@ -255,7 +263,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
             ignored[f"{dataset.root}/{folder}".rstrip("/"), extension] += count
     bad = [bad for dataset in datasets for bad in dataset.bad]
     findings = Findings(ignored, [guess for dataset in datasets for guess in dataset.findings.guesses])
-    return collect("sources", entries, bad, faults=faults, findings=findings)
+    return collect("sources", entries, bad, faults=faults, findings=findings, needs_train=needs_train)
 
 
 def _position(entry: Entry) -> str:

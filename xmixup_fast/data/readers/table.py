@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..dataset import BadFile, Dataset, FileImage, Findings
-from ..layout import SPLITS, is_missing, name_splits, split_faults, split_guesses
+from ..layout import SPLITS, is_missing, name_splits, some, split_faults, split_guesses, why_missing
 from .listing import Entry, Root, collect
 
 COLUMNS = ("path", "label", "split")
+
+_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+"""The line by which Excel names the delimiter, before the header."""
 
 _Row = tuple[str, dict[str, str]]
 """Where a row is, such as "line 7", and its cells by column, without spaces around labels and splits; "" for none."""
 
 
-def read_table(path: str | Path) -> Dataset:
+def read_table(path: str | Path, needs_train: bool = True) -> Dataset:
     """Lists the images of a table with the columns path, label and, optionally, split. Other columns are ignored.
 
-    Spaces and case of the columns' names do not matter. Cells of text tables are separated by commas, semicolons or
-    tabs. Paths are relative to the table's folder, or absolute; where there is no such file, backslashes are taken for
-    slashes. Without the column split, all images are in train. Rows that repeat path, label and split are the image's
-    weight. Bad files are files that are missing or not regular.
+    Spaces and case of the columns' names do not matter. Cells of text tables are separated by commas, semicolons,
+    tabs or vertical bars, or as Excel's first line ``sep=;`` says. Paths are relative to the table's folder, or
+    absolute; where there is no such file, backslashes are taken for slashes. Without the column split, all images are
+    in train. Rows that repeat path, label and split are the image's weight. Bad files are files that are missing or not
+    regular. ``needs_train`` tells whether each class needs a training image.
 
     Raises FileNotFoundError where there is no such table, and ValueError for a Parquet file without pyarrow, for a
     table that is malformed or lacks a column, and, listing all faults, for rows without a path or label or with an
@@ -38,7 +43,7 @@ def read_table(path: str | Path) -> Dataset:
     rows = list(_rows(path))
     has_splits = bool(rows) and "split" in rows[0][1]
     splits = name_splits(dict.fromkeys(row["split"].casefold() for _, row in rows)) if has_splits else {}
-    faults = split_faults(path, splits)
+    faults = split_faults(path, splits, needs_train)
     entries: list[Entry] = []
     bad: list[BadFile] = []
     classes: list[str] = []
@@ -56,7 +61,16 @@ def read_table(path: str | Path) -> Dataset:
             entries.append(Entry(found, row["label"], split, where))
     findings = Findings(guesses=[*split_guesses(path, splits), *files.said()])
     root = str(files.root.path)
-    return collect(str(path), entries, bad, root=root, classes=classes, faults=faults, findings=findings)
+    return collect(
+        str(path),
+        entries,
+        bad,
+        root=root,
+        classes=classes,
+        faults=faults,
+        findings=findings,
+        needs_train=needs_train,
+    )
 
 
 def is_table(path: Path) -> bool:
@@ -100,14 +114,18 @@ def _wrong_cells(row: dict[str, str]) -> list[str]:
     """What is wrong with the cells of a row."""
     absent = [name for name in ("path", "label") if not row[name].strip()]
     wrong = [f"has no {' and no '.join(absent)}"] if absent else []
-    wrong += (
-        f"{name}: expected a {'file' if name == 'path' else 'class'}, got {row[name]!r}, which programs write where a "
-        "value is missing: fill it in, or remove the row"
-        for name in ("path", "label")
-        if row[name].strip() and is_missing(row[name])
-    )
+    if row["path"].strip() and is_missing(row["path"]):
+        wrong.append(
+            f"path: expected a file, got {row['path']!r}, which programs write where a value is missing: fill it in, "
+            "or remove the row"
+        )
+    if row["label"] and is_missing(row["label"]):
+        wrong.append(f"label: {why_missing(row['label'])}")
     split = row.get("split", "train")
-    if split.casefold() not in SPLITS:
+    if is_missing(split):
+        found = repr(split) if split else "an empty cell"
+        wrong.append(f"split: expected train, val or test, got {found}: fill it in, or remove the row or the column")
+    elif split.casefold() not in SPLITS:
         wrong.append(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     return wrong
 
@@ -151,15 +169,19 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     line = 1
     try:
         with path.open(newline="", encoding="utf-16" if is_utf16 else "utf-8-sig") as text:
-            delimiter = _delimiter(text.readline())
-            text.seek(0)
+            header = text.readline()
+            named = _SEPARATOR.fullmatch(header.rstrip("\r\n"))
+            delimiter = named[1] if named else _delimiter(header)
+            before = 1 if named else 0
+            if not named:
+                text.seek(0)
             reader = csv.reader(text, delimiter=delimiter, skipinitialspace=True, strict=True)
             while True:
-                line = reader.line_num + 1
+                line = before + reader.line_num + 1
                 cells = next(reader, None)
                 if cells is None:
                     return
-                yield reader.line_num, cells
+                yield before + reader.line_num, cells
     except csv.Error as error:
         raise ValueError(f"{path}: line {line}: {error}") from error
     except UnicodeError as error:
@@ -173,7 +195,7 @@ def _delimiter(header: str) -> str:
         cells = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
         return len(set(map(_column, cells)) & set(COLUMNS))
 
-    return max(",;\t", key=found)
+    return max(",;\t|", key=found)
 
 
 def _parquet_rows(path: Path) -> Iterator[_Row]:
@@ -215,6 +237,8 @@ def _places(path: Path, names: list[str]) -> dict[str, int]:
     if twice or not {"path", "label"} <= set(columns):
         found = f"{twice[0]} twice: " if twice else ""
         raise ValueError(
-            f"{path}: expected the columns path, label and perhaps split, got {found}{', '.join(map(str.strip, names))}"
+            f"{path}: expected the columns path, label and perhaps split, got {found}"
+            f"{some(map(str.strip, names), 10) or 'no column'}: let the first line name them, with commas, "
+            "semicolons, tabs or | between them"
         )
     return {name: columns.index(name) for name in COLUMNS if name in columns}

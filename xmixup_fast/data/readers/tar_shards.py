@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ..dataset import BadFile, Dataset, FileImage, Findings, Image
 from ..formats import is_image
-from ..layout import is_missing, name_splits, some, split_faults, split_guesses, split_parts
+from ..layout import PACKED, is_missing, name_splits, some, split_faults, split_guesses, split_parts, why_missing
 from .listing import Entry, Root, collect, refuse
-from .tree import is_silent
+from .tree import extension, is_silent
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
@@ -62,18 +62,20 @@ def names_shards(name: str) -> bool:
     return any(_tars(folders[split]) for split in name_splits(folders)) or (not folders and bool(_tars(path)))
 
 
-def read_shards(name: str, image_field: str | None = None) -> Dataset:
+def read_shards(name: str, image_field: str | None = None, needs_train: bool = True) -> Dataset:
     """Lists the images of tar shards: one file, a pattern such as a-{000..012}.tar or a*.tar, or a folder of shards.
 
     A sample consists of all members with the same key, which is their name up to the first dot after the last slash.
     What follows is the member's field, and its last part tells what it holds: an image, or, in a .cls member (a number
     or a name) or a .json member (the value of "label"), its class. A field without further dots comes first: png before
     seg.png. Shards are split by the names of their folders or, where these tell no split, by a part of their own names,
-    as in ``imagenet-train-000000.tar``; they are all in train where no name tells, or all tell the same.
+    as in ``imagenet-train-000000.tar``; they are all in train where no name tells or, if training
+    images are needed, all tell the same.
 
     Args:
         name: the shards.
         image_field: the field of the image, such as ``input.jpg`` or ``input``, where samples have several.
+        needs_train: whether each class needs a training image.
 
     Bad files are shards that are missing, damaged or compressed; members that are links, or whose names are absolute or
     contain ``..``; and samples without an image or a label, or with several images.
@@ -86,13 +88,19 @@ def read_shards(name: str, image_field: str | None = None) -> Dataset:
     paths = _paths(name)
     if not paths:
         raise FileNotFoundError(f"{name}: no such file")
-    splits, guesses = _splits(name, paths)
+    splits, guesses = _splits(name, paths, needs_train)
     empty = [item.name for item in _folders(Path(name)).values() if not _tars(item)]
     if empty:
         guesses.append(f"{name}: no shards in {some(empty)}, left out")
+    beside, packed = _beside(Path(name), paths)
+    if packed:
+        guesses.append(
+            f"{name}: {some(packed)} left out, as compressed: unpack to .tar, or to folders, what belongs to it"
+        )
     bad: list[BadFile] = []
     entries: list[Entry] = []
-    ignored = _beside(Path(name), paths)
+    ignored = beside
+    unlabelled: list[str] = []
     for path in paths:
         shard = root.file(path)
         if isinstance(shard, BadFile):
@@ -100,21 +108,28 @@ def read_shards(name: str, image_field: str | None = None) -> Dataset:
         else:
             contents = _Shard(shard.path, image_field, bad)
             entries += contents.entries(splits[path])
+            unlabelled += contents.class_folders()
             folder = shard.path.parent.relative_to(root.path).as_posix()
             ignored.update({("" if folder == "." else folder, field): n for field, n in contents.ignored.items()})
+    refuse(unlabelled, [])
     findings = Findings(ignored, [*guesses, *root.said()])
-    return collect(name, entries, bad, root=str(root.path), findings=findings)
+    return collect(name, entries, bad, root=str(root.path), findings=findings, needs_train=needs_train)
 
 
-def _beside(folder: Path, shards: Iterable[Path]) -> Counter[tuple[str, str]]:
-    """How many files beside the shards of a folder are no shards, by folder and extension; none for a pattern."""
+def _beside(folder: Path, shards: Iterable[Path]) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """What lies beside the shards of a folder; nothing for a pattern.
+
+    Returns how many files are no shards, by folder and extension, and the names of those that are compressed.
+    """
     found: Counter[tuple[str, str]] = Counter()
+    packed = []
     for place in dict.fromkeys(path.parent for path in shards) if folder.is_dir() else ():
         below = place.relative_to(folder).as_posix()
-        for item in place.iterdir():
+        for item in sorted(place.iterdir()):
             if item.suffix != ".tar" and item.is_file() and not is_silent(item.name):
-                found["" if below == "." else below, item.suffix.lower()] += 1
-    return found
+                found["" if below == "." else below, extension(item.name)] += 1
+                packed += [item.relative_to(folder).as_posix()] if item.suffix.lower() in PACKED else []
+    return found, packed
 
 
 def _paths(name: str) -> list[Path]:
@@ -135,7 +150,7 @@ def _tars(folder: Path) -> list[Path]:
     return [Path(path) for path in sorted(glob.glob(f"{glob.escape(str(folder))}/*.tar"))]
 
 
-def _splits(name: str, paths: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
+def _splits(name: str, paths: Sequence[Path], needs_train: bool) -> tuple[dict[Path, str], list[str]]:
     """The split of each shard, and lines on what was guessed.
 
     Raises ValueError where some names tell a split and others none, and where splits are not clear.
@@ -147,10 +162,16 @@ def _splits(name: str, paths: Sequence[Path]) -> tuple[dict[Path, str], list[str
     else:
         parts = {path: sorted(set(split_parts(path.stem))) for path in paths}
     named = dict.fromkeys(part for found in parts.values() for part in found)
-    if len(named) < 2 and all(len(found) == len(named) for found in parts.values()):
+    is_whole = not named or (needs_train and len(named) == 1)
+    if is_whole and all(len(found) == len(named) for found in parts.values()):
         guesses = [f"{name}: all shards are named {part}, and taken for the whole dataset" for part in named]
         return dict.fromkeys(paths, "train"), [] if "train" in name_splits(named).values() else guesses
-    several = [f"{path}: names several splits, {', '.join(found)}" for path, found in parts.items() if len(found) > 1]
+    several = [
+        f"{path}: names several splits, {', '.join(found)}: rename it, so that one is left, such as "
+        f"{found[0]}-000{path.suffix}"
+        for path, found in parts.items()
+        if len(found) > 1
+    ]
     unnamed = [path for path, found in parts.items() if not found]
     if unnamed:
         several.append(
@@ -158,7 +179,7 @@ def _splits(name: str, paths: Sequence[Path]) -> tuple[dict[Path, str], list[str
             "rename these, or leave them out"
         )
     splits = name_splits(named)
-    refuse([*several, *split_faults(name, splits)], [])
+    refuse([*several, *split_faults(name, splits, needs_train)], [])
     return {path: splits[part] for path, (part,) in parts.items()}, split_guesses(name, splits)
 
 
@@ -215,8 +236,11 @@ class _Shard:
             self._read_members()
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             self.bad.append(BadFile(str(self.path), f"expected a whole, uncompressed tar file: {error}"))
-        entries = []
-        for key, sample in self.samples.items():
+        entries: list[Entry] = []
+        if self.is_unlabelled() and not self.class_folders():
+            reason = f"its images ({len(self.samples)}) have no labels: expected a .cls or .json member beside each"
+            self.bad.append(BadFile(str(self.path), reason))
+        for key, sample in self.samples.items() if not self.is_unlabelled() else ():
             try:
                 image = self._image(sample)
                 entries.append(Entry(image, self._class(sample), split))
@@ -224,6 +248,20 @@ class _Shard:
                 first = next(iter(sample.images.values()), None)
                 self.bad.append(BadFile(first.name if first else f"{self.path}/{key}", str(error)))
         return entries
+
+    def is_unlabelled(self) -> bool:
+        """Whether there are several samples, and none has a label."""
+        return len(self.samples) > 1 and not any(sample.labels for sample in self.samples.values())
+
+    def class_folders(self) -> list[str]:
+        """A message where the shard is a packed folder of class folders: its images lie in folders, without labels."""
+        folders = sorted({key.rpartition("/")[0].removeprefix("./") for key in self.samples})
+        if not self.is_unlabelled() or "" in folders or "." in folders:
+            return []
+        return [
+            f"{self.path}: holds class folders ({some(folders, 3)}), no samples with labels (.cls or .json): unpack it "
+            "and name the folder, or leave it out"
+        ]
 
     def _read_members(self) -> None:
         """Reads the headers of all members, and the labels.
@@ -313,7 +351,7 @@ def _class_name(content: bytes, kind: str) -> str:
             raise ValueError(f'.json: expected "label" with a number or a name, got {label!r}')
         name = str(label)
     if is_missing(name):
-        raise ValueError(f"the label {name!r}, which means a missing value" if name.strip() else "an empty label")
+        raise ValueError(why_missing(name))
     return name
 
 

@@ -122,7 +122,7 @@ class Walk:
 
     def _ignore(self, folder: Path, name: str) -> None:
         below = folder.relative_to(self.root.path).as_posix()
-        self.ignored["" if below == "." else printable(below), printable(PurePath(name).suffix.lower())] += 1
+        self.ignored["" if below == "." else printable(below), printable(extension(name))] += 1
 
     def _named_like_an_image(self, folder: Path) -> int:
         """1 if an empty folder is named like an image, which is a bad file; else 0."""
@@ -130,6 +130,12 @@ class Walk:
             return 0
         self.bad.append(BadFile(str(folder), "a folder, not a file"))
         return 1
+
+
+def extension(name: str) -> str:
+    """How a file's name ends, in lower case: of a compressed archive with what it holds, such as ".tar.gz"."""
+    suffixes = [suffix.lower() for suffix in PurePath(name).suffixes[-2:]]
+    return "".join(suffixes if suffixes[:1] == [".tar"] else suffixes[-1:])
 
 
 def is_silent(name: str) -> bool:
