@@ -98,9 +98,10 @@ def load_numpy(body: Any, file: Path, model: str) -> Fit:
 
 def _rows(file: Path) -> int:
     """The number of outputs of the classifier in a file of JAX's format; 0 where there is none."""
-    with np.load(file) as arrays:
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("it is one array; expected the .npz of all weights")
+    loaded = np.load(file)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise ValueError("it is one array; expected the .npz of all weights")
+    with loaded as arrays:
         biases = [name for name in arrays.files if re.search(r"(^|/)head/(.*/)?bias$", name)]
         return int(arrays[biases[0]].shape[-1]) if len(biases) == 1 else 0
 

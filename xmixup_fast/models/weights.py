@@ -24,7 +24,7 @@ LEVELS = 2
 """How many further levels of a checkpoint are looked into."""
 AVERAGED = re.compile(r"(?<![a-z])(ema|swa|averaged?|avg|polyak)(?![a-z])", re.IGNORECASE)
 """How averaged weights are named."""
-CUT_SHORT = ("truncated", "unexpected eof", "not fully covered", "invalid header length")
+CUT_SHORT = ("truncated", "unexpected eof", "not fully covered", "invalid header length", "header too large")
 """What errors about incomplete files say."""
 LISTED = 3
 """How many names a message lists."""
@@ -73,7 +73,7 @@ def read_weights(path: Path) -> Weights:
         return _read_safetensors(file)
     if what := foreign(file):
         raise ValueError(f"weights: {file}: cannot be read: {what}")
-    checkpoint = _reading(file, lambda: torch.load(file, map_location="cpu", weights_only=True))
+    checkpoint = _reading(file, lambda: _load(file))
     state, keys, unread = _found(checkpoint, [], LEVELS + 1)
     if not _is_state_dict(state):
         raise _no_state_dict(file, state, keys)
@@ -95,6 +95,11 @@ def _read_safetensors(file: Path) -> Weights:
         )
     model = metadata.get("model")
     return Weights(clean_state_dict(state), metadata, "its weights" if model is None else f"weights of {model}", model)
+
+
+def _load(file: Path) -> Any:
+    with file.open("rb") as opened:  # given a path, torch goes by its suffix
+        return torch.load(opened, map_location="cpu", weights_only=True)
 
 
 def _metadata(file: Path) -> dict[str, str]:
