@@ -14,19 +14,10 @@ from torch import Tensor
 
 from xmixup_fast import dual_head_cross_entropy
 
+KINDS = [np.asarray, lambda t: np.asarray(t, np.uint16), Tensor.int, Tensor.byte, Tensor.short, Tensor.tolist]
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        np.asarray,
-        lambda t: np.asarray(t, np.uint16),
-        Tensor.int,
-        Tensor.byte,
-        Tensor.short,
-        Tensor.tolist,
-        lambda t: t.to(torch.uint64),
-    ],
-)
+
+@pytest.mark.parametrize("kind", [*KINDS, lambda t: t.to(torch.uint64), lambda t: np.asarray(t, np.uint64)])
 def test_the_loss_takes_integers_of_any_kind_as_labels(device: torch.device, kind: Callable[[Tensor], Any]) -> None:
     inputs = LossInputs.make()
     labels = {name: kind(getattr(inputs, name)) for name in ("target_labels", "source_labels")}
