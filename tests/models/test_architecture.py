@@ -146,3 +146,26 @@ def test_names_that_nobody_has_are_refused_in_one_line(name: str) -> None:
     with pytest.raises(ValueError, match=r"^model: ") as caught:
         build(name, "none", ["a"])
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (CLASSES, "is kept, as it has the same 3 classes"),
+        (CLASSES[1:], "keeps 2 of its 3 classes, and loses the rest"),
+        ([*CLASSES[:1], "ant"], "keeps 1 of 2 classes; new: ant"),
+    ],
+)
+def test_classes_that_are_not_used_are_said(tmp_path: Path, classes: list[str], said: str) -> None:
+    saved(tmp_path)
+    lines: list[str] = []
+    build(f"local-dir:{tmp_path}", "timm", classes, log=lines.append)
+    assert lines[0].endswith(f"the target head {said}")
+
+
+def test_a_folder_without_weights_names_none_as_the_way_out(tmp_path: Path) -> None:
+    saved(tmp_path)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        (tmp_path / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"weights: timm cannot get its weights for local-dir:.*--weights none"):
+        build(f"local-dir:{tmp_path}", "timm", CLASSES)

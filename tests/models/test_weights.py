@@ -192,7 +192,6 @@ NO_STATE = {
     "numbers": ([1, 2], "got list"),
     "nothing": ({}, "got a dictionary of nothing"),
     "a number": ({"model": 3}, "got int under model"),
-    "two": ({"student": {"w": torch.ones(1)}, "teacher": {"w": torch.ones(1)}}, "got a dictionary of student, teacher"),
     "values": ({"state_dict": {"w": torch.ones(1), "v": 3}}, "got a dictionary of w, v under state_dict"),
     "deep": (
         {"model": {"model": {"model": {"model": {"w": torch.ones(1)}}}}},

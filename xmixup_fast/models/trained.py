@@ -18,8 +18,9 @@ from ..runtime.tensor_files import write_tensors
 from . import architecture as architectures
 from . import classifiers
 from .architecture import Architecture
+from .fitting import load_weights
 from .network import Network
-from .weights import load_weights, read_weights, trained_file
+from .weights import read_weights, trained_file
 
 
 def save(network: Network, path: Path, image_size: int, resize: int | str | None = None) -> None:

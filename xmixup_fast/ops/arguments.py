@@ -16,6 +16,8 @@ from torch import Tensor
 MAX_SIDE = 16384
 """The largest height and width that :func:`xmixup_fast.mix` writes, in pixels."""
 
+MAX_INT64 = 2**63 - 1
+
 
 def describe(value: object) -> str:
     """What a value is, for an error: a tensor's or array's dtype and shape, the value itself, or else its type."""
@@ -84,7 +86,8 @@ def as_size(name: str, value: Any) -> tuple[int, int]:
 def as_channels(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Means and standard deviations of the three channels, whose scale and offset have to fit float32.
 
-    Raises TypeError or ValueError where they are not three finite numbers each, or a deviation is not positive.
+    Raises TypeError or ValueError where they are not three finite numbers each, a mean is outside of 0..1, as it is for
+    images in 0..255, or a deviation is outside of 0..1 or 0.
     """
     both = []
     for name, values in (("mean", mean), ("std", std)):
@@ -93,6 +96,12 @@ def as_channels(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ..
             raise ValueError(f"{name}: expected 3 numbers, one a channel, got {len(channels)}")
         numbers = (as_number(f"{name}[{i}]", value, positive=name == "std") for i, value in enumerate(channels))
         both.append(tuple(numbers))
+        for i, number in enumerate(both[-1]):
+            if not 0 <= number <= 1:
+                raise ValueError(
+                    f"{name}[{i}]: expected a number from 0 to 1, for images in 0..1, got {number:g}; divide mean and "
+                    "std for images in 0..255 by 255"
+                )
     largest = float(torch.finfo(torch.float32).max)
     for i, (m, s) in enumerate(zip(*both, strict=True)):
         if max(1 / 255, abs(m)) / s > largest:
@@ -106,7 +115,7 @@ def as_int64(name: str, values: Any, shape: Sequence[int], device: torch.device,
     ``what`` follows the shape in messages. Raises TypeError for values that are not integers, and ValueError for
     another shape or a tensor on another device.
     """
-    tensor = values if isinstance(values, Tensor) else _tensor_of(name, values)
+    tensor = values if isinstance(values, Tensor) else tensor_of(name, values)
     if not _holds_integers(tensor) and tensor.numel():
         raise TypeError(f"{name}: expected int64{list(shape)}{what}, got {describe(tensor)}")
     if list(tensor.shape) != list(shape):
@@ -115,7 +124,11 @@ def as_int64(name: str, values: Any, shape: Sequence[int], device: torch.device,
         tensor = tensor.to(device)
     if tensor.device != device:
         raise ValueError(f"{name}: expected a tensor on {device}, got one on {tensor.device}")
-    return tensor.to(torch.int64).contiguous()
+    converted = tensor.to(torch.int64).contiguous()
+    if tensor.dtype == torch.uint64 and bool((converted < 0).any()):
+        got = f"{describe(tensor)} above it; take them modulo 2**63"
+        raise ValueError(f"{name}: expected integers that int64 holds, up to {MAX_INT64}, got {got}")
+    return converted
 
 
 def as_list(name: str, values: Any, expected: str) -> list[Any]:
@@ -131,17 +144,29 @@ def _holds_integers(tensor: Tensor) -> bool:
     return tensor.dtype != torch.bool and not tensor.is_floating_point() and not tensor.is_complex()
 
 
-def _tensor_of(name: str, values: Any) -> Tensor:
-    """A tensor on the CPU, of its own memory, from an array or a sequence of numbers of any kind."""
+def tensor_of(name: str, values: Any, expected: str = "integers") -> Tensor:
+    """A tensor on the CPU, of its own memory, from an array or a sequence of numbers of any kind.
+
+    Raises TypeError for what holds no numbers, and ValueError for integers that int64 cannot hold.
+    """
     try:
-        array = values
-        if not isinstance(values, np.ndarray):
-            listed = list(values)
-            kept = any(isinstance(value, bool) for value in listed)
-            array = np.array(listed if kept else [int(v) if is_integer(v) else v for v in listed])
-            array = array.astype(bool) if kept else array
+        array = values if isinstance(values, np.ndarray) else _array(list(values))
         if array.dtype.kind in "iu":
-            array = array.astype(np.int64, casting="safe")
+            if array.dtype == np.uint64 and array.size and int(array.max()) > MAX_INT64:
+                raise OverflowError
+            array = array.astype(np.int64)
         return torch.tensor(array, device="cpu")
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name}: expected integers, got {describe(values)}") from error
+    except OverflowError as error:
+        got = f"{describe(values)}; take them modulo 2**63"
+        raise ValueError(f"{name}: expected integers that int64 holds, up to {MAX_INT64}, got {got}") from error
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected {expected}, got {describe(values)}") from error
+
+
+def _array(values: list[Any]) -> Any:
+    """An array of integers, bools or other numbers. Raises OverflowError for integers that int64 cannot hold."""
+    if any(isinstance(value, bool) for value in values):
+        return np.array(values).astype(bool)
+    if all(map(is_integer, values)):
+        return np.array([int(value) for value in values], np.int64)
+    return np.array([int(value) if is_integer(value) else value for value in values])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime import extension  # noqa: F401  (registers the operators)
+from .arguments import tensor_of
 from .image_pool import Crops, ImagePool
 
 _library = torch.ops.xmixup_fast
@@ -193,9 +194,9 @@ def draw(
 def dual_head_cross_entropy(
     target_logits: Tensor,
     source_logits: Tensor,
-    target_labels: Tensor | NDArray[Any],
-    source_labels: Tensor | NDArray[Any],
-    lam: Tensor,
+    target_labels: Tensor | NDArray[Any] | Sequence[int],
+    source_labels: Tensor | NDArray[Any] | Sequence[int],
+    lam: Tensor | NDArray[Any] | Sequence[float],
     *,
     source_weight: float = 1.0,
     label_smoothing: float = 0.0,
@@ -213,9 +214,9 @@ def dual_head_cross_entropy(
     Args:
         target_logits: [B, K_t], float32, bfloat16, float16 or float64.
         source_logits: [B, K_s] of the same dtype.
-        target_labels: int64[B], 0 to K_t - 1; other integers and NumPy's are converted.
+        target_labels: int64[B], 0 to K_t - 1; other integers, NumPy's and lists are converted.
         source_labels: int64[B], 0 to K_s - 1 where ``lam`` is less than 1.
-        lam: float32[B] in 0..1, the weight of the target image.
+        lam: float32[B] in 0..1, the weight of the target image; an array of this dtype, or a list, is converted.
         source_weight: factor of the source head's term, 0 or greater.
         label_smoothing: 0 to 1.
 
@@ -224,18 +225,20 @@ def dual_head_cross_entropy(
 
     Raises:
         RuntimeError: an argument has a wrong dtype, shape or device, or a value outside of its range.
+        TypeError, ValueError: a list or an array does not hold numbers, or integers beyond int64.
         NotImplementedError: backward is asked for second derivatives.
     """
     both = (target_logits, source_logits)
     if all(_can_copy(logits) and logits.dtype == torch.float64 for logits in both):
         target_logits, source_logits = (logits.float() for logits in both)  # the gradients become float64 again
-    target_labels, source_labels = _labels(target_labels, target_logits), _labels(source_labels, target_logits)
+    target_labels = _labels("target_labels", target_labels, target_logits)
+    source_labels = _labels("source_labels", source_labels, target_logits)
     loss: Tensor = _library.dual_head_cross_entropy(
         target_logits=_packed(target_logits),
         source_logits=_packed(source_logits),
         target_labels=target_labels,
         source_labels=source_labels,
-        lam=_packed(lam),
+        lam=_packed(_moved("lam", lam, target_logits)),
         source_weight=source_weight,
         label_smoothing=label_smoothing,
     )[0]
@@ -257,10 +260,18 @@ def _packed(tensor: Any) -> Any:
     return tensor.contiguous() if _can_copy(tensor) else tensor
 
 
-def _labels(labels: Any, logits: Any) -> Any:
+def _moved(name: str, values: Any, logits: Any) -> Any:
+    """An array or a list of numbers as a tensor where the logits are; anything else as it is."""
+    if not isinstance(values, (np.ndarray, list, tuple)) or not isinstance(logits, Tensor):
+        return values
+    tensor = tensor_of(name, values, "numbers" if name == "lam" else "integers").to(logits.device)
+    is_list = not isinstance(values, np.ndarray)
+    return tensor.float() if is_list and tensor.is_floating_point() else tensor
+
+
+def _labels(name: str, labels: Any, logits: Any) -> Any:
     """Integers of any kind as a packed tensor int64; other labels as they are, to be refused by name."""
-    if isinstance(labels, np.ndarray) and isinstance(logits, Tensor):
-        labels = torch.tensor(labels, device=logits.device)
+    labels = _moved(name, labels, logits)
     if _can_copy(labels) and labels.dtype in _INTEGERS:
         labels = labels.to(torch.int64)
     return _packed(labels)

@@ -259,7 +259,10 @@ class XMixup:
 
     def _pool(self, images: Tensor) -> tuple[ImagePool, Tensor]:
         if not isinstance(images, Tensor):
-            raise TypeError(f"images: expected a tensor, got {describe(images)}; torch.as_tensor makes one of an array")
+            listed = isinstance(images, list | tuple) and bool(images) and all(isinstance(i, Tensor) for i in images)
+            got = f"a {type(images).__name__} of {len(images)} tensors" if listed else describe(images)
+            way = "torch.stack makes one of images of one size" if listed else "torch.as_tensor makes one of an array"
+            raise TypeError(f"images: expected a tensor, got {got}; {way}")
         if images.device != self.aux.device:
             raise ValueError(
                 f"images: expected a tensor on {self.aux.device}, where aux is, got one on {images.device}"
