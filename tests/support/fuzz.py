@@ -219,6 +219,10 @@ class Call:
             assert all(torch.equal(*pair) for pair in pairs), "draw: other numbers than the reference's"
         else:
             inputs = LossInputs(**given)
+            # Labels, and lam, may be sequences of numbers.
+            inputs.target_labels, inputs.source_labels, inputs.lam = map(
+                torch.as_tensor, (inputs.target_labels, inputs.source_labels, inputs.lam)
+            )
             inputs.target_labels, inputs.source_labels = inputs.target_labels.long(), inputs.source_labels.long()
             inputs.label_smoothing = float(torch.tensor(inputs.label_smoothing))  # as the kernels hold it
             # Whether a sum of extreme numbers overflows in float32 depends on the order of its terms.
