@@ -51,6 +51,7 @@ class UserMixup:
     def __init__(self, pool: ImagePool, network: Network, settings: Settings, mix: Callable[[Tensor, Tensor], Batch]):
         self.pictures = [pool[i].permute(2, 0, 1).contiguous() for i in range(len(pool))]
         self.labels = pool.labels
+        self.epoch_length = len(pool)
         self.batch_size = settings.batch_size
         self.size = settings.image_size
         self.mix = mix
