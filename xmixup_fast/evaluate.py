@@ -210,7 +210,8 @@ def _chosen_by_content(
     log: Callable[[str], object],
 ) -> Chosen:
     """The images that the options ask for, of a run's own data or another dataset, which their contents tell."""
-    from .data.duplicates import examples
+    from .data.duplicates import EXAMPLES
+    from .data.layout import some
     from .data.manifest import Match
     from .data.sources import real_name
     from .training.target import contents_of
@@ -237,7 +238,7 @@ def _chosen_by_content(
         keeps = is_asked_for or options.trained == "keep"
         about["trained_images"] = {"count": len(trained), "kept": keeps}
         done = "kept" if keeps else "left out; --trained keep evaluates them, too"
-        names = examples([dataset.name_of(one.image) for one, _ in trained])
+        names = some([dataset.name_of(one.image) for one, _ in trained], EXAMPLES)
         log(f"{len(trained)} of these images were trained or validated on ({names}): {done}")
         if not keeps:
             left_out = {one.image.name for one, _ in trained}
@@ -245,7 +246,7 @@ def _chosen_by_content(
             if not given[split]:
                 raise ValueError(f"target: {settings.target}: all of these images were trained or validated on")
     if match.edited and not own:
-        names = examples([dataset.name_of(one.image) for one in match.edited.values()])
+        names = some([dataset.name_of(one.image) for one in match.edited.values()], EXAMPLES)
         log(f"{len(match.edited)} of these images have names of the run's images, and other content ({names})")
     return Chosen(split, _labelled(settings, split, given, classes), bad, about)
 
@@ -279,6 +280,8 @@ def _labelled(settings: Settings, split: str, given: Mapping[str, list[_Pair]], 
 
     Raises ValueError where there are none, or the network does not know a class.
     """
+    from .data.layout import some
+
     pairs = given.get(split, [])
     if not pairs:
         there = ", ".join(name for name, others in given.items() if others)
@@ -286,10 +289,9 @@ def _labelled(settings: Settings, split: str, given: Mapping[str, list[_Pair]], 
     label = {name: position for position, name in enumerate(classes)}
     unknown = sorted({name for _, name in pairs if name not in label})
     if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise ValueError(
             f"target: {settings.target}: the network does not know the class{'es' * (len(unknown) > 1)} "
-            f"{', '.join(unknown[:5])}{more}; its {len(classes)} classes are {', '.join(classes[:5])}"
+            f"{some(unknown)}; its {len(classes)} classes are {', '.join(classes[:5])}"
             + (" ..." if len(classes) > 5 else "")
         )
     return [sample._replace(label=label[name]) for sample, name in pairs]

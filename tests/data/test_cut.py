@@ -243,3 +243,14 @@ def test_images_that_cannot_be_read_are_in_no_split() -> None:
     del contents[unreadable]
     done = cut(dataset, contents, made_settings())
     assert unreadable not in {one.image.name for one in done.dataset.samples} | set(done.apart)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_training_image_with_another_label_in_test_is_not_cut_for_validation(seed: int) -> None:
+    splits = {
+        "train": {"a": ["either", *texts("a", 2)], "b": texts("b", 3)},
+        "test": {"a": ["tested a"], "b": ["either", "tested b"]},
+    }
+    found = cut(*made(splits), made_settings(seed=seed)).dataset
+    assert "photos/train/a/000.png" in {one.image.name for one in found.train}
+    assert "photos/test/b/000.png" not in {one.image.name for one in found.samples}

@@ -49,25 +49,24 @@ def cut(dataset: Dataset, contents: Contents, settings: Settings) -> Cut:
     by_order = settings.split_by == "order"
     dropped = given.dropped() if settings.duplicates == "drop" else {} if by_order else given.unclear()
     rest = dataset.with_splits({name: _without(getattr(dataset, name), contents, dropped) for name in SPLITS})
-    done = cut_by_order(rest, settings) if by_order else cut_by_content(rest, contents, settings)
+    done = cut_by_order(rest, settings) if by_order else cut_by_content(rest, contents, given, settings)
     used = {sample.image.name for split in SPLITS for sample in getattr(done, split)}
     unused = {sample.image.name for sample in rest.train if sample.image.name not in used}
     apart = dict.fromkeys(dropped, OUT) | dict.fromkeys(unused, UNUSED)
     return Cut(done, apart, {**_notes(given), **dropped}, duplicates)
 
 
-def cut_by_content(dataset: Dataset, contents: Contents, settings: Settings) -> Dataset:
+def cut_by_content(dataset: Dataset, contents: Contents, given: Given, settings: Settings) -> Dataset:
     """Cuts by the images' contents.
 
     Of each class, the distinct contents are sorted by a number that follows from content and seed: the first ones are
     for test, the last ones for validation. So validation is the same whether or not test images are put aside. Copies
     go where the first one goes, but do not count as further shots. A content with two labels, or one in a split that
-    the dataset has, stays in train.
+    the dataset has, stays in train; ``given`` holds the images that are left out, too, which tell of both.
 
     Raises ValueError, which names all of them, for classes with too few images to cut from; and for one with fewer
     training images than ``shots``.
     """
-    given = Given(dataset, contents)
     needs = Needs(val=not dataset.val, test=not dataset.test, keeps_test=settings.test != "none")
     place: dict[str, str] = {}
     short = []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .contents import Contents
 from .dataset import SPLITS, Dataset, Sample
+from .layout import some
 
 EXAMPLES = 3
 """How many examples a message gives."""
@@ -110,7 +111,7 @@ class Duplicates:
             (self.copies, "more than once, with one label"),
         )
         return [
-            f"duplicates: {counted(names, 'content')} {kind} ({examples(names)}){'; ' if effect else ''}{effect}"
+            f"duplicates: {counted(names, 'content')} {kind} ({some(names, EXAMPLES)}){'; ' if effect else ''}{effect}"
             for (names, kind), effect in zip(kinds, done[policy], strict=True)
             if names
         ]
@@ -122,12 +123,6 @@ class Duplicates:
             raise ValueError("\n  ".join([advice, *lines]))
 
 
-def counted(items: Sequence[object], noun: str, plural: Callable[[str], str] = "{}s".format) -> str:
+def counted(items: Sequence[object], noun: str) -> str:
     """A number of things, such as "1 image" or "2 images"."""
-    return f"{len(items)} {noun if len(items) == 1 else plural(noun)}"
-
-
-def examples(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
-    return ", ".join(names[:EXAMPLES]) + more
+    return f"{len(items)} {noun}{'s' * (len(items) != 1)}"

@@ -11,7 +11,8 @@ from torch import Tensor
 from .contents import Contents
 from .dataset import SPLITS, Dataset, Sample
 from .decoding.decoder import Decoder
-from .duplicates import counted, examples
+from .duplicates import EXAMPLES, counted
+from .layout import some
 
 SHORT_SIDE = 64
 """Short side at which images are hashed, in pixels; the hash itself looks at 32."""
@@ -52,7 +53,7 @@ def near_duplicates(dataset: Dataset, contents: Contents, decoder: Decoder) -> l
     title = counted(pairs, "pair")
     return [
         f"near duplicates: {title} among {len(samples)} images, {splits} in two splits, {labels} with two labels "
-        f"({examples(sorted(names))}); nothing is done about them"
+        f"({some(sorted(names), EXAMPLES)}); nothing is done about them"
     ]
 
 

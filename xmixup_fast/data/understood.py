@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from .dataset import SPLITS, Dataset, Findings
-from .duplicates import examples
+from .duplicates import EXAMPLES
+from .layout import some
 
 SHOWN = 10
 """Of many classes, how many are listed at the beginning, and at the end."""
@@ -45,7 +46,7 @@ def found(findings: Findings) -> Iterator[str]:
             for (folder, extension), count in most
         ]
         count = sum(findings.ignored.values())
-        yield f"{count} file{'s' * (count > 1)} ignored: {examples(kinds)}"
+        yield f"{count} file{'s' * (count > 1)} ignored: {some(kinds, EXAMPLES)}"
     yield from findings.guesses
 
 

@@ -16,7 +16,8 @@ from ..batches.sampler import Sampler, run_steps
 from ..data.bad_files import list_bad, without
 from ..data.center_crops import center_crop_batches
 from ..data.dataset import BadFile, Dataset, Sample
-from ..data.duplicates import counted, examples
+from ..data.duplicates import EXAMPLES, counted
+from ..data.layout import some
 from ..data.manifest import Manifest
 from ..methods import L2SP, METHODS, REGULARIZERS
 from ..methods.base import Batches, Method
@@ -266,7 +267,7 @@ class _Choice:
         names = [name for name, content in contents.items() if content.digest in digests]
         if names:
             count = counted(names, "auxiliary image")
-            self.log(f"{count} equal to validation or test images, and left out ({examples(names)})")
+            self.log(f"{count} equal to validation or test images, and left out ({some(names, EXAMPLES)})")
         return [BadFile(name, "equal to a validation or test image") for name in names]
 
     def _index(self, selection: Selection, pool: ImagePool, held: Sequence[BadFile]) -> AuxiliaryIndex:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,8 @@ from ..data.contents import Contents, read_contents
 from ..data.cut import OUT, Cut, cut
 from ..data.dataset import SPLITS, BadFile, Content, Dataset, Sample
 from ..data.decoding.choose import make_decoder
-from ..data.duplicates import examples
+from ..data.duplicates import EXAMPLES
+from ..data.layout import some
 from ..data.manifest import Manifest, Match, Row, reasons
 from ..data.near_duplicates import SHORT_SIDE, near_duplicates
 from ..data.sources import read_dataset, read_target, real_name
@@ -146,7 +146,7 @@ def _seen_before(settings: Settings, dataset: Dataset, contents: Contents) -> It
     if counts:
         yield (
             f"weights: {settings.weights} was trained or validated on {' and '.join(counts)} images of this run "
-            f"({examples([name for names in seen.values() for name in names])}), whose accuracy it flatters; "
+            f"({some([name for names in seen.values() for name in names], EXAMPLES)}), whose accuracy it flatters; "
             f"--target {manifest} keeps its splits"
         )
 
@@ -216,8 +216,3 @@ def _with_stand_ins(match: Match, log: Callable[[str], object]) -> list[Sample]:
         title = "missing training image" + "s" * (stand_ins > 1)
         log(f"{stand_ins} {title}: the next one of its class stands in")
     return samples
-
-
-def is_same_place(name: str, recorded: str) -> bool:
-    """Whether a dataset's name leads to where a run's images were."""
-    return real_name(name) == recorded or os.path.realpath(name) == os.path.realpath(recorded)
