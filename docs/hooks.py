@@ -50,7 +50,8 @@ def link(name: str) -> str:
 
 def usage(command: str) -> str:
     """A command's docstring: where indented lines explain the ones before, these are commands."""
-    tree = ast.parse((PACKAGE / f"{command}.py").read_text(encoding="utf-8"))
+    room = PACKAGE if command == "train" else PACKAGE / "commands"
+    tree = ast.parse((room / f"{command}.py").read_text(encoding="utf-8"))
     parts = []
     for paragraph in (ast.get_docstring(tree) or "").split("\n\n"):
         lines = paragraph.split("\n")

@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "xmixup") -> int:
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     module = command.replace("-", "_")
     if module.replace("_", "-") in COMMANDS:
-        status: int = import_module(f".{module}", __package__).main(rest[:-1], f"{prog} {command}")
+        room = "" if module == "train" else ".commands"
+        status: int = import_module(f"{room}.{module}", __package__).main(rest[:-1], f"{prog} {command}")
         return status
 
     def work() -> None:

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from small_runs import arguments
 from torch import Tensor
 
+from xmixup_fast.commands.evaluate import main
 from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.decoder import TorchvisionDecoder
 from xmixup_fast.data.streamed import StreamedImages
-from xmixup_fast.evaluate import main
 from xmixup_fast.evaluation import Evaluation, evaluate_network, merge_evaluations
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save

@@ -14,12 +14,12 @@ import torch
 from made import TARGET, write_folder
 from safetensors import safe_open
 
-from xmixup_fast import export as exporting
-from xmixup_fast.export import Exporter, export, main
+from xmixup_fast.commands import export as exporting
+from xmixup_fast.commands.export import Exporter, export, main
+from xmixup_fast.commands.predict import Prediction, predict
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.models.trained import load_network, save
-from xmixup_fast.predict import Prediction, predict
 
 pytest.importorskip("onnxscript", reason="needs pip install onnx onnxscript onnxruntime")
 onnxruntime = pytest.importorskip("onnxruntime")

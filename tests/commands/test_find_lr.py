@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from small_runs import arguments, flags
 
-from xmixup_fast import find_lr
-from xmixup_fast.find_lr import RangeTest, longest_fall, main
+from xmixup_fast.commands import find_lr
+from xmixup_fast.commands.find_lr import RangeTest, longest_fall, main
 from xmixup_fast.training.run import fit
 
 

@@ -112,7 +112,8 @@ def test_the_list_of_commands_is_what_their_modules_say(capsys: pytest.CaptureFi
     text = capsys.readouterr().out
     assert main(["--help"]) == 0 and capsys.readouterr().out == text
     for command, what in COMMANDS.items():
-        module = import_module(f"xmixup_fast.{command.replace('-', '_')}")
+        room = "xmixup_fast" if command == "train" else "xmixup_fast.commands"
+        module = import_module(f"{room}.{command.replace('-', '_')}")
         assert (module.__doc__ or "").splitlines()[0] == what
         assert re.search(rf"^  {command} +{re.escape(what)}$", text, re.MULTILINE)
 

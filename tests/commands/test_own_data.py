@@ -14,7 +14,7 @@ import pytest
 from made import TARGET, write_folder
 from small_runs import arguments
 
-from xmixup_fast.evaluate import main as evaluate
+from xmixup_fast.commands.evaluate import main as evaluate
 from xmixup_fast.train import main as train
 from xmixup_fast.training.run import fit
 

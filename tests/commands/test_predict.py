@@ -16,12 +16,12 @@ import torch
 from made import TARGET, write_folder
 from small_runs import arguments, run
 
+from xmixup_fast.commands.predict import Prediction, main, predict
 from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.data.formats import NO_CAMERA_RAW, NOT_AN_IMAGE
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save
-from xmixup_fast.predict import Prediction, main, predict
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.prepare import prepare
 from xmixup_fast.training.resolve import resolved

@@ -1,4 +1,4 @@
-"""Properties of python -m xmixup_fast.select, and of training with what it chose."""
+"""Properties of xmixup select, and of training with what it chose."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from made import SOURCE, TARGET, write_folder
 from PIL import Image
 from small_runs import arguments
 
+from xmixup_fast.commands.select import main
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.data.formats import NOT_AN_IMAGE
 from xmixup_fast.data.readers.folder import read_folder
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 from xmixup_fast.report.contact_sheet import GAP, ROWS, TARGET_IMAGES, TEXT, THUMBNAIL, contact_sheets
-from xmixup_fast.select import main
 from xmixup_fast.selection.choice import Selection
 from xmixup_fast.training.run import Result, fit
 
@@ -116,7 +116,7 @@ def test_torchrun_gives_what_one_process_gives(
     command = flags(data, tmp_path / "two", selection="sample", top_images=7)
     environment = {**os.environ, "XMIXUP_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*run, "-m", "xmixup_fast.select", *command], capture_output=True, text=True, cwd=ROOT, env=environment
+        [*run, "-m", "xmixup_fast", "select", *command], capture_output=True, text=True, cwd=ROOT, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected.replace(str(tmp_path / "one"), str(tmp_path / "two"))

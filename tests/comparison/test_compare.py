@@ -19,7 +19,7 @@ import pytest
 from made import SOURCE, TARGET, write_folder, write_plan
 
 from xmixup_fast import fit
-from xmixup_fast.compare import main
+from xmixup_fast.commands.compare import main
 from xmixup_fast.comparison import workers
 from xmixup_fast.comparison.results import Results
 from xmixup_fast.comparison.workers import without_folders
@@ -177,7 +177,7 @@ def start(folder: Path, plan: dict[str, Any], *, stand_in: bool, **environment: 
     # A shell starts background processes with SIGINT ignored.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += f"import sys; from xmixup_fast.comparison import workers; {replace}\n"
-    code += "from xmixup_fast.compare import main; sys.exit(main(sys.argv[1:]))"
+    code += "from xmixup_fast.commands.compare import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", code, write_plan(folder, plan), "--data", str(folder)],
         cwd=ROOT,
@@ -353,7 +353,7 @@ def test_the_first_table_goes_between_markers(
     tmp_path: Path, plan: dict[str, Any], started: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.md"
-    begin, end = (f"<!-- {edge}: written by python -m xmixup_fast.compare -->" for edge in ("begin", "end"))
+    begin, end = (f"<!-- {edge}: written by xmixup compare -->" for edge in ("begin", "end"))
     page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     assert compare(tmp_path, plan, "--markdown", str(page), "--versus", "mixup") == 0
     parts = (tmp_path / "results.md").read_text().strip().split("\n\n")

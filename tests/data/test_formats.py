@@ -23,13 +23,13 @@ from small_runs import run
 from test_decoding import DECODERS, HEIGHT, ROOT, WIDTH, Bytes, decoded, encoded, kinds, made_decoder, photo
 from torch import Tensor
 
+from xmixup_fast.commands.predict import Prediction, predict
 from xmixup_fast.data.dataset import BadFile, Dataset
 from xmixup_fast.data.decoding import pillow
 from xmixup_fast.data.formats import EXTENSIONS, NOT_AN_IMAGE, format_of, is_image
 from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.data.readers.folder import find_images
 from xmixup_fast.data.sources import read_dataset
-from xmixup_fast.predict import Prediction, predict
 
 DEEP = np.asarray(photo())[..., 0].astype(np.uint16) * 256 + np.asarray(photo(seed=1))[..., 0]
 """Grey samples of 16 bits."""

@@ -14,6 +14,7 @@ from jpegs import EXIF, exif, with_segments
 from test_decoding import DECODERS, Bytes, decoded, encoded, made_decoder, photo
 from torch import Tensor
 
+from xmixup_fast.commands.predict import Prediction, predict
 from xmixup_fast.data.dataset import FileImage, Sample
 from xmixup_fast.data.decoding.pillow import Header
 from xmixup_fast.data.decoding.steps import LONGEST, kept_size, resized_bytes
@@ -21,7 +22,6 @@ from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 from xmixup_fast.ops.image_pool import Crops
-from xmixup_fast.predict import Prediction, predict
 
 LINE = "images longer than 16 short sides, cropped to the middle: "
 

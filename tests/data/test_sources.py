@@ -14,8 +14,8 @@ from listings import listing, numbered, reasons, write, write_shard, write_table
 from made import SOURCE, TARGET, write_folder
 
 from xmixup_fast.cli import parse_settings
+from xmixup_fast.commands.evaluate import main as evaluate
 from xmixup_fast.data.sources import read_dataset
-from xmixup_fast.evaluate import main as evaluate
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.train import main

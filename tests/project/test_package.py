@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import xmixup_fast
-from xmixup_fast import _C, info
+from xmixup_fast import _C
+from xmixup_fast.commands import info
 from xmixup_fast.runtime import device as device_module
 from xmixup_fast.runtime.device import usable_device
 
@@ -64,7 +65,7 @@ def test_build_info_tells_compilers_and_levels() -> None:
 
 
 def test_info_command_prints_a_bug_report() -> None:
-    done = python("-m", "xmixup_fast.info")
+    done = python("-m", "xmixup_fast", "info")
     assert done.returncode == 0, done.stderr
     for name in ("xmixup_fast", "CUDA kernels", "CPU level", "torch", "Python", "threads", "DALI"):
         assert any(line.startswith(name) for line in done.stdout.splitlines()), name
@@ -76,7 +77,7 @@ def test_info_takes_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         info.main(["--help"])
     assert ended.value.code == 0 and "Print what a report of a bug should hold" in capsys.readouterr().out
     assert info.main(["--absent"]) == 2
-    assert capsys.readouterr().err == "error: --absent is no flag of python -m xmixup_fast.info\n"
+    assert capsys.readouterr().err == "error: --absent is no flag of xmixup info\n"
 
 
 MISSING = "import sys; sys.modules['xmixup_fast._C'] = None; import xmixup_fast; "

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from xmixup_fast import Settings, find_lr, fit
+from xmixup_fast import Settings, fit
+from xmixup_fast.commands import find_lr
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.runtime import distributed
 from xmixup_fast.training.prepare import prepare

@@ -100,9 +100,7 @@ def read_selection(path: str, target_classes: Sequence[str], source: Dataset) ->
         scored = all("score" in entry for entries in rows.values() for entry in entries)
         values = {target: [float(entry["score"]) for entry in entries] for target, entries in rows.items() if scored}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"selection_file: {path}: expected the selection.json of a run or of python -m xmixup_fast.select"
-        ) from error
+        raise ValueError(f"selection_file: {path}: expected the selection.json of a run or of xmixup select") from error
     known = [sample.image.name for sample in source.train] if kind == "image" else source.classes
     position = {name: i for i, name in enumerate(known)}
     for target in target_classes:

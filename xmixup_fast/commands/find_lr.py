@@ -23,12 +23,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli import exit_status, parse_settings
-from .runtime.files import write_json
-from .settings.fields import Settings
+from ..cli import exit_status, parse_settings
+from ..runtime.files import write_json
+from ..settings.fields import Settings
 
 if TYPE_CHECKING:
-    from .training.trainer import Trainer
+    from ..training.trainer import Trainer
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -96,11 +96,11 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    from .runtime import distributed
-    from .runtime.device import reproducible
-    from .training.prepare import prepare
-    from .training.resolve import resolved, run_name
-    from .training.trainer import Trainer
+    from ..runtime import distributed
+    from ..runtime.device import reproducible
+    from ..training.prepare import prepare
+    from ..training.resolve import resolved, run_name
+    from ..training.trainer import Trainer
 
     folder = Path(settings.output or Path("runs", distributed.broadcast_object(run_name("find-lr", settings))))
     first = distributed.rank() == 0
@@ -139,7 +139,7 @@ def sweep(trainer: Trainer, steps: int) -> RangeTest:
     """Trains for so many steps, or until the loss diverges, while the learning rates grow."""
     from tqdm import tqdm
 
-    from .runtime import distributed
+    from ..runtime import distributed
 
     swept = RangeTest([], [], [])
     average, least = 0.0, math.inf
@@ -179,7 +179,7 @@ def draw(swept: RangeTest, found: Suggestions | None, title: str, path: Path) ->
     """Draws losses over learning rates, with the suggestions, as a PNG file."""
     from matplotlib.figure import Figure
 
-    from .report import figures
+    from ..report import figures
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -200,18 +200,14 @@ def draw(swept: RangeTest, found: Suggestions | None, title: str, path: Path) ->
     figures.save(figure, path)
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.find_lr") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "xmixup find-lr") -> int:
     """Runs the command; returns its exit status, 2 for an error that the user can mend."""
 
     def work() -> None:
         settings = parse_settings(sys.argv[1:] if arguments is None else arguments, prog, __doc__)
-        from .runtime import distributed  # needs torch, which --help need not wait for
+        from ..runtime import distributed  # needs torch, which --help need not wait for
 
         with distributed.processes():
             run(settings)
 
     return exit_status(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,15 +25,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from .cli import exit_status, parse_options, require_one_process
-from .runtime.files import atomic_write
+from ..cli import exit_status, parse_options, require_one_process
+from ..runtime.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from .models.network import Network
-    from .models.trained import Preprocessing
+    from ..models.network import Network
+    from ..models.trained import Preprocessing
 
 Run = Callable[["Tensor"], "Tensor"]
 """Gives logits, float[B, K], for a batch of inputs."""
@@ -71,7 +71,7 @@ class Exporter:
     @cached_property
     def module(self) -> nn.Module:
         """What becomes a program."""
-        from .models.trained import WithPreprocessing
+        from ..models.trained import WithPreprocessing
 
         body: nn.Module = self.network.body
         if self.with_preprocessing:
@@ -101,8 +101,8 @@ class Exporter:
         """Writes model.safetensors; returns the network of that file."""
         from safetensors import safe_open
 
-        from .models.trained import WithPreprocessing, load_network, save
-        from .runtime.tensor_files import write_tensors
+        from ..models.trained import WithPreprocessing, load_network, save
+        from ..runtime.tensor_files import write_tensors
 
         resize = self.preprocessing.resize
         save(self.network, path, self.preprocessing.image_size, "full" if resize is None else resize)
@@ -139,8 +139,8 @@ class Exporter:
 
     def expected(self, images: Tensor) -> Tensor:
         """The network's logits of random images, normalised as in evaluation where they are bytes."""
-        from .data.center_crops import center_crop_batches
-        from .ops.image_pool import ImagePool
+        from ..data.center_crops import center_crop_batches
+        from ..ops.image_pool import ImagePool
 
         if self.with_preprocessing:
             pool = ImagePool.from_dense(images)
@@ -203,7 +203,7 @@ def export(
     Raises ValueError for an unknown format, a missing package, weights that cannot be used, a network that cannot be
     exported, or outputs that differ; FileExistsError where there is such a file. A format that fails leaves no file.
     """
-    from .models.trained import load
+    from ..models.trained import load
 
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -269,7 +269,7 @@ def run(options: Options) -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.export") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "xmixup export") -> int:
     """Runs the command; returns its exit status, 2 for an error that the user can mend."""
 
     def work() -> None:
@@ -277,7 +277,3 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_f
         run(parse_options(Options, given, prog, __doc__, positional={"weights": "RUN_OR_WEIGHTS"}))
 
     return exit_status(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

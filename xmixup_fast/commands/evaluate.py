@@ -20,18 +20,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from .cli import exit_status, parse_options, require_one_process
-from .data.dataset import SPLITS
-from .runtime.files import write_json
-from .settings.fields import Settings
-from .settings.yaml_file import read
+from ..cli import exit_status, parse_options, require_one_process
+from ..data.dataset import SPLITS
+from ..runtime.files import write_json
+from ..settings.fields import Settings
+from ..settings.yaml_file import read
 
 if TYPE_CHECKING:
-    from .data.contents import Contents
-    from .data.dataset import BadFile, Dataset, Sample
-    from .data.manifest import Manifest, Match
-    from .evaluation import Evaluation
-    from .models.trained import Preprocessing
+    from ..data.contents import Contents
+    from ..data.dataset import BadFile, Dataset, Sample
+    from ..data.manifest import Manifest, Match
+    from ..evaluation import Evaluation
+    from ..models.trained import Preprocessing
 
     _Pair: TypeAlias = tuple[Sample, str]  # an image, and the name of its class
 
@@ -82,14 +82,14 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
 
     Raises ValueError and OSError, with a message for the user, for what cannot be used.
     """
-    from .data.bad_files import list_bad, refuse_bad_files, skipped, to_json, without
-    from .evaluation import evaluate_network
-    from .models.trained import load
-    from .report import figures
-    from .runtime.device import reproducible
-    from .training.images import make_image_store
-    from .training.resolve import run_name
-    from .training.run_folder import data_beside
+    from ..data.bad_files import list_bad, refuse_bad_files, skipped, to_json, without
+    from ..evaluation import evaluate_network
+    from ..models.trained import load
+    from ..report import figures
+    from ..runtime.device import reproducible
+    from ..training.images import make_image_store
+    from ..training.resolve import run_name
+    from ..training.run_folder import data_beside
 
     require_one_process()
     network, preprocessing = load(options.model)
@@ -130,7 +130,7 @@ def _settings(
     options: Options, model: str, preprocessing: Preprocessing, run: tuple[Manifest, Mapping[str, Any]] | None
 ) -> Settings:
     """The settings of the evaluation; of a run's data, the place where they were is the target if none is given."""
-    from .runtime.device import usable_device
+    from ..runtime.device import usable_device
 
     config = Path(options.model, "config.yaml")
     names = ("batch_size", "decoder", "bad_files", "storage", "memory_budget", "cache", "threads")
@@ -182,8 +182,8 @@ def choose(
     Raises ValueError where the network does not know a class, or there are no such images; FileNotFoundError for a
     target that is not there.
     """
-    from .data.sources import read_dataset
-    from .data.understood import found
+    from ..data.sources import read_dataset
+    from ..data.understood import found
 
     try:
         dataset = read_dataset(settings.target, settings.classes, settings.image_field, needs_train=False)
@@ -210,11 +210,11 @@ def _chosen_by_content(
     log: Callable[[str], object],
 ) -> Chosen:
     """The images that the options ask for, of a run's own data or another dataset, which their contents tell."""
-    from .data.duplicates import EXAMPLES
-    from .data.layout import some
-    from .data.manifest import Match
-    from .data.sources import real_name
-    from .training.target import contents_of
+    from ..data.duplicates import EXAMPLES
+    from ..data.layout import some
+    from ..data.manifest import Match
+    from ..data.sources import real_name
+    from ..training.target import contents_of
 
     contents, unreadable = contents_of(dataset, dataset.samples, settings)
     match = Match.of(run[0], dataset, contents)
@@ -280,7 +280,7 @@ def _labelled(settings: Settings, split: str, given: Mapping[str, list[_Pair]], 
 
     Raises ValueError where there are none, or the network does not know a class.
     """
-    from .data.layout import some
+    from ..data.layout import some
 
     pairs = given.get(split, [])
     if not pairs:
@@ -297,7 +297,7 @@ def _labelled(settings: Settings, split: str, given: Mapping[str, list[_Pair]], 
     return [sample._replace(label=label[name]) for sample, name in pairs]
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.evaluate") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "xmixup evaluate") -> int:
     """Runs the command; returns its exit status, 2 for an error that the user can mend."""
 
     def work() -> None:
@@ -305,7 +305,3 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_f
         run(parse_options(Options, given, prog, __doc__, positional={"model": "RUN_OR_WEIGHTS"}))
 
     return exit_status(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

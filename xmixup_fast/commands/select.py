@@ -6,7 +6,7 @@ xmixup select --target photos/ --source imagenet/train/ --model resnet50 --selec
 xmixup select --config runs/NAME/config.yaml --selection feature --output runs/chosen
     for the target, source, network and splits of a run, another strategy
 
-torchrun --nproc-per-node 4 -m xmixup_fast.select --target photos/ ...
+torchrun --nproc-per-node 4 -m xmixup_fast select --target photos/ ...
     several processes share the images
 
 xmixup train --selection-file runs/chosen/selection.json ...
@@ -24,15 +24,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cli import exit_status, parse_settings
-from .runtime.files import write_json
-from .settings.fields import Settings
+from ..cli import exit_status, parse_settings
+from ..runtime.files import write_json
+from ..settings.fields import Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .data.dataset import BadFile, Dataset
-    from .selection.choice import Selection
+    from ..data.dataset import BadFile, Dataset
+    from ..selection.choice import Selection
 
 GROUPS = ("data", "network and method", "selection of auxiliary images", "machine")
 """Groups of settings that --help shows."""
@@ -43,11 +43,11 @@ def run(settings: Settings) -> Selection:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    from .report.contact_sheet import contact_sheets
-    from .runtime import distributed
-    from .runtime.device import usable_device
-    from .training.resolve import run_name
-    from .training.target import read_source, target_data
+    from ..report.contact_sheet import contact_sheets
+    from ..runtime import distributed
+    from ..runtime.device import usable_device
+    from ..training.resolve import run_name
+    from ..training.target import read_source, target_data
 
     if settings.source is None:
         raise ValueError("source: expected a dataset to choose from, got none")
@@ -65,7 +65,7 @@ def run(settings: Settings) -> Selection:
 
 
 def _log(text: str) -> None:
-    from .runtime import distributed
+    from ..runtime import distributed
 
     if distributed.rank() == 0:
         print(text, flush=True)
@@ -75,11 +75,11 @@ def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadF
     """What is selected; files that cannot be decoded are added to ``bad``."""
     import torch
 
-    from .data.bad_files import list_bad
-    from .data.decoding.choose import make_decoder
-    from .models.build import build
-    from .runtime.device import reproducible
-    from .selection.selector import AuxiliarySelector
+    from ..data.bad_files import list_bad
+    from ..data.decoding.choose import make_decoder
+    from ..models.build import build
+    from ..runtime.device import reproducible
+    from ..selection.selector import AuxiliarySelector
 
     with reproducible(settings.seed, settings.threads):
         network = build(
@@ -107,8 +107,8 @@ def _report(
     settings: Settings, selection: Selection, datasets: tuple[Dataset, Dataset], bad: Sequence[BadFile]
 ) -> dict[str, Any]:
     """The content of selection.json, of which the console shows a table."""
-    from .data.bad_files import refuse_bad_files, skipped, to_json
-    from .selection import selector
+    from ..data.bad_files import refuse_bad_files, skipped, to_json
+    from ..selection import selector
 
     target, source = datasets
     bad = refuse_bad_files(bad, settings.bad_files)
@@ -130,19 +130,15 @@ def _write(folder: Path, report: dict[str, Any], sheets: Sequence[Image]) -> Non
     print(f"selection.json and {len(sheets)} contact sheet{'s' if len(sheets) > 1 else ''} in {folder}")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.select") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "xmixup select") -> int:
     """Runs the command; returns its exit status, 2 for an error that the user can mend."""
 
     def work() -> None:
         given = sys.argv[1:] if arguments is None else arguments
         settings = parse_settings(given, prog, __doc__, groups=GROUPS)
-        from .runtime import distributed  # needs torch, which --help need not wait for
+        from ..runtime import distributed  # needs torch, which --help need not wait for
 
         with distributed.processes():
             run(settings)
 
     return exit_status(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -26,18 +26,18 @@ from itertools import islice, tee
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from .cli import exit_status, parse_options, require_one_process
-from .data.bad_files import list_bad, printable, skipped
-from .data.dataset import BadFile, FileImage, Findings, Image
-from .data.readers.folder import find_images
-from .runtime.files import atomic_write
+from ..cli import exit_status, parse_options, require_one_process
+from ..data.bad_files import list_bad, printable, skipped
+from ..data.dataset import BadFile, FileImage, Findings, Image
+from ..data.readers.folder import find_images
+from ..runtime.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from .models.network import Network
-    from .models.trained import Preprocessing
+    from ..models.network import Network
+    from ..models.trained import Preprocessing
 
 Policy = Literal["error", "skip"]
 DecoderName = Literal["auto", "dali", "torchcodec", "torchvision", "pillow"]
@@ -94,9 +94,9 @@ def predict(
     """
     import torch
 
-    from .data.decoding.choose import make_decoder
-    from .models.trained import load
-    from .runtime.device import usable_device
+    from ..data.decoding.choose import make_decoder
+    from ..models.trained import load
+    from ..runtime.device import usable_device
 
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
@@ -114,8 +114,8 @@ class _Classifier:
     """A network that looks at decoded images just as evaluation does."""
 
     def __init__(self, network: Network, preprocessing: Preprocessing, top_k: int, device: torch.device) -> None:
-        from .models.class_names import readable_name
-        from .ops.image_format import OutputBuffers
+        from ..models.class_names import readable_name
+        from ..ops.image_format import OutputBuffers
 
         self.network = network.to_device(device)
         self.preprocessing = preprocessing
@@ -130,8 +130,8 @@ class _Classifier:
         """The likeliest classes of each image, uint8[H, W, 3]."""
         import torch
 
-        from .data.center_crops import center_crop_batches
-        from .ops.image_pool import ImagePool
+        from ..data.center_crops import center_crop_batches
+        from ..ops.image_pool import ImagePool
 
         pool = ImagePool.from_images(images).to(self.device)
         ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers)
@@ -189,7 +189,7 @@ def _predictions(
 
 def _find(paths: Iterable[str | os.PathLike[str]], bad: list[BadFile]) -> Iterator[Image]:
     """The images of files and folders; what cannot be used is added to ``bad``, and what is no image is counted."""
-    from .data.understood import found
+    from ..data.understood import found
 
     ignored: dict[tuple[str, str], int] = {}
     for path in map(Path, paths):
@@ -313,7 +313,7 @@ def run(options: Options) -> None:
         print(f"{count} image{'s' * (count != 1)} predicted: {output}")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.predict") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "xmixup predict") -> int:
     """Runs the command; returns its exit status, 2 for an error that the user can mend."""
 
     def work() -> None:
@@ -322,7 +322,3 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_f
         run(parse_options(Options, given, prog, __doc__, positional=positional, metavars={"output": "FILE"}))
 
     return exit_status(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

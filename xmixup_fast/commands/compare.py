@@ -31,17 +31,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from .cli import Parser, checked_options, exit_status, require_one_process
-from .comparison.plan import COMMON, Comparison, Run, Task, read, timing_key, with_data_folder
-from .comparison.plot import plot
-from .comparison.results import Results, check_data
-from .comparison.tables import comma_separated, markdown, paired_table, rows
-from .comparison.tuning import choose, tuned
-from .comparison.workers import Workers
-from .runtime.files import around_markers, write_between_markers, write_text
-from .runtime.signals import Interrupted
+from ..cli import Parser, checked_options, exit_status, require_one_process
+from ..comparison.plan import COMMON, Comparison, Run, Task, read, timing_key, with_data_folder
+from ..comparison.plot import plot
+from ..comparison.results import Results, check_data
+from ..comparison.tables import comma_separated, markdown, paired_table, rows
+from ..comparison.tuning import choose, tuned
+from ..comparison.workers import Workers
+from ..runtime.files import around_markers, write_between_markers, write_text
+from ..runtime.signals import Interrupted
 
-WRITER = "python -m xmixup_fast.compare"
+WRITER = "xmixup compare"
 """What the tables of other people's pages are marked with."""
 
 Chosen = Mapping[str, Mapping[str, Any]]
@@ -84,7 +84,7 @@ class Options:
             raise ValueError("expected one of --tune, --time and --table, got several")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.compare") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "xmixup compare") -> int:
     """Runs the command; returns its exit status: 2 for an error that the user can mend, 1 where runs failed."""
     given = sys.argv[1:] if arguments is None else arguments
 
@@ -156,7 +156,7 @@ def _compare(comparison: Comparison, options: Options) -> int:
 
 def _check_targets(runs: Sequence[Run], lines: Sequence[dict[str, Any]], data: str | None) -> None:
     """Raises ValueError where the images of a target have changed since the first of its runs, before more are made."""
-    from .training.target import listing_now
+    from ..training.target import listing_now
 
     keys = {run.key for run in runs}
     recorded = {line["target"]: line["data"] for line in lines if line["key"] in keys and line.get("data")}
@@ -217,7 +217,3 @@ def _write_tables(
 
 def _versions(line: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in line["versions"].items())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from .cli import Parser, exit_status
+from ..cli import Parser, exit_status
 
 _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
 
@@ -30,7 +30,7 @@ def collect() -> dict[str, str]:
     """Versions, build and devices, a printable line each."""
     import torch
 
-    from .runtime.extension import build_info, cpu_level
+    from ..runtime.extension import build_info, cpu_level
 
     build = build_info()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -54,7 +54,7 @@ def collect() -> dict[str, str]:
     }
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.info") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "xmixup info") -> int:
     """Runs the command; returns its exit status."""
 
     def work() -> None:
@@ -65,7 +65,3 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_f
             print(f"{name:{width}}  {value}")
 
     return exit_status(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
