@@ -66,7 +66,14 @@ OTHERS: dict[str, dict[str, Any]] = {
     "partly unmixed": {**METHODS["boxes"], "mix_probability": 0.5, "unmixed_share": 0.25},
     "one weight a batch": {**METHODS["CutMix"], "lam_per": "batch", "alpha": 1.0, "fold": False},
     "average, AdamW": {**METHODS["blend"], "ema_decay": 0.9, "optimizer": "adamw", "lr": 1e-4, "clip_grad": 0.5},
-    "best of all": {**METHODS["blend"], "patience": 9, "epochs": 3, "steps": None, "label_smoothing": 0.1},
+    "best of all": {
+        **METHODS["blend"],
+        "patience": 9,
+        "keep": "best",
+        "epochs": 3,
+        "steps": None,
+        "label_smoothing": 0.1,
+    },
 }
 LEFT_OUT = ("method", "target", "source", "weights", "versions", "data")
 """Of a summary: names, and what tells of the machine."""
@@ -76,6 +83,7 @@ def settings(data: Path, output: Path, **changes: Any) -> dict[str, Any]:
     common = {"target": str(data / "target"), "source": str(data / "source"), "model": "test_resnet", "steps": STEPS}
     common |= {"weights": str(data / "weights.safetensors"), "batch_size": 8, "image_size": 32, "device": "cpu"}
     common |= {
+        "keep": "last",
         "split_by": "order",
         "report": False,
         "threads": 1,

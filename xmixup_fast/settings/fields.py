@@ -26,9 +26,19 @@ class Settings:
     .parquet) with the columns path, label and perhaps split; WebDataset shards (a-{000..012}.tar, a/*.tar);
     torchvision:NAME[:ROOT]; or hf:NAME[:CONFIG]."""
     source: str | list[str] | None = None
-    """Auxiliary images, likewise, or several such datasets; xmixup, xcutmix, cotrain and seqtrain need them. To
-    cotuning their classes tell which ones of the pretrained classifier it uses; all of them without a source."""
-    model: str
+    """Auxiliary images, likewise, or several such datasets; or a NAME that xmixup sources lists, or a URL. xmixup,
+    xcutmix, cotrain and seqtrain need them, and take tiny-imagenet if none is given. To cotuning their classes tell
+    which ones of the pretrained classifier it uses; all of them without a source."""
+    source_images: int = 100
+    """Images of each chosen class that are fetched from a source that is elsewhere."""
+    probe_images: int | None = None
+    """Images of each class that are fetched from a source that is elsewhere where the selection has to look at the
+    source; it stops if not given."""
+    fetch_anyway: bool = False
+    """Fetch from a source whose chosen images cannot be had without many others, however much that is."""
+    yes: bool = False
+    """Download without asking."""
+    model: str = "resnet50"
     """Network, by its timm name; or hf-hub:ID, of the Hugging Face Hub, or local-dir:FOLDER, as timm saves one."""
     weights: str = "timm"
     """Where the network starts: timm (download, or what the Hub or folder holds), pip (a package of ImageNet weights),
@@ -119,6 +129,12 @@ class Settings:
     """Weight of the loss on source classes."""
     label_smoothing: float = 0.0
     """Label smoothing of every cross entropy with a class as its label."""
+    class_weights: str | None = None
+    """Weights of the target's classes in the loss: balanced, which is inverse to their numbers of training images, or a
+    YAML or JSON FILE of a weight for each class."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """Which images an epoch shows: each as often as the others (shuffle), or each class as often (balanced), of which
+    small ones come several times."""
     delta_alpha: float = 1.0
     """delta: weight of the difference of feature maps, relative to their size."""
     bss_eta: float = 1e-3
@@ -178,8 +194,10 @@ class Settings:
     val_interval: int = 1
     """Epochs from one validation to the next; the last step is always followed by one."""
     patience: int | None = None
-    """Stop after so many validations in a row that were no better than the best, and keep the best one's weights; the
-    last step's are kept otherwise. The schedule still spans the whole length."""
+    """Stop after so many validations in a row that were no better than the best. The schedule still spans the whole
+    length."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights to test and save: of the best validation, the later one of equals, or of the last step."""
     test: Literal["run", "hold", "none"] = "run"
     """Test at the end (run); put test images aside, but do not look at them, as it has to be while settings are chosen
     (hold); or cut none, and train on them (none, or --no-test)."""
@@ -216,7 +234,7 @@ class Settings:
             object.__setattr__(self, name, as_type(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
         more = ("grad_accum_steps", "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods")
-        for name in (*counts, *more, "patience"):
+        for name in (*counts, *more, "patience", "source_images", "probe_images"):
             self._check(name, "a positive number", lambda value: value >= 1)
         for name in ("lr", "head_lr_multiplier", "clip_grad", "alpha", "seqtrain_share", "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))

@@ -11,6 +11,8 @@ from dataclasses import asdict, fields, replace
 from .fields import Settings
 
 NOT_HASHED = (
+    "fetch_anyway",
+    "yes",
     "device",
     "threads",
     "cache",
@@ -32,7 +34,10 @@ NOT_HASHED = (
 )
 """Settings that decide where and how a run is computed, not what it computes."""
 
-NEUTRAL: Mapping[str, tuple[str, ...]] = {
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "source_images": (100,),
+    "sampler": ("shuffle",),
+    "keep": ("last",),
     "optimizer": ("sgd",),
     "schedule": ("cosine",),
     "regularizer": ("none",),

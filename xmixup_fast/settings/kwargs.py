@@ -10,6 +10,10 @@ class SettingsKwargs(TypedDict, total=False):
 
     target: str
     source: str | list[str] | None
+    source_images: int
+    probe_images: int | None
+    fetch_anyway: bool
+    yes: bool
     model: str
     weights: str
     method: Literal[
@@ -57,6 +61,8 @@ class SettingsKwargs(TypedDict, total=False):
     unmixed_share: float
     source_weight: float
     label_smoothing: float
+    class_weights: str | None
+    sampler: Literal["shuffle", "balanced"]
     delta_alpha: float
     bss_eta: float
     bss_k: int
@@ -83,6 +89,7 @@ class SettingsKwargs(TypedDict, total=False):
     near_duplicates: bool
     val_interval: int
     patience: int | None
+    keep: Literal["best", "last"]
     test: Literal["run", "hold", "none"]
     report: bool
     loggers: Literal["tensorboard", "wandb"] | list[Literal["tensorboard", "wandb"]] | None
