@@ -1,7 +1,7 @@
 """XMixup: fine-tuning with auxiliary samples at the price of plain fine-tuning, on fused C++/CUDA operators.
 
 >>> import xmixup_fast
->>> result = xmixup_fast.fit(target="photos/", source="imagenet/", model="resnet50")  # doctest: +SKIP
+>>> result = xmixup_fast.fit("photos/", source="imagenet/")  # doctest: +SKIP
 >>> images = xmixup_fast.mix(pool, crops, aux, aux_crops, lam, mean=mean, std=std, size=(224, 224))  # doctest: +SKIP
 
 The names are imported when they are first used, so that importing the package needs neither torch nor the extension.
@@ -12,21 +12,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .commands.functions import evaluate, select
+    from .commands.predict import predict
+    from .commands.predictions import Prediction, Predictions
+    from .methods.l2sp import l2sp
     from .ops.image_pool import Crops, ImagePool
     from .ops.lam import cutmix_boxes
     from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix
     from .ops.xmixup import MixedLabels, XMixup, joint_labels
+    from .report.results import EvaluationResult, SelectionResult
     from .runtime.extension import __version__, build_info, cpu_level
     from .settings.fields import Settings
-    from .training.run import Result, fit
+    from .training.result import Result
+    from .training.run import fit
 
 # The same imports as above: tests/project/test_package.py compares them.
 _LAZY = {
     "Crops": "ops.image_pool",
     "DrawOutput": "ops.operators",
+    "EvaluationResult": "report.results",
     "ImagePool": "ops.image_pool",
     "MixedLabels": "ops.xmixup",
-    "Result": "training.run",
+    "Prediction": "commands.predictions",
+    "Predictions": "commands.predictions",
+    "Result": "training.result",
+    "SelectionResult": "report.results",
     "Settings": "settings.fields",
     "XMixup": "ops.xmixup",
     "__version__": "runtime.extension",
@@ -35,17 +45,25 @@ _LAZY = {
     "cutmix_boxes": "ops.lam",
     "draw": "ops.operators",
     "dual_head_cross_entropy": "ops.operators",
+    "evaluate": "commands.functions",
     "fit": "training.run",
     "joint_labels": "ops.xmixup",
+    "l2sp": "methods.l2sp",
     "mix": "ops.operators",
+    "predict": "commands.predict",
+    "select": "commands.functions",
 }
 
 __all__ = [
     "Crops",
     "DrawOutput",
+    "EvaluationResult",
     "ImagePool",
     "MixedLabels",
+    "Prediction",
+    "Predictions",
     "Result",
+    "SelectionResult",
     "Settings",
     "XMixup",
     "__version__",
@@ -54,9 +72,13 @@ __all__ = [
     "cutmix_boxes",
     "draw",
     "dual_head_cross_entropy",
+    "evaluate",
     "fit",
     "joint_labels",
+    "l2sp",
     "mix",
+    "predict",
+    "select",
 ]
 
 

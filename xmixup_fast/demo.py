@@ -28,7 +28,7 @@ from .cli import require_one_process
 from .runtime.signals import Interrupted
 
 if TYPE_CHECKING:
-    from .training.run import Result
+    from .training.result import Result
 
 Pixels = NDArray[np.uint8]
 

@@ -1,4 +1,4 @@
-"""XMixup in the Hugging Face Trainer: mixes in compute_loss, where batches are on the device. "# XMixup": what changes.
+"""XMixup in the Hugging Face Trainer, with two heads in one layer. "# XMixup": what changes.
 
 python docs/examples/huggingface_trainer.py
 """
@@ -12,25 +12,12 @@ from made_images import NORMALISE, RELATIVES, SIZE, SOURCE, TARGET, auxiliary, p
 from torch.utils.data import StackDataset
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
 
-from xmixup_fast import XMixup, dual_head_cross_entropy  # XMixup
+from xmixup_fast import XMixup  # XMixup
+from xmixup_fast.integrations.huggingface import XMixupTrainerMixin  # XMixup
 
 
-class XMixupTrainer(Trainer):  # XMixup
-    """The model's outputs are the target's classes and then the source's; evaluation is as before."""
-
-    def __init__(self, *args, **kwargs) -> None:  # XMixup
-        super().__init__(*args, **kwargs)  # XMixup
-        self.model_accepts_loss_kwargs = False  # XMixup: the loss below is a mean
-        self.xmixup = XMixup(auxiliary().to(self.args.device), RELATIVES, size=SIZE, **NORMALISE)  # XMixup
-
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):  # XMixup
-        if not model.training:  # XMixup
-            return super().compute_loss(model, inputs, return_outputs, **kwargs)  # XMixup
-        images, mixed = self.xmixup(inputs["pixel_values"], inputs["labels"])  # XMixup: bytes and labels go in
-        outputs = model(pixel_values=images)  # XMixup
-        target, source = outputs.logits.split([len(TARGET), len(SOURCE)], dim=1)  # XMixup
-        loss = dual_head_cross_entropy(target.contiguous(), source.contiguous(), *mixed)  # XMixup
-        return (loss, outputs) if return_outputs else loss  # XMixup
+class XMixupTrainer(XMixupTrainerMixin, Trainer):  # XMixup
+    pass  # what your own trainer changes
 
 
 def make_trainer(folder: str, steps: int) -> XMixupTrainer:
@@ -57,6 +44,8 @@ def make_trainer(folder: str, steps: int) -> XMixupTrainer:
         model=ResNetForImageClassification(config),
         args=arguments,
         train_dataset=StackDataset(pixel_values=images, labels=labels),  # XMixup: bytes
+        xmixup=XMixup(auxiliary(), RELATIVES, size=SIZE, **NORMALISE),  # XMixup
+        target_classes=len(TARGET),  # XMixup
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from xmixup_fast import XMixup, dual_head_cross_entropy  # XMixup
+from xmixup_fast.integrations.lightning import XMixupCallback  # XMixup
 
 
 class Classifier(lightning.LightningModule):
@@ -23,16 +24,10 @@ class Classifier(lightning.LightningModule):
         self.source_head = torch.nn.Linear(self.network.num_features, len(SOURCE))  # XMixup
         self.losses: list[float] = []
 
-    def on_fit_start(self) -> None:  # XMixup
-        self.xmixup = XMixup(auxiliary().to(self.device), RELATIVES, size=SIZE, **NORMALISE)  # XMixup
-
-    def on_after_batch_transfer(self, batch, dataloader_idx: int):  # XMixup: bytes and labels go in
-        return self.xmixup(*batch) if self.trainer.training else batch  # XMixup
-
     def training_step(self, batch, batch_idx: int) -> Tensor:
-        images, mixed = batch  # XMixup
+        images, labels = batch
         features = self.network(images)
-        loss = dual_head_cross_entropy(self.target_head(features), self.source_head(features), *mixed)  # XMixup
+        loss = dual_head_cross_entropy(self.target_head(features), self.source_head(features), *labels)  # XMixup
         self.losses.append(loss.item())
         return loss
 
@@ -46,6 +41,7 @@ def main(steps: int = 40) -> list[float]:
     module = Classifier()
     trainer = lightning.Trainer(
         max_steps=steps,
+        callbacks=[XMixupCallback(XMixup(auxiliary(), RELATIVES, size=SIZE, **NORMALISE))],  # XMixup: takes bytes
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

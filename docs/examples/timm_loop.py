@@ -1,4 +1,4 @@
-"""XMixup in timm's training loop, in place of timm.data.Mixup: one head, soft labels. "# XMixup": what changes.
+"""XMixup in timm's training loop, in place of timm.data.FastCollateMixup: soft labels. "# XMixup": what changes.
 
 python docs/examples/timm_loop.py
 """
@@ -13,7 +13,8 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.utils import random_seed
 
-from xmixup_fast import XMixup, joint_labels  # XMixup
+from xmixup_fast import XMixup  # XMixup
+from xmixup_fast.integrations.timm import XMixupCollate  # XMixup
 
 
 def main(steps: int = 40) -> list[float]:
@@ -24,6 +25,7 @@ def main(steps: int = 40) -> list[float]:
     model = timm.create_model("test_resnet", num_classes=classes).to(device)
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.02, momentum=0.9)
     loss_fn = SoftTargetCrossEntropy()
+    xmixup = XMixup(auxiliary(), RELATIVES, size=SIZE, **NORMALISE)  # XMixup
     loader = create_loader(
         Photos(),
         (3, *SIZE),
@@ -31,15 +33,12 @@ def main(steps: int = 40) -> list[float]:
         is_training=True,
         num_workers=0,
         device=device,
-    ).loader  # XMixup: the loader inside, which gives bytes; XMixup normalises them
-    mixup_fn = XMixup(auxiliary().to(device), RELATIVES, size=SIZE, **NORMALISE)  # XMixup
+        collate_fn=XMixupCollate(xmixup, len(TARGET), len(SOURCE)),  # XMixup
+    )
 
     losses: list[float] = []
     while len(losses) < steps:
         for input, target in loader:
-            input, target = input.to(device), target.to(device)  # XMixup
-            input, mixed = mixup_fn(input, target)  # XMixup
-            target = joint_labels(mixed, len(TARGET), len(SOURCE))  # XMixup
             loss = loss_fn(model(input), target)
             optimizer.zero_grad()
             loss.backward()

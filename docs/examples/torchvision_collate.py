@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 from made_images import NORMALISE, RELATIVES, SIZE, SOURCE, TARGET, Photos, auxiliary
-from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from xmixup_fast import XMixup, joint_labels  # XMixup
+from xmixup_fast import XMixup  # XMixup
+from xmixup_fast.integrations.torchvision import XMixupCollate  # XMixup
 
 PRESET = [
     v2.RandomResizedCrop(SIZE, scale=(0.5, 1)),
@@ -23,11 +23,7 @@ PRESET = [
 
 def make_loader(workers: int = 0) -> DataLoader:
     xmixup = XMixup(auxiliary(), RELATIVES, size=SIZE, **NORMALISE)  # XMixup: on the CPU, where batches are collated
-
-    def collate_fn(samples: list) -> tuple[Tensor, Tensor]:
-        images, mixed = xmixup(*default_collate(samples))  # XMixup
-        return images, joint_labels(mixed, len(TARGET), len(SOURCE))  # XMixup
-
+    collate_fn = XMixupCollate(xmixup, len(TARGET), len(SOURCE))  # XMixup
     dataset = Photos(v2.Compose(PRESET))
     return DataLoader(dataset, batch_size=16, shuffle=True, num_workers=workers, collate_fn=collate_fn)
 

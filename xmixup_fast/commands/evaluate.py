@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ..data.contents import Contents
     from ..data.dataset import BadFile, Dataset, Sample
     from ..data.manifest import Manifest, Match
-    from ..evaluation import Evaluation
     from ..models.trained import Preprocessing
+    from ..report.results import EvaluationResult
 
     _Pair: TypeAlias = tuple[Sample, str]  # an image, and the name of its class
 
@@ -77,15 +77,17 @@ class Options:
     """CPU threads; PyTorch's default if not given."""
 
 
-def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
+def run(options: Options, log: Callable[[str], object] = print, *, writes: bool = True) -> EvaluationResult:
     """Evaluates as the options say, and writes evaluation.json and confusion.png; ``log`` gets lines for the user.
 
-    Raises ValueError and OSError, with a message for the user, for what cannot be used.
+    Without ``writes``, files are written only to an ``output`` that is given. Raises ValueError and OSError, with a
+    message for the user, for what cannot be used.
     """
     from ..data.bad_files import list_bad, refuse_bad_files, skipped, to_json, without
     from ..evaluation import evaluate_network
     from ..models.trained import load
     from ..report import figures
+    from ..report.results import EvaluationResult
     from ..runtime.device import reproducible
     from ..training.images import make_image_store
     from ..training.resolve import run_name
@@ -95,8 +97,8 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
     network, preprocessing = load(options.model)
     run = data_beside(Path(options.model))
     settings = _settings(options, network.model_name, preprocessing, run)
-    folder = Path(options.output or Path("runs", run_name("evaluate", settings)))
-    if (folder / "evaluation.json").exists():
+    folder = Path(options.output or Path("runs", run_name("evaluate", settings))) if options.output or writes else None
+    if folder is not None and (folder / "evaluation.json").exists():
         raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
     chosen = choose(settings, options, network.classes, run, log)
     split, samples, bad = chosen.split, chosen.samples, chosen.bad
@@ -111,19 +113,21 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
         evaluation = evaluate_network(network, images, form, settings.batch_size)
     evaluation = replace(evaluation, names=[sample.image.name for sample in without(samples, bad)])
 
-    folder.mkdir(parents=True, exist_ok=True)
-    figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
-    description = {"model": options.model, "target": settings.target, "split": split, **chosen.about}
-    write_json(folder / "evaluation.json", {**description, **evaluation.to_json(), "bad_files": to_json(bad)})
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
+        description = {"model": options.model, "target": settings.target, "split": split, **chosen.about}
+        write_json(folder / "evaluation.json", {**description, **evaluation.to_json(), "bad_files": to_json(bad)})
     log("\n".join(evaluation.lines()))
     if bad:
-        log(f"{skipped(bad)}; evaluation.json lists them")
+        log(f"{skipped(bad)}; evaluation.json lists them" if folder else list_bad(bad, "evaluates without them"))
     log(
         f"{split}: {evaluation.accuracy:.2f} % of {len(evaluation)} images, mean of the classes "
         f"{evaluation.balanced_accuracy:.2f} %, loss {evaluation.loss:.4f}"
     )
-    log(f"evaluation.json and confusion.png in {folder}")
-    return evaluation
+    if folder is not None:
+        log(f"evaluation.json and confusion.png in {folder}")
+    return EvaluationResult(**vars(evaluation), target=settings.target, split=split, folder=folder)
 
 
 def _settings(

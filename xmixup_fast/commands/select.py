@@ -19,8 +19,9 @@ nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,47 +33,51 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..data.dataset import BadFile, Dataset
+    from ..models.network import Network
+    from ..report.results import SelectionResult
     from ..selection.choice import Selection
 
 GROUPS = ("data", "network and method", "selection of auxiliary images", "machine")
 """Groups of settings that --help shows."""
 
 
-def run(settings: Settings) -> Selection:
-    """Selects as the settings say; prints the table, and writes selection.json and the contact sheet.
+def run(settings: Settings, log: Callable[[str], object] = print) -> SelectionResult:
+    """Selects as the settings say, and logs the table; writes selection.json and contact sheets to a given ``output``.
 
-    Raises as :func:`xmixup_fast.fit` does.
+    In processes but the first, nothing is logged or written. Raises as :func:`xmixup_fast.fit` does.
     """
     from ..report.contact_sheet import contact_sheets
+    from ..report.results import SelectionResult
     from ..runtime import distributed
     from ..runtime.device import usable_device
-    from ..training.resolve import run_name
     from ..training.target import read_source, target_data
 
     if settings.source is None:
         raise ValueError("source: expected a dataset to choose from, got none")
-    folder = Path(settings.output or Path("runs", run_name("select", settings)))
-    if (folder / "selection.json").exists():
+    folder = None if settings.output is None else Path(settings.output)
+    if folder is not None and (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
     settings = replace(settings, device=usable_device(settings.device))
-    target, source = target_data(settings, _log).dataset, read_source(settings, _log)
+    log = log if distributed.rank() == 0 else _silent
+    target, source = target_data(settings, log).dataset, read_source(settings, log)
     bad = target.bad + source.bad
-    selection = _select(settings, target, source, bad)
-    if distributed.rank() == 0:
-        sheets = contact_sheets(selection, target, source, bad)
-        _write(folder, _report(settings, selection, (target, source), bad), sheets)
-    return selection
+    selection, network = _select(settings, (target, source), bad, log)
+    sheets = contact_sheets(selection, target, source, bad) if distributed.rank() == 0 else []
+    report = _report(settings, selection, (target, source), bad, log)
+    if folder is not None and distributed.rank() == 0:
+        _write(folder, report, sheets, log)
+    outputs = {name: output for output, name in enumerate(network.classifier_classes)}
+    return SelectionResult(selection, target, source, report, sheets, outputs, folder)
 
 
-def _log(text: str) -> None:
-    from ..runtime import distributed
-
-    if distributed.rank() == 0:
-        print(text, flush=True)
+def _silent(text: str) -> None:
+    """Takes lines of processes but the first."""
 
 
-def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadFile]) -> Selection:
-    """What is selected; files that cannot be decoded are added to ``bad``."""
+def _select(
+    settings: Settings, datasets: tuple[Dataset, Dataset], bad: list[BadFile], log: Callable[[str], object]
+) -> tuple[Selection, Network]:
+    """What is selected, and the network that was used; files that cannot be decoded are added to ``bad``."""
     import torch
 
     from ..data.bad_files import list_bad
@@ -81,6 +86,7 @@ def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadF
     from ..runtime.device import reproducible
     from ..selection.selector import AuxiliarySelector
 
+    target, source = datasets
     with reproducible(settings.seed, settings.threads):
         network = build(
             settings.model,
@@ -89,14 +95,14 @@ def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadF
             source_classes=source.classes,
             seed=settings.seed,
             image_size=settings.image_size,
-            log=_log,
+            log=log,
         )
         network.to_device(settings.device)
         threads = torch.get_num_threads()
-        decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, _log)
-        chooser = AuxiliarySelector(settings, network, decoder, _log, bad)
+        decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, log)
+        chooser = AuxiliarySelector(settings, network, decoder, log, bad)
         try:
-            return chooser.select(chooser.stream(target.train, "target images", bad), target, source)
+            return chooser.select(chooser.stream(target.train, "target images", bad), target, source), network
         except ValueError as error:
             if not bad:
                 raise
@@ -104,9 +110,13 @@ def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadF
 
 
 def _report(
-    settings: Settings, selection: Selection, datasets: tuple[Dataset, Dataset], bad: Sequence[BadFile]
+    settings: Settings,
+    selection: Selection,
+    datasets: tuple[Dataset, Dataset],
+    bad: Sequence[BadFile],
+    log: Callable[[str], object],
 ) -> dict[str, Any]:
-    """The content of selection.json, of which the console shows a table."""
+    """The content of selection.json, of which the log shows a table."""
     from ..data.bad_files import refuse_bad_files, skipped, to_json
     from ..selection import selector
 
@@ -114,20 +124,20 @@ def _report(
     bad = refuse_bad_files(bad, settings.bad_files)
     report = selector.report(settings, selection, target, source)
     report["bad_files"] = to_json(bad)
-    print(f"{report['how']}: {len(target.classes)} target classes, {len(source.classes)} source classes")
-    print("\n".join(selection.lines(target.classes, source)))
+    log(f"{report['how']}: {len(target.classes)} target classes, {len(source.classes)} source classes")
+    log("\n".join(selection.lines(target.classes, source)))
     if bad:
-        print(f"{skipped(bad)}; selection.json lists them")
+        log(f"{skipped(bad)}; {'selection.json' if settings.output else '.report'} lists them")
     return report
 
 
-def _write(folder: Path, report: dict[str, Any], sheets: Sequence[Image]) -> None:
+def _write(folder: Path, report: dict[str, Any], sheets: Sequence[Image], log: Callable[[str], object]) -> None:
     """Writes selection.json and the contact sheets."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, sheet in enumerate(sheets, start=1):
         sheet.save(folder / f"contact-sheet-{number}.png")
     write_json(folder / "selection.json", report)
-    print(f"selection.json and {len(sheets)} contact sheet{'s' if len(sheets) > 1 else ''} in {folder}")
+    log(f"selection.json and {len(sheets)} contact sheet{'s' if len(sheets) > 1 else ''} in {folder}")
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "xmixup select") -> int:
@@ -137,8 +147,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "xmixup select") ->
         given = sys.argv[1:] if arguments is None else arguments
         settings = parse_settings(given, prog, __doc__, groups=GROUPS)
         from ..runtime import distributed  # needs torch, which --help need not wait for
+        from ..training.resolve import run_name
 
         with distributed.processes():
-            run(settings)
+            output = settings.output or str(Path("runs", run_name("select", settings)))
+            run(replace(settings, output=output), partial(print, flush=True))
 
     return exit_status(work)

@@ -107,6 +107,7 @@ def build(
         classifier=None if source_classes is None or weights == "none" else classifier,
         target_matched=target_matched,
         no_classifier=pretrained.no_classifier,
+        classifier_classes=pretrained.classes or (),
     )
 
 

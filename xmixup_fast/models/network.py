@@ -38,6 +38,7 @@ class Network(nn.Module):
             all rows are new.
         model_arguments: further arguments with which timm makes the model.
         no_classifier: why there is no pretrained classifier, for messages; empty where there is one.
+        classifier_classes: the class that each output of the pretrained classifier stands for; empty where unknown.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Network(nn.Module):
         target_matched: Tensor | None = None,
         model_arguments: Mapping[str, Any] | None = None,
         no_classifier: str = NOTHING_PRETRAINED,
+        classifier_classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.body: Any = body
@@ -61,6 +63,7 @@ class Network(nn.Module):
         """Whether target logits are what a linear layer makes of the features."""
         self.target_matched = target_matched
         self.no_classifier = no_classifier
+        self.classifier_classes = list(classifier_classes)
         self.source_head = source_head
         self.source_matched = source_matched
         self.classifier_weight: Tensor | None

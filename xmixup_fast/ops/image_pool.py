@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from .arguments import as_int64, describe
 
 FLUSH_BYTES = 2**24
 """After so many bytes, :meth:`ImagePool.write` syncs its file to the disk, while the next images are made."""
+TENSORS = ("pixels", "offsets", "sizes", "labels")
+"""The tensors of a pool."""
 PIXELS_BEGIN = 4096
 """Offset of the pixels in a file of :meth:`ImagePool.write`. Before them is the safetensors header."""
 
@@ -72,12 +74,14 @@ class ImagePool:
     """int32[n, 2]: height and width of each image, in pixels."""
     labels: Tensor
     """int64[n]: the class of each image; -1 where none was given."""
+    classes: tuple[str, ...] = ()
+    """The names of the classes, of which labels are positions; empty where none were given."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if not isinstance(value := getattr(self, field.name), Tensor):
+        for name in TENSORS:
+            if not isinstance(value := getattr(self, name), Tensor):
                 advice = "ImagePool.from_images copies arrays"
-                raise TypeError(f"{field.name}: expected a tensor, got {describe(value)}; {advice}")
+                raise TypeError(f"{name}: expected a tensor, got {describe(value)}; {advice}")
         count = self.offsets.numel()
         for name, dtype, shape in (
             ("pixels", torch.uint8, (self.pixels.numel(),)),
@@ -90,6 +94,39 @@ class ImagePool:
                 raise ValueError(f"{name}: expected a contiguous {_type_name(dtype, shape)}, got {describe(value)}")
             if value.device != self.pixels.device:
                 raise ValueError(f"{name}: expected a tensor on {self.pixels.device}, as pixels, got {value.device}")
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        resize: int | Literal["full"] = 256,
+        classes: Iterable[str] | None = None,
+        split: Literal["train", "val", "test", "all"] = "train",
+        bad_files: Literal["error", "skip"] = "error",
+        decoder: Literal["auto", "dali", "torchcodec", "torchvision", "pillow"] = "auto",
+        log: Callable[[str], object] = print,
+    ) -> ImagePool:
+        """Decodes the images of a folder of class folders, or of any other dataset that ``fit`` takes, on the CPU.
+
+        Args:
+            folder: the dataset; a run's ``manifest.csv`` stands for the run's images in their splits.
+            resize: short side of the decoded images, in pixels; ``full`` for images of their own size.
+            classes: names of the classes whose images are taken. A label is a position in this list; all classes,
+                sorted, if not given.
+            split: which images. A folder that has no splits holds training images alone.
+            bad_files: what to do about images that cannot be decoded: raise, or leave them out and say how many.
+            decoder: what decodes JPEG files; auto takes the first of these that is installed.
+            log: gets lines for the user.
+
+        Raises ValueError, FileNotFoundError or OSError, with a message for the user, for a dataset, classes or images
+        that cannot be used, and for a class of which no image is left.
+        """
+        from ..data.folder_pool import folder_pool
+
+        return folder_pool(
+            os.fspath(folder), resize, classes, split=split, bad_files=bad_files, decoder=decoder, log=log
+        )
 
     @classmethod
     def from_images(
@@ -185,27 +222,29 @@ class ImagePool:
 
         Raises FileNotFoundError where there is no such file, and ValueError for a file that does not hold a pool.
         """
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
         try:
             tensors = load_file(path)
+            with safe_open(path, "pt") as file:
+                classes = json.loads((file.metadata() or {}).get("classes", "[]"))
         except SafetensorError as error:
             raise ValueError(f"{os.fspath(path)}: not a safetensors file ({error})") from error
-        if tensors.keys() != {"pixels", "offsets", "sizes", "labels"}:
+        if tensors.keys() != set(TENSORS):
             raise ValueError(f"{os.fspath(path)}: expected an image pool, found tensors {sorted(tensors)}")
-        return cls(**tensors)
+        return cls(**tensors, classes=tuple(classes))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the pool as a safetensors file, which appears under its name only when it is complete."""
-        names = ("pixels", "offsets", "sizes", "labels")
-        write_tensors(Path(path), {name: getattr(self, name) for name in names}, {})
+        metadata = {"classes": json.dumps(self.classes)} if self.classes else {}
+        write_tensors(Path(path), {name: getattr(self, name) for name in TENSORS}, metadata)
 
     def to(self, device: torch.device | str) -> ImagePool:
         """A copy of the pool on another device, or the pool itself where it is there already."""
         if self.device == torch.device(device):
             return self
-        return ImagePool(*(tensor.to(device) for tensor in (self.pixels, self.offsets, self.sizes, self.labels)))
+        return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
 
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         """Yields the pool itself with each batch of crops, as :class:`Images` describes."""
@@ -226,7 +265,8 @@ class ImagePool:
         return self.pixels[begin : begin + height * width * 3].view(height, width, 3)
 
     def __repr__(self) -> str:
-        return f"ImagePool({len(self)} images, {self.pixels.numel() / 2**20:.1f} MiB, {self.device})"
+        classes = f"{len(self.classes)} classes, " if self.classes else ""
+        return f"ImagePool({len(self)} images, {classes}{self.pixels.numel() / 2**20:.1f} MiB, {self.device})"
 
 
 torch.serialization.add_safe_globals([Crops, ImagePool])  # for torch.load, which takes no other classes by default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -195,6 +196,40 @@ class XMixup:
         alone = torch.ones_like(drawn.lam)
         target = self._mix(pool, drawn.target_crops, drawn.aux_crops, alone)
         return target, self._mix(self.aux, drawn.aux_crops, drawn.aux_crops, alone), mixed
+
+    def plain(self, images: Tensor) -> Tensor:
+        """The centre crops of a batch, normalised as mixed images are: what to validate on.
+
+        ``images`` are as for a call; the result is [B, 3, height, width]. Raises as a call does.
+        """
+        pool, index = self._pool(images)
+        size = torch.tensor(self.size, dtype=torch.int32, device=index.device).expand(len(index), 2)
+        window = torch.cat([(pool.sizes[index] - size) // 2, size], dim=1)
+        crops = Crops(index, window, torch.zeros_like(index, dtype=torch.bool))
+        alone = torch.ones(len(index), device=index.device)
+        return mix(
+            pool,
+            crops,
+            pool,
+            crops,
+            alone,
+            mean=self.mean,
+            std=self.std,
+            size=self.size,
+            dtype=self.dtype,
+            memory_format=self.memory_format,
+        )
+
+    def to(self, device: torch.device | str) -> XMixup:
+        """The same draws with images on another device, or itself where they are there already."""
+        if self.aux.device == torch.device(device):
+            return self
+        moved = copy.copy(self)
+        moved.aux = self.aux.to(device)
+        moved.target = None if self.target is None else self.target.to(device)
+        moved._index = self._index.to(moved.aux.device)
+        moved._quantiles = self._quantiles.to(device)
+        return moved
 
     def _draw(
         self, images: Tensor, labels: Integers, sample: Integers | None, epoch: int | Integers | None

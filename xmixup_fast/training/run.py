@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import statistics
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ import torch
 from ..data import bad_files
 from ..data.manifest import Manifest
 from ..evaluation import Evaluation
-from ..models.network import Network
 from ..models.trained import save
 from ..report.page import RunRecord, run_page
 from ..runtime import distributed
@@ -26,14 +26,15 @@ from ..runtime.extension import __version__
 from ..runtime.files import check_writable
 from ..runtime.signals import Interrupted, catching_signals
 from ..settings.fields import Settings
+from ..settings.given import given_settings
 from ..settings.identity import check_same, run_hash
-from ..settings.values import check_names
 from .checkpoints import Checkpoint, Checkpoints
 from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
 from .profiler import profiled
 from .progress import RunState
 from .resolve import resolved
+from .result import Result
 from .run_folder import NullRunFolder, RunFolder
 from .trainer import Trainer
 
@@ -43,34 +44,23 @@ if TYPE_CHECKING:
     from ..settings.kwargs import SettingsKwargs
 
 
-@dataclass(frozen=True)
-class Result:
-    """The result of a run."""
-
-    folder: Path
-    """The run folder."""
-    network: Network
-    """The trained network; with ``ema_decay``, the average of its weights."""
-    summary: dict[str, Any]
-    """The content of summary.json."""
-    selection: dict[str, Any] | None
-    """The content of selection.json; None for a method without auxiliary images."""
-    evaluation: Evaluation | None
-    """Of the test images; without a test, of the validation images; None with neither test nor report."""
-
-
-def fit(settings: Settings | None = None, **overrides: Unpack[SettingsKwargs]) -> Result:
+def fit(
+    given: Settings | str | os.PathLike[str] | None = None,
+    /,
+    *,
+    settings: Settings | None = None,
+    **overrides: Unpack[SettingsKwargs],
+) -> Result:
     """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
 
-    Settings may be given as an object, by name, or both: then the names come on top. Random numbers and threads of the
-    caller are left as they were.
+    ``fit("photos/")`` gives the target. Settings may be given as an object, by name, or both: then the names come on
+    top. Random numbers and threads of the caller are left as they were.
 
     Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
     OSError where a checkpoint cannot be written; Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
-    check_names("fit", overrides, [field.name for field in fields(Settings)], TypeError)
-    settings = Settings(**overrides) if settings is None else replace(settings, **overrides)
+    settings = given_settings("fit", given, settings, overrides)
     with distributed.processes(), reproducible(settings.seed, settings.threads):
         return _Run.begin(resolved(settings)).complete()
 

@@ -1,0 +1,69 @@
+"""The commands select and evaluate as functions. They write files only where they are told an ``output``."""
+
+from __future__ import annotations
+
+import os
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..report.results import EvaluationResult, SelectionResult
+from ..settings.fields import Settings
+from ..settings.given import given_settings
+from ..settings.values import as_type, check_names
+from . import evaluate as evaluating
+from . import select as selecting
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..settings.kwargs import SettingsKwargs
+
+
+def select(
+    given: Settings | str | os.PathLike[str] | None = None,
+    /,
+    *,
+    settings: Settings | None = None,
+    log: Callable[[str], object] = print,
+    **overrides: Unpack[SettingsKwargs],
+) -> SelectionResult:
+    """Selects auxiliary classes or images for each target class, without training: ``select("photos/", source=...)``.
+
+    Target and settings are given as to :func:`xmixup_fast.fit`. selection.json and the contact sheets are written to
+    the folder ``output``, if one is given. ``log`` gets the lines that ``xmixup select`` prints.
+
+    Raises as :func:`xmixup_fast.fit` does.
+    """
+    return selecting.run(given_settings("select", given, settings, overrides), log)
+
+
+def evaluate(
+    run: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None = None,
+    split: Literal["test", "val", "train", "unused", "new", "all"] | None = None,
+    *,
+    log: Callable[[str], object] = print,
+    **options: Any,
+) -> EvaluationResult:
+    """Evaluates a trained network on labelled images: ``evaluate(result.folder)`` on the run's own test images.
+
+    Args:
+        run: a run folder, or the model.safetensors of one.
+        target: images, as :func:`xmixup_fast.fit` takes them; the run's own if not given.
+        split: which of them; by default the test images, or all where there is no test split.
+        log: gets the lines that ``xmixup evaluate`` prints.
+        options: the flags of ``xmixup evaluate`` by name, such as ``batch_size`` and ``bad_files``. evaluation.json and
+            confusion.png are written to the folder ``output``, if one is given.
+
+    Raises TypeError for a name that is no option; ValueError and OSError, with a message for the user, for what cannot
+    be used.
+    """
+    hints = typing.get_type_hints(evaluating.Options)
+    check_names("evaluate", options, list(hints), TypeError)
+    values = {"model": run, "target": target, "split": split, **options}
+    return evaluating.run(
+        evaluating.Options(**{name: as_type(name, value, hints[name]) for name, value in values.items()}),
+        log,
+        writes=False,
+    )

@@ -1,0 +1,64 @@
+"""The images of a dataset as a pool, for a training loop of one's own: :meth:`ImagePool.from_folder`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import torch
+
+from ..ops.image_pool import ImagePool
+from .bad_files import refuse_bad_files, skipped
+from .dataset import SPLITS, Dataset, Sample
+from .decoding.choose import make_decoder
+from .image_store import ImageStore
+from .layout import some
+from .sources import read_dataset
+from .understood import found
+
+
+def folder_pool(
+    name: str,
+    resize: int | str,
+    classes: Iterable[str] | None,
+    *,
+    split: str,
+    bad_files: str,
+    decoder: str,
+    log: Callable[[str], object],
+) -> ImagePool:
+    """Makes the pool that :meth:`.ImagePool.from_folder` describes, and raises as it does."""
+    for argument, value, known in (("split", split, (*SPLITS, "all")), ("bad_files", bad_files, ("error", "skip"))):
+        if value not in known:
+            raise ValueError(f"{argument}: expected one of {', '.join(known)}, got {value!r}")
+    if resize != "full" and (not isinstance(resize, int) or resize < 1):
+        raise ValueError(f"resize: expected a number of pixels or full, got {resize!r}")
+    dataset = read_dataset(name, needs_train=False)
+    for line in found(dataset.findings):
+        log(line)
+    names = dataset.classes if classes is None else list(classes)
+    samples = _of_classes(name, dataset, dataset.samples if split == "all" else getattr(dataset, split), names)
+    short_side = None if resize == "full" else int(resize)
+    decode = make_decoder(decoder, short_side, torch.device("cpu"), torch.get_num_threads(), log)
+    store = ImageStore(decode, None, None, log)
+    pool = store.build(samples, f"{split} images of {name}")
+    if bad := refuse_bad_files([*dataset.bad, *store.bad], bad_files, "leaves them out"):
+        log(f"{skipped(bad)}: {some([one.name for one in bad])}")
+    empty = [names[label] for label in sorted(set(range(len(names))) - set(pool.labels.tolist()))]
+    if empty:
+        raise ValueError(f"classes: {name} has no {split} image of {some(empty)}")
+    return replace(pool, classes=tuple(names))
+
+
+def _of_classes(name: str, dataset: Dataset, samples: Sequence[Sample], names: Sequence[str]) -> list[Sample]:
+    """The images of the named classes, each once, with positions in ``names`` as labels."""
+    unknown = sorted(set(names) - set(dataset.classes))
+    if unknown or len(set(names)) < len(names) or not names:
+        got = f"{some(unknown)}, which it does not have" if unknown else f"{some(names)}, one of them twice"
+        raise ValueError(f"classes: expected distinct classes of {name}, got {got if names else 'none'}")
+    position = {one: i for i, one in enumerate(names)}
+    return [
+        sample._replace(label=position[dataset.classes[sample.label]])
+        for sample in samples
+        if dataset.classes[sample.label] in position
+    ]

@@ -1,0 +1,124 @@
+"""What the functions ``select`` and ``evaluate`` return, as a console and a notebook show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..data.dataset import Dataset
+from ..evaluation import Evaluation
+from ..selection.choice import Selection
+from . import figures
+from .html import fragment, jpeg_url, paper, png_url
+
+SHOWN_CLASSES = 20
+"""Lines of target classes that the text of a selection has."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EvaluationResult(Evaluation):
+    """An evaluation, with where its images came from."""
+
+    target: str = ""
+    """The dataset."""
+    split: str = ""
+    """Which of its images."""
+    folder: Path | None = None
+    """Where evaluation.json and the confusion matrix were written; None where they were not."""
+
+    def __repr__(self) -> str:
+        rows = [row for row in self.per_class() if row.accuracy is not None]
+        worst = min(rows, key=lambda row: row.accuracy or 0.0)
+        lines = [
+            f"Evaluation of {self.target} ({self.split}): {self.accuracy:.2f} % of {len(self)} images",
+            f"  mean of the {len(rows)} classes {self.balanced_accuracy:.2f} %, loss {self.loss:.4f}",
+            f"  lowest: {worst.name} {worst.accuracy:.2f} % of {worst.images}"
+            + (f", most often taken for {worst.taken_for}" if worst.taken_for else ""),
+        ]
+        return "\n".join(lines + ([f"  {self.folder}"] if self.folder else []))
+
+    def _repr_html_(self) -> str:
+        return fragment(repr(self), [confusion_section(self)])
+
+
+def confusion_section(evaluation: Evaluation) -> tuple[str, str]:
+    """A section of a notebook's output with the confusion matrix."""
+    picture = png_url(figures.png(figures.confusion_matrix(evaluation), 80))
+    return "Confusion matrix", paper(picture, "confusion matrix")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SelectionResult:
+    """What was selected for each target class."""
+
+    selection: Selection
+    """Positions in the source's classes or images, with scores."""
+    target: Dataset
+    source: Dataset
+    report: dict[str, Any]
+    """The content of selection.json: by the name of each target class, what was chosen, with scores."""
+    sheets: list[Image.Image]
+    """Contact sheets: training images of each target class beside the auxiliary images it gets, 20 classes a sheet."""
+    known_outputs: dict[str, int] = field(default_factory=dict)
+    """The classes that outputs of the pretrained classifier stand for, with these outputs' positions."""
+    folder: Path | None = None
+    """Where selection.json and the contact sheets were written; None where they were not."""
+
+    @property
+    def classes(self) -> list[str]:
+        """The source classes that were chosen, or of which images were, sorted, each once."""
+        return [self.source.classes[label] for label in self._labels()]
+
+    @property
+    def relatives(self) -> list[list[int]]:
+        """For each target class, positions in :attr:`classes`: what :class:`XMixup` takes as ``source_classes``, with
+        the pool ``ImagePool.from_folder(source, classes=result.classes)``.
+
+        Raises ValueError for a selection of single images.
+        """
+        if self.selection.kind == "image":
+            raise ValueError("relatives: expected chosen classes, got single images, of selection sample")
+        position = {label: i for i, label in enumerate(self._labels())}
+        return [[position[label] for label in row] for row in self.selection.chosen]
+
+    @property
+    def outputs(self) -> list[int]:
+        """The output of the pretrained classifier that stands for each of :attr:`classes`: rows for a source head.
+
+        Raises ValueError where the classifier does not know one of them; the source head then begins anew.
+        """
+        unknown = [name for name in self.classes if name not in self.known_outputs]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise ValueError(
+                f"outputs: the pretrained classifier has no output for {unknown[0]}{more}; take a source head of new "
+                f"weights with {len(self.classes)} outputs"
+            )
+        return [self.known_outputs[name] for name in self.classes]
+
+    def _labels(self) -> Sequence[int]:
+        chosen = {position for row in self.selection.chosen for position in row}
+        if self.selection.kind == "image":
+            chosen = {self.source.train[position].label for position in chosen}
+        return sorted(chosen)
+
+    def __repr__(self) -> str:
+        lines = self.selection.lines(self.target.classes, self.source)
+        more = len(lines) - SHOWN_CLASSES
+        return "\n".join([self._title(), *lines[:SHOWN_CLASSES], *([f"  ... {more} more"] if more > 0 else [])])
+
+    def _repr_html_(self) -> str:
+        scores = "" if self.selection.scores is None else ", with their scores"
+        title = f"Left: target images. Right: auxiliary images{scores}."
+        rest = len(self.sheets) - 1
+        title += f" The first of {rest + 1} contact sheets; the others are in .sheets" if rest else ""
+        return fragment(self._title(), [(title, paper(jpeg_url(self.sheets[0]), "contact sheet"))])
+
+    def _title(self) -> str:
+        counts = f"{len(self.target.classes)} target classes, {len(self.classes)} of {len(self.source.classes)} source"
+        where = f"; {self.folder}" if self.folder else ""
+        return f"Selection by {self.report['how']}: {counts} classes{where}"
