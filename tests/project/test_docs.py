@@ -22,7 +22,6 @@ import torch
 import torchvision
 from made import write_folder
 from PIL import Image
-from samples import make_pool
 
 from xmixup_fast.__main__ import main
 from xmixup_fast.methods import METHODS
@@ -73,7 +72,7 @@ _create_model = timm.create_model
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder that a reader is in: photos, some of ImageNet, and, for a loop of one's own, both as tensors."""
+    """The folder that a reader is in: photos and some of ImageNet."""
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "photos", PHOTOS, 5)
     write_folder(tmp_path / "imagenet" / "train", SOURCE, 2)
@@ -82,14 +81,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         with Image.open(path) as image:
             image.save(path.with_name(f"{int(path.stem) + 1:04d}.jpg"))
         path.unlink()
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(64) % 2
-    photos = torch.randint(0, 40, (64, 256, 256, 3), dtype=torch.uint8, generator=generator)
-    photos[labels == 1, :, :, 0] += 200
-    torch.save((photos, labels), "photos.pt")
-    aux = make_pool([(256, 300)] * 10, generator)
-    aux.labels.copy_(torch.tensor([207, 208, 281, 282, 283] * 2))
-    aux.save("imagenet-subset.safetensors")
     monkeypatch.setattr(timm, "create_model", small_network)
     monkeypatch.setattr(torchvision.models, "resnet50", small_torchvision_network)
     methods = dict(METHODS)

@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 import xmixup_fast.ops.xmixup
 from xmixup_fast import ImagePool
+from xmixup_fast.integrations import huggingface
 from xmixup_fast.ops import reference
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "examples"
@@ -45,8 +46,9 @@ class Recorder:
         self.labels: list[tuple[Tensor, ...]] = []
         for name, calls in (("draw", self.draws), ("mix", self.mixes)):
             patch.setattr(xmixup_fast.ops.xmixup, name, recorded(getattr(xmixup_fast.ops.xmixup, name), calls))
-        if hasattr(example, "dual_head_cross_entropy"):
-            patch.setattr(example, "dual_head_cross_entropy", self.loss(example.dual_head_cross_entropy))
+        for module in (example, huggingface):
+            if hasattr(module, "dual_head_cross_entropy"):
+                patch.setattr(module, "dual_head_cross_entropy", self.loss(module.dual_head_cross_entropy))
 
     def pools(self) -> list[ImagePool]:
         """The target images of each draw."""

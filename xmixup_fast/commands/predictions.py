@@ -72,7 +72,9 @@ class Predictions(Sequence[Prediction | BadFile]):
 
     def __repr__(self) -> str:
         lines = [_line(one) for one in self._all()[:SHOWN]]
-        return "\n".join([self._title(), *(f"  {line}" for line in lines), *self._rest()])
+        more = len(self) - SHOWN
+        rest = [f"... {more} more"] if more > 0 else []
+        return "\n  ".join([self._title(), *lines, *rest])
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -85,16 +87,13 @@ class Predictions(Sequence[Prediction | BadFile]):
             for one in self._all()[:SHOWN]
         )
         row = f'<div style="display: flex; flex-wrap: wrap; gap: .75rem; font-size: .85em">{cells}</div>'
-        return fragment("\n".join([self._title(), *self._rest()]), [("", row)])
+        shown = f"The first {SHOWN}:" if len(self) > SHOWN else ""
+        return fragment(self._title(), [(shown, row)])
 
     def _title(self) -> str:
         bad = sum(isinstance(one, BadFile) for one in self._all())
         count = len(self) - bad
         return f"{count} prediction{'s' * (count != 1)}" + (f", {bad} files that cannot be used" if bad else "")
-
-    def _rest(self) -> list[str]:
-        more = len(self) - SHOWN
-        return [f"  ... {more} more"] if more > 0 else []
 
 
 def _line(one: Prediction | BadFile) -> str:

@@ -32,13 +32,13 @@ class EvaluationResult(Evaluation):
 
     def __repr__(self) -> str:
         rows = [row for row in self.per_class() if row.accuracy is not None]
-        worst = min(rows, key=lambda row: row.accuracy or 0.0)
         lines = [
             f"Evaluation of {self.target} ({self.split}): {self.accuracy:.2f} % of {len(self)} images",
             f"  mean of the {len(rows)} classes {self.balanced_accuracy:.2f} %, loss {self.loss:.4f}",
-            f"  lowest: {worst.name} {worst.accuracy:.2f} % of {worst.images}"
-            + (f", most often taken for {worst.taken_for}" if worst.taken_for else ""),
         ]
+        worst = min(rows, key=lambda row: row.accuracy or 0.0)
+        if worst.taken_for:
+            lines.append(f"  lowest: {worst.name}, {worst.accuracy:.2f} %, most often taken for {worst.taken_for}")
         return "\n".join(lines + ([f"  {self.folder}"] if self.folder else []))
 
     def _repr_html_(self) -> str:
