@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from ..ops.image_pool import ImagePool
+from ..settings.fields import Settings
+from ..settings.values import as_type
 from .bad_files import refuse_bad_files, skipped
-from .dataset import SPLITS, Dataset, Sample
+from .dataset import Dataset, Sample
 from .decoding.choose import make_decoder
 from .image_store import ImageStore
 from .layout import some
@@ -28,11 +32,12 @@ def folder_pool(
     log: Callable[[str], object],
 ) -> ImagePool:
     """Makes the pool that :meth:`.ImagePool.from_folder` describes, and raises as it does."""
-    for argument, value, known in (("split", split, (*SPLITS, "all")), ("bad_files", bad_files, ("error", "skip"))):
-        if value not in known:
-            raise ValueError(f"{argument}: expected one of {', '.join(known)}, got {value!r}")
-    if resize != "full" and (not isinstance(resize, int) or resize < 1):
-        raise ValueError(f"resize: expected a number of pixels or full, got {resize!r}")
+    hints = typing.get_type_hints(Settings)
+    as_type("split", split, Literal["train", "val", "test", "all"])
+    as_type("bad_files", bad_files, hints["bad_files"])
+    as_type("decoder", decoder, hints["decoder"])
+    if as_type("resize", resize, int | Literal["full"]) != "full" and int(resize) < 1:
+        raise ValueError(f"resize: expected a positive number of pixels, got {resize!r}")
     dataset = read_dataset(name, needs_train=False)
     for line in found(dataset.findings):
         log(line)

@@ -31,6 +31,8 @@ class L2SPPenalty:
 
     def __call__(self) -> Tensor:
         distance = half_squared_distance(self.pretrained, self.start)
+        if not self.head:  # a head whose rows all come from the weights is no new one
+            return self.alpha * distance
         return self.alpha * distance + self.beta * half_squared_distance(self.head, self.zero)
 
 
