@@ -9,6 +9,7 @@ The names are imported when they are first used, so that importing the package n
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from .settings.fields import Settings
     from .training.result import Result
     from .training.run import fit
+
+# timm brings tqdm.auto, which warns, when it is imported, of a notebook without ipywidgets; its bars are text there.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 # The same imports as above: tests/project/test_package.py compares them.
 _LAZY = {

@@ -48,12 +48,14 @@ class Predictions(Sequence[Prediction | BadFile]):
         self._kept: list[Prediction | BadFile] | None = None
 
     def __iter__(self) -> Iterator[Prediction | BadFile]:
+        # All of this happens at the first item: list() makes an iterator, and asks for the length before that.
         if self._kept is not None:
-            return iter(self._kept)
+            yield from self._kept
+            return
         if self._once and self._started:
             raise ValueError("images: expected a list for a second pass, got an iterator, which gives its files once")
         self._started = True
-        return self._start()
+        yield from self._start()
 
     def __len__(self) -> int:
         return len(self._all())
@@ -67,7 +69,7 @@ class Predictions(Sequence[Prediction | BadFile]):
 
     def _all(self) -> list[Prediction | BadFile]:
         if self._kept is None:
-            self._kept = [*iter(self)]
+            self._kept = [one for one in self]
         return self._kept
 
     def __repr__(self) -> str:
