@@ -68,6 +68,10 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def __repr__(self) -> str:
+        accuracy = f", {self.accuracy:.2f} % right" if len(self) else ""
+        return f"Evaluation({len(self)} images of {len(self.classes)} classes{accuracy})"
+
     @property
     def accuracy(self) -> float:
         """Percentage of the images whose class is predicted."""

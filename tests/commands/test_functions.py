@@ -137,10 +137,11 @@ def test_outputs_of_an_unknown_class_are_refused(data: Path, place: Path) -> Non
 
 def test_an_evaluation_is_the_runs_own_and_writes_nothing(run: Result, place: Path) -> None:
     lines: list[str] = []
-    evaluation = xmixup_fast.evaluate(run.folder, log=lines.append)
+    evaluation = xmixup_fast.evaluate(run, log=lines.append)
     assert run.evaluation is not None and not list(place.iterdir())
     assert torch.equal(evaluation.labels, run.evaluation.labels) and evaluation.accuracy == run.evaluation.accuracy
     assert evaluation.split == "test" and evaluation.folder is None and lines
+    assert repr(run.evaluation) == f"Evaluation(6 images of 3 classes, {evaluation.accuracy:.2f} % right)"
     text, pictures = shown(evaluation)
     assert text.startswith("Evaluation of ") and f"{evaluation.accuracy:.2f} % of {len(evaluation)} images" in text
     assert pictures == ["confusion matrix"]
@@ -161,7 +162,7 @@ def test_an_evaluation_takes_the_commands_options(run: Result, data: Path, place
 
 
 def test_predictions_are_a_list_with_pictures(run: Result, data: Path) -> None:
-    predictions = xmixup_fast.predict(run.folder, data / "target", top_k=2)
+    predictions = xmixup_fast.predict(run, data / "target", top_k=2)
     assert len(predictions) == 30 and isinstance(predictions[0], Prediction) and len(predictions[-3:]) == 3
     assert predictions[0].top[0] in predictions[0].top and list(predictions) == [*predictions]
     text, pictures = shown(predictions)

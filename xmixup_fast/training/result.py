@@ -23,7 +23,7 @@ class Result:
     """The result of a run.
 
     ``repr`` tells its accuracy and where it is; a notebook shows its curves, its selection, its first batch and the
-    confusion matrix.
+    confusion matrix. A result stands for its folder wherever a path does, as in ``evaluate(result)``.
     """
 
     folder: Path
@@ -36,6 +36,9 @@ class Result:
     """The content of selection.json; None for a method without auxiliary images."""
     evaluation: Evaluation | None
     """Of the test images; without a test, of the validation images; None with neither test nor report."""
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     def __repr__(self) -> str:
         summary = self.summary
