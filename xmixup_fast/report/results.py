@@ -75,7 +75,7 @@ class SelectionResult:
 
     @property
     def relatives(self) -> list[list[int]]:
-        """For each target class, positions in :attr:`classes`: what :class:`XMixup` takes as ``source_classes``, with
+        """For each target class, positions in ``classes``: what :class:`XMixup` takes as ``source_classes``, with
         the pool ``ImagePool.from_folder(source, classes=result.classes)``.
 
         Raises ValueError for a selection of single images.
@@ -87,7 +87,7 @@ class SelectionResult:
 
     @property
     def outputs(self) -> list[int]:
-        """The output of the pretrained classifier that stands for each of :attr:`classes`: rows for a source head.
+        """The output of the pretrained classifier that stands for each of ``classes``: rows for a source head.
 
         Raises ValueError where the classifier does not know one of them; the source head then begins anew.
         """
