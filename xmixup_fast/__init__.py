@@ -13,9 +13,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .commands.functions import evaluate, select
-    from .commands.predict import predict
-    from .commands.predictions import Prediction, Predictions
+    from .commands.functions import evaluate, predict, select
+    from .commands.predict import Prediction
+    from .commands.predictions import Predictions
     from .methods.l2sp import l2sp
     from .ops.image_pool import Crops, ImagePool
     from .ops.lam import cutmix_boxes
@@ -37,7 +37,7 @@ _LAZY = {
     "EvaluationResult": "report.results",
     "ImagePool": "ops.image_pool",
     "MixedLabels": "ops.xmixup",
-    "Prediction": "commands.predictions",
+    "Prediction": "commands.predict",
     "Predictions": "commands.predictions",
     "Result": "training.result",
     "SelectionResult": "report.results",
@@ -54,7 +54,7 @@ _LAZY = {
     "joint_labels": "ops.xmixup",
     "l2sp": "methods.l2sp",
     "mix": "ops.operators",
-    "predict": "commands.predict",
+    "predict": "commands.functions",
     "select": "commands.functions",
 }
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xmixup_fast.training.result import Result
-from xmixup_fast.training.run import fit
+from xmixup_fast.training.run import Result, fit
 
 DURATIONS = ("train_seconds", "seconds_per_step", "selection_seconds")
 """Entries of summary.json that differ from run to run."""

@@ -24,8 +24,7 @@ from xmixup_fast.models.trained import save
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.identity import run_hash
 from xmixup_fast.training.optimizer import freeze, parameter_groups, rate
-from xmixup_fast.training.result import Result
-from xmixup_fast.training.run import fit
+from xmixup_fast.training.run import Result, fit
 from xmixup_fast.training.trainer import Trainer
 
 # --- learning rates ---

@@ -1,23 +1,31 @@
-"""The commands select and evaluate as functions. They write files only where they are told an ``output``."""
+"""The commands select, evaluate and predict as functions. They write files only to an ``output`` that is given."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import typing
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
+from ..data.dataset import BadFile
 from ..report.results import EvaluationResult, SelectionResult
 from ..settings.fields import Settings
 from ..settings.given import given_settings
 from ..settings.values import as_type, check_names
 from . import evaluate as evaluating
+from . import predict as predicting
 from . import select as selecting
+from .predict import Prediction
+from .predictions import Predictions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..settings.kwargs import SettingsKwargs
+
+P = ParamSpec("P")
 
 
 def select(
@@ -67,3 +75,20 @@ def evaluate(
         log,
         writes=False,
     )
+
+
+def _as_list(function: Callable[P, Iterator[Prediction | BadFile]]) -> Callable[P, Predictions]:
+    """The same function with a list for an iterator; whatever it raises at once, it still does."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Predictions:
+        first = [function(*args, **kwargs)]
+        images = inspect.signature(function).bind(*args, **kwargs).arguments["images"]
+        return Predictions(
+            lambda: first.pop() if first else function(*args, **kwargs), once=isinstance(images, Iterator)
+        )
+
+    return run
+
+
+predict = _as_list(predicting.predict)

@@ -24,14 +24,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, tee
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, get_args
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from ..cli import exit_status, parse_options, require_one_process
 from ..data.bad_files import list_bad, printable, skipped
 from ..data.dataset import BadFile, FileImage, Findings, Image
 from ..data.readers.folder import find_images
 from ..runtime.files import atomic_write
-from .predictions import Choice, Prediction, Predictions
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +48,22 @@ DIGITS = 6
 """Of a probability that is written, behind the point."""
 
 
+class Choice(NamedTuple):
+    """A class, and how probable it is."""
+
+    name: str
+    description: str
+    """The name with its meaning, where it is the WordNet id of an ImageNet class; otherwise the name alone."""
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of an image, the most probable first."""
+
+    file: str
+    top: list[Choice]
+
+
 def predict(
     weights: str | os.PathLike[str],
     images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -58,12 +73,8 @@ def predict(
     bad_files: Policy = "error",
     device: str = "auto",
     decoder: DecoderName = "auto",
-) -> Predictions:
+) -> Iterator[Prediction | BadFile]:
     """Predicts the classes of images, in their order, as they are asked for.
-
-    A loop over the result gets ``Prediction`` tuples of file and classes one by one, and keeps none of them, however
-    many images there are. The result's length, its items, and showing it in a notebook predict all images, and keep
-    the predictions.
 
     Args:
         weights: a run folder, or the model.safetensors of one.
@@ -96,7 +107,7 @@ def predict(
     classifier = _Classifier(*load(weights), top_k, place)
     decode = make_decoder(decoder, classifier.preprocessing.resize, place, torch.get_num_threads(), _complain).decode
     paths = [images] if isinstance(images, str | os.PathLike) else images
-    return Predictions(lambda: _predictions(paths, decode, classifier, batch_size, bad_files), iter(paths) is paths)
+    return _predictions(paths, decode, classifier, batch_size, bad_files)
 
 
 class _Classifier:
@@ -293,7 +304,7 @@ def run(options: Options) -> None:
     )
     # disable=None: no bar where stderr is not a terminal.
     hidden = True if output is None else None
-    count, bad = write(tqdm(iter(predictions), unit=" images", leave=False, disable=hidden), output)
+    count, bad = write(tqdm(predictions, unit=" images", leave=False, disable=hidden), output)
     for item in bad:
         _complain(f"{item.name}: {item.reason}")
     if bad:

@@ -1,13 +1,14 @@
-"""Predictions: what ``predict`` returns, a list that is made as it is asked for."""
+"""Predictions: what the function ``predict`` returns, a list that is made as it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import overload
 
 from ..data.bad_files import printable
 from ..data.dataset import BadFile, FileImage
+from .predict import Prediction
 
 SHOWN = 12
 """Predictions that a console and a notebook show."""
@@ -15,27 +16,11 @@ THUMBNAIL = 120
 """Side of a notebook's pictures, in pixels."""
 
 
-class Choice(NamedTuple):
-    """A class, and how probable it is."""
-
-    name: str
-    description: str
-    """The name with its meaning, where it is the WordNet id of an ImageNet class; otherwise the name alone."""
-    probability: float
-
-
-class Prediction(NamedTuple):
-    """The likeliest classes of an image, the most probable first."""
-
-    file: str
-    top: list[Choice]
-
-
 class Predictions(Sequence[Prediction | BadFile]):
-    """The predictions of images, in their order.
+    """What ``xmixup_fast.predict`` returns: the predictions of images, in their order, a ``Prediction`` tuple each.
 
-    Each loop over them predicts anew, and keeps nothing; unless they were all asked for before, by ``len``, an index or
-    a display, which predict once and keep all.
+    Each loop over them predicts anew, one image after the other, and keeps nothing, however many images there are;
+    ``len``, an index, ``list`` or a notebook that shows them predict all images, once, and keep the predictions.
 
     Args:
         start: begins a pass over the images.
@@ -81,7 +66,7 @@ class Predictions(Sequence[Prediction | BadFile]):
     def _repr_html_(self) -> str:
         from html import escape
 
-        from ..report.html import fragment
+        from ..report.notebook import fragment
 
         cells = "".join(
             f'<figure style="margin: 0; width: {THUMBNAIL + 20}px; overflow-wrap: anywhere">{_thumbnail(one)}'
@@ -112,7 +97,8 @@ def _thumbnail(one: Prediction | BadFile) -> str:
     from PIL import Image
 
     from ..data.decoding.decoder import PillowDecoder
-    from ..report.html import jpeg_url, paper
+    from ..report.html import jpeg_url
+    from ..report.notebook import paper
 
     if isinstance(one, BadFile):
         return ""

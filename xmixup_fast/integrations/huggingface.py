@@ -18,8 +18,7 @@ class XMixupTrainerMixin:
     """Comes before the Trainer: ``class MyTrainer(XMixupTrainerMixin, transformers.Trainer)``.
 
     The model has one head, whose ``num_labels`` outputs are the K_t target classes, then the K_s source classes.
-    Training batches are bytes; in evaluation, bytes become centre crops, normalised alike, and the logits of
-    source classes are left out of predictions.
+    Training batches are bytes. Bytes in evaluation become centre crops; predictions are of the target classes alone.
 
     Args:
         xmixup: moves to the trainer's device.
@@ -72,8 +71,8 @@ class XMixupCollator:
         if self.image not in examples[0]:
             advice = "name the column, and set remove_unused_columns=False"
             raise KeyError(f"image: expected a column {self.image}, got {', '.join(examples[0])}; {advice}")
-        size = (self.size, self.size)
-        images = [ImageOps.fit(one[self.image].convert("RGB"), size, Image.Resampling.BILINEAR) for one in examples]
+        pictures = [one[self.image].convert("RGB") for one in examples]
+        images = [ImageOps.fit(picture, (self.size, self.size), Image.Resampling.BILINEAR) for picture in pictures]
         batch = {"pixel_values": torch.from_numpy(np.stack([np.asarray(image) for image in images]))}
         if self.label in examples[0]:
             batch["labels"] = torch.tensor([int(one[self.label]) for one in examples])

@@ -6,6 +6,8 @@ with the same weights with and without a report.
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -24,9 +26,6 @@ from ..selection.choice import Selection
 from ..settings.fields import Settings
 from . import figures
 from .contact_sheet import ROWS, contact_sheets
-from .html import image as _image
-from .html import jpeg_url as _jpeg
-from .html import png_url as _png
 
 HIGHEST_LOSSES = 16
 """Number of images with the highest loss that the page shows."""
@@ -267,3 +266,20 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _image(source: str, css_class: str = "", alt: str = "") -> str:
+    attribute = f' class="{css_class}"' if css_class else ""
+    return f'<img{attribute} alt="{escape(alt)}" src="{source}">'
+
+
+def _png(data: bytes) -> str:
+    """A data URL of a PNG file."""
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def _jpeg(picture: Image.Image) -> str:
+    """A data URL of a picture, encoded as JPEG."""
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -13,7 +13,8 @@ from ..data.dataset import Dataset
 from ..evaluation import Evaluation
 from ..selection.choice import Selection
 from . import figures
-from .html import fragment, jpeg_url, paper, png_url
+from .html import jpeg_url, png_url
+from .notebook import fragment, paper
 
 SHOWN_CLASSES = 20
 """Lines of target classes that the text of a selection has."""

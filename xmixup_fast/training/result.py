@@ -11,7 +11,8 @@ from ..evaluation import Evaluation
 from ..models.class_names import readable_name
 from ..models.network import Network
 from ..report import figures
-from ..report.html import figure_row, fragment, paper, png_url, table
+from ..report.html import png_url
+from ..report.notebook import figure_row, fragment, paper, table
 from ..report.results import confusion_section
 
 SHOWN_CLASSES = 20
