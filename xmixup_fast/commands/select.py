@@ -1,12 +1,16 @@
 """Show what selection chooses for each target class, without training.
 
-xmixup select --target photos/ --source imagenet/train/ --model resnet50 --selection prediction --top-k 3
+xmixup select photos/
+    needs no source: prints the ImageNet classes that the pretrained network sees in each target class, and which
+    sources that go by a name have them
+
+xmixup select photos/ --source imagenet/train/ --selection prediction --top-k 3
     prints the table; writes selection.json, and contact-sheet-1.png ...: target images beside their auxiliary ones
 
 xmixup select --config runs/NAME/config.yaml --selection feature --output runs/chosen
     for the target, source, network and splits of a run, another strategy
 
-torchrun --nproc-per-node 4 -m xmixup_fast select --target photos/ ...
+torchrun --nproc-per-node 4 -m xmixup_fast select photos/ ...
     several processes share the images
 
 xmixup train --selection-file runs/chosen/selection.json ...
@@ -31,6 +35,7 @@ from ..settings.fields import Settings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..data.catalog import Catalog
     from ..data.dataset import BadFile, Dataset
     from ..selection.choice import Selection
 
@@ -47,20 +52,24 @@ def run(settings: Settings) -> Selection:
     from ..runtime import distributed
     from ..runtime.device import usable_device
     from ..training.resolve import run_name
-    from ..training.target import read_source, target_data
+    from ..training.source import WantedClasses, fetch_chosen, read_source
+    from ..training.target import target_data
 
-    if settings.source is None:
-        raise ValueError("source: expected a dataset to choose from, got none")
     folder = Path(settings.output or Path("runs", run_name("select", settings)))
     if (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
     settings = replace(settings, device=usable_device(settings.device))
-    target, source = target_data(settings, _log).dataset, read_source(settings, _log)
-    bad = target.bad + source.bad
-    selection = _select(settings, target, source, bad)
+    target = target_data(settings, _log).dataset
+    catalog = WantedClasses.of(settings) if settings.source is None else read_source(settings, _log)
+    bad = list(target.bad)
+    selection = _select(settings, target, catalog, bad)
+    source = fetch_chosen(selection, catalog, settings, _log)
+    bad += source.bad
     if distributed.rank() == 0:
         sheets = contact_sheets(selection, target, source, bad)
         _write(folder, _report(settings, selection, (target, source), bad), sheets)
+        if isinstance(catalog, WantedClasses):
+            print("\n".join(catalog.where(selection, settings)))
     return selection
 
 
@@ -71,7 +80,7 @@ def _log(text: str) -> None:
         print(text, flush=True)
 
 
-def _select(settings: Settings, target: Dataset, source: Dataset, bad: list[BadFile]) -> Selection:
+def _select(settings: Settings, target: Dataset, source: Catalog, bad: list[BadFile]) -> Selection:
     """What is selected; files that cannot be decoded are added to ``bad``."""
     import torch
 

@@ -65,6 +65,19 @@ def find(model: str) -> Architecture:
     return Architecture(architecture, arguments, f"{source}:{name}", config)
 
 
+def weights_are_here(model: str) -> bool:
+    """Whether timm would find a model's pretrained weights without a network: in a folder, or in the Hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    source, _, name = model.partition(":")
+    if source == "local-dir":
+        return True
+    config = timm.get_pretrained_cfg(model) if not name else None
+    repository = name or (config.hf_hub_id if config else None)
+    files = ("model.safetensors", "pytorch_model.bin")
+    return repository is not None and any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+
+
 def create(architecture: Architecture, image_size: int | None, *, pretrained: bool = False) -> Any:
     """Creates a timm model, for images of ``image_size`` pixels a side where the model has a fixed input size.
 

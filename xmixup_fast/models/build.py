@@ -137,7 +137,7 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _P
     metadata = read.metadata
     stated = _stated_classes(body, read, weights) if fit.has_classifier else None
     outputs = [layer.weight.shape[0] for layer in classifiers.output_layers(body)][:1]
-    guessed = _imagenet_classes(outputs[0]) if outputs and fit.has_classifier and weights != "none" else None
+    guessed = imagenet_classes(outputs[0]) if outputs and fit.has_classifier and weights != "none" else None
     config = body.pretrained_cfg
     mean, std = (json.loads(metadata[name]) if name in metadata else config[name] for name in ("mean", "std"))
     notes = [f"weights of {found.title}"] if stated is not None else []
@@ -199,7 +199,7 @@ def _download(found: Architecture, image_size: int | None) -> Any:
         raise ValueError(f"weights: timm cannot get its weights for {found.title} ({reason}); {way}") from error
 
 
-def _imagenet_classes(outputs: int) -> list[str] | None:
+def imagenet_classes(outputs: int) -> list[str] | None:
     """The WordNet ids of the ImageNet variant with so many classes; None where timm knows no such variant."""
     subset = infer_imagenet_subset({"num_classes": outputs})
     return ImageNetInfo(subset).label_names() if subset else None  # type: ignore[no-untyped-call]

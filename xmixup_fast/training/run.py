@@ -144,7 +144,10 @@ class _Run:
         """Writes the manifest, config.yaml, selection.json and batch.png."""
         setup = self.setup
         if setup.data.recorded is None:
-            self.run_folder.data(setup.manifest, setup.data.description(self.settings, setup.manifest))
+            description = setup.data.description(self.settings, setup.manifest)
+            if setup.auxiliary and setup.auxiliary.fetched:
+                description["source"] = setup.auxiliary.fetched
+            self.run_folder.data(setup.manifest, description)
         self.run_folder.config(self.settings.to_yaml())
         if setup.report is not None:
             self.run_folder.selection(setup.report)
