@@ -104,7 +104,8 @@ def test_ways_name_what_works_without_a_network(
 ) -> None:
     monkeypatch.setattr(ways, "weights_are_here", lambda model: here)
     monkeypatch.setattr(ways, "fetched_sources", lambda cache: ["imagenette"])
-    text = ways.ways(settings(tmp_path, method=method))
+    given = settings(tmp_path, source="s3://bucket/train", method=method)
+    text = ways.ways(given)
     assert ("--weights pip" in text) == (not here)
     assert ("--source FOLDER" in text and "--source imagenette" in text and "cotuning" in text) == (method == "xmixup")
 
@@ -113,7 +114,7 @@ def test_ways_name_what_works_without_a_network(
 
     monkeypatch.setattr(source, "open_remote", no_network)
     with pytest.raises(ValueError, match=r"^source: nothing answers there\nwhat works now:\n  ") as error:
-        read_source(settings(tmp_path, source="s3://bucket/train", method=method), print)
+        read_source(given, print)
     assert str(error.value).endswith(text)
 
 
