@@ -44,7 +44,9 @@ def index_shards(
         rows.append(Row(dataset.classes[sample.label], shard, image.member, image.offset, image.size))
     sizes = {shard: paths[shard].stat().st_size for shard in sorted(paths)}
     log(f"{len(paths)} shards ({sum(sizes.values()) / 1e6:.1f} MB): computing their MD5 sums")
-    shards = {shard: {"size": size, "md5": _md5(paths[shard])} for shard, size in sizes.items()}
+    shards: dict[str, dict[str, int | str]] = {
+        shard: {"size": size, "md5": _md5(paths[shard])} for shard, size in sizes.items()
+    }
     is_beside = os.path.realpath(path.parent) == os.path.realpath(folder)
     write_index(path, rows, shards, None if is_beside else os.path.realpath(folder))
     left = len(dataset.val) + len(dataset.test)
