@@ -183,20 +183,28 @@ def _splits(name: str, paths: Sequence[Path], needs_train: bool) -> tuple[dict[P
     return {path: splits[part] for path, (part,) in parts.items()}, split_guesses(name, splits)
 
 
-def _expand(pattern: str) -> list[Path]:
-    """The paths that a pattern stands for: numbers and choices, missing files too, and all matches of a wildcard."""
-    if Path(pattern).is_file():
-        return [Path(pattern)]
+def expand_braces(pattern: str) -> list[str]:
+    """The names that numbers, such as {000..012}, and choices, such as {a,b}, stand for, in their order."""
     ends = _RANGE.search(pattern)
     if ends:
         first, last = ends.groups()
         numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
-        return [path for number in numbers for path in _expand(_RANGE.sub(number, pattern, count=1))]
+        return [name for number in numbers for name in expand_braces(_RANGE.sub(number, pattern, count=1))]
     choice = _CHOICE.search(pattern)
     if choice:
         start, end = pattern[: choice.start()], pattern[choice.end() :]
-        return [path for text in choice[1].split(",") for path in _expand(f"{start}{text}{end}")]
-    return [Path(path) for path in sorted(glob.glob(pattern))] if glob.has_magic(pattern) else [Path(pattern)]
+        return [name for text in choice[1].split(",") for name in expand_braces(f"{start}{text}{end}")]
+    return [pattern]
+
+
+def _expand(pattern: str) -> list[Path]:
+    """The paths that a pattern stands for: numbers and choices, missing files too, and all matches of a wildcard."""
+    names = [pattern] if Path(pattern).is_file() else expand_braces(pattern)
+    return [Path(path) for name in names for path in _matches(name)]
+
+
+def _matches(name: str) -> list[str]:
+    return sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).is_file() else [name]
 
 
 def _fixed_folder(pattern: str) -> Path:
