@@ -44,6 +44,14 @@ class Columns:
         """The texts that the file's writer added."""
         return self.schema.metadata or {}
 
+    def constant(self, group: int, path: str) -> Any:
+        """The value that all rows of a row group have in a column; None where the statistics do not tell of one."""
+        row_group = self._metadata.row_group(group)
+        chunks = (row_group.column(i) for i in range(row_group.num_columns))
+        told: Any = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == path), None)
+        is_one = told is not None and told.has_min_max and told.min == told.max and told.null_count == 0
+        return told.min if is_one else None
+
     def ranges(self, group: int, paths: Iterable[str]) -> list[Range]:
         """Where some columns of a row group are. ``paths`` are of leaves, such as image.bytes."""
         wanted, found = set(paths), []
