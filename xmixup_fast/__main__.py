@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "Evaluate a trained network on labelled images.",
     "predict": "Predict the classes of images with a trained network.",
     "export": "Export a trained network for use elsewhere.",
+    "index": "Write the index of tar shards, so that chosen classes can be fetched from them.",
     "compare": "Compare transfer methods: methods x targets x shots x seeds.",
     "info": "Print what a report of a bug should hold: versions, build and devices.",
 }

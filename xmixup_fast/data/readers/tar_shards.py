@@ -296,7 +296,7 @@ class _Shard:
         if not is_label and not (kind and is_image(f"x.{kind}", bytes)):
             self.ignored[f".{name}" if name else ""] += not member.isdir()
             return
-        reason = _unusable(member)
+        reason = unusable(member)
         if reason is not None:
             self.bad.append(BadFile(f"{self.path}/{member.name}", reason))
             return
@@ -363,7 +363,7 @@ def _class_name(content: bytes, kind: str) -> str:
     return name
 
 
-def _unusable(member: tarfile.TarInfo) -> str | None:
+def unusable(member: tarfile.TarInfo) -> str | None:
     """Why a member cannot be used; None for a plain file inside of the archive."""
     if member.name.startswith("/") or ".." in member.name.split("/"):
         return "its name leads out of the archive"

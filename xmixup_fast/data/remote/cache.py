@@ -106,17 +106,17 @@ class SourceFolder:
         return cls(path)
 
     @classmethod
-    def newest(cls, cache: Path, url: str) -> tuple[SourceFolder, dict[str, Any]] | None:
-        """The folder that was made last for a URL, and its catalog; None where there is none."""
-        found = []
-        for file in (cache / "sources").glob("*/catalog.json"):
-            catalog = json.loads(file.read_text(encoding="utf-8"))
-            if catalog["url"] == url:
-                found.append((catalog["used"], file.parent, catalog))
-        if not found:
-            return None
-        _, path, catalog = max(found, key=lambda item: item[0])
-        return cls(path, catalog["classes"]), catalog
+    def newest(cls, cache: Path, url: str) -> SourceFolder | None:
+        """The folder that was used last for a URL; None where there is none."""
+        found = [cls(file.parent) for file in (cache / "sources").glob("*/catalog.json")]
+        found = [folder for folder in found if folder.described()["url"] == url]
+        newest = max(found, key=lambda folder: float(folder.described()["used"]), default=None)
+        return None if newest is None else cls(newest.path, newest.described()["classes"])
+
+    def described(self) -> dict[str, Any]:
+        """What ``describe`` wrote, and ``used``, when it did, in seconds since 1970."""
+        read: dict[str, Any] = json.loads((self.path / "catalog.json").read_text(encoding="utf-8"))
+        return read
 
     def describe(self, catalog: dict[str, Any]) -> None:
         """Writes catalog.json: ``url``, ``classes`` and what else tells what the folder holds."""
@@ -143,6 +143,8 @@ class SourceFolder:
         if not file.is_file():
             return Held()
         read = json.loads(file.read_text(encoding="utf-8"))
+        if read.pop("class") != class_name:
+            return Held()
         files = [(name, size) for name, size in read["files"]]
         held = Held(**{**read, "files": files, "bad": [BadFile(*one) for one in read["bad"]]})
         there = [(name, size) for name, size in files if self.has(class_name, name, size)]
@@ -150,7 +152,9 @@ class SourceFolder:
 
     def keep(self, class_name: str, held: Held) -> None:
         """Writes what is there of a class."""
-        write_json(self._list(class_name), asdict(held) | {"bad": [list(one) for one in held.bad]})
+        bad = [list(one) for one in held.bad]
+        with writing_to_cache(self.path / "lists"):
+            write_json(self._list(class_name), {"class": class_name, **asdict(held), "bad": bad})
 
     def complete(
         self, class_name: str, files: Iterable[tuple[str, int]], limit: int | None, bad: Iterable[BadFile] = ()

@@ -99,12 +99,13 @@ def progress(total: int | None, log: Log) -> Iterator[Callable[[int], object]]:
     has_bar = sys.stderr.isatty() or "ipykernel" in sys.modules
     started, ended = time.monotonic(), threading.Event()
     with tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=not has_bar, desc="fetching") as bar:
-        come = 0
+        come, lock = 0, threading.Lock()
 
         def on_bytes(count: int) -> None:
             nonlocal come
-            come += count
-            bar.update(count)
+            with lock:  # several threads fetch
+                come += count
+                bar.update(count)
 
         def say() -> None:
             while not ended.wait(SAY_SECONDS):

@@ -178,12 +178,13 @@ class RemoteFiles:
 
     def _without_secrets(self, url: str) -> str:
         """The URL without query and password, which are kept for requests."""
-        if not self.protocol.startswith("http"):
-            return url
-        parts = urlsplit(url)
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        self._secret = (shown, f"{parts.scheme}://{parts.netloc}", f"?{parts.query}" if parts.query else "")
-        return f"{shown}{parts.path}"
+        shown = public_url(url)
+        if self.protocol.startswith("http"):
+            parts = urlsplit(url)
+            host = parts.netloc.rpartition("@")[2]
+            query = f"?{parts.query}" if parts.query else ""
+            self._secret = (f"{parts.scheme}://{host}", f"{parts.scheme}://{parts.netloc}", query)
+        return shown
 
     def _address(self, path: str) -> str:
         """The path with what is secret in it, as the filesystem takes it."""
@@ -313,6 +314,14 @@ class RemoteFiles:
                     raise explained(error, name) from None
                 time.sleep(seconds_to_wait(error, tries))
         raise AssertionError("the last try returns or raises")
+
+
+def public_url(url: str) -> str:
+    """A URL without what may be secret: of http:// and https:// without query and password."""
+    if not url.lower().startswith(("http://", "https://")):
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:

@@ -1,0 +1,309 @@
+"""Parquet files with a column of encoded images and one of labels, as the Hugging Face Hub holds most datasets.
+
+pyarrow reads a column of a row group as a whole. So a plan says which row groups hold the images that are wanted, and
+what else comes with them. Where the rows are sorted by class that is little. Where they are not, small files are
+fetched whole, once, and large ones only if the user says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...runtime.files import writing_to_cache
+from ..catalog import Log
+from ..dataset import BadFile
+from ..formats import NOT_AN_IMAGE, extension_of
+from ..layout import name_splits, some, split_parts
+from .cache import SafeNames, SourceFolder
+from .columns import Columns
+from .fetch import progress, to_fetch
+from .files import IN_FLIGHT, Range, RemoteFile, RemoteFiles
+from .layout import Layout, Options
+from .ranges import LARGEST_BLOCK
+from .schema import Schema
+
+WASTE = 1.5
+"""How many times the bytes of the wanted images may be read where rows are not sorted by class."""
+LARGEST_WHOLE = 256_000_000
+"""Bytes of the files, together, that are fetched whole rather than refused."""
+WHOLE = "files"
+"""Folder, in that of a source, of files that were fetched whole."""
+
+
+def layout(files: RemoteFiles, paths: list[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
+    """The layout of Parquet files, of which the ends and the labels have been read.
+
+    Args:
+        files: reads them.
+        paths: the files. Where their names tell splits, those of train are taken.
+        folder: may hold the files already; they are not asked for then.
+        options: ``classes`` names integer labels; ``anyway`` reads however much comes with the images.
+        log: gets lines for the user.
+
+    Raises OSError, and ValueError for files that are damaged or have no such columns, or others than the first one.
+    """
+    paths = _of_train(files, paths, log)
+    tables = whole(folder) or [_Table(files, Columns(files, file)) for file in files.infos(paths)]
+    schema = Schema.of([table.columns for table in tables], options.classes)
+    return _Parquet(files.url, tables, schema, options.anyway, log)
+
+
+def whole(folder: SourceFolder) -> list[_Table] | None:
+    """The files of a source that were fetched whole; None where they were not."""
+    place = folder.path / WHOLE
+    if not place.is_dir():  # it gets its name when all files are in it
+        return None
+    files = RemoteFiles(str(place))
+    return [_Table(files, Columns(files, file)) for file in files.infos(map(str, sorted(place.iterdir())))]
+
+
+def _of_train(files: RemoteFiles, paths: Sequence[str], log: Log) -> list[str]:
+    """The paths of the train split, where names tell splits."""
+    parts = {path: split_parts(files.name(path).rpartition(".")[0]) for path in paths}
+    splits = name_splits(chain(*parts.values()))
+    train = [path for path in paths if any(splits[part] == "train" for part in parts[path])]
+    left = [files.name(path) for path in paths if train and path not in train]
+    if left:
+        log(f"{files.url}: {some(left)} left out, as not named train")
+    return train or list(paths)
+
+
+class _Table(NamedTuple):
+    """A file, and what reads it."""
+
+    files: RemoteFiles
+    columns: Columns
+
+
+class _Row(NamedTuple):
+    """A row of all tables."""
+
+    table: int
+    group: int
+    place: int
+    """Position in the row group."""
+    number: int
+    """Position among all rows."""
+
+
+@dataclass
+class _Plan:
+    """The rows that are wanted, and the row groups that hold them."""
+
+    rows: dict[str, list[_Row]]
+    """By class."""
+    groups: dict[tuple[int, int], list[tuple[str, _Row]]] = field(default_factory=dict)
+    """Of each table and group, the rows to fetch."""
+    size: int = 0
+    """Bytes of the images in these groups."""
+    wanted: float = 0.0
+    """Bytes of the rows, if images of a group have one size."""
+
+
+class _Parquet(Layout):
+    """Parquet files."""
+
+    def __init__(self, url: str, tables: list[_Table], schema: Schema, anyway: bool, log: Log) -> None:
+        """Reads the labels. Raises OSError, and ValueError where they are damaged or no row has one."""
+        self._url, self._tables, self._schema, self._anyway = url, tables, schema, anyway
+        self._bad: list[BadFile] = []
+        self._rows: dict[str, list[_Row]] = {}
+        number = 0
+        for table, (files, columns) in enumerate(tables):
+            labels = _labels(files, columns, schema.label)
+            reasons: dict[str, list[int]] = {}
+            for group, values in enumerate(labels):
+                for place, label in enumerate(values):
+                    name, reason = schema.class_of(label)
+                    if name is None:
+                        reasons.setdefault(reason, []).append(number)
+                    else:
+                        self._rows.setdefault(name, []).append(_Row(table, group, place, number))
+                    number += 1
+            self._bad += [
+                BadFile(columns.name, f"rows without a class ({len(found)}, such as row {found[0]}): {reason}")
+                for reason, found in reasons.items()
+            ]
+        if not self._rows:
+            raise ValueError(f"{url}: no row has a class: {self._bad[0].reason if self._bad else 'there are no rows'}")
+        self.classes = sorted(self._rows)
+        self.counts = [len(self._rows[name]) for name in self.classes]
+        self.size = sum(self._bytes(table, group) for table, group in self._all_groups())
+        self._is_sorted = all(rows[-1].number - rows[0].number < len(rows) for rows in self._rows.values())
+        empty = schema.unused(self.classes)
+        if empty:
+            log(f"{url}: no rows of {some(empty)}: left out")
+
+    def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
+        chosen = [self.classes[label] for label in labels]
+        plan = self._plan(chosen, limit, folder)
+        self._decide(plan, folder, log)
+        reasons = self._fetch(plan, folder, log)
+        for table in dict.fromkeys(table for table, _ in plan.groups):
+            files, columns = self._tables[table]
+            files.check_unchanged(columns.file)
+        for name in chosen:
+            there = _there(folder, name)
+            files_of = [
+                (there[row.number].name, there[row.number].stat().st_size)
+                for row in plan.rows[name]
+                if row.number in there
+            ]
+            bad = [
+                BadFile(f"{self._tables[row.table].columns.name}/{row.number}", reasons.get(row.number, "no image"))
+                for row in plan.rows[name]
+                if row.number not in there
+            ]
+            folder.complete(name, files_of, limit, [*bad, *(self._bad if name == chosen[0] else [])])
+
+    def _all_groups(self) -> Iterator[tuple[int, int]]:
+        return ((table, group) for table, (_, columns) in enumerate(self._tables) for group in range(len(columns.rows)))
+
+    def _range(self, table: int, group: int) -> Range:
+        """Where the images of a row group are."""
+        (found,) = self._tables[table].columns.ranges(group, [self._schema.image])
+        return found
+
+    def _bytes(self, table: int, group: int) -> int:
+        found = self._range(table, group)
+        return found.end - found.begin
+
+    def _plan(self, chosen: Sequence[str], limit: int | None, folder: SourceFolder) -> _Plan:
+        """The first rows of some classes, without groups for those whose images are there."""
+        plan = _Plan({name: self._rows[name][:limit] for name in chosen})
+        for name, rows in plan.rows.items():
+            there = _there(folder, name)
+            for row in rows:
+                if row.number not in there:
+                    plan.groups.setdefault((row.table, row.group), []).append((name, row))
+        for (table, group), wanted in plan.groups.items():
+            size = self._bytes(table, group)
+            plan.size += size
+            plan.wanted += size * len(wanted) / self._tables[table].columns.rows[group]
+        return plan
+
+    def _decide(self, plan: _Plan, folder: SourceFolder, log: Log) -> None:
+        """Fetches the files whole where that is better than the plan.
+
+        Raises ValueError where the plan reads far more than is wanted, and the files are large.
+        """
+        is_local = all(files.protocol == "file" for files, _ in self._tables)
+        if is_local or self._is_sorted or self._anyway or plan.size <= WASTE * plan.wanted:
+            return
+        total = sum(columns.file.size for _, columns in self._tables)
+        if total <= LARGEST_WHOLE:
+            self._tables = _fetch_whole(self._tables, folder, log)
+            return
+        images = sum(map(len, plan.groups.values()))
+        groups = sum(1 for _ in self._all_groups())
+        raise ValueError(
+            f"{self._url}: its rows are not sorted by class: {images} images of {len(plan.rows)} classes, "
+            f"{plan.wanted / 1e6:.1f} MB, lie in {len(plan.groups)} of {groups} row groups, {plan.size / 1e6:.1f} MB: "
+            "read them with --fetch-anyway, or name another source"
+        )
+
+    def _fetch(self, plan: _Plan, folder: SourceFolder, log: Log) -> dict[int, str]:
+        """Fetches the row groups of a plan; returns why rows have no image, by their number."""
+        reasons: dict[int, str] = {}
+        remote = [key for key in plan.groups if self._tables[key[0]].files.protocol != "file"]
+        if remote:
+            log(to_fetch(sum(len(plan.groups[key]) for key in remote), sum(self._bytes(*key) for key in remote)))
+        with progress(sum(self._bytes(*key) for key in remote), log) as on_bytes:
+            for files in {id(table.files): table.files for table in self._tables}.values():
+                keys = [key for key in plan.groups if self._tables[key[0]].files is files]
+                said: Callable[[int], object] = on_bytes if files.protocol != "file" else lambda count: None
+                for i, data in files.read_ranges([self._range(*key) for key in keys], said):
+                    reasons |= self._keep(keys[i], data, plan.groups[keys[i]], folder)
+        return reasons
+
+    def _keep(
+        self, key: tuple[int, int], data: bytes, wanted: Sequence[tuple[str, _Row]], folder: SourceFolder
+    ) -> dict[int, str]:
+        """Writes the wanted images of a row group; returns why others have none, by their number."""
+        table, group = key
+        try:
+            begin = self._range(table, group).begin
+            (images,) = self._tables[table].columns.values(group, [self._schema.image], {begin: data})
+        except ValueError as error:
+            return {row.number: str(error) for _, row in wanted}
+        reasons = {}
+        for name, row in wanted:
+            image: bytes | None = images[row.place]
+            extension = extension_of(image or b"")
+            if not image:
+                reasons[row.number] = "no image: expected its bytes in the table"
+            elif extension is None:
+                reasons[row.number] = NOT_AN_IMAGE
+            else:
+                folder.write(name, f"{row.number:08d}{extension}", image)
+        return reasons
+
+
+def _there(folder: SourceFolder, name: str) -> dict[int, Path]:
+    """The images of a class that are there, by the numbers of their rows."""
+    place = folder.class_folder(name)
+    found = place.iterdir() if place.is_dir() else ()
+    return {int(path.stem): path for path in found if path.stem.isdecimal()}
+
+
+def _labels(files: RemoteFiles, columns: Columns, label: str) -> list[list[Any]]:
+    """The labels of each row group. Reads those alone that the statistics do not tell."""
+    groups = range(len(columns.rows))
+    constant = {group: columns.constant(group, label) for group in groups}
+    unknown = [group for group in groups if constant[group] is None]
+    ranges = [one for group in unknown for one in columns.ranges(group, [label])]
+    read = {}
+    for i, data in files.read_ranges(ranges):
+        (read[unknown[i]],) = columns.values(unknown[i], [label], {ranges[i].begin: data})
+    return [read[group] if group in read else [constant[group]] * columns.rows[group] for group in groups]
+
+
+def _fetch_whole(tables: Sequence[_Table], folder: SourceFolder, log: Log) -> list[_Table]:
+    """Fetches whole files, going on where that was interrupted; returns them as they are in the folder.
+
+    Raises OSError where a file is not what its server says it is.
+    """
+    aside, names = folder.path / f"{WHOLE}.part", SafeNames()
+    total = sum(columns.file.size for _, columns in tables)
+    log(f"fetching {len(tables)} files whole, {total / 1e6:.1f} MB, as their rows are not sorted by class")
+    with writing_to_cache(aside), progress(total, log) as on_bytes:
+        for i, (files, columns) in enumerate(tables):
+            file = aside / f"{i:05d}-{names(files.name(columns.file.path))}"
+            _fetch_file(files, columns.file, file, on_bytes)
+        aside.rename(folder.path / WHOLE)
+    found = whole(folder)
+    assert found is not None
+    return found
+
+
+def _fetch_file(files: RemoteFiles, file: RemoteFile, target: Path, on_bytes: Callable[[int], object]) -> None:
+    """Fetches a file whole, from where an earlier try ended."""
+    if target.exists():
+        return
+    part = target.with_name(f"{target.name}.part")
+    with part.open("ab") as out:
+        for begin in range(out.tell(), file.size, IN_FLIGHT * LARGEST_BLOCK):
+            ends = range(begin, min(begin + IN_FLIGHT * LARGEST_BLOCK, file.size), LARGEST_BLOCK)
+            blocks = [Range(file.path, at, min(at + LARGEST_BLOCK, file.size)) for at in ends]
+            read = dict(files.read_ranges(blocks, on_bytes))
+            out.writelines(read[i] for i in range(len(blocks)))
+            out.flush()
+    files.check_unchanged(file)
+    expected = getattr(files.fs.info(file.path).get("lfs"), "sha256", None) if files.protocol == "hf" else None
+    if expected is not None and _sha256(part) != expected:
+        part.unlink()
+        raise OSError(f"{files.shown(file.path)}: its SHA-256 is not what the hub says: run it again")
+    part.rename(target)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
