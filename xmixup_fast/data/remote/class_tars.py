@@ -75,14 +75,15 @@ class ClassTars(Layout):
             ended = threading.Event()
 
             def one(name: str) -> None:
-                _ClassFetch(name, tars[name], folder, limit).run(on_bytes, ended)
-                self._check(name)
+                try:
+                    _ClassFetch(name, tars[name], folder, limit).run(on_bytes, ended)
+                    self._check(name)
+                except BaseException:
+                    ended.set()
+                    raise
 
-            try:
-                for _ in in_flight(one, names):
-                    pass
-            finally:
-                ended.set()
+            for _ in in_flight(one, names):
+                pass
 
 
 def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, options: Options, log: Log) -> Layout:

@@ -42,18 +42,20 @@ def blocks(ranges: Sequence[Range]) -> list[Block]:
     Ranges of one path are joined over gaps of at most LARGEST_GAP bytes each and GAP_SHARE of the block together.
     Ranges without bytes are in no block. Blocks are in the order of the first range in them.
     """
-    found: list[tuple[int, Block]] = []
-    for first, at in sorted(enumerate(ranges), key=lambda item: (item[1].path, item[1].begin, item[1].end)):
-        for begin in range(at.begin, at.end, LARGEST_BLOCK):
-            end = min(begin + LARGEST_BLOCK, at.end)
-            block = found[-1][1] if found else None
-            if block is None or not _fits(block, at.path, begin, end):
-                block = Block(at.path, begin, begin)
-                found.append((first, block))
-            block.gaps += max(begin - block.end, 0)
-            block.end = max(block.end, end)
-            block.parts.append((first, begin, end))
-    return [block for _, block in sorted(found, key=lambda item: min(part[0] for part in item[1].parts))]
+    parts = [
+        (one.path, begin, min(begin + LARGEST_BLOCK, one.end), i)
+        for i, one in enumerate(ranges)
+        for begin in range(one.begin, one.end, LARGEST_BLOCK)
+    ]
+    found: list[Block] = []
+    for path, begin, end, i in sorted(parts):
+        if not found or not _fits(found[-1], path, begin, end):
+            found.append(Block(path, begin, begin))
+        block = found[-1]
+        block.gaps += max(begin - block.end, 0)
+        block.end = max(block.end, end)
+        block.parts.append((i, begin, end))
+    return sorted(found, key=lambda block: min(block.parts))
 
 
 def _fits(block: Block, path: str, begin: int, end: int) -> bool:
