@@ -13,6 +13,8 @@ LARGEST_GAP = 64_000
 """Bytes between two ranges that are read and dropped rather than asked for in two requests, at most."""
 GAP_SHARE = 0.05
 """Share of a block that may be such gaps."""
+SMALL_GAP = 1024
+"""Gaps below this, which take no more than the headers of a request, are joined whatever their share: tar's padding."""
 
 
 class Range(NamedTuple):
@@ -33,14 +35,14 @@ class Block:
     parts: list[tuple[int, int, int]] = field(default_factory=list)
     """Of each: the position of the range among all; the first byte of it that is here, and the byte after the last."""
     gaps: int = 0
-    """Bytes that no range asks for."""
+    """Bytes that no range asks for, without small gaps."""
 
 
 def blocks(ranges: Sequence[Range]) -> list[Block]:
     """Joins ranges to blocks of at most LARGEST_BLOCK bytes; larger ranges are divided.
 
-    Ranges of one path are joined over gaps of at most LARGEST_GAP bytes each and GAP_SHARE of the block together.
-    Ranges without bytes are in no block. Blocks are in the order of the first range in them.
+    Ranges of one path are joined over gaps of at most LARGEST_GAP bytes each and GAP_SHARE of the block together, and
+    over gaps below SMALL_GAP. Ranges without bytes are in no block. Blocks are in the order of the first range in them.
     """
     parts = [
         (one.path, begin, min(begin + LARGEST_BLOCK, one.end), i)
@@ -52,7 +54,7 @@ def blocks(ranges: Sequence[Range]) -> list[Block]:
         if not found or not _fits(found[-1], path, begin, end):
             found.append(Block(path, begin, begin))
         block = found[-1]
-        block.gaps += max(begin - block.end, 0)
+        block.gaps += _gap(block, begin)
         block.end = max(block.end, end)
         block.parts.append((i, begin, end))
     return sorted(found, key=lambda block: min(block.parts))
@@ -60,10 +62,16 @@ def blocks(ranges: Sequence[Range]) -> list[Block]:
 
 def _fits(block: Block, path: str, begin: int, end: int) -> bool:
     """Whether a range that begins no earlier than the block can join it."""
-    gap = max(begin - block.end, 0)
     size = max(block.end, end) - block.begin
-    is_near = gap <= LARGEST_GAP and block.gaps + gap <= GAP_SHARE * size
+    gap = _gap(block, begin)
+    is_near = gap == 0 or (gap <= LARGEST_GAP and block.gaps + gap <= GAP_SHARE * size)
     return path == block.path and size <= LARGEST_BLOCK and is_near
+
+
+def _gap(block: Block, begin: int) -> int:
+    """Bytes between a block and what begins at ``begin``; 0 where they are few."""
+    gap = begin - block.end
+    return gap if gap >= SMALL_GAP else 0
 
 
 class RangeFile(io.RawIOBase):
