@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ EXPECTED = (
 """What can lie at a URL, as messages list it."""
 _PART = re.compile(r"\.tar\.?(\d+|[a-z]{2})$", re.IGNORECASE)
 """How the parts of one large tar are named."""
+_temporary: list[tempfile.TemporaryDirectory[str]] = []
+"""Folders that stand in for a cache until the process ends."""
 _PEEKED = 3
 """As many first members tell class tars from shards."""
 
@@ -45,8 +47,6 @@ class RemoteCatalog(Catalog):
     name: str
     layout: Layout
     folder: SourceFolder
-    temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
-    """Holds ``folder`` where there is no cache; it goes with the catalog."""
 
     @property
     def classes(self) -> list[str]:  # type: ignore[override]
@@ -119,11 +119,12 @@ def open_remote(
     a package is missing; ValueError or OSError, with a message for the user, for what cannot be used.
     """
     shown = public_url(url)
-    temporary = None
     if cache_folder is None:
-        temporary = tempfile.TemporaryDirectory(prefix="xmixup-") if local_rank() == 0 else None
-        # Processes of one machine have ranks that follow each other.
-        cache_folder = Path(gather_objects(temporary.name if temporary else "")[rank() - local_rank()])
+        own = ""
+        if local_rank() == 0:
+            _temporary.append(tempfile.TemporaryDirectory(prefix="xmixup-"))
+            own = _temporary[-1].name
+        cache_folder = Path(gather_objects(own)[rank() - local_rank()])  # ranks of one machine follow each other
     with local_rank_zero_first():
         if local_rank() == 0:
             layout, folder = _open(url, cache_folder, log, name, options or Options())
@@ -131,7 +132,7 @@ def open_remote(
             layout, folder = _opened_before(
                 shown, cache_folder, f"{shown}: the machine's first process did not fetch it"
             )
-    return RemoteCatalog(name or shown, layout, folder, temporary)
+    return RemoteCatalog(name or shown, layout, folder)
 
 
 def _open(url: str, cache: Path, log: Log, name: str | None, options: Options) -> tuple[Layout, SourceFolder]:
