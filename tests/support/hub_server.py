@@ -281,13 +281,16 @@ def write_tiny_imagenet(folder: Path, *, count: int = 20, side: int = 64, classe
         classes: how many of ImageNet's classes, whose names are WordNet ids.
         group: rows in each row group.
 
-    Returns the folder. Images of one class have one colour, with noise; eight images are drawn for each class.
+    Returns the folder. Images of one class have one colour, with noise; at most eight images are drawn for each class.
     """
     names = wordnet_ids(classes)
     colours = np.random.default_rng(0).integers(40, 216, (classes, 3))
-    drawn = [[jpeg(8 * label + i, side, colours[label].tolist()) for i in range(8)] for label in range(classes)]
+    drawn_each = min(max(count, 2), 8)
+    drawn = [
+        [jpeg(8 * label + i, side, colours[label].tolist()) for i in range(drawn_each)] for label in range(classes)
+    ]
     for split, rows in (("train", count), ("valid", 2)):
-        images = [drawn[label][row % 8] for label in range(classes) for row in range(rows)]
+        images = [drawn[label][row % drawn_each] for label in range(classes) for row in range(rows)]
         labels = [label for label in range(classes) for _ in range(rows)]
         path = folder / "data" / f"{split}-00000-of-00001-1359597a978bc4fa.parquet"
         write_parquet(path, images, labels, names=names, group=group)

@@ -43,7 +43,7 @@ class SafeNames:
     def __call__(self, name: str) -> str:
         plain = unicodedata.normalize("NFC", _ODD.sub("_", name)).strip(" ")
         plain = re.sub(r"^\.+|\.+$", "_", plain)
-        is_good = plain == name and len(plain.encode()) <= _LONGEST and not _RESERVED.match(plain)
+        is_good = plain == name != "" and len(plain.encode()) <= _LONGEST and not _RESERVED.match(plain)
         given, again = plain if is_good else _hashed(plain, name), 0
         while given.casefold() in self._given:
             again += 1

@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,18 @@ from ...runtime.distributed import gather_objects, local_rank, local_rank_zero_f
 from ..catalog import Catalog, Log
 from ..dataset import Dataset, FileImage, Sample
 from ..formats import EXTENSIONS
-from . import class_tars
+from . import class_tars, parquet, shards
 from .cache import SourceFolder
 from .files import NoNetwork, RemoteFiles, public_url
 from .layout import Layout, Options
 
 MakeLayout = Callable[[RemoteFiles, Sequence[str], SourceFolder, Options, Log], Layout]
-LAYOUTS: dict[str, MakeLayout] = {"class tars": class_tars.layout, "one large tar": class_tars.large_layout}
+LAYOUTS: dict[str, MakeLayout] = {
+    "class tars": class_tars.layout,
+    "one large tar": class_tars.large_layout,
+    "shards": shards.layout,
+    "Parquet": parquet.layout,
+}
 """By kind: what makes the layout of the files that were found."""
 EXPECTED = (
     "a folder of class tars (n01440764.tar), a pattern such as a-{000..012}.tar, one large tar of class tars (.tar, or "
@@ -29,6 +34,8 @@ EXPECTED = (
 """What can lie at a URL, as messages list it."""
 _PART = re.compile(r"\.tar\.?(\d+|[a-z]{2})$", re.IGNORECASE)
 """How the parts of one large tar are named."""
+_temporary: list[tempfile.TemporaryDirectory[str]] = []
+"""Folders that stand in for a cache until the process ends."""
 _PEEKED = 3
 """As many first members tell class tars from shards."""
 
@@ -40,8 +47,6 @@ class RemoteCatalog(Catalog):
     name: str
     layout: Layout
     folder: SourceFolder
-    temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
-    """Holds ``folder`` where there is no cache; it goes with the catalog."""
 
     @property
     def classes(self) -> list[str]:  # type: ignore[override]
@@ -114,11 +119,12 @@ def open_remote(
     a package is missing; ValueError or OSError, with a message for the user, for what cannot be used.
     """
     shown = public_url(url)
-    temporary = None
     if cache_folder is None:
-        temporary = tempfile.TemporaryDirectory(prefix="xmixup-") if local_rank() == 0 else None
-        # Processes of one machine have ranks that follow each other.
-        cache_folder = Path(gather_objects(temporary.name if temporary else "")[rank() - local_rank()])
+        own = ""
+        if local_rank() == 0:
+            _temporary.append(tempfile.TemporaryDirectory(prefix="xmixup-"))
+            own = _temporary[-1].name
+        cache_folder = Path(gather_objects(own)[rank() - local_rank()])  # ranks of one machine follow each other
     with local_rank_zero_first():
         if local_rank() == 0:
             layout, folder = _open(url, cache_folder, log, name, options or Options())
@@ -126,7 +132,7 @@ def open_remote(
             layout, folder = _opened_before(
                 shown, cache_folder, f"{shown}: the machine's first process did not fetch it"
             )
-    return RemoteCatalog(name or shown, layout, folder, temporary)
+    return RemoteCatalog(name or shown, layout, folder)
 
 
 def _open(url: str, cache: Path, log: Log, name: str | None, options: Options) -> tuple[Layout, SourceFolder]:
@@ -142,6 +148,8 @@ def _open(url: str, cache: Path, log: Log, name: str | None, options: Options) -
         folder.describe({"url": shown, "kind": kind, "key": key, **known})
     except NoNetwork as error:
         layout, folder = _opened_before(shown, cache, str(error))
+        if (folder.path / parquet.WHOLE).is_dir():
+            layout = parquet.layout(RemoteFiles(str(folder.path)), [], folder, options, log)
         used = time.strftime("%Y-%m-%d", time.localtime(folder.described()["used"]))
         log(f"{shown}: nothing answers; takes what was fetched before, on {used} or earlier: {folder.path}")
     return layout, folder
@@ -164,20 +172,20 @@ def _recognise(files: RemoteFiles, options: Options) -> tuple[str, list[str], st
     if is_folder and options.classes and _exists(files, files.join(f"{options.classes[0]}.tar")):
         return "class tars", [], ""
     paths = files.find()
-    parquet = [path for path in paths if path.lower().endswith(".parquet")]
+    tables = [path for path in paths if path.lower().endswith(".parquet")]
     tars = [path for path in paths if path.lower().endswith(".tar")]
     parts = [path for path in paths if _PART.search(path)]
-    index = [path for path in parquet if files.name(path) == "index.parquet"] if tars else []
+    index = [path for path in tables if files.name(path) == "index.parquet"] if tars else []
     beside = f"{tars[0].rpartition('/')[0]}/index.parquet" if tars else ""
     if index or (tars and not is_folder and _exists(files, beside)):
         return "shards", [*tars, beside], _version(files, [beside])
     if tars:
         kind = _kind_of_tars(files, tars)
         return kind, tars, _version(files, tars) if kind == "one large tar" else ""
-    if parts and not parquet:
+    if parts and not tables:
         return "one large tar", parts, _version(files, parts)
-    if parquet:
-        return "Parquet", parquet, _version(files, parquet)
+    if tables:
+        return "Parquet", tables, _version(files, tables)
     raise ValueError(_unknown(files, paths))
 
 

@@ -75,14 +75,14 @@ class ClassTars(Layout):
             ended = threading.Event()
 
             def one(name: str) -> None:
-                _ClassFetch(name, tars[name], folder, limit).run(on_bytes, ended)
-                self._check(name)
+                try:
+                    _ClassFetch(name, tars[name], folder, limit).run(on_bytes, ended, lambda: self._check(name))
+                except BaseException:
+                    ended.set()
+                    raise
 
-            try:
-                for _ in in_flight(one, names):
-                    pass
-            finally:
-                ended.set()
+            for _ in in_flight(one, names):
+                pass
 
 
 def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
@@ -241,8 +241,8 @@ class _ClassFetch:
         for member in held.state["members"]:
             self._safe(member)
 
-    def run(self, on_bytes: Callable[[int], object], ended: threading.Event) -> None:
-        """Fetches; stops at the next request after ``ended`` is set. Raises OSError."""
+    def run(self, on_bytes: Callable[[int], object], ended: threading.Event, check: Callable[[], object]) -> None:
+        """Fetches; stops at the next request after ``ended`` is set. Raises OSError, also where ``check`` does."""
 
         def read(begin: int, end: int) -> bytes:
             self.folder.keep(self.name, self.held)  # the images so far are written: they are not fetched again
@@ -261,6 +261,7 @@ class _ClassFetch:
         except _DAMAGE as error:
             self.held.bad.append(BadFile(self.tar.name, f"expected a whole, uncompressed tar file: {error}"))
             self.limit = None
+        check()  # before the class counts as whole: of another version, the next fetch begins anew
         self.held.is_whole, self.held.limit = True, self.limit
         self.folder.keep(self.name, self.held)
 
@@ -282,6 +283,9 @@ class _ClassFetch:
                 reason = self._write(last, _bytes(stream, member, member.size), member.size)
             if reason:
                 held.bad.append(BadFile(f"{self.tar.name}/{member.name}", reason))
+            if member.offset_data + member.size > self.tar.size:
+                self.limit = None
+                return
             held.state["next"] = opened.offset
 
     def _write(self, member: str, data: bytes, size: int) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from .files import Range, RemoteFile, RemoteFiles
 
+INDEX_KEY = b"xmixup_fast"
+"""The text of an index of shards."""
 _TAIL = 2**16
 """Bytes that are read first, from the end. What a file says of its row groups is mostly shorter."""
 
@@ -43,6 +45,11 @@ class Columns:
     def texts(self) -> dict[bytes, bytes]:
         """The texts that the file's writer added."""
         return self.schema.metadata or {}
+
+    @property
+    def is_index(self) -> bool:
+        """Whether ``xmixup index`` wrote the file."""
+        return INDEX_KEY in self.texts
 
     def constant(self, group: int, path: str) -> Any:
         """The value that all rows of a row group have in a column; None where the statistics do not tell of one."""

@@ -30,15 +30,23 @@ class ShortAnswer(OSError):
     """A server sent fewer bytes than it was asked for."""
 
 
+class BehindTheEnd(OSError):
+    """A file has no such bytes."""
+
+    status = 416
+
+
 def status_of(error: BaseException) -> int | None:
     """The HTTP status behind an error of any filesystem; None where there is none."""
     for one in _chain(error):
         response = getattr(one, "response", None)
         if isinstance(response, dict):  # botocore
             response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        for found in (getattr(one, "status", None), getattr(response, "status_code", response), _code(one)):
-            if isinstance(found, int) and 300 <= found < 600:
-                return found
+        found = getattr(one, "status", getattr(response, "status_code", response))
+        if type(one).__module__.startswith("gcsfs"):  # code is 400 in aiohttp's errors on answers that were cut off
+            found = getattr(one, "code", None)
+        if str(found).isdecimal() and 300 <= int(str(found)) < 600:
+            return int(str(found))
     return None
 
 
@@ -124,12 +132,6 @@ def _reason(error: BaseException) -> str:
     chain = list(_chain(error))
     text = getattr(chain[-1], "strerror", None) or type(chain[-1]).__name__
     return str(text).splitlines()[0]
-
-
-def _code(error: BaseException) -> int | None:
-    """The status that gcsfs keeps in ``code``."""
-    code = str(getattr(error, "code", ""))
-    return int(code) if code.isdecimal() else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

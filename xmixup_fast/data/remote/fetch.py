@@ -72,7 +72,12 @@ def fetch_pieces(
             else:
                 folder.write(pieces[i].label, names[i], data[extra:])
     for file in dict.fromkeys(pieces[i].file for i in missing):
-        files.check_unchanged(file)
+        try:
+            files.check_unchanged(file)
+        except OSError:
+            for i in (i for i in missing if pieces[i].file == file):
+                (folder.class_folder(pieces[i].label) / names[i]).unlink(missing_ok=True)
+            raise
     bad = {i: BadFile(f"{files.shown(pieces[i].file.path)}/{pieces[i].name}", reasons[i]) for i in sorted(reasons)}
     for label in dict.fromkeys(piece.label for piece in pieces):
         own = [i for i, piece in enumerate(pieces) if piece.label == label]

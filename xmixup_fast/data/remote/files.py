@@ -14,7 +14,17 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from ..readers.tar_shards import expand_braces
-from .errors import TRIES, NoNetwork, NoRanges, ShortAnswer, explained, is_of_connection, is_transient, seconds_to_wait
+from .errors import (
+    TRIES,
+    BehindTheEnd,
+    NoNetwork,
+    NoRanges,
+    ShortAnswer,
+    explained,
+    is_of_connection,
+    is_transient,
+    seconds_to_wait,
+)
 from .ranges import Range, RangeFile, blocks
 
 __all__ = ["NoNetwork", "Range", "RemoteFile", "RemoteFiles"]
@@ -254,7 +264,7 @@ class RemoteFiles:
     def _verified(self, path: str, begin: int, end: int) -> bytes:
         data = self._read_once(self._address(path), begin, end)
         if not data:
-            raise OSError(416, f"{self.shown(path)}: has no byte {begin}: it, or its index, has changed")
+            raise BehindTheEnd(f"{self.shown(path)}: has no byte {begin}")
         if len(data) != end - begin:
             raise ShortAnswer(f"{self.shown(path)}: got {len(data)} of {end - begin} bytes from {begin} on")
         return data
@@ -356,9 +366,9 @@ def in_flight(call: Callable[[Any], T], items: Iterable[Any], workers: int = IN_
 
 @contextmanager
 def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads, of which those that have not begun are dropped when the block ends."""
+    """Threads. When the block ends, what has not begun is dropped, and what has is waited for: none writes later on."""
     threads = ThreadPoolExecutor(workers)
     try:
         yield threads
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+        threads.shutdown(cancel_futures=True)

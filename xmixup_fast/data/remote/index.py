@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 
 from ...runtime.files import atomic_write
 from ..layout import some
-from .columns import Columns, pyarrow_parquet
+from .columns import INDEX_KEY, Columns, pyarrow_parquet
 from .files import RemoteFiles
 
 NAME = "index.parquet"
 """Name of the index of a folder of shards."""
 _COLUMNS = ("class", "shard", "member", "offset", "size")
-_KEY = b"xmixup_fast"
 _GROUP_ROWS = 1000
 """Rows of a row group, at least, but for the last one."""
 
@@ -64,7 +63,8 @@ def write_index(
     about = {"format": 1, "folder": folder, "classes": dict(classes), "shards": shards}
     kinds = (pyarrow.string(), pyarrow.string(), pyarrow.string(), pyarrow.int64(), pyarrow.int64())
     schema = pyarrow.schema(
-        list(zip(_COLUMNS, kinds, strict=True)), {_KEY: json.dumps(about, ensure_ascii=False, separators=(",", ":"))}
+        list(zip(_COLUMNS, kinds, strict=True)),
+        {INDEX_KEY: json.dumps(about, ensure_ascii=False, separators=(",", ":"))},
     )
     group: list[Row] = []
     with (
@@ -106,7 +106,7 @@ class Index:
     def open(cls, files: RemoteFiles, path: str) -> Index:
         """Reads the end of an index. Raises OSError, and ValueError for a file that is no index, or is damaged."""
         columns = Columns(files, files.info(path))
-        about, names = json.loads(columns.texts.get(_KEY, b"null")), columns.schema.names
+        about, names = json.loads(columns.texts.get(INDEX_KEY, b"null")), columns.schema.names
         if about is None or tuple(names) != _COLUMNS:
             expected = "expected an index that xmixup index wrote"
             raise ValueError(f"{columns.name}: {expected}, got a table of {some(names, 10) or 'no column'}")

@@ -19,6 +19,7 @@ from ..catalog import Log
 from ..dataset import BadFile
 from ..formats import NOT_AN_IMAGE, extension_of
 from ..layout import name_splits, some, split_parts
+from . import shards
 from .cache import SafeNames, SourceFolder
 from .columns import Columns
 from .fetch import progress, to_fetch
@@ -35,12 +36,12 @@ WHOLE = "files"
 """Folder, in that of a source, of files that were fetched whole."""
 
 
-def layout(files: RemoteFiles, paths: list[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
+def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
     """The layout of Parquet files, of which the ends and the labels have been read.
 
     Args:
         files: reads them.
-        paths: the files. Where their names tell splits, those of train are taken.
+        paths: the files. Where their names tell splits, those of train are taken. An index of shards may be one.
         folder: may hold the files already; they are not asked for then.
         options: ``classes`` names integer labels; ``anyway`` reads however much comes with the images.
         log: gets lines for the user.
@@ -49,6 +50,8 @@ def layout(files: RemoteFiles, paths: list[str], folder: SourceFolder, options: 
     """
     paths = _of_train(files, paths, log)
     tables = whole(folder) or [_Table(files, Columns(files, file)) for file in files.infos(paths)]
+    if tables[0].columns.is_index:
+        return shards.layout(files, paths, folder, options, log)
     schema = Schema.of([table.columns for table in tables], options.classes)
     return _Parquet(files.url, tables, schema, options.anyway, log)
 

@@ -13,6 +13,8 @@ LARGEST_GAP = 64_000
 """Bytes between two ranges that are read and dropped rather than asked for in two requests, at most."""
 GAP_SHARE = 0.05
 """Share of a block that may be such gaps."""
+SMALL_GAP = 1024
+"""Gaps below this, which take no more than the headers of a request, are joined whatever their share: tar's padding."""
 
 
 class Range(NamedTuple):
@@ -33,35 +35,43 @@ class Block:
     parts: list[tuple[int, int, int]] = field(default_factory=list)
     """Of each: the position of the range among all; the first byte of it that is here, and the byte after the last."""
     gaps: int = 0
-    """Bytes that no range asks for."""
+    """Bytes that no range asks for, without small gaps."""
 
 
 def blocks(ranges: Sequence[Range]) -> list[Block]:
     """Joins ranges to blocks of at most LARGEST_BLOCK bytes; larger ranges are divided.
 
-    Ranges of one path are joined over gaps of at most LARGEST_GAP bytes each and GAP_SHARE of the block together.
-    Ranges without bytes are in no block. Blocks are in the order of the first range in them.
+    Ranges of one path are joined over gaps of at most LARGEST_GAP bytes each and GAP_SHARE of the block together, and
+    over gaps below SMALL_GAP. Ranges without bytes are in no block. Blocks are in the order of the first range in them.
     """
-    found: list[tuple[int, Block]] = []
-    for first, at in sorted(enumerate(ranges), key=lambda item: (item[1].path, item[1].begin, item[1].end)):
-        for begin in range(at.begin, at.end, LARGEST_BLOCK):
-            end = min(begin + LARGEST_BLOCK, at.end)
-            block = found[-1][1] if found else None
-            if block is None or not _fits(block, at.path, begin, end):
-                block = Block(at.path, begin, begin)
-                found.append((first, block))
-            block.gaps += max(begin - block.end, 0)
-            block.end = max(block.end, end)
-            block.parts.append((first, begin, end))
-    return [block for _, block in sorted(found, key=lambda item: min(part[0] for part in item[1].parts))]
+    parts = [
+        (one.path, begin, min(begin + LARGEST_BLOCK, one.end), i)
+        for i, one in enumerate(ranges)
+        for begin in range(one.begin, one.end, LARGEST_BLOCK)
+    ]
+    found: list[Block] = []
+    for path, begin, end, i in sorted(parts):
+        if not found or not _fits(found[-1], path, begin, end):
+            found.append(Block(path, begin, begin))
+        block = found[-1]
+        block.gaps += _gap(block, begin)
+        block.end = max(block.end, end)
+        block.parts.append((i, begin, end))
+    return sorted(found, key=lambda block: min(block.parts))
 
 
 def _fits(block: Block, path: str, begin: int, end: int) -> bool:
     """Whether a range that begins no earlier than the block can join it."""
-    gap = max(begin - block.end, 0)
     size = max(block.end, end) - block.begin
-    is_near = gap <= LARGEST_GAP and block.gaps + gap <= GAP_SHARE * size
+    gap = _gap(block, begin)
+    is_near = gap == 0 or (gap <= LARGEST_GAP and block.gaps + gap <= GAP_SHARE * size)
     return path == block.path and size <= LARGEST_BLOCK and is_near
+
+
+def _gap(block: Block, begin: int) -> int:
+    """Bytes between a block and what begins at ``begin``; 0 where they are few."""
+    gap = begin - block.end
+    return gap if gap >= SMALL_GAP else 0
 
 
 class RangeFile(io.RawIOBase):

@@ -15,7 +15,7 @@ from .index import NAME, Index
 from .layout import Layout, Options
 
 
-def layout(files: RemoteFiles, paths: list[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
+def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
     """The layout of shards, of which the end of the index has been read.
 
     Args:
