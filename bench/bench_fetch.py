@@ -1,8 +1,8 @@
 """Fetching 5 of 200 classes against downloading all, over a line of 50 Mbit/s.
 
 The server throttles all answers together, as a line would; it is on the loopback address, and so adds no latency.
-`download` takes each file whole, in blocks, eight at a time. The headers of the large tar, a request for each of its 200
-class tars, are read once, and kept from a run that is not timed.
+`download` takes each file whole, in blocks, eight at a time. The headers of the large tar, a request for each of its
+200 class tars, are read once, and kept from a run that is not timed.
 
 python -m pytest bench/bench_fetch.py --benchmark-only -s
 """
