@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from ...runtime.files import atomic_write
 from ..catalog import Log
 from ..formats import is_image
 from .cache import SafeNames, SourceFolder
 from .fetch import progress
-from .files import Range, RemoteFile, RemoteFiles
+from .files import RemoteFile, RemoteFiles
 from .layout import Layout, Options
+from .whole import fetch_whole
 
-BLOCK = 2**23
-"""Bytes that are fetched at a time, and kept where a fetch is interrupted."""
 ARCHIVES = (".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 """How their names end."""
 
@@ -34,10 +32,12 @@ class Archive(Layout):
         self.files = files
         self.file = file
         self.size = file.size
-        if options.classes is None:
-            self.classes = sorted(self._unpack(folder, log))
-        else:
+        if options.classes is not None:
             self.classes = sorted(options.classes)
+        elif (folder.path / "catalog.json").is_file():  # unpacked before
+            self.classes = folder.described()["classes"]
+        else:
+            self._unpack(folder, log)
 
     def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
         """Unpacks the images of all classes, so that others need no further fetch."""
@@ -47,12 +47,16 @@ class Archive(Layout):
 
     def _unpack(self, folder: SourceFolder, log: Log) -> dict[str, list[tuple[str, int]]]:
         """Fetches and unpacks the archive, once. Returns names and sizes of each class's images."""
-        archive = folder.path / "archive"
-        fetch_whole(self.files, self.file, archive, log)
-        log(f"unpacking {self.files.name(self.file.path)}")
+        archive, name = folder.path / "archive", self.files.name(self.file.path)
+        log(f"{name}: fetching all of it, {self.file.size / 1e6:.1f} MB, as it has no parts")
+        with progress(self.file.size, log) as on_bytes:
+            fetch_whole(self.files, self.file, archive, on_bytes)
+        log(f"{name}: unpacking")
         with tarfile.open(archive) as tar:
             images = list(_images(tar))
-            folder.describe({"url": self.files.url, "classes": sorted({name for name, _ in images})})
+            if not hasattr(self, "classes"):
+                self.classes = sorted({name for name, _ in images})
+                folder.describe({"url": self.files.url, "classes": self.classes, "counts": None, "size": self.size})
             names: dict[str, SafeNames] = {}
             unpacked: dict[str, list[tuple[str, int]]] = {}
             for class_name, member in images:
@@ -76,34 +80,3 @@ def _images(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo]]:
     elif len({parts[0] for parts, _ in found}) == 1:  # one folder around all others
         found = [(parts[1:], one) for parts, one in found]
     yield from ((parts[0], one) for parts, one in found if len(parts) > 1)
-
-
-def fetch_whole(files: RemoteFiles, file: RemoteFile, target: Path, log: Log) -> None:
-    """Fetches a file in blocks that are kept, so that an interrupted fetch goes on, and joins them.
-
-    Raises OSError where it cannot be fetched, or has changed meanwhile.
-    """
-    if target.is_file():
-        return
-    parts = target.with_name(f"{target.name}.parts")
-    parts.mkdir(parents=True, exist_ok=True)
-    ranges = [Range(file.path, at, min(at + BLOCK, file.size)) for at in range(0, file.size, BLOCK)]
-    paths = [parts / f"{number:06d}" for number in range(len(ranges))]
-    missing = [
-        i
-        for i, path in enumerate(paths)
-        if not path.is_file() or path.stat().st_size != ranges[i].end - ranges[i].begin
-    ]
-    total = sum(ranges[i].end - ranges[i].begin for i in missing)
-    log(f"{files.name(file.path)}: fetching {total / 1e6:.1f} of {file.size / 1e6:.1f} MB")
-    with progress(total, log) as on_bytes:
-        for at, data in files.read_ranges([ranges[i] for i in missing], on_bytes):
-            with atomic_write(paths[missing[at]]) as aside:
-                aside.write_bytes(data)
-    files.check_unchanged(file)
-    with atomic_write(target) as aside, aside.open("wb") as whole:
-        for path in paths:
-            whole.write(path.read_bytes())
-    for path in paths:
-        path.unlink()
-    parts.rmdir()

@@ -14,7 +14,7 @@ from ...runtime.distributed import gather_objects, local_rank, local_rank_zero_f
 from ..catalog import Catalog, Log
 from ..dataset import Dataset, FileImage, Sample
 from ..formats import EXTENSIONS
-from . import class_tars, parquet, shards
+from . import archive, class_tars, parquet, shards
 from .cache import SourceFolder
 from .files import NoNetwork, RemoteFiles, public_url
 from .layout import Layout, Options
@@ -25,11 +25,13 @@ LAYOUTS: dict[str, MakeLayout] = {
     "one large tar": class_tars.large_layout,
     "shards": shards.layout,
     "Parquet": parquet.layout,
+    "archive": archive.layout,
 }
 """By kind: what makes the layout of the files that were found."""
 EXPECTED = (
     "a folder of class tars (n01440764.tar), a pattern such as a-{000..012}.tar, one large tar of class tars (.tar, or "
-    ".tar.001 and more), tar shards with index.parquet beside them, or Parquet files"
+    ".tar.001 and more), tar shards with index.parquet beside them, Parquet files, or "
+    "a .tgz of class folders"
 )
 """What can lie at a URL, as messages list it."""
 _PART = re.compile(r"\.tar\.?(\d+|[a-z]{2})$", re.IGNORECASE)
@@ -59,6 +61,10 @@ class RemoteCatalog(Catalog):
     @property
     def size(self) -> int | None:  # type: ignore[override]
         return self.layout.size
+
+    def origins(self) -> list[dict[str, Any]]:
+        described = self.folder.described()
+        return [{name: described[name] for name in ("url", "kind", "key")}]
 
     def fetch(self, labels: Sequence[int], limit: int | None, log: Log) -> Dataset:
         """The first images of some classes. What is there needs no network.
@@ -175,6 +181,8 @@ def _recognise(files: RemoteFiles, options: Options) -> tuple[str, list[str], st
     tables = [path for path in paths if path.lower().endswith(".parquet")]
     tars = [path for path in paths if path.lower().endswith(".tar")]
     parts = [path for path in paths if _PART.search(path)]
+    if len(paths) == 1 and paths[0].lower().endswith(archive.ARCHIVES):
+        return "archive", paths, _version(files, paths)
     index = [path for path in tables if files.name(path) == "index.parquet"] if tars else []
     beside = f"{tars[0].rpartition('/')[0]}/index.parquet" if tars else ""
     if index or (tars and not is_folder and _exists(files, beside)):
