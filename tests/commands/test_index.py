@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def test_shards_elsewhere_are_indexed_by_their_headers(
     local = opened(tmp_path / "repo" / "index.parquet")
     assert remote.rows([0], None) == local.rows([0], None) and remote.folder is local.folder is None
     assert remote.shards["a b-train-0.tar"].keys() == {"size", "etag"}
+
+
+def test_what_is_missing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["index", str(tmp_path / "none.tar")]) == 2
+    assert "none.tar: no such file" in capsys.readouterr().err
+    assert main(["index", f"file://{tmp_path}"]) == 2
+    assert "no tar shards there" in capsys.readouterr().err
+    write_shard(tmp_path / "a.tar", numbered(1))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["index", str(tmp_path)]) == 2
+    assert "pip install 'xmixup_fast[parquet]'" in capsys.readouterr().err
 
 
 def test_only_the_rows_of_the_classes_that_are_asked_for_are_read(

@@ -203,6 +203,25 @@ def test_plain_bytes_are_images_and_files_of_a_folder_one_table(tmp_path: Path) 
         opened(tmp_path / "data", tmp_path)
 
 
+def test_files_of_the_datasets_library_are_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    drawn = [jpeg(i, 16) for i in range(4)]
+    features = datasets.Features({"img": datasets.Image(), "fine": datasets.ClassLabel(names=["z", "a"])})
+    rows = {"img": [{"bytes": data, "path": None} for data in drawn], "fine": [0, 1, 1, 0]}
+    for folder in ("test", "train"):
+        (tmp_path / folder).mkdir()
+        datasets.Dataset.from_dict(rows, features).to_parquet(str(tmp_path / folder / "0000.parquet"))
+    said: list[str] = []
+    catalog = opened(tmp_path / "*" / "0000.parquet", tmp_path, said=said)
+    assert len(said) == 1 and "0000.parquet left out, as not named train" in said[0]
+    assert [(name, data) for name, _, data in images(catalog.fetch([0, 1], None, print))] == [
+        ("a", drawn[1]),
+        ("a", drawn[2]),
+        ("z", drawn[0]),
+        ("z", drawn[3]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("columns", "like"),
     [

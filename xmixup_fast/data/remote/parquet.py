@@ -73,7 +73,8 @@ def whole(folder: SourceFolder) -> list[_Table] | None:
 
 def _of_train(files: RemoteFiles, paths: Sequence[str], log: Log) -> list[str]:
     """The paths of the train split, where names tell splits."""
-    parts = {path: split_parts(files.name(path).rpartition(".")[0]) for path in paths}
+    stems = {path: files.name(path).rpartition(".")[0] for path in paths}
+    parts = {path: split_parts(stem) or split_parts(path.split("/")[-2:][0]) for path, stem in stems.items()}
     splits = name_splits(chain(*parts.values()))
     train = [path for path in paths if any(splits[part] == "train" for part in parts[path])]
     left = [files.name(path) for path in paths if train and path not in train]
