@@ -7,7 +7,6 @@ fetched whole, once, and large ones only if the user says so.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
 from bisect import bisect_right
@@ -26,10 +25,10 @@ from . import shards
 from .cache import SafeNames, SourceFolder
 from .columns import Columns
 from .fetch import progress, to_fetch
-from .files import IN_FLIGHT, Range, RemoteFile, RemoteFiles
+from .files import Range, RemoteFiles
 from .layout import Layout, Options
-from .ranges import LARGEST_BLOCK
 from .schema import Schema
+from .whole import fetch_whole
 
 WASTE = 1.5
 """How many times the bytes of the wanted images may be read where rows are not sorted by class."""
@@ -288,36 +287,8 @@ def _fetch_whole(tables: Sequence[_Table], folder: SourceFolder, log: Log) -> li
     with writing_to_cache(aside), progress(total, log) as on_bytes:
         for i, (files, columns) in enumerate(tables):
             file = aside / f"{i:05d}-{names(files.name(columns.file.path))}"
-            _fetch_file(files, columns.file, file, on_bytes)
+            fetch_whole(files, columns.file, file, on_bytes)
         aside.rename(folder.path / WHOLE)
     found = whole(folder)
     assert found is not None
     return found
-
-
-def _fetch_file(files: RemoteFiles, file: RemoteFile, target: Path, on_bytes: Callable[[int], object]) -> None:
-    """Fetches a file whole, from where an earlier try ended."""
-    if target.exists():
-        return
-    part = target.with_name(f"{target.name}.part")
-    with part.open("ab") as out:
-        for begin in range(out.tell(), file.size, IN_FLIGHT * LARGEST_BLOCK):
-            ends = range(begin, min(begin + IN_FLIGHT * LARGEST_BLOCK, file.size), LARGEST_BLOCK)
-            blocks = [Range(file.path, at, min(at + LARGEST_BLOCK, file.size)) for at in ends]
-            read = dict(files.read_ranges(blocks, on_bytes))
-            out.writelines(read[i] for i in range(len(blocks)))
-            out.flush()
-    files.check_unchanged(file)
-    expected = getattr(files.fs.info(file.path).get("lfs"), "sha256", None) if files.protocol == "hf" else None
-    if expected is not None and _sha256(part) != expected:
-        part.unlink()
-        raise OSError(f"{files.shown(file.path)}: its SHA-256 is not what the hub says: run it again")
-    part.rename(target)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
