@@ -54,6 +54,7 @@ def test_five_of_200_classes_move_little_more_than_their_images(tiny: Path, tmp_
         assert about < 200_000  # the end of a file with 200 groups; the statistics tell the labels
         assert len(hub.requests) - before <= 2 * len(LABELS) + 1
         sent = hub.bytes
+        catalog = opened(hub.address("made/tiny", f"data/{path.name}"), tmp_path)
         assert images(catalog.fetch(LABELS, 10, print)) == [one for i, one in enumerate(images(found)) if i % 20 < 10]
         assert hub.bytes == sent
     assert not found.bad

@@ -51,7 +51,8 @@ def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, optio
     Raises OSError, and ValueError for files that are damaged or have no such columns, or others than the first one.
     """
     paths = _of_train(files, paths, log)
-    tables = whole(folder) or [_Table(files, Columns(files, file)) for file in files.infos(paths)]
+    keep = folder.path / "ends"
+    tables = whole(folder) or [_Table(files, Columns(files, file, keep)) for file in files.infos(paths)]
     if tables[0].columns.is_index:
         return shards.layout(files, paths, folder, options, log)
     schema = Schema.of([table.columns for table in tables], options.classes)
