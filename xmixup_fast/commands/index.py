@@ -58,6 +58,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "xmixup index") -> 
 
     def work() -> None:
         given = sys.argv[1:] if arguments is None else arguments
-        run(parse_options(Options, given, prog, __doc__, positional={"shards": "SHARDS"}))
+        run(parse_options(Options, given, prog, __doc__, positional={"shards": "SHARDS"}, metavars={"output": "FILE"}))
 
     return exit_status(work)
