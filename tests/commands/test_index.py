@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer
 from listings import numbered, write_shard, write_table
 
 from xmixup_fast.__main__ import main
@@ -66,6 +68,41 @@ def test_bad_files_stop_unless_they_are_to_be_skipped(tmp_path: Path, capsys: py
     assert main(["index", str(tmp_path), "--bad-files", "skip"]) == 0
     assert "1 bad file skipped" in capsys.readouterr().out
     assert rows(tmp_path / "index.parquet").keys() == {"cat"}
+
+
+def test_shards_elsewhere_are_indexed_by_their_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = [
+        (f"{i}.{end}", os.urandom(50_000) if end == "jpg" else "dog") for i in range(5) for end in ("jpg", "cls")
+    ]
+    for split in ("train", "val"):
+        write_shard(tmp_path / "repo" / f"a b-{split}-0.tar", members)
+    monkeypatch.chdir(tmp_path)
+    with HubServer({"made/shards": tmp_path / "repo"}) as hub:
+        address = hub.address("made/shards", "a%20b-{train,val}-0.tar")
+        assert main(["index", address]) == 0
+        assert hub.bytes < 10 * 5000
+    out = capsys.readouterr().out
+    assert "index.parquet: 5 images of 1 classes in 1 shards; 5 images of val and test left out; upload it" in out
+    remote = opened(tmp_path / "index.parquet")
+    assert main(["index", str(tmp_path / "repo")]) == 0
+    local = opened(tmp_path / "repo" / "index.parquet")
+    assert remote.rows([0], None) == local.rows([0], None) and remote.folder is local.folder is None
+    assert remote.shards["a b-train-0.tar"].keys() == {"size", "etag"}
+
+
+def test_what_is_missing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["index", str(tmp_path / "none.tar")]) == 2
+    assert "none.tar: no such file" in capsys.readouterr().err
+    assert main(["index", f"file://{tmp_path}"]) == 2
+    assert "no tar shards there" in capsys.readouterr().err
+    write_shard(tmp_path / "a.tar", numbered(1))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["index", str(tmp_path)]) == 2
+    assert "pip install 'xmixup_fast[parquet]'" in capsys.readouterr().err
 
 
 def test_only_the_rows_of_the_classes_that_are_asked_for_are_read(

@@ -20,6 +20,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,7 @@ def _refusal(kind: type[web.HTTPException], code: str, commit: str | None = None
     return kind(headers={"X-Error-Code": code, **({"X-Repo-Commit": commit} if commit else {})})
 
 
+@cache
 def wordnet_ids(count: int = 200) -> list[str]:
     """Sorted WordNet ids of ``count`` of ImageNet's classes, as evenly spread as they can be."""
     from timm.data import ImageNetInfo

@@ -6,6 +6,9 @@ xmixup index shards/
 xmixup index 'shards/imagenet-train-{0000..1023}.tar'
     of some shards in a folder
 
+xmixup index 'https://example.org/shards/a-{000..012}.tar'
+    of shards elsewhere, of which headers and labels are read: for many images, run it where the shards are
+
 Serve or upload the index beside the shards: their folder is a source then, wherever it is, and a run fetches only the
 images of the classes that it chooses. Write it anew when shards change.
 """
@@ -26,9 +29,11 @@ class Options:
     """What to index, and where to."""
 
     shards: str
-    """Uncompressed tar shards in WebDataset's format: a folder, a file or a pattern such as a-{000..012}.tar."""
+    """Uncompressed tar shards in WebDataset's format: a folder, a file or a pattern such as a-{000..012}.tar, here or
+    wherever fsspec reaches."""
     output: str | None = None
-    """File to write, if not index.parquet in the folder of the shards. It names the folder: it serves here alone."""
+    """File to write, if not index.parquet in the folder of the shards or, for shards elsewhere, in the current folder.
+    Away from shards on this machine, it names their folder, and serves here alone."""
     image_field: str | None = None
     """Field of the images, such as input for 0001.input.jpg, where samples have several images."""
     bad_files: Literal["error", "skip"] = "error"
@@ -53,6 +58,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "xmixup index") -> 
 
     def work() -> None:
         given = sys.argv[1:] if arguments is None else arguments
-        run(parse_options(Options, given, prog, __doc__, positional={"shards": "SHARDS"}))
+        run(parse_options(Options, given, prog, __doc__, positional={"shards": "SHARDS"}, metavars={"output": "FILE"}))
 
     return exit_status(work)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
+from typing import BinaryIO
 
 from ..dataset import BadFile, Dataset, FileImage, Findings, Image
 from ..formats import is_image
@@ -20,6 +23,7 @@ from .tree import extension, is_silent
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_Opens = Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,23 @@ def read_shards(name: str, image_field: str | None = None, needs_train: bool = T
     refuse(unlabelled, [])
     findings = Findings(ignored, [*guesses, *root.said()])
     return collect(name, entries, bad, root=str(root.path), findings=findings, needs_train=needs_train)
+
+
+def read_open_shards(name: str, shards: Mapping[Path, _Opens], image_field: str | None, threads: int) -> Dataset:
+    """As :func:`read_shards`, of shards that are elsewhere, in threads; ``shards`` opens each, by a relative path."""
+    splits, guesses = _splits(name, list(shards), True)
+    bad: list[BadFile] = []
+
+    def listed(path: Path) -> tuple[list[Entry], list[str]]:
+        contents = _Shard(path, image_field, bad, shards[path])
+        return contents.entries(splits[path]), contents.class_folders()
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(listed, shards))
+    refuse([line for _, unlabelled in found for line in unlabelled], [])
+    return collect(
+        name, chain.from_iterable(entries for entries, _ in found), sorted(bad), findings=Findings({}, guesses)
+    )
 
 
 def _beside(folder: Path, shards: Iterable[Path]) -> tuple[Counter[tuple[str, str]], list[str]]:
@@ -230,10 +251,12 @@ class _Sample:
 class _Shard:
     """One shard, whose headers and labels are read. What cannot be used is appended to ``bad``."""
 
-    def __init__(self, path: Path, image_field: str | None, bad: list[BadFile]) -> None:
+    def __init__(self, path: Path, image_field: str | None, bad: list[BadFile], opens: _Opens | None = None) -> None:
         self.path = path
+        self._opens = opens or (lambda: path.open("rb"))
         self.image_field = image_field
         self.bad = bad
+        self._size = 0
         self.samples: dict[str, _Sample] = {}
         self.ignored: Counter[str] = Counter()
         """How many members are neither images nor labels, or are not looked at, by field, such as ".seg.png"."""
@@ -276,7 +299,9 @@ class _Shard:
 
         Raises TarError, EOFError, OSError or ValueError where the shard is damaged; samples before the damage are kept.
         """
-        with self.path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with self._opens() as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            self._size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all, perhaps millions
                 if not any(is_silent(part) for part in member.name.split("/") if part not in (".", "..")):
@@ -308,7 +333,7 @@ class _Shard:
             sample.labels[name] = content.read() if content else b""
         else:
             sample.images[name] = ShardImage(self.path, member.name, member.offset_data, member.size)
-            if member.offset_data + member.size > self.path.stat().st_size:
+            if member.offset_data + member.size > self._size:
                 sample.reason = "the shard ends within it"
 
     def _image(self, sample: _Sample) -> ShardImage:

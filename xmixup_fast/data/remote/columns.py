@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ...runtime.files import atomic_write
 from .files import Range, RemoteFile, RemoteFiles
 
 INDEX_KEY = b"xmixup_fast"
@@ -17,29 +20,44 @@ _TAIL = 2**16
 class Columns:
     """A Parquet file whose end has been read."""
 
-    def __init__(self, files: RemoteFiles, file: RemoteFile) -> None:
-        """Reads the end. Raises OSError, and ValueError where it is no Parquet file or pyarrow is not installed."""
+    def __init__(self, files: RemoteFiles, file: RemoteFile, keep: Path | None = None) -> None:
+        """Reads the end, which may have megabytes where it holds statistics of images.
+
+        Args:
+            files: reads the file.
+            file: the file, as its server describes it.
+            keep: a folder that keeps the ends of files of this version, if any.
+
+        Raises OSError, and ValueError where it is no Parquet file or pyarrow is not installed.
+        """
         self.name = files.shown(file.path)
         self.file = file
         parquet = pyarrow_parquet(self.name)
         import pyarrow
 
-        begin = max(file.size - _TAIL, 0)
-        tail = files.read(file.path, begin, file.size)
-        length = int.from_bytes(tail[-8:-4], "little") + 8
-        if tail[-4:] != b"PAR1" or length > file.size:
-            raise ValueError(f"{self.name}: expected a Parquet file; it does not end as one: it may be cut short")
-        if length > len(tail):
-            begin = file.size - length
-            tail = files.read(file.path, begin, begin + length - len(tail)) + tail
+        kept = keep and keep / hashlib.blake2b(file.path.encode(), digest_size=16).hexdigest()
+        end = kept.read_bytes() if kept and kept.is_file() else self._read_end(files)
         try:
-            self._metadata = parquet.read_metadata(_Pieces({begin: tail}, file.size))
+            self._metadata = parquet.read_metadata(_Pieces({file.size - len(end): end}, file.size))
             self.schema = self._metadata.schema.to_arrow_schema()
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(f"{self.name}: a Parquet file whose end is damaged: {error}") from error
+        if kept and not kept.is_file():
+            kept.parent.mkdir(exist_ok=True)
+            with atomic_write(kept) as aside:
+                aside.write_bytes(end)
         groups = [self._metadata.row_group(i) for i in range(self._metadata.num_row_groups)]
         self.rows = [group.num_rows for group in groups]
         """Rows of each row group."""
+
+    def _read_end(self, files: RemoteFiles) -> bytes:
+        """The bytes of the end, in one request or two."""
+        path, size = self.file.path, self.file.size
+        tail = files.read(path, max(size - _TAIL, 0), size)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if tail[-4:] != b"PAR1" or length > size:
+            raise ValueError(f"{self.name}: expected a Parquet file; it does not end as one: it may be cut short")
+        return files.read(path, size - length, size - len(tail)) + tail
 
     @property
     def texts(self) -> dict[bytes, bytes]:

@@ -107,11 +107,11 @@ class Index:
         """Reads the end of an index. Raises OSError, and ValueError for a file that is no index, or is damaged."""
         columns = Columns(files, files.info(path))
         about, names = json.loads(columns.texts.get(INDEX_KEY, b"null")), columns.schema.names
-        if about is None or tuple(names) != _COLUMNS:
+        if not isinstance(about, dict) or tuple(names) != _COLUMNS:
             expected = "expected an index that xmixup index wrote"
             raise ValueError(f"{columns.name}: {expected}, got a table of {some(names, 10) or 'no column'}")
-        if about["format"] != 1:
-            raise ValueError(f"{columns.name}: has format {about['format']}, but this version reads 1: update it")
+        if about.get("format") != 1:
+            raise ValueError(f"{columns.name}: has format {about.get('format')}, but this version reads 1: update it")
         counts = about["classes"]
         names = list(counts)
         return cls(columns.name, names, list(counts.values()), about["shards"], about["folder"], files, columns)

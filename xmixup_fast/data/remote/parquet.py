@@ -7,13 +7,16 @@ fetched whole, once, and large ones only if the user says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...runtime.files import writing_to_cache
+from ...runtime.files import write_json, writing_to_cache
 from ..catalog import Log
 from ..dataset import BadFile
 from ..formats import NOT_AN_IMAGE, extension_of
@@ -48,11 +51,15 @@ def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, optio
     Raises OSError, and ValueError for files that are damaged or have no such columns, or others than the first one.
     """
     paths = _of_train(files, paths, log)
-    tables = whole(folder) or [_Table(files, Columns(files, file)) for file in files.infos(paths)]
+    keep = folder.path / "ends"
+    tables = whole(folder) or [_Table(files, Columns(files, file, keep)) for file in files.infos(paths)]
     if tables[0].columns.is_index:
         return shards.layout(files, paths, folder, options, log)
     schema = Schema.of([table.columns for table in tables], options.classes)
-    return _Parquet(files.url, tables, schema, options.anyway, log)
+    found = _Parquet(files.url, tables, schema, folder, anyway=options.anyway)
+    if empty := schema.unused(found.classes):
+        log(f"{files.url}: no rows of {some(empty)}: left out")
+    return found
 
 
 def whole(folder: SourceFolder) -> list[_Table] | None:
@@ -66,7 +73,8 @@ def whole(folder: SourceFolder) -> list[_Table] | None:
 
 def _of_train(files: RemoteFiles, paths: Sequence[str], log: Log) -> list[str]:
     """The paths of the train split, where names tell splits."""
-    parts = {path: split_parts(files.name(path).rpartition(".")[0]) for path in paths}
+    stems = {path: files.name(path).rpartition(".")[0] for path in paths}
+    parts = {path: split_parts(stem) or split_parts(path.split("/")[-2:][0]) for path, stem in stems.items()}
     splits = name_splits(chain(*parts.values()))
     train = [path for path in paths if any(splits[part] == "train" for part in parts[path])]
     left = [files.name(path) for path in paths if train and path not in train]
@@ -110,36 +118,30 @@ class _Plan:
 class _Parquet(Layout):
     """Parquet files."""
 
-    def __init__(self, url: str, tables: list[_Table], schema: Schema, anyway: bool, log: Log) -> None:
+    def __init__(self, url: str, tables: list[_Table], schema: Schema, folder: SourceFolder, *, anyway: bool) -> None:
         """Reads the labels. Raises OSError, and ValueError where they are damaged or no row has one."""
         self._url, self._tables, self._schema, self._anyway = url, tables, schema, anyway
         self._bad: list[BadFile] = []
-        self._rows: dict[str, list[_Row]] = {}
-        number = 0
-        for table, (files, columns) in enumerate(tables):
-            labels = _labels(files, columns, schema.label)
-            reasons: dict[str, list[int]] = {}
-            for group, values in enumerate(labels):
-                for place, label in enumerate(values):
-                    name, reason = schema.class_of(label)
-                    if name is None:
-                        reasons.setdefault(reason, []).append(number)
-                    else:
-                        self._rows.setdefault(name, []).append(_Row(table, group, place, number))
-                    number += 1
-            self._bad += [
-                BadFile(columns.name, f"rows without a class ({len(found)}, such as row {found[0]}): {reason}")
-                for reason, found in reasons.items()
-            ]
+        self._rows: dict[str, array[int]] = {}
+        self._groups = [(table, group) for table, one in enumerate(tables) for group in range(len(one.columns.rows))]
+        self._ends = list(accumulate(tables[table].columns.rows[group] for table, group in self._groups))
+        rows = enumerate(chain.from_iterable(_labels(tables, schema.label, folder)))
+        reasons: dict[str, list[int]] = {}
+        for number, label in rows:
+            name, reason = schema.class_of(label)
+            if name is None:
+                reasons.setdefault(reason, []).append(number)
+            else:
+                self._rows.setdefault(name, array("q")).append(number)
+        for reason, found in reasons.items():
+            where = tables[self._row(found[0]).table].columns.name
+            self._bad.append(BadFile(where, f"rows without a class ({len(found)}, such as row {found[0]}): {reason}"))
         if not self._rows:
             raise ValueError(f"{url}: no row has a class: {self._bad[0].reason if self._bad else 'there are no rows'}")
         self.classes = sorted(self._rows)
         self.counts = [len(self._rows[name]) for name in self.classes]
-        self.size = sum(self._bytes(table, group) for table, group in self._all_groups())
-        self._is_sorted = all(rows[-1].number - rows[0].number < len(rows) for rows in self._rows.values())
-        empty = schema.unused(self.classes)
-        if empty:
-            log(f"{url}: no rows of {some(empty)}: left out")
+        self.size = sum(self._bytes(*key) for key in self._groups)
+        self._is_sorted = all(rows[-1] - rows[0] < len(rows) for rows in self._rows.values())
 
     def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
         chosen = [self.classes[label] for label in labels]
@@ -163,8 +165,11 @@ class _Parquet(Layout):
             ]
             folder.complete(name, files_of, limit, [*bad, *(self._bad if name == chosen[0] else [])])
 
-    def _all_groups(self) -> Iterator[tuple[int, int]]:
-        return ((table, group) for table, (_, columns) in enumerate(self._tables) for group in range(len(columns.rows)))
+    def _row(self, number: int) -> _Row:
+        """Where a row is."""
+        at = bisect_right(self._ends, number)
+        table, group = self._groups[at]
+        return _Row(table, group, number - self._ends[at] + self._tables[table].columns.rows[group], number)
 
     def _range(self, table: int, group: int) -> Range:
         """Where the images of a row group are."""
@@ -177,7 +182,7 @@ class _Parquet(Layout):
 
     def _plan(self, chosen: Sequence[str], limit: int | None, folder: SourceFolder) -> _Plan:
         """The first rows of some classes, without groups for those whose images are there."""
-        plan = _Plan({name: self._rows[name][:limit] for name in chosen})
+        plan = _Plan({name: list(map(self._row, self._rows[name][:limit])) for name in chosen})
         for name, rows in plan.rows.items():
             there = _there(folder, name)
             for row in rows:
@@ -202,11 +207,10 @@ class _Parquet(Layout):
             self._tables = _fetch_whole(self._tables, folder, log)
             return
         images = sum(map(len, plan.groups.values()))
-        groups = sum(1 for _ in self._all_groups())
         raise ValueError(
             f"{self._url}: its rows are not sorted by class: {images} images of {len(plan.rows)} classes, "
-            f"{plan.wanted / 1e6:.1f} MB, lie in {len(plan.groups)} of {groups} row groups, {plan.size / 1e6:.1f} MB: "
-            "read them with --fetch-anyway, or name another source"
+            f"{plan.wanted / 1e6:.1f} MB, lie in {len(plan.groups)} of {len(self._groups)} row groups, "
+            f"{plan.size / 1e6:.1f} MB: read them with --fetch-anyway, or name another source"
         )
 
     def _fetch(self, plan: _Plan, folder: SourceFolder, log: Log) -> dict[int, str]:
@@ -253,16 +257,24 @@ def _there(folder: SourceFolder, name: str) -> dict[int, Path]:
     return {int(path.stem): path for path in found if path.stem.isdecimal()}
 
 
-def _labels(files: RemoteFiles, columns: Columns, label: str) -> list[list[Any]]:
-    """The labels of each row group. Reads those alone that the statistics do not tell."""
+def _labels(tables: Sequence[_Table], label: str, folder: SourceFolder) -> list[list[Any]]:
+    """The labels of each table, which the folder keeps."""
+    kept = folder.path / "labels.json"
+    if not kept.is_file():
+        write_json(kept, [_labels_of(files, columns, label) for files, columns in tables])
+    labels: list[list[Any]] = json.loads(kept.read_text(encoding="utf-8"))
+    return labels
+
+
+def _labels_of(files: RemoteFiles, columns: Columns, label: str) -> list[Any]:
+    """The labels of a table. Reads those alone that the statistics of row groups do not tell."""
     groups = range(len(columns.rows))
-    constant = {group: columns.constant(group, label) for group in groups}
-    unknown = [group for group in groups if constant[group] is None]
+    found = [[columns.constant(group, label)] * columns.rows[group] for group in groups]
+    unknown = [group for group in groups if columns.constant(group, label) is None]
     ranges = [one for group in unknown for one in columns.ranges(group, [label])]
-    read = {}
     for i, data in files.read_ranges(ranges):
-        (read[unknown[i]],) = columns.values(unknown[i], [label], {ranges[i].begin: data})
-    return [read[group] if group in read else [constant[group]] * columns.rows[group] for group in groups]
+        (found[unknown[i]],) = columns.values(unknown[i], [label], {ranges[i].begin: data})
+    return list(chain.from_iterable(found))
 
 
 def _fetch_whole(tables: Sequence[_Table], folder: SourceFolder, log: Log) -> list[_Table]:

@@ -26,7 +26,7 @@ class Schema:
 
     @classmethod
     def of(cls, tables: Sequence[Columns], names: Sequence[str] | None) -> Schema:
-        """The columns of files that are one table. ``names``: of the classes, where the caller knows them.
+        """The columns of files that are one table. ``names`` are those of integer labels that have no others.
 
         Images are a struct with the field bytes, or plain bytes; labels are integers or strings, in the column label,
         labels or fine_label, or in the only one that is of class labels by its ``huggingface`` metadata.
@@ -41,9 +41,7 @@ class Schema:
             if types[0] != types[1]:
                 raise ValueError(f"{table.name}: expected the columns of {first.name}, {types[0]}, got {types[1]}")
         told = features.get(label, {}).get("names")
-        if names is not None and told is not None and len(names) != len(told):
-            raise ValueError(f"{first.name}: expected names of {len(told)} classes, got {len(names)}")
-        return cls(image, label, None if _is_text(first.schema.field(label).type) else names or told)
+        return cls(image, label, None if _is_text(first.schema.field(label).type) else told or names)
 
     def class_of(self, label: Any) -> tuple[str | None, str]:
         """The class of a row with this label, or None and the reason why it has none."""
