@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,10 +98,6 @@ def test_what_is_missing_is_one_line(
     assert "none.tar: no such file" in capsys.readouterr().err
     assert main(["index", f"file://{tmp_path}"]) == 2
     assert "no tar shards there" in capsys.readouterr().err
-    write_shard(tmp_path / "a.tar", numbered(1))
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert main(["index", str(tmp_path)]) == 2
-    assert "pip install 'xmixup_fast[parquet]'" in capsys.readouterr().err
 
 
 def test_only_the_rows_of_the_classes_that_are_asked_for_are_read(

@@ -28,12 +28,12 @@ class Columns:
             file: the file, as its server describes it.
             keep: a folder that keeps the ends of files of this version, if any.
 
-        Raises OSError, and ValueError where it is no Parquet file or pyarrow is not installed.
+        Raises OSError, and ValueError where it is no Parquet file.
         """
         self.name = files.shown(file.path)
         self.file = file
-        parquet = pyarrow_parquet(self.name)
         import pyarrow
+        from pyarrow import parquet
 
         kept = keep and keep / hashlib.blake2b(file.path.encode(), digest_size=16).hexdigest()
         end = kept.read_bytes() if kept and kept.is_file() else self._read_end(files)
@@ -102,8 +102,8 @@ class Columns:
         Returns a list of values for each leaf; the fields of a struct that is null are None. Raises ValueError where
         the bytes are damaged.
         """
-        parquet = pyarrow_parquet(self.name)
         import pyarrow
+        from pyarrow import parquet
 
         try:
             file = parquet.ParquetFile(_Pieces(data, self.file.size), metadata=self._metadata, pre_buffer=False)
@@ -111,15 +111,6 @@ class Columns:
             return [_leaf(table, path.split(".")) for path in paths]
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"{self.name}: row group {group} is damaged: {error}") from error
-
-
-def pyarrow_parquet(name: str) -> Any:
-    """The module pyarrow.parquet. Raises ValueError, which names the extra, where pyarrow is not installed."""
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ValueError(f"{name}: reading Parquet needs pyarrow: pip install 'xmixup_fast[parquet]'") from error
-    return parquet
 
 
 def _leaf(table: Any, path: Sequence[str]) -> list[Any]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ...runtime.files import atomic_write
 from ..layout import some
-from .columns import INDEX_KEY, Columns, pyarrow_parquet
+from .columns import INDEX_KEY, Columns
 from .files import RemoteFiles
 
 NAME = "index.parquet"
@@ -52,11 +52,9 @@ def write_index(
         rows: the images, in any order.
         shards: of each shard ``size`` and, where it is known, ``md5`` or ``etag``.
         folder: of the shards, a path or URL, if it is not the index's.
-
-    Raises ValueError where pyarrow is not installed.
     """
-    parquet = pyarrow_parquet(str(path))
     import pyarrow
+    from pyarrow import parquet
 
     rows = sorted(rows, key=lambda row: (row.class_name, row.shard, row.offset))
     classes = Counter(row.class_name for row in rows)

@@ -13,7 +13,6 @@ from urllib.parse import unquote
 from ..bad_files import refuse_bad_files, skipped
 from ..dataset import Dataset
 from ..readers.tar_shards import ShardImage, read_open_shards, read_shards
-from .columns import pyarrow_parquet
 from .files import IN_FLIGHT, RemoteFiles
 from .index import NAME, Row, write_index
 
@@ -36,10 +35,9 @@ def index_shards(
         bad_files: "error" refuses shards and samples that cannot be used, "skip" leaves them out.
         log: gets lines for the user.
 
-    Raises OSError and ValueError as :func:`.read_shards` does, ValueError for bad files that are not to be skipped, and
-    where pyarrow is not installed.
+    Raises OSError and ValueError as :func:`.read_shards` does, and ValueError for bad files that are not to be
+    skipped.
     """
-    pyarrow_parquet(name)
     is_remote = "://" in name
     dataset, shards = _remote(name, image_field, log) if is_remote else _local(name, image_field, log)
     for guess in dataset.findings.guesses:
