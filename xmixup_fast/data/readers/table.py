@@ -32,8 +32,9 @@ def read_table(path: str | Path, needs_train: bool = True) -> Dataset:
     in train. Rows that repeat path, label and split are the image's weight. Bad files are files that are missing or not
     regular. ``needs_train`` tells whether each class needs a training image.
 
-    Raises FileNotFoundError where there is no such table, and ValueError for a table that is malformed or lacks a column, and, listing all faults, for rows without a path or label or with an
-    unknown split, two names for one split, a class without a training image, or a file with two labels or splits.
+    Raises FileNotFoundError where there is no such table, and ValueError for a table that is malformed or lacks a
+    column, and, listing all faults, for rows without a path or label or with an unknown split, two names for one split,
+    a class without a training image, or a file with two labels or splits.
     """
     path = Path(path)
     if not path.is_file():
