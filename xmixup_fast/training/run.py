@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 
+from ..calibration import Calibration, calibrate
 from ..data import bad_files
 from ..data.manifest import Manifest
 from ..evaluation import Evaluation
@@ -122,11 +123,12 @@ class _Run:
             with profiled(trainer, run_folder.folder, run_folder.log) if profiling else nullcontext():
                 self._train()
             self._load_best_weights()
+            calibration = self._calibrate()
             if distributed.rank() == 0:
                 path = run_folder.folder / "model.safetensors"
-                save(trainer.final_network, path, settings.image_size, settings.resize)
-            evaluation = self._evaluate()
-            summary = self._summary(evaluation)
+                save(trainer.final_network, path, settings.image_size, settings.resize, calibration.temperature)
+            evaluation = self._evaluate(calibration.temperature)
+            summary = self._summary(evaluation) | {"calibration": calibration.to_json()}
             run_folder.summary(summary)
             if settings.report and evaluation and distributed.rank() == 0:
                 run_folder.report(run_page(self._record(summary, evaluation)))
@@ -247,7 +249,15 @@ class _Run:
         for line in self.state.validations(len(self.setup.images.val), self.settings.keep):
             self.run_folder.log(line)
 
-    def _evaluate(self) -> Evaluation | None:
+    def _calibrate(self) -> Calibration:
+        """Fits a temperature on the validation images."""
+        evaluation = self.trainer.evaluate(self.setup.images.val, keep_logits=True)
+        assert evaluation.logits is not None
+        calibration = calibrate(evaluation.logits, evaluation.labels)
+        self.run_folder.log(calibration.line())
+        return calibration
+
+    def _evaluate(self, temperature: float | None) -> Evaluation | None:
         """Evaluates the test images or, without a test, the validation images; None with neither test nor report.
 
         Nothing else looks at the test images: all is decided by now.
@@ -258,7 +268,8 @@ class _Run:
             return None
         split, images = ("test", setup.images.test) if tests else ("val", setup.images.val)
         names = [sample.image.name for sample in setup.samples(split)]
-        evaluation = replace(self.trainer.evaluate(images.to(self.settings.device)), names=names)
+        images = images.to(self.settings.device)
+        evaluation = replace(self.trainer.evaluate(images, temperature=temperature), names=names)
         self.run_folder.evaluation(split, evaluation)
         return evaluation
 
