@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 BINS, IMAGES_PER_BIN = 15, 20
@@ -108,14 +107,16 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
         logits: float[n, K].
         labels: int64[n].
     """
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import brentq
 
-    low, high = map(math.log, TEMPERATURES)
+    # The cross entropy is convex in 1 / T; this is its derivative, which rises with 1 / T.
     wide = logits.double()
-    if (wide.argmax(1) == labels).all():
+    margins = wide - wide.gather(1, labels[:, None])
+
+    def slope(power: float) -> float:
+        return float(((margins * math.exp(power)).softmax(1) * margins).sum(1).mean())
+
+    low, high = (-math.log(temperature) for temperature in reversed(TEMPERATURES))
+    if not slope(low) < 0 < slope(high):
         return None
-    found = minimize_scalar(
-        lambda power: float(F.cross_entropy(wide / math.exp(power), labels)), bounds=(low, high), method="bounded"
-    )
-    at_an_end = min(found.x - low, high - found.x) < 0.01
-    return None if at_an_end else float(f"{math.exp(found.x):.3g}")
+    return float(f"{math.exp(-brentq(slope, low, high)):.3g}")

@@ -239,7 +239,8 @@ class Evaluation:
         for row in self.per_class():
             cells = ("-" if share is None else f"{share:.2f} %" for share in (row.precision, row.recall, row.f1))
             taken = f"{row.taken_for} ({row.times})" if row.taken_for else ""
-            lines.append("  ".join([f"{row.name:{width}s}", f"{row.images:6d}", *(f"{c:>8s}" for c in cells), taken]))
+            precision, recall, f1 = (f"{cell:>8s}" for cell in cells)
+            lines.append(f"{row.name:{width}s}  {row.images:6d}   {precision}  {recall}  {f1}  {taken}")
         return [line.rstrip() for line in lines]
 
     def figures(self) -> list[str]:

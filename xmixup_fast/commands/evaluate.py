@@ -130,7 +130,7 @@ def run(options: Options, log: Callable[[str], object] = print) -> Evaluation:
     if bad:
         log(f"{skipped(bad)}; evaluation.json lists them")
     mirrored = ", with mirror images" if options.tta == "flip" else ""
-    log("\n".join(f"{split}{mirrored}: {line}" for line in evaluation.figures()))
+    log(f"{split}{mirrored}: " + "\n  ".join(evaluation.figures()))
     chose = chosen.about.get("validation_images", 0)
     if chose and evaluation.temperature is not None:
         log(f"the temperature was fitted on {chose} of these images: calibration is worse on others")
