@@ -117,7 +117,8 @@ def reliability(evaluation: Evaluation) -> Figure:
     for number, (calibrated, name, colour) in enumerate(kinds):
         bins, error = evaluation.reliability(calibrated), evaluation.expected_calibration_error(calibrated)
         label = f"{name}: expected calibration error {error:.1f}"
-        upper.plot([row.confidence for row in bins], [row.accuracy for row in bins], ".-", color=colour, label=label, clip_on=False)
+        points = [row.confidence for row in bins], [row.accuracy for row in bins]
+        upper.plot(*points, ".-", color=colour, label=label, clip_on=False)
         lows, width = [100 * row.low for row in bins], 100 * (bins[0].high - bins[0].low) / len(kinds)
         lefts = [low + number * width for low in lows]
         lower.bar(lefts, [row.images for row in bins], width, align="edge", color=colour)
