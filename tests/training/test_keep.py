@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from interrupted_runs import assert_same, interrupted, run
 from safetensors.torch import load_file
 from small_runs import arguments
@@ -85,6 +87,21 @@ def test_the_best_weights_are_none_from_before_fine_tuning(
     settings = arguments(data, tmp_path / "run", "seqtrain", steps=4, patience=2)
     assert fit(**settings).summary["kept"] == {"weights": "best", "step": 5}
     assert list(validations) == [2, 5, 6]
+
+
+@given(st.lists(st.sampled_from([0.0, 50.0, 75.0, 100.0]), min_size=1, max_size=8), st.sampled_from(["best", "last"]))
+def test_the_later_of_equals_is_the_best_and_patience_counts_from_the_first(accuracies: list[float], keep: str) -> None:
+    state, network = RunState(), torch.nn.Linear(1, 1, bias=False)
+    for step, accuracy in enumerate(accuracies, start=1):
+        network.load_state_dict({"weight": torch.tensor([[float(step)]])})
+        trainer: Any = SimpleNamespace(final_network=network, steps_done=step)
+        state.record_validation(accuracy, trainer, keep)
+    best = max(accuracies)
+    last = len(accuracies) - accuracies[::-1].index(best)
+    assert (state.best_accuracy, state.best_step) == (best, last)
+    assert state.waited == len(accuracies) - 1 - accuracies.index(best)
+    network.load_state_dict({"weight": torch.tensor([[-1.0]])})
+    assert state.best == ({"weight": torch.tensor([[float(last)]])} if keep == "best" else {})
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])

@@ -14,7 +14,7 @@ from ..evaluation import ClassResult, Confusion, Evaluation, ImageResult
 from ..models.class_names import readable_name
 from ..ops.image_pool import Images
 from . import figures
-from .markup import image, jpeg, png, section
+from .html import image, jpeg_url, png_url, section
 
 HIGHEST_LOSSES = 16
 """Number of images with the highest loss that the page shows."""
@@ -52,7 +52,7 @@ def key_figures(evaluation: Evaluation, split: str, summary: Mapping[str, Any]) 
 
 def confusion(evaluation: Evaluation, split: str) -> str:
     """The confusion matrix."""
-    picture = image(png(figures.png(figures.confusion_matrix(evaluation))), "paper")
+    picture = image(png_url(figures.png(figures.confusion_matrix(evaluation))), "paper")
     if len(evaluation.classes) > figures.MAX_NUMBERED:
         picture = f'<div class="full">{picture}</div>'
     return section(f"Confusion of the {SPLITS[split]} images", picture)
@@ -72,8 +72,8 @@ def confused_pairs(evaluation: Evaluation, images: Images, size: int) -> str:
 
 def _pair(pair: Confusion, crops: Mapping[int, Image.Image]) -> str:
     label, predicted = (escape(readable_name(name)) for name in (pair.label, pair.predicted))
-    shown = "".join(image(jpeg(crops[i]), alt=pair.label) for i in pair.positions)
-    example = "none here" if pair.example is None else image(jpeg(crops[pair.example]), alt=pair.predicted)
+    shown = "".join(image(jpeg_url(crops[i]), alt=pair.label) for i in pair.positions)
+    example = "none here" if pair.example is None else image(jpeg_url(crops[pair.example]), alt=pair.predicted)
     return (
         f'<figure class="pair"><div><b>{label}</b> taken for {predicted}, {pair.times} times<p>{shown}</p></div>'
         f"<div><b>{predicted}</b><p>{example}</p></div></figure>"
@@ -88,7 +88,7 @@ def calibration(evaluation: Evaluation, split: str) -> str:
     )
     if evaluation.temperature is not None:
         text += " predict and export divide logits by the temperature with --calibrated."
-    picture = image(png(figures.png(figures.reliability(evaluation))), "paper")
+    picture = image(png_url(figures.png(figures.reliability(evaluation))), "paper")
     return section("Calibration", f"<p>{escape(text)}</p>{picture}")
 
 
@@ -120,7 +120,7 @@ def highest_losses(evaluation: Evaluation, images: Images, size: int, split: str
 def _figure(row: ImageResult, picture: Image.Image) -> str:
     name = row.name.replace("\\", "/").rsplit("/", 1)[-1]
     return (
-        f"<figure>{image(jpeg(picture), alt=row.label)}<b>{escape(readable_name(row.label))}</b><br>"
+        f"<figure>{image(jpeg_url(picture), alt=row.label)}<b>{escape(readable_name(row.label))}</b><br>"
         f"predicted {escape(readable_name(row.predicted))}, {100 * row.probability:.0f} %<br>loss {row.loss:.3f}<br>"
         f'<small title="{escape(row.name)}">{escape(name)}</small></figure>'
     )

@@ -20,7 +20,10 @@ from ..selection.choice import Selection
 from ..settings.fields import Settings
 from . import evaluated, figures
 from .contact_sheet import ROWS, contact_sheets
-from .markup import image, jpeg, png, section
+from .html import image as _image
+from .html import jpeg_url as _jpeg
+from .html import png_url as _png
+from .html import section as _section
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --card: #8881; --bar: #4a90d9; }
@@ -38,7 +41,7 @@ img { max-width: 100%; height: auto; }
 .figure { background: var(--card); border-radius: 6px; padding: .5rem .75rem; }
 .figure b { display: block; font-size: 1.4rem; font-weight: 600; }
 .losses { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
-.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: .75rem; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: .75rem; }
 .pair { display: flex; gap: 1rem; background: var(--card); border-radius: 6px; padding: .5rem .75rem; }
 .pair p { display: flex; gap: .25rem; margin: .25rem 0 0; }
 .pair img { width: 5.5rem; }
@@ -120,7 +123,7 @@ def _selection(selection: Selection, target: Dataset, source: Dataset) -> str:
     rest = len(target.classes) - ROWS
     note = f"<p class=note>The first {ROWS} classes; {rest} more are in selection.json.</p>" if rest > 0 else ""
     text = "<p>Left: training images. Right: auxiliary images that they are mixed with, and how well they fit.</p>"
-    return section("Selection", f'{text}<div class="wide">{image(jpeg(sheet), "paper")}</div>{note}')
+    return _section("Selection", f'{text}<div class="wide">{_image(_jpeg(sheet), "paper")}</div>{note}')
 
 
 def _data(data: Mapping[str, Any]) -> str:
@@ -146,18 +149,18 @@ def _data(data: Mapping[str, Any]) -> str:
     )
     listed = "".join(f"<li>{escape(note)}" for note in notes)
     table = f'<div class="table"><table>{head}{"".join(lines)}</table></div>'
-    return section("Data", f"{where}{f'<ul>{listed}</ul>' if notes else ''}{table}")
+    return _section("Data", f"{where}{f'<ul>{listed}</ul>' if notes else ''}{table}")
 
 
 def _first_batch(folder: Path, note: str | None) -> str:
     """The picture batch.png, with the note on its mixing."""
     text = f"<p>{escape(note)}</p>" if note else ""
-    return section("First batch", text + image(png((folder / "batch.png").read_bytes()), "paper"))
+    return _section("First batch", text + _image(_png((folder / "batch.png").read_bytes()), "paper"))
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
-    pictures = (image(png(figures.png(figure, 150, transparent=True))) for figure in figures.curves(metrics))
-    return section("Training", f'<div class="curves">{"".join(pictures)}</div>')
+    pictures = (_image(_png(figures.png(figure, 150, transparent=True))) for figure in figures.curves(metrics))
+    return _section("Training", f'<div class="curves">{"".join(pictures)}</div>')
 
 
 def _details(title: str, content: str) -> str:
