@@ -20,6 +20,7 @@ from xmixup_fast.commands.export import main as export_main
 from xmixup_fast.commands.predict import Prediction, main, predict
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network, save, temperature_of
+from xmixup_fast.report.evaluated import calibration
 from xmixup_fast.training.run import Result, fit
 
 TEMPERATURE = 1.7
@@ -74,6 +75,12 @@ def test_training_fits_a_temperature_on_the_validation_images(run: Result) -> No
     assert content["calibrated"]["temperature"] == told["temperature"] and content["calibration"]["temperature"] == 1
     page = (run.folder / "report.html").read_text()
     assert "--calibrated" in page and "Classes that are confused most often" in page and " taken for " in page
+
+
+def test_the_report_names_validation_images_that_chose_the_temperature(run: Result) -> None:
+    assert run.evaluation is not None and run.evaluation.temperature is not None
+    said = "It was fitted on these very images"
+    assert [said in calibration(run.evaluation, split) for split in ("test", "val")] == [False, True]
 
 
 def test_evaluate_names_validation_images_that_chose_the_temperature(

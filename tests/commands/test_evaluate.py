@@ -72,6 +72,15 @@ def test_figures_are_those_counted_by_hand() -> None:
     assert (content["accuracy"], content["images"]) == (50.0, 8) and len(content["highest_losses"]) == 8
 
 
+def test_mirror_images_are_the_same_in_memory_and_streaming(data: Path, run: Result) -> None:
+    pool, stream = collections(data)
+    form = run.network.image_format(32)
+    one, other = (evaluate_network(run.network, images, form, 7, flip=True) for images in (pool, stream))
+    for name in ("labels", "predicted", "probabilities", "losses", "ranks"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert not torch.equal(one.losses, evaluate_network(run.network, pool, form, 7).losses)
+
+
 def images_of(folder: Path) -> list[Sample]:
     return [
         Sample(FileImage(path), label)

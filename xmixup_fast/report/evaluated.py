@@ -88,6 +88,7 @@ def calibration(evaluation: Evaluation, split: str) -> str:
     )
     if evaluation.temperature is not None:
         text += " predict and export divide logits by the temperature with --calibrated."
+        text += " It was fitted on these very images: calibration is worse on others." if split == "val" else ""
     picture = image(png_url(figures.png(figures.reliability(evaluation))), "paper")
     return section("Calibration", f"<p>{escape(text)}</p>{picture}")
 
