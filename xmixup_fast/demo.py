@@ -62,6 +62,7 @@ SETTINGS: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,  # a second thread saved a quarter of a step at best, and on a busy machine it cost far more
     "report": False,
+    "keep": "last",  # for all methods alike, whatever a few validation images say
 }
 """Settings of all runs."""
 PRETRAINING: dict[str, Any] = {
