@@ -34,6 +34,7 @@ from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
 from .batch_norm import check_smallest_part
 from .images import SplitImages
+from .imbalance import class_weights, imbalance, read_class_weights
 from .optimizer import check_length, freeze
 from .target import TargetData, contents_of, read_source, target_data
 from .trainer import StepParts
@@ -131,6 +132,7 @@ def prepare(
     network = _network(settings, data.dataset, source_classes, log)
     method = METHODS[settings.method](settings, network)
     _check_settings(settings, network, method, data.dataset)
+    given_weights = read_class_weights(settings, data.dataset.classes)
     if source and resumed is None:
         selector.check(settings, network, data.dataset, source)
     images = SplitImages(settings, data.dataset, source, log)
@@ -150,11 +152,17 @@ def prepare(
     log(_counts(settings, images, sum(weights)))
     index = auxiliary.index if auxiliary else None
     rank, world_size = distributed.rank(), distributed.world_size()
+    sampler = Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights)
+    if settings.class_weights is not None:
+        method.weigh_classes(class_weights(sampler.class_counts, given_weights))
+    counts = images.train.labels.bincount(minlength=len(data.dataset.classes)).tolist()
+    if line := imbalance(settings, data.dataset.classes, counts, method.class_weights):
+        log(line)
     parts = StepParts(
         network=network,
         method=method,
         regularizer=_regularizer(settings, network, log),
-        sampler=Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights),
+        sampler=sampler,
         images=images.train,
         auxiliary=auxiliary.pool if auxiliary else None,
     )
