@@ -27,6 +27,7 @@ from ..settings.fields import Settings
 from .cache import PassResult, cache_key, cached
 from .choice import Selection, read_selection
 from .statistics import ClassMeans, LabelledBatches, class_means, nearest_images
+from .doubt import judge
 from .strategies import assignment_selection, check_top_k, cosine, most_similar, random_classes
 
 
@@ -87,7 +88,8 @@ class AuxiliarySelector:
             scores = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
         else:
             scores = _similarities(means, self._source_means(source))
-        return assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
+        selection = assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
+        return judge(selection, scores, of_predictions=similarity == "prediction")
 
     def stream(self, samples: Sequence[Sample], title: str, bad: list[BadFile]) -> LabelledBatches:
         """One pass over encoded images: normalised centre crops with their labels, decoded as they are needed.
