@@ -14,6 +14,7 @@ from .data.center_crops import center_crop_batches
 from .models.network import Network
 from .ops.image_format import ImageFormat
 from .ops.image_pool import Images
+from .runtime.progress import progress
 
 LISTED_LOSSES = 20
 """Images with the highest loss that :meth:`Evaluation.to_json` lists."""
@@ -164,7 +165,8 @@ def evaluate_network(
     network.eval()
     none = positions[:0]
     found: list[tuple[Tensor, ...]] = [(none, none, none.float(), none.float())]  # a process may have no image
-    for batch, labels in center_crop_batches(images, form, batch_size, positions):
+    batches = center_crop_batches(images, form, batch_size, positions)
+    for batch, labels in progress(batches, len(positions), "evaluating", count=lambda one: len(one[1])):
         logits = network(batch).float()
         predicted = logits.argmax(1)
         probabilities = logits.softmax(1).gather(1, predicted[:, None])[:, 0]

@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 from made import TARGET, write_folder
-from small_runs import arguments, run
 from sklearn.utils.class_weight import compute_class_weight
+from small_runs import arguments, run
 
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.imbalance import class_weights, imbalance, read_class_weights
@@ -72,7 +72,7 @@ def test_a_factor_of_all_weights_changes_nothing(data: Path, photos: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "case",
     [
         ("blue: 1\n", "lacks green, red"),
         ("{blue: 1, green: 1, red: 1, pink: 2}", "names what is no class of the target: pink"),
@@ -85,8 +85,9 @@ def test_a_factor_of_all_weights_changes_nothing(data: Path, photos: Path, tmp_p
     ],
 )
 def test_other_files_are_refused_before_an_image_is_decoded(
-    data: Path, photos: Path, tmp_path: Path, text: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+    data: Path, photos: Path, tmp_path: Path, case: tuple[str | None, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    text, message = case
     path = tmp_path / "weights.yaml"
     if text is not None:
         path.write_text(text)

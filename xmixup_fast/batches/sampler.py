@@ -35,10 +35,10 @@ class Sampler:
     epoch alone. Partners and whether a sample is mixed depend on the seed and the step. So all methods see the same
     order, crops and weights, and a run that is resumed or shared by several processes plans the same steps.
 
-    With the setting ``sampler`` "balanced", an epoch is as long, but its samples are dealt to the K classes in turn: each
-    comes N / K times, or one more or less where K does not divide N. A class deals its images in one order, drawn from
-    the seed, again and again from epoch to epoch: so the images of a class come equally often over the run, those of a
-    small class several times in an epoch.
+    With the setting ``sampler`` "balanced", an epoch is as long, but its samples are dealt to the K classes in turn:
+    each comes N / K times, or one more or less where K does not divide N. A class deals its images in one order, drawn
+    from the seed, again and again from epoch to epoch: so the images of a class come equally often over the run, those
+    of a small class several times in an epoch.
 
     Args:
         images: the training images; their sizes and labels alone are used.
@@ -94,8 +94,8 @@ class Sampler:
         self.any_class = self.auxiliary.as_one_class()
         """The auxiliary images of all target classes, as if there were a single one."""
         self.balanced = self._by_class() if settings.sampler == "balanced" else None
-        """Where classes are balanced: the positions in ``appearances`` class by class, int64[N], where each class begins
-        there, int64[K], and how many it has, int64[K]."""
+        """Where classes are balanced: the positions in ``appearances`` class by class, int64[N]; where each class
+        begins there, int64[K], and how many it has, int64[K]."""
         self.epoch = lru_cache(maxsize=2)(self._epoch)
 
     def plan(self, step: int, *, second: Second | None = None, box: bool = False, any_class: bool = False) -> StepPlan:

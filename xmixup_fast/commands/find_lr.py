@@ -42,8 +42,8 @@ DIVERGED = 4.0
 LEAST_POINTS = 5
 """Of a valley: fewer losses that fall are noise."""
 CLEAR = 4.0
-"""Standard deviations of its noise by which a smoothed loss has to fall; of 1,000 tests of 100 or 500 steps whose losses
-were noise alone, 2 % and 6 % had such a fall."""
+"""Standard deviations of its noise by which a smoothed loss has to fall; of 1,000 tests of 100 or 500 steps whose
+losses were noise alone, 2 % and 6 % had such a fall."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RangeTest:
         return Suggestions(self.rates[valley[len(valley) // 2]], self.rates[steepest], self.rates[lowest] / 10)
 
     def _largest_fall(self, lowest: int) -> float:
-        """The largest fall of the smoothed loss to its minimum, in standard deviations of the noise of such a difference.
+        """The largest fall of the smoothed loss to its minimum, in standard deviations of such a difference's noise.
 
         The noise of a loss shows in the differences between steps, of which the median tells it: what falls or jumps
         matters little there. Smoothing leaves (1 - s)(1 + s^n) / ((1 + s)(1 - s^n)) of its variance in the n-th loss.
@@ -156,14 +156,12 @@ def _write(folder: Path, settings: Settings, swept: RangeTest, found: Suggestion
 
 def sweep(trainer: Trainer, steps: int) -> RangeTest:
     """Trains for so many steps, or until the loss diverges, while the learning rates grow."""
-    from tqdm import tqdm
-
     from ..runtime import distributed
+    from ..runtime.progress import progress
 
     swept = RangeTest([], [], [])
     average, least = 0.0, math.inf
-    # None: no bar where stderr is not a terminal.
-    for step in tqdm(range(steps), "range test", unit=" steps", leave=False, disable=distributed.rank() > 0 or None):
+    for step in progress(range(steps), steps, "range test", unit="steps"):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / max(steps - 1, 1))
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]

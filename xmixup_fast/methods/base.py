@@ -55,7 +55,7 @@ class Method(ABC):
         """float32[K_t], what :meth:`weigh_classes` was given; None for equal weights."""
 
     def weigh_classes(self, weights: Tensor) -> None:
-        """Weighs the losses of the target's classes, float32[K_t] on the network's device; a resumed run keeps these."""
+        """Weighs the losses of target classes, float32[K_t] on the network's device; resumed runs keep the weights."""
         self.class_weights = self.state["class_weights"] = weights
 
     def measure(self, network: Network, batches: Batches) -> None:

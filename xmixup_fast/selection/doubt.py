@@ -14,8 +14,8 @@ LEAST_CLASSES = 20
 LEVEL = 0.99
 """Share of target classes without a relative that are marked."""
 EFFICIENCY = 0.37
-"""What a spread by quantiles is worth of one by squares, for normal scores: that of n values has 0.37 (n - 1) degrees of
-freedom."""
+"""What a spread by quantiles is worth of one by squares, for normal scores: that of n values has 0.37 (n - 1) degrees
+of freedom."""
 
 
 def judge(selection: Selection, similarity: Tensor, *, of_predictions: bool) -> Selection:
@@ -29,8 +29,8 @@ def judge(selection: Selection, similarity: Tensor, *, of_predictions: bool) -> 
     small. Similarities of predictions (``of_predictions``) are compared by their logarithms, of which those of
     unrelated classes are nearly normal; cosines of features as they are.
 
-    For an EfficientNet-Lite0 of ImageNet and photographs of a palace and of a daisy, the distance of the best class from
-    the median is 2 and 1.6 times the limit's; for noise, grey images and handwritten digits it is 0.8 to 1.
+    For an EfficientNet-Lite0 of ImageNet and photographs of a palace and of a daisy, the distance of the best class
+    from the median is 2 and 1.6 times the limit's; for noise, grey images and handwritten digits it is 0.8 to 1.
 
     Args:
         selection: of source classes, with scores.

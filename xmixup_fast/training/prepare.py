@@ -28,6 +28,7 @@ from ..ops.auxiliary_index import AuxiliaryIndex
 from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
+from ..runtime.progress import progress
 from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
@@ -138,7 +139,9 @@ def prepare(
     images = SplitImages(settings, data.dataset, source, log)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        return center_crop_batches(images.train, network.image_format(settings.image_size), settings.batch_size)
+        form = network.image_format(settings.image_size)
+        crops = center_crop_batches(images.train, form, settings.batch_size)
+        return progress(crops, len(images.train), "looking at training images", count=lambda batch: len(batch[1]))
 
     auxiliary = None
     if source:
