@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from tqdm import auto, std
+from tqdm import auto
+from tqdm.notebook import tqdm as notebook_tqdm
 
 from . import distributed
 
@@ -35,7 +36,7 @@ class Progress:
         self, total: int | None, title: str, *, unit: str = "images", done: int = 0, hidden: bool = False
     ) -> None:
         hidden = hidden or distributed.rank() > 0
-        has_bar = sys.stderr.isatty() or auto.notebook_tqdm is not std.tqdm
+        has_bar = sys.stderr.isatty() or issubclass(auto.tqdm, notebook_tqdm)
         self._bar = auto.tqdm(
             total=total, desc=title, unit=f" {unit}", initial=done, leave=False, disable=hidden or not has_bar
         )

@@ -53,4 +53,5 @@ def _limits(scores: Tensor, level: float) -> Tensor:
 
     n = scores.shape[1]
     median, upper = torch.quantile(scores, torch.tensor([0.5, norm.cdf(1)], dtype=scores.dtype), dim=1)
-    return median + float(t.ppf(level ** (1 / n), EFFICIENCY * (n - 1))) * (upper - median)
+    limits: Tensor = median + float(t.ppf(level ** (1 / n), EFFICIENCY * (n - 1))) * (upper - median)
+    return limits
