@@ -20,6 +20,11 @@ def features(count: int, width: int, seed: int, positive: bool) -> Tensor:
     return values.relu() if positive else values
 
 
+def exponential(rows: int, columns: int) -> Tensor:
+    """Numbers whose shares of a row's sum are random, all ways to share it equally likely."""
+    return features(rows, columns, 2, False).square() + features(rows, columns, 3, False).square()
+
+
 def share_marked(selection: Selection) -> float:
     assert selection.doubtful is not None
     return selection.without_relatives() / len(selection.chosen)
@@ -30,10 +35,13 @@ def share_marked(selection: Selection) -> float:
 def test_of_unrelated_classes_the_stated_share_is_marked(source_classes: int, positive: bool) -> None:
     target, source = features(1000, 128, 0, positive), features(source_classes, 128, 1, positive)
     similarity = cosine(target, source)
-    assert 0.97 <= share_marked(judge(most_similar(similarity, 1), similarity, of_predictions=False)) < 1
-    logits = 1.5 * features(1000, source_classes, 2, False)
-    similarity = logits.softmax(1)
-    assert 0.97 <= share_marked(judge(most_similar(similarity, 1), similarity, of_predictions=True)) < 1
+    least = 0.75 if positive else 0.92  # a positive feature that is often zero makes cosines that are not quite normal
+    assert least <= share_marked(judge(most_similar(similarity, 1), similarity, of_predictions=False)) <= 0.98
+    parts = exponential(1000, source_classes)
+    similarity = (7 if positive else 1) * parts / parts.sum(1, keepdim=True)
+    assert 0.93 <= share_marked(judge(most_similar(similarity, 1), similarity, of_predictions=True)) <= 0.97
+    second = judge(most_similar(similarity, 2), similarity, of_predictions=True).doubtful or []
+    assert sum(row[1] for row in second) >= 930
 
 
 @pytest.mark.parametrize("relatives", [1, 3, 10])
@@ -44,13 +52,12 @@ def test_clear_relatives_are_not_marked_however_many_there_are(relatives: int, o
     source[:relatives] += 3 * common
     similarity = cosine(target + 3 * common, source)
     if of_predictions:
-        similarity = features(100, 100, 2, False)
-        similarity[:, :relatives] += 12
-        similarity = similarity.softmax(1)
+        similarity = exponential(100, 100)
+        similarity[:, :relatives] += 100
     selection = judge(most_similar(similarity, relatives), similarity, of_predictions=of_predictions)
     assert selection.doubtful == [[False] * relatives] * 100 and not selection.doubt()
     selection = judge(most_similar(similarity, relatives + 1), similarity, of_predictions=of_predictions)
-    assert selection.without_relatives() == 0 and sum(row[-1] for row in selection.doubtful or []) > 90
+    assert selection.without_relatives() == 0 and sum(row[-1] for row in selection.doubtful or []) > 70
     assert "a smaller --top-k leaves such classes out" in selection.doubt()
 
 
@@ -64,7 +71,7 @@ def test_scale_and_classes_that_cannot_be_chosen_change_nothing() -> None:
     barred = torch.cat([similarity, torch.full((30, 5), -torch.inf)], 1)
     assert judge(most_similar(barred, 2), barred, of_predictions=False).doubtful == plain.doubtful
     assigned = judge(assignment_selection(similarity), similarity, of_predictions=False)
-    assert assigned.doubtful is not None and assigned.without_relatives() >= 29
+    assert assigned.doubtful is not None and 25 <= assigned.without_relatives() <= 29
 
 
 def test_what_cannot_be_judged_is_not_marked() -> None:

@@ -11,26 +11,25 @@ from .choice import Selection
 
 LEAST_CLASSES = 20
 """Fewer source classes do not tell what a random one gets."""
-LEVEL = 0.99
-"""Share of target classes without a relative that are marked."""
+LEVEL = 0.05
+"""A score is marked where the best of as many unrelated classes gets as much by chance with a higher probability."""
 EFFICIENCY = 0.37
-"""What a spread by quantiles is worth of one by squares, for normal scores: that of n values has 0.37 (n - 1) degrees
-of freedom."""
+"""Degrees of freedom of a spread that is measured from the median, in parts of those of the standard deviation."""
 
 
 def judge(selection: Selection, similarity: Tensor, *, of_predictions: bool) -> Selection:
     """Marks the chosen source classes whose score is no better than that of a random class.
 
-    Of n source classes that have nothing to do with a target class, one is still the most similar. So a score has to
-    exceed what the best of n unrelated classes reaches, by chance, for one target class in a hundred: as Grubbs's test
-    for an outlier (1950, doi:10.1214/aoms/1177729885), but with the median in place of the mean, and with the distance
-    from there to the quantile one standard deviation above in place of the spread: a few relatives, which are what is
-    looked for, move neither, and a long upper tail widens the spread. Student's t allows for its error where n is
-    small. Similarities of predictions (``of_predictions``) are compared by their logarithms, of which those of
-    unrelated classes are nearly normal; cosines of features as they are.
+    Of n source classes that have nothing to do with a target class, one is still the most similar. So a score is marked
+    where the best of n unrelated classes gets as much in more than one case of twenty.
 
-    For an EfficientNet-Lite0 of ImageNet and photographs of a palace and of a daisy, the distance of the best class
-    from the median is 2 and 1.6 times the limit's; for noise, grey images and handwritten digits it is 0.8 to 1.
+    Predictions, or cosines of predictions, share a whole. Unrelated classes share it at random, all ways to share it
+    equally likely: then the largest share exceeds g with probability n (1 - g)^(n - 1) (R. A. Fisher 1929,
+    doi:10.1098/rspa.1929.0151). Of lower choices, the same is asked of what the better ones leave.
+
+    Cosines of features of unrelated classes are taken for normal numbers around their median. The spread is that of the
+    lower half, so that relatives, however many of the upper half they are, do not widen it; Student's t allows for its
+    error where n is small.
 
     Args:
         selection: of source classes, with scores.
@@ -42,16 +41,25 @@ def judge(selection: Selection, similarity: Tensor, *, of_predictions: bool) -> 
     usable = similarity[:, similarity.isfinite().all(0)]
     if selection.scores is None or usable.shape[1] < LEAST_CLASSES:
         return selection
-    limits = _limits(usable.clamp(min=1e-12).log(), LEVEL).exp() if of_predictions else _limits(usable, LEVEL)
-    rows = zip(selection.scores, limits.tolist(), strict=True)
-    return replace(selection, doubtful=[[score <= limit for score in scores] for scores, limit in rows])
+    scores = torch.tensor(selection.scores, dtype=usable.dtype)
+    limits = _limits_of_shares(scores, usable) if of_predictions else _limit_of_normal(usable)
+    return replace(selection, doubtful=(scores <= limits).tolist())
 
 
-def _limits(scores: Tensor, level: float) -> Tensor:
-    """For each row of [K_t, n], what the largest of n unrelated scores stays below with a probability, float64[K_t]."""
-    from scipy.stats import norm, t
+def _limits_of_shares(scores: Tensor, shares: Tensor) -> Tensor:
+    """What each score of [K_t, k] has to exceed, among shares [K_t, n] of a whole that need not be 1."""
+    better = shares.unsqueeze(1) > scores.unsqueeze(2)
+    left = shares.sum(1, keepdim=True) - (shares.unsqueeze(1) * better).sum(2)
+    n = shares.shape[1] - better.sum(2)
+    return left * (1 - (LEVEL / n) ** (1 / (n - 1).clamp(min=1)))
+
+
+def _limit_of_normal(scores: Tensor) -> Tensor:
+    """What the largest of n unrelated scores exceeds with the probability LEVEL, for each row: float64[K_t, 1]."""
+    from scipy.stats import t
 
     n = scores.shape[1]
-    median, upper = torch.quantile(scores, torch.tensor([0.5, norm.cdf(1)], dtype=scores.dtype), dim=1)
-    limits: Tensor = median + float(t.ppf(level ** (1 / n), EFFICIENCY * (n - 1))) * (upper - median)
-    return limits
+    median = scores.quantile(0.5, dim=1, keepdim=True)
+    spread = ((median - scores).clamp(min=0).square().sum(1, keepdim=True) * 2 / n).sqrt()
+    limit: Tensor = median + float(t.isf(1 - (1 - LEVEL) ** (1 / n), EFFICIENCY * (n - 1))) * spread
+    return limit
