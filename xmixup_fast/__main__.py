@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .cli import exit_status
-
 COMMANDS = {
     "train": "Fine-tune a pretrained network on labelled images.",
     "find-lr": "Find a learning rate: a range test on a run's own data, with its own network and method.",
@@ -26,7 +24,17 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None, prog: str = "xmixup") -> int:
     """Runs a command; returns its exit status, 2 for an error that the user can mend."""
-    command, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments, prog)
+    except KeyboardInterrupt:  # while modules are imported, before a command's exit_status can tell
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Sequence[str], prog: str) -> int:
+    from .cli import exit_status  # late, so that an interrupt within is a line, too
+
+    command, *rest = [*arguments, ""]
     module = command.replace("-", "_")
     if module.replace("_", "-") in COMMANDS:
         room = "" if module == "train" else ".commands"

@@ -16,6 +16,7 @@ from .data.center_crops import center_crop_batches
 from .models.network import Network
 from .ops.image_format import ImageFormat
 from .ops.image_pool import Images
+from .runtime.progress import progress
 
 LISTED_LOSSES = 20
 """Images with the highest loss that :meth:`Evaluation.to_json` lists."""
@@ -291,7 +292,8 @@ def evaluate_network(
     no_label = positions[:0]
     no_logits = no_label.float()[:, None].expand(0, len(network.classes))
     found = [_judged(no_logits, no_label, temperature, keep_logits)]  # a process may have no image
-    for batch, labels in center_crop_batches(images, form, batch_size, positions, flip=flip):
+    batches = center_crop_batches(images, form, batch_size, positions, flip=flip)
+    for batch, labels in progress(batches, len(positions), "evaluating", count=lambda one: len(one[1])):
         logits = network(batch).float()
         found.append(_judged(logits, labels, temperature, keep_logits))
     network.train(training)

@@ -314,7 +314,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Predicts as the options say. Raises as :func:`predict` does, and ValueError and OSError for the output."""
-    from tqdm import tqdm
+    from ..runtime.progress import progress
 
     require_one_process()
     output = None if options.output is None else Path(options.output)
@@ -333,9 +333,8 @@ def run(options: Options) -> None:
         tta=options.tta,
         calibrated=options.calibrated,
     )
-    # disable=None: no bar where stderr is not a terminal.
-    hidden = True if output is None else None
-    count, bad = write(tqdm(predictions, unit=" images", leave=False, disable=hidden), output)
+    shown = progress(predictions, None, "predicting", hidden=output is None)
+    count, bad = write(shown, output)
     for item in bad:
         _complain(f"{item.name}: {item.reason}")
     if bad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ import timm
 import torch
 from timm.models import load_model_config_from_hf, parse_model_name
 from timm.models._hub import load_model_config_from_path
+
+from .hub import reachable_hub
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ def find(model: str) -> Architecture:
                 f"model: timm has no {model!r}; see timm.list_models(), or give hf-hub:ID or local-dir:FOLDER"
             )
         return Architecture(model)
-    read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
+    is_hub, unreachable = source == "hf-hub", ""
     try:
-        config, architecture, arguments = read(name)
+        with reachable_hub() if is_hub else nullcontext("") as unreachable:
+            read = load_model_config_from_hf if is_hub else load_model_config_from_path
+            config, architecture, arguments = read(name)
     except Exception as error:  # no network, no such repository, no file, no JSON, other JSON
-        reason = _reason(error)
+        reason = (isinstance(error, OSError) and unreachable) or _reason(error)
         if source == "local-dir":
             expected = "expected a folder with the config.json of timm.models.save_for_hf"
             raise ValueError(f"model: {model} cannot be read ({reason}); {expected}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from . import architecture as architectures
 from . import classifiers, pip_weights
 from .architecture import Architecture
 from .fitting import Fit, load_numpy, load_weights
+from .hub import reachable_hub
 from .network import NOTHING_PRETRAINED, Network
 from .weights import Weights, listed, read_weights
 
@@ -189,12 +191,15 @@ def _stated_classes(body: Any, read: Weights, weights: str) -> list[str] | None:
 
 def _download(found: Architecture, image_size: int | None) -> Any:
     """Creates the timm model with the weights that timm downloads, has in its cache, or finds in a folder."""
+    is_folder = (found.source or "").startswith("local-dir:")
+    unreachable = ""
     try:
-        return architectures.create(found, image_size, pretrained=True)
+        with nullcontext("") if is_folder else reachable_hub() as unreachable:
+            return architectures.create(found, image_size, pretrained=True)
     except (OSError, RuntimeError) as error:  # there is no network, or no published weights
-        reason = str(error).splitlines()[0]
+        reason = (isinstance(error, OSError) and unreachable) or str(error).splitlines()[0]
         way = "try pip or a file"
-        if (found.source or "").startswith("local-dir:"):
+        if is_folder:
             way = "put model.safetensors into the folder, or give --weights FILE, or --weights none for new weights"
         raise ValueError(f"weights: timm cannot get its weights for {found.title} ({reason}); {way}") from error
 

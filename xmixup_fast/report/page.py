@@ -123,6 +123,8 @@ def _selection(selection: Selection, target: Dataset, source: Dataset) -> str:
     rest = len(target.classes) - ROWS
     note = f"<p class=note>The first {ROWS} classes; {rest} more are in selection.json.</p>" if rest > 0 else ""
     text = "<p>Left: training images. Right: auxiliary images that they are mixed with, and how well they fit.</p>"
+    if doubt := selection.doubt():
+        text += f"<p>{escape(doubt)}.</p>"
     return _section("Selection", f'{text}<div class="wide">{_image(_jpeg(sheet), "paper")}</div>{note}')
 
 

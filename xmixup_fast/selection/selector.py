@@ -25,9 +25,11 @@ from ..models.network import NOTHING_PRETRAINED, Network
 from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
+from ..runtime.progress import Progress
 from ..settings.fields import Settings
 from .cache import PassResult, cache_key, cached
 from .choice import Selection, read_selection
+from .doubt import judge
 from .statistics import ClassMeans, LabelledBatches, class_means, nearest_images
 from .strategies import assignment_selection, check_top_k, cosine, most_similar, random_classes
 
@@ -90,7 +92,8 @@ class AuxiliarySelector:
             scores = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
         else:
             scores = _similarities(means, self._source_means(self._looked_at(source)))
-        return assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
+        selection = assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
+        return judge(selection, scores, of_predictions=similarity == "prediction")
 
     def stream(self, samples: Sequence[Sample], title: str, bad: list[BadFile]) -> LabelledBatches:
         """One pass over encoded images: normalised centre crops with their labels, decoded as they are needed.
@@ -99,8 +102,6 @@ class AuxiliarySelector:
         Images that cannot be decoded are left out. After the last batch, those of all processes are added to ``bad``.
         ``title`` stands beside the progress bar.
         """
-        from tqdm import tqdm
-
         settings, network = self.settings, self.network
         rank, processes = distributed.rank(), distributed.world_size()
         size = settings.batch_size
@@ -108,8 +109,7 @@ class AuxiliarySelector:
         form, buffers = network.image_format(settings.image_size), OutputBuffers()
         unreadable: list[BadFile] = []
         images = self.decoder.decode(sample.image for sample in chain.from_iterable(batches))
-        disable = rank > 0 or None  # None: tqdm shows a bar on a terminal alone
-        with tqdm(total=sum(map(len, batches)), desc=title, unit=" images", leave=False, disable=disable) as bar:
+        with Progress(sum(map(len, batches)), title) as bar:
             for batch in batches:
                 results = list(zip(islice(images, len(batch)), batch, strict=True))
                 unreadable += [image for image, _ in results if isinstance(image, BadFile)]

@@ -30,12 +30,14 @@ from ..ops.auxiliary_index import AuxiliaryIndex
 from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
+from ..runtime.progress import progress
 from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
 from .batch_norm import check_smallest_part
 from .images import SplitImages
+from .imbalance import class_weights, imbalance, read_class_weights
 from .optimizer import check_length, freeze
 from .source import fetch_chosen, read_source
 from .target import TargetData, contents_of, target_data
@@ -138,6 +140,7 @@ def prepare(
     network = _network(settings, data.dataset, source_classes, log)
     method = METHODS[settings.method](settings, network)
     _check_settings(settings, network, method, data.dataset)
+    given_weights = read_class_weights(settings, data.dataset.classes)
     if source and resumed is None:
         selector.check(settings, network, data.dataset, source)
     images = SplitImages(settings, data.dataset, log)
@@ -145,7 +148,9 @@ def prepare(
         images.listed += source.local.bad
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        return center_crop_batches(images.train, network.image_format(settings.image_size), settings.batch_size)
+        form = network.image_format(settings.image_size)
+        crops = center_crop_batches(images.train, form, settings.batch_size)
+        return progress(crops, len(images.train), "looking at training images", count=lambda batch: len(batch[1]))
 
     auxiliary = None
     if source:
@@ -159,11 +164,17 @@ def prepare(
     log(_counts(settings, images, sum(weights)))
     index = auxiliary.index if auxiliary else None
     rank, world_size = distributed.rank(), distributed.world_size()
+    sampler = Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights)
+    if settings.class_weights is not None:
+        method.weigh_classes(class_weights(sampler.class_counts, given_weights))
+    counts = images.train.labels.bincount(minlength=len(data.dataset.classes)).tolist()
+    if line := imbalance(settings, data.dataset.classes, counts, method.class_weights):
+        log(line)
     parts = StepParts(
         network=network,
         method=method,
         regularizer=_regularizer(settings, network, log),
-        sampler=Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights),
+        sampler=sampler,
         images=images.train,
         auxiliary=auxiliary.pool if auxiliary else None,
     )
