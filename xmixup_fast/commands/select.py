@@ -86,20 +86,24 @@ def _select(settings: Settings, target: Dataset, source: Catalog, bad: list[BadF
 
     from ..data.bad_files import list_bad
     from ..data.decoding.choose import make_decoder
-    from ..models.build import build
+    from ..models.build import NoWeights, build
     from ..runtime.device import reproducible
     from ..selection.selector import AuxiliarySelector
+    from ..training.ways import ways
 
     with reproducible(settings.seed, settings.threads):
-        network = build(
-            settings.model,
-            settings.weights,
-            target.classes,
-            source_classes=source.classes,
-            seed=settings.seed,
-            image_size=settings.image_size,
-            log=_log,
-        )
+        try:
+            network = build(
+                settings.model,
+                settings.weights,
+                target.classes,
+                source_classes=source.classes,
+                seed=settings.seed,
+                image_size=settings.image_size,
+                log=_log,
+            )
+        except NoWeights as error:
+            raise ValueError(f"{error}\n{ways(settings)}") from error
         network.to_device(settings.device)
         threads = torch.get_num_threads()
         decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, _log)

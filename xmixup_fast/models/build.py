@@ -25,6 +25,10 @@ NUMPY_FILES = (".npz", ".npy")
 """Suffixes of files in the format of JAX, which some of timm's models read themselves."""
 
 
+class NoWeights(ValueError):
+    """There are no pretrained weights to download, or no network to download them."""
+
+
 @dataclass
 class _Pretrained:
     """A timm model that still has its own classifier."""
@@ -77,6 +81,7 @@ def build(
         log: gets a line for the user about what was taken of a file, and which rows of the target head were.
 
     Raises:
+        NoWeights: a ValueError, where timm cannot download weights.
         ValueError: timm does not know the model, or the weights or the image size do not fit the model.
         FileNotFoundError: there is no such weights file.
     """
@@ -198,10 +203,11 @@ def _download(found: Architecture, image_size: int | None) -> Any:
             return architectures.create(found, image_size, pretrained=True)
     except (OSError, RuntimeError) as error:  # there is no network, or no published weights
         reason = (isinstance(error, OSError) and unreachable) or str(error).splitlines()[0]
-        way = "try pip or a file"
+        message = f"weights: timm cannot get its weights for {found.title} ({reason})"
         if is_folder:
             way = "put model.safetensors into the folder, or give --weights FILE, or --weights none for new weights"
-        raise ValueError(f"weights: timm cannot get its weights for {found.title} ({reason}); {way}") from error
+            raise ValueError(f"{message}; {way}") from error
+        raise NoWeights(message) from error
 
 
 def imagenet_classes(outputs: int) -> list[str] | None:

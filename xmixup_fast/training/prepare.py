@@ -23,7 +23,7 @@ from ..data.layout import some
 from ..data.manifest import Manifest
 from ..methods import L2SP, METHODS, REGULARIZERS
 from ..methods.base import Batches, Method
-from ..models.build import build
+from ..models.build import NoWeights, build
 from ..models.class_names import readable_name
 from ..models.network import Network
 from ..ops.auxiliary_index import AuxiliaryIndex
@@ -42,6 +42,7 @@ from .optimizer import check_length, freeze
 from .source import fetch_chosen, read_source
 from .target import TargetData, contents_of, target_data
 from .trainer import StepParts
+from .ways import ways
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,16 +231,19 @@ def _network(
     """The network at its start, on the run's device, with what the settings freeze excluded from training."""
     if settings.model == Settings.model:
         log(f"network: {settings.model} by timm, the default; --model takes any other")
-    network = build(
-        settings.model,
-        settings.weights,
-        target.classes,
-        source_classes=source_classes,
-        seed=settings.seed,
-        keep_classifier=METHODS[settings.method].uses_classifier,
-        image_size=settings.image_size,
-        log=log,
-    )
+    try:
+        network = build(
+            settings.model,
+            settings.weights,
+            target.classes,
+            source_classes=source_classes,
+            seed=settings.seed,
+            keep_classifier=METHODS[settings.method].uses_classifier,
+            image_size=settings.image_size,
+            log=log,
+        )
+    except NoWeights as error:
+        raise ValueError(f"{error}\n{ways(settings)}") from error
     freeze(network, settings.freeze)
     return network.to_device(settings.device)
 
