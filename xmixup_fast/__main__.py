@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .cli import exit_status
-
 COMMANDS = {
     "train": "Fine-tune a pretrained network on labelled images.",
     "find-lr": "Find a learning rate: a range test on a run's own data, with its own network and method.",
+    "sources": "List sources of auxiliary images that go by a name, with their sizes and licences.",
     "select": "Show what selection chooses for each target class, without training.",
     "evaluate": "Evaluate a trained network on labelled images.",
     "predict": "Predict the classes of images with a trained network.",
     "export": "Export a trained network for use elsewhere.",
+    "index": "Write the index of tar shards, so that chosen classes can be fetched from them.",
     "compare": "Compare transfer methods: methods x targets x shots x seeds.",
     "info": "Print what a report of a bug should hold: versions, build and devices.",
 }
@@ -24,7 +24,17 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None, prog: str = "xmixup") -> int:
     """Runs a command; returns its exit status, 2 for an error that the user can mend."""
-    command, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments, prog)
+    except KeyboardInterrupt:  # while modules are imported, before a command's exit_status can tell
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: Sequence[str], prog: str) -> int:
+    from .cli import exit_status  # late, so that an interrupt within is a line, too
+
+    command, *rest = [*arguments, ""]
     module = command.replace("-", "_")
     if module.replace("_", "-") in COMMANDS:
         room = "" if module == "train" else ".commands"

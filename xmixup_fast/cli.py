@@ -86,9 +86,15 @@ def parse_settings(
     parser.flags.add_argument("--recipe", metavar="NAME", help=about)
     about = "YAML file of settings, such as a run's config.yaml; flags come on top."
     parser.flags.add_argument("--config", metavar="FILE", help=about)
+    about = "The target; --target DATASET is the same."
+    parser.add_argument("positional_target", metavar=METAVARS["target"], nargs="?", help=about)
     parser.add_settings(arguments, groups)
     given = parser.values(arguments)
-    recipe, config = given.pop("recipe", None), given.pop("config", None)
+    recipe, config, target = (given.pop(name, None) for name in ("recipe", "config", "positional_target"))
+    if target is not None:
+        if "target" in given:
+            raise ValueError(f"target: expected one, got {target} and --target {given['target']}")
+        given["target"] = target
     values = {**(read_recipe(recipe) if recipe else {}), **(read_yaml(config) if config else {}), **given}
     _check_required(Settings, values, prog)
     settings = Settings(**values)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -119,7 +121,11 @@ def test_selection_and_comparison_are_printed(run: Run) -> None:
         )
     assert str(folder) in text.splitlines()[-1]
     assert text.startswith("Printed letters help to learn handwritten digits")
-    assert "in 3 runs" in text.splitlines()[0] and "xmixup train --target photos/" in text
+    assert "in 3 runs" in text.splitlines()[0] and "does not resume" in text.splitlines()[0]
+    lines = [line for line in text.splitlines() if line.endswith(" left")]
+    assert len(lines) == 3 and all(re.fullmatch(r"about (\d+ s|\d+\.\d minutes) left", line) for line in lines)
+    assert text.index(lines[0]) < text.index("pretraining  "), "told after the first steps"
+    assert "xmixup train --target photos/" in text
 
 
 def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
@@ -146,3 +152,20 @@ def test_an_interrupted_demo_says_where_it_is(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(demo, "write_letters", interrupt)
     with pytest.raises(Interrupted, match=r"stopped; .*out holds what was finished"):
         demo.run(tmp_path / "out", TINY)
+
+
+@pytest.mark.parametrize("module", ["xmixup_fast.cli", "xmixup_fast.demo", "numpy", "torch", "timm"])
+def test_an_interrupt_while_modules_are_imported_is_one_line(module: str, tmp_path: Path) -> None:
+    """From the first import of the command on."""
+    program = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from xmixup_fast.__main__ import main\n"
+        "sys.exit(main(['train']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 128 + signal.SIGINT
+    assert done.stderr.startswith("stopped") and done.stderr.count("\n") == 1, done.stderr

@@ -37,7 +37,8 @@ def evaluation(labels: list[int], predicted: list[int], losses: list[float]) -> 
     count = len(labels)
     names = [f"{i}.png" for i in range(count)]
     tensors = (torch.arange(count), torch.tensor(labels), torch.tensor(predicted), torch.full((count,), 0.5))
-    return Evaluation(["a", "b", "c", "d"], *tensors, torch.tensor(losses), names)
+    ranks = (tensors[1] != tensors[2]).long()
+    return Evaluation(["a", "b", "c", "d"], *tensors, torch.tensor(losses), ranks, names)
 
 
 def test_figures_are_those_counted_by_hand() -> None:
@@ -47,21 +48,37 @@ def test_figures_are_those_counted_by_hand() -> None:
     assert found.balanced_accuracy == pytest.approx(100 * (0.5 + 1 + 0) / 3)
     assert found.loss == pytest.approx(41 / 8)
     assert [tuple(row) for row in found.per_class()] == [
-        ("a", 4, 50.0, "b", 1),
-        ("b", 2, 100.0, None, 0),
-        ("c", 2, 0.0, "a", 2),
-        ("d", 0, None, None, 0),
+        ("a", 4, 50.0, 50.0, 50.0, "b", 1),
+        ("b", 2, pytest.approx(200 / 3), 100.0, pytest.approx(80.0), None, 0),
+        ("c", 2, 0.0, 0.0, 0.0, "a", 2),
+        ("d", 0, None, None, None, None, 0),
     ]
+    assert found.macro_f1 == pytest.approx((50 + 80 + 0) / 3)
     top = found.top_losses(3)
     assert [(row.name, row.label, row.predicted, row.loss) for row in top] == [
         ("2.png", "a", "b", 9.0),
         ("6.png", "c", "a", 9.0),
         ("7.png", "c", "a", 8.0),
     ]
-    assert found.lines()[1:] == ["a           4   50.00 %  b (1)", "b           2  100.00 %", *found.lines()[3:]]
+    assert found.lines() == [
+        "class  images  precision    recall        F1  most often confused with",
+        "a           4    50.00 %   50.00 %   50.00 %  b (1)",
+        "b           2    66.67 %  100.00 %   80.00 %",
+        "c           2     0.00 %    0.00 %    0.00 %  a (2)",
+        "d           0          -         -         -",
+    ]
     content = json.loads(json.dumps(found.to_json()))
     assert content["confusion"] == {"a": {"a": 2, "b": 1, "c": 1}, "b": {"b": 2}, "c": {"a": 2}}
     assert (content["accuracy"], content["images"]) == (50.0, 8) and len(content["highest_losses"]) == 8
+
+
+def test_mirror_images_are_the_same_in_memory_and_streaming(data: Path, run: Result) -> None:
+    pool, stream = collections(data)
+    form = run.network.image_format(32)
+    one, other = (evaluate_network(run.network, images, form, 7, flip=True) for images in (pool, stream))
+    for name in ("labels", "predicted", "probabilities", "losses", "ranks"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert not torch.equal(one.losses, evaluate_network(run.network, pool, form, 7).losses)
 
 
 def images_of(folder: Path) -> list[Sample]:

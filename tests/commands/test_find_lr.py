@@ -19,9 +19,11 @@ from xmixup_fast.training.run import fit
 
 
 def range_test(data: Path, output: Path, method: str = "xmixup", **settings: Any) -> dict[str, Any]:
-    """What a range test writes."""
-    assert main(flags(arguments(data, output, method, **settings))) == 0
-    return json.loads((output / "lr.json").read_text())
+    """What a range test writes; the exit status is 1 without a suggestion."""
+    status = main(flags(arguments(data, output, method, **settings)))
+    written = json.loads((output / "lr.json").read_text())
+    assert status == (written["suggestions"] is None)
+    return written
 
 
 def test_the_suggestion_is_where_the_loss_falls_and_the_seed_alone_decides(
@@ -101,3 +103,29 @@ def test_a_loss_that_does_not_fall_gives_no_suggestion(tmp_path: Path, smoothed:
     assert swept.suggestions() is None and find_lr.describe(swept, None).startswith("no suggestion: ")
     find_lr.draw(swept, None, "title", tmp_path / "lr.png")
     assert (tmp_path / "lr.png").stat().st_size > 1000
+
+
+def noisy_test(steps: int, seed: int, noise: float, fall: float) -> RangeTest:
+    """A test whose loss is 2, falls by ``fall`` between a third and two thirds, diverges at the end, and is noisy."""
+    chance = random.Random(seed)
+    swept, average = RangeTest([], [], []), 0.0
+    for step in range(steps):
+        part = step / steps
+        loss = 2 - fall * min(max(3 * part - 1, 0), 1) + 9 * max(part - 0.9, 0) + noise * chance.gauss(0, 1)
+        average = find_lr.SMOOTHING * average + (1 - find_lr.SMOOTHING) * loss
+        swept.rates.append(10 ** (7 * part - 6))
+        swept.losses.append(loss)
+        swept.smoothed.append(average / (1 - find_lr.SMOOTHING ** (step + 1)))
+    return swept
+
+
+@pytest.mark.parametrize("steps", [50, 100, 300])
+def test_a_flat_curve_gives_no_suggestion_and_a_clear_fall_does(steps: int) -> None:
+    """Whatever the size of the noise."""
+    for noise in (1e-3, 0.3):
+        flat = [noisy_test(steps, seed, noise, 0.0).suggestions() for seed in range(200)]
+        assert sum(found is not None for found in flat) <= 14
+        falls = [noisy_test(steps, seed, noise, 5 * noise).suggestions() for seed in range(50)]
+        assert all(falls)
+        rates = sorted(found.valley for found in falls if found)
+        assert rates[5] > 1e-5 and rates[-5] < 1

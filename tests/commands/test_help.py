@@ -121,8 +121,8 @@ def test_the_list_of_commands_is_what_their_modules_say(capsys: pytest.CaptureFi
 def test_usage_says_what_the_user_typed(capsys: pytest.CaptureFixture[str]) -> None:
     for typed in (["xmixup_fast.train"], ["xmixup_fast", "train"]):
         done = subprocess.run([sys.executable, "-m", *typed, "-h"], capture_output=True, text=True, cwd=ROOT)
-        assert done.stdout.startswith(f"usage: python -m {' '.join(typed)} [FLAG ...]\n")
-    assert shown(capsys, "find_lr", "-h").startswith("usage: xmixup find_lr [FLAG ...]\n")
+        assert done.stdout.startswith(f"usage: python -m {' '.join(typed)} [DATASET] [FLAG ...]\n")
+    assert shown(capsys, "find_lr", "-h").startswith("usage: xmixup find_lr [DATASET] [FLAG ...]\n")
 
 
 @pytest.mark.parametrize(
@@ -149,11 +149,12 @@ def test_usage_says_what_the_user_typed(capsys: pytest.CaptureFixture[str]) -> N
         (["evaluate", "run", "--bs", "8"], "--bs is no flag of xmixup evaluate; did you mean --batch-size?"),
         (["predict", "--bs", "8"], "--bs is no flag of xmixup predict; did you mean --batch-size?"),
         (["export", "run", "--out", "x"], "--out is no flag of xmixup export; did you mean --output?"),
-        (["train", "photos"], "unrecognized arguments: photos; see xmixup train --help"),
+        (["train", "photos", "more"], "unrecognized arguments: more; see xmixup train --help"),
+        (["train", "photos", "--target", "t"], "target: expected one, got photos and --target t"),
         (["train", "--epochs"], "--epochs: expected one argument"),
         (["train", "--epochs", "x", *REQUIRED], "epochs: expected a whole number, got 'x'"),
         (["train", "--flip=no", *REQUIRED], "--flip/--no-flip: ignored explicit argument 'no'"),
-        (["train", "--target", "t"], "model: must be given; see xmixup train --help"),
+        (["train", "--seed", "1"], "target: must be given; see xmixup train --help"),
         (["predict", "run"], "the following arguments are required: FILE_OR_FOLDER"),
         (["predict", "run", "a", "--top-k", "few"], "top_k: expected a whole number, got 'few'"),
         (["export", "run", "--output", "o"], "format: must be given; see xmixup export --help"),

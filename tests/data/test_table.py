@@ -25,8 +25,6 @@ ROWS = [
 
 @pytest.fixture(params=[".csv", ".tsv", ".parquet"])
 def suffix(request: pytest.FixtureRequest) -> str:
-    if request.param == ".parquet":
-        pytest.importorskip("pyarrow")
     return str(request.param)
 
 
@@ -174,8 +172,6 @@ def test_all_faults_of_a_table_are_listed(tmp_path: Path, suffix: str) -> None:
     ],
 )
 def test_tables_that_cannot_be_read_are_named(tmp_path: Path, name: str, content: bytes | None, expected: str) -> None:
-    if name.endswith(".parquet"):
-        pytest.importorskip("pyarrow")
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError if content is not None else FileNotFoundError, match=expected):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from timm.models import _hub
@@ -38,6 +39,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return str(tmp_path / repo_id / filename)
 
     monkeypatch.setattr(_hub, "hf_hub_download", download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # nobody is asked
     return tmp_path
 
 

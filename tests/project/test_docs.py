@@ -76,6 +76,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "photos", PHOTOS, 5)
     write_folder(tmp_path / "imagenet" / "train", SOURCE, 2)
+    write_folder(tmp_path / "places", {"beach": SOURCE["n02099601"], "forest": SOURCE["n01440764"]}, 2)
     write_folder(tmp_path, {"new-photos": PHOTOS["rose"]}, 2)
     for path in tmp_path.rglob("*.png"):
         with Image.open(path) as image:

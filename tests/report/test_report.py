@@ -20,7 +20,9 @@ from PIL import Image
 from small_runs import arguments
 
 from xmixup_fast.evaluation import Evaluation
+from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.report import figures
+from xmixup_fast.report.evaluated import confused_pairs
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.training.mixing_share import batch_note
@@ -116,8 +118,8 @@ def run_data(run: Result) -> dict[str, Any]:
 def test_every_section_of_the_page_is_there(run: Result, text: str) -> None:
     page = Page(text)
     shown = " ".join(page.text)
-    for title in ("Training", "Confusion of the test images", "Classes", "Selection", "First batch", "Settings"):
-        assert title in page.text
+    titles = ("Training", "Confusion of the test images", "Classes", "Calibration", "Selection", "First batch")
+    assert {*titles, "Settings"} <= set(page.text)
     assert f"{run.summary['test_accuracy']:.2f} %" in page.text
     assert f"First batch {batch_note(run_settings(run))} Data" in shown
     assert "class train val test" in shown and f"fingerprint {run_data(run)['fingerprint']}." in shown
@@ -129,12 +131,63 @@ def test_every_section_of_the_page_is_there(run: Result, text: str) -> None:
     assert "versions torch" in page.text and torch.__version__ in page.text and "batch_size" in page.text
     pictures = page.images()
     images = len(run.evaluation)  # fewer than HIGHEST_LOSSES, so the page shows all of them
-    assert len(pictures) == 3 + 1 + images + 1 + 1  # curves, confusion matrix, images, selection, first batch
+    # Curves, confusion matrix, reliability curve, images, selection, first batch; no class is confused with another.
+    assert run.evaluation.accuracy == 100 and len(pictures) == 3 + 1 + 1 + images + 1 + 1
     colours = {name: ODD[name.replace("\u2215", "/")] for name in run.network.classes}
-    for row, picture in zip(run.evaluation.top_losses(images), pictures[4:], strict=False):
+    for row, picture in zip(run.evaluation.top_losses(images), pictures[5:], strict=False):
         assert picture.size == (32, 32)
         mean = torch.from_numpy(np.array(picture.convert("RGB"))).float().mean((0, 1))
         torch.testing.assert_close(mean, torch.tensor(colours[row.label], dtype=torch.float32), atol=12, rtol=0)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 30])
+def test_confused_pairs_are_pictures_of_both_classes(wrong: int) -> None:
+    """Images of one colour for each class; the third class has no image, and some are taken for it."""
+    names = [*ODD]
+    labels = torch.arange(60) % 2
+    pixels = torch.tensor([*ODD.values()], dtype=torch.uint8)[labels].view(60, 1, 1, 3).expand(60, 34, 35, 3)
+    predicted = torch.where(torch.arange(60) < wrong, 2 - labels, labels)  # the first class as the third, then itself
+    found = Evaluation(
+        names,
+        positions=torch.arange(60),
+        labels=labels,
+        predicted=predicted,
+        probabilities=torch.rand(60),
+        losses=torch.rand(60),
+        ranks=torch.zeros(60).long(),
+    )
+    text = confused_pairs(found, ImagePool.from_dense(pixels.contiguous(), labels), 32)
+    page = Page(text)
+    pairs = found.confused_pairs()
+    assert [(pair.label, pair.predicted, pair.example) for pair in pairs] == [(names[0], names[2], None)] * (wrong > 0)
+    assert (text == "") == (wrong == 0)
+    if wrong:
+        assert names[0] in page.text and f"taken for {names[2]}, {(wrong + 1) // 2} times" in " ".join(page.text)
+        assert "none here" in page.text and "<b>blue" not in text and "<script>" not in text
+        pictures = page.images()
+        assert len(pictures) == min(3, (wrong + 1) // 2)
+        assert all(np.abs(np.array(picture).mean((0, 1)) - ODD[names[0]]).max() < 3 for picture in pictures)
+
+
+@pytest.mark.parametrize("temperature", [None, 1.5])
+@pytest.mark.parametrize("count", [1, 500])
+def test_reliability_curves_of_any_number_of_images_are_pictures(count: int, temperature: float | None) -> None:
+    labels = torch.zeros(count).long()
+    values = torch.rand(count)
+    found = Evaluation(
+        ["a", "b"],
+        positions=torch.arange(count),
+        labels=labels,
+        predicted=(torch.rand(count) > values).long(),
+        probabilities=values,
+        losses=values,
+        ranks=labels,
+        temperature=temperature,
+        calibrated=None if temperature is None else values**2,
+    )
+    picture = Image.open(io.BytesIO(figures.png(figures.reliability(found)))).convert("RGB")
+    orange = (np.abs(np.array(picture).astype(int) - (255, 127, 14)).sum(2) < 20).any()  # the colour of temperatures
+    assert min(picture.size) > 400 and orange == (temperature is not None)
 
 
 def test_without_a_test_the_report_is_of_the_validation_images(
@@ -194,6 +247,7 @@ def test_confusion_matrices_of_any_size_are_pictures(count: int) -> None:
         predicted=labels.flip(0),
         probabilities=torch.rand(len(labels)),
         losses=torch.rand(len(labels)),
+        ranks=torch.ones_like(labels),
     )
     picture = Image.open(io.BytesIO(figures.png(figures.confusion_matrix(evaluation))))
     assert max(picture.size) < 3000 and min(picture.size) > 200

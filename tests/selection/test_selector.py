@@ -243,6 +243,7 @@ import sys
 from pathlib import Path
 import torch
 from xmixup_fast.models.build import build
+from xmixup_fast.data.catalog import LocalCatalog
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample
 from xmixup_fast.data.decoding.choose import make_decoder
 from xmixup_fast.selection.selector import AuxiliarySelector
@@ -261,7 +262,8 @@ peaks = []
 for count in (100, 700):
     source = Dataset(["b"], [Sample(FileImage(Path(sys.argv[1])), 0)] * count, [], [])
     selector = AuxiliarySelector(settings, network, decoder, print, [])
-    selector.select(iter([(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64))]), source, source)
+    images = iter([(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.int64))])
+    selector.select(images, source, LocalCatalog("", source))
     peaks.append(peak())
 print(*peaks)
 """

@@ -75,8 +75,11 @@ OTHERS: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
     },
 }
-LEFT_OUT = ("method", "target", "source", "weights", "versions", "data")
-"""Of a summary: names, and what tells of the machine."""
+LEFT_OUT = (
+    *("method", "target", "source", "weights", "versions", "data"),
+    *("best_val_accuracy", "last_val_accuracy", "calibration"),
+)
+"""Of a summary: names, what tells of the machine, and what follows from losses and weights."""
 
 
 def settings(data: Path, output: Path, **changes: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from made import SOURCE
 from torch import Tensor, nn
 
+from xmixup_fast.data.catalog import LocalCatalog
 from xmixup_fast.data.dataset import Dataset
 from xmixup_fast.data.decoding.choose import make_decoder
 from xmixup_fast.models.network import Network
@@ -94,7 +95,9 @@ class RecordingSelector(AuxiliarySelector):
 
     def choose(self, data: tuple[Dataset, Dataset]) -> Selection:
         """Selects source classes or images for a pair of target and source."""
-        return self.select(self.stream(data[0].train, "target images", self.bad), *data)
+        target, source = data
+        images = self.stream(target.train, "target images", self.bad)
+        return self.select(images, target, LocalCatalog("source", source))
 
 
 def choose(settings: Settings, data: tuple[Dataset, Dataset], network: Network | None = None) -> Selection:

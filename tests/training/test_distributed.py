@@ -248,7 +248,7 @@ def test_commands_for_one_process_refuse_more(name: str, monkeypatch: pytest.Mon
         "predict": ["run", "photos"],
         "export": ["run", "--format", "torch", "--output", "out"],
     }
-    assert import_module(f"xmixup_fast.{name}").main(wanted[name]) == 2
+    assert import_module(f"xmixup_fast.commands.{name}").main(wanted[name]) == 2
     assert "error: torchrun: this command runs in one process" in capsys.readouterr().err
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import timm
 import torch
 from interrupted_runs import assert_same, interrupted, run
-from safetensors.torch import load_file
 from small_runs import arguments
 from timm.optim import param_groups_layer_decay
 from torch import Tensor
@@ -25,7 +22,6 @@ from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.identity import run_hash
 from xmixup_fast.training.optimizer import freeze, parameter_groups, rate
 from xmixup_fast.training.run import Result, fit
-from xmixup_fast.training.trainer import Trainer
 
 # --- learning rates ---
 
@@ -210,88 +206,22 @@ def test_weight_decay_that_is_not_used_is_said(data: Path, tmp_path: Path, capsy
         assert said == (number == 0)
 
 
-ACCURACIES = {2: 90.0, 3: 50.0, 5: 60.0, 6: 55.0, 7: 60.0, 8: 40.0, 9: 55.0}
-"""By step; epochs of 18 images in batches of 8 end after 3, 5, 7 and 9."""
-
-
-@pytest.fixture
-def validations(monkeypatch: pytest.MonkeyPatch) -> dict[int, Tensor]:
-    """Has validations find ACCURACIES; the weights of the head by the step after which they were looked at."""
-    seen: dict[int, Tensor] = {}
-    original = Trainer.evaluate
-
-    def evaluate(self: Trainer, images: Any) -> Any:
-        if self.steps_done in seen:
-            return original(self, images)  # the test at the end
-        seen[self.steps_done] = self.network.body.get_classifier().weight.detach().clone()
-        return SimpleNamespace(accuracy=ACCURACIES[self.steps_done])
-
-    monkeypatch.setattr(Trainer, "evaluate", evaluate)
-    return seen
-
-
-def test_patience_stops_a_run_and_keeps_its_best_weights(
-    data: Path, tmp_path: Path, validations: dict[int, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"steps": 20, "patience": 2}
-    result = _fit(data, tmp_path / "run", **settings)
-    assert list(validations) == [3, 5, 7, 9]
-    weights = load_file(result.folder / "model.safetensors")
-    assert torch.equal(weights["fc.weight"], validations[5])
-    assert not torch.equal(validations[9], validations[5])
-    assert torch.equal(result.network.body.fc.weight.cpu(), validations[5])
-    summary = result.summary
-    assert summary["kept"] == {"weights": "best", "step": 5} and summary["val_accuracy"] == 60
-    assert (summary["steps"], summary["images_seen"]) == (9, 72)
-    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["val_accuracy"] for line in lines] == [50, 60, 60, 55]
-
-    monkeypatch.setattr(Trainer, "step", lambda _: pytest.fail("trained"))
-    again = _fit(data, tmp_path / "run", resume="auto", **settings)
-    assert again.summary["kept"] == summary["kept"]
-    assert torch.equal(load_file(again.folder / "model.safetensors")["fc.weight"], validations[5])
-
-
-@pytest.mark.parametrize("step", [4, 6])
-def test_patience_survives_an_interruption(
-    data: Path, tmp_path: Path, validations: dict[int, Tensor], step: int
-) -> None:
-    # Of 8 steps, so that patience does not come to its end; the best is the fifth.
-    settings = {"method": "finetune", "patience": 3}
-    whole = run(data, tmp_path / "whole", **settings)
-    assert whole.summary["kept"] == {"weights": "best", "step": 5} and whole.summary["steps"] == 8
-    validations.clear()
-    interrupted(data, tmp_path / "run", step, **settings)
-    again = run(data, tmp_path / "run", resume="auto", **settings)
-    assert_same(whole, again)
-
-
-def test_the_best_weights_are_none_from_before_fine_tuning(
-    data: Path, tmp_path: Path, validations: dict[int, Tensor]
-) -> None:
-    settings = arguments(data, tmp_path / "run", "seqtrain", steps=4, patience=2)
-    assert fit(**settings).summary["kept"] == {"weights": "best", "step": 5}
-    assert list(validations) == [2, 5, 6]
-
-
-def test_the_last_weights_are_kept_without_patience(data: Path, tmp_path: Path) -> None:
-    assert run(data, tmp_path / "run", "finetune").summary["kept"] == {"weights": "last", "step": 8}
-
-
 def test_settings_that_are_as_ever_leave_a_runs_identity() -> None:
     base: dict[str, Any] = {"target": "t", "model": "m"}
     plain = Settings(**base)
-    assert run_hash(replace(plain, split_by="order")) == "8245138d3212ffc"  # before there were any of these
+    as_ever = replace(plain, split_by="order", keep="last")
+    assert run_hash(as_ever) == "8245138d3212ffc"  # before there were any of these
     assert run_hash(plain) not in ("8245138d3212ffc", run_hash(replace(plain, test="none")))
+    assert run_hash(replace(as_ever, val_interval=2)) == run_hash(as_ever)
     assert run_hash(plain) == run_hash(replace(plain, test="hold", near_duplicates=True, data_changed="ignore"))
     assert run_hash(plain) != run_hash(replace(plain, duplicates="drop"))
     assert run_hash(plain) == run_hash(replace(plain, regularizer="none"))
     assert run_hash(plain) != run_hash(replace(plain, regularizer="l2sp"))
-    assert run_hash(Settings(**base, val_interval=2)) == run_hash(Settings(**base))
     changes: list[dict[str, Any]] = [
         *({"optimizer": "adamw"}, {"schedule": "linear"}, {"warmup_epochs": 1.0}, {"layer_decay": 0.9}),
         *({"freeze": 1}, {"freeze": "backbone"}, {"clip_grad": 1.0}, {"no_norm_decay": True}),
-        *({"patience": 3}, {"patience": 3, "val_interval": 2}),
+        *({"patience": 3}, {"val_interval": 2}, {"patience": 3, "val_interval": 2}, {"keep": "last"}),
+        {"keep": "last", "patience": 3, "val_interval": 2},
     ]
     assert len({run_hash(Settings(**base, **change)) for change in [{}, *changes]}) == len(changes) + 1
 

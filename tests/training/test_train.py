@@ -47,7 +47,8 @@ def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> 
     lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines[:-2]] == ([(0, 2)] if first else [])
     assert [(line["epoch"], line["step"]) for line in lines[-2:]] == [(1, first + 3), (2, first + 5)]
-    assert lines[-1]["val_accuracy"] == summary["val_accuracy"]
+    assert lines[-1]["val_accuracy"] == summary["last_val_accuracy"]
+    assert summary["val_accuracy"] == summary["best_val_accuracy"] == max(line["val_accuracy"] for line in lines[-2:])
     assert lines[0]["images_per_second"] > 0 and lines[-2]["lr"] > lines[-1]["lr"] > 0
 
     config = read(result.folder / "config.yaml")

@@ -35,6 +35,11 @@ class Sampler:
     epoch alone. Partners and whether a sample is mixed depend on the seed and the step. So all methods see the same
     order, crops and weights, and a run that is resumed or shared by several processes plans the same steps.
 
+    With the setting ``sampler`` "balanced", an epoch is as long, but its samples are dealt to the K classes in turn:
+    each comes N / K times, or one more or less where K does not divide N. A class deals its images in one order, drawn
+    from the seed, again and again from epoch to epoch: so the images of a class come equally often over the run, those
+    of a small class several times in an epoch.
+
     Args:
         images: the training images; their sizes and labels alone are used.
         auxiliary: the auxiliary images of each target class, for methods that use them.
@@ -71,8 +76,14 @@ class Sampler:
             if (sizes < settings.image_size).any():
                 height, width = sizes[sizes.amin(1).argmin()].tolist()
                 raise ValueError(f"image_size: {settings.image_size} is more than an image has, {height}x{width}")
-        self.appearances, self.repetitions = self._appearances(weights)
-        """int64[N] both: the images of an epoch, each as often as it comes, and which of its appearances that is."""
+        self.weight = self._weight(weights)
+        """int64[n]: how often each image comes in an epoch, before classes are balanced."""
+        image = torch.arange(len(self.labels), device=self.device)
+        self.appearances = image if weights is None else image.repeat_interleave(self.weight)
+        """int64[N]: the images of an epoch in their order, each as often as its weight says."""
+        first = self.weight.cumsum(0) - self.weight
+        self.repetitions = torch.arange(len(self.appearances), device=self.device) - first[self.appearances]
+        """int64[N]: which of the appearances of its image each of these is, from 0."""
         self.epoch_length = len(self.appearances)
         """N, the number of samples in an epoch: of images, counted by weight."""
         self.steps = run_steps(settings, self.epoch_length)
@@ -82,7 +93,10 @@ class Sampler:
         self.quantiles = beta_quantiles(settings.alpha, settings.fold).to(self.device)
         self.any_class = self.auxiliary.as_one_class()
         """The auxiliary images of all target classes, as if there were a single one."""
-        self.permutation = lru_cache(maxsize=2)(self._permutation)
+        self.balanced = self._by_class() if settings.sampler == "balanced" else None
+        """Where classes are balanced: the positions in ``appearances`` class by class, int64[N]; where each class
+        begins there, int64[K], and how many it has, int64[K]."""
+        self.epoch = lru_cache(maxsize=2)(self._epoch)
 
     def plan(self, step: int, *, second: Second | None = None, box: bool = False, any_class: bool = False) -> StepPlan:
         """The plan of this process's part of a step, counted from 0.
@@ -98,12 +112,9 @@ class Sampler:
         settings = self.settings
         begin, end = step * settings.batch_size, (step + 1) * settings.batch_size
         position = torch.arange(begin, end, device=self.device)
-        order = self._order(begin, end)
-        sample = self.appearances.index_select(
-            0, order
-        )  # refuses an order that was left on the CPU, as [order] would not
+        sample, repetition = self._order(begin, end)
         label = self.labels[sample]
-        drawn = self._draw(sample, self.repetitions.index_select(0, order), position, any_class)
+        drawn = self._draw(sample, repetition, position, any_class)
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
         # Drawn in this order whether needed or not, so that all methods see the same partners and weights.
         partner = self._to_device(torch.randperm(len(sample), generator=generator))
@@ -131,6 +142,12 @@ class Sampler:
         )
         return plan.part(*self.share)
 
+    @property
+    def class_counts(self) -> Tensor:
+        """float64[K]: how often an epoch shows each class, on average."""
+        counts = self.labels[self.appearances].bincount().double()
+        return counts if self.balanced is None else torch.full_like(counts, self.epoch_length / len(counts))
+
     def epoch_ends(self) -> dict[int, int]:
         """The steps after which an epoch is complete, counted from 1, with its number; the last step is always one."""
         batch, images = self.settings.batch_size, self.epoch_length
@@ -138,23 +155,17 @@ class Sampler:
         ends.setdefault(self.steps, -(-self.steps * batch // images))
         return ends
 
-    def _appearances(self, weights: Sequence[int] | Tensor | None) -> tuple[Tensor, Tensor]:
-        """The images of an epoch, in order and each as often as its weight says; and which repetition each is, from 0.
-
-        Without weights, and where all are 1, these are 0 to n - 1, and zeros.
-        """
-        image = torch.arange(len(self.labels), device=self.device)
+    def _weight(self, weights: Sequence[int] | Tensor | None) -> Tensor:
+        """The weights as int64[n] on the sampler's device, ones if not given."""
         if weights is None:
-            return image, torch.zeros_like(image)
+            return torch.ones_like(self.labels)
         if isinstance(weights, Tensor):
             weights = weights.to(self.device)
-        weight = as_int64("weights", weights, image.shape, self.device, ", one for each training image")
+        weight = as_int64("weights", weights, self.labels.shape, self.device, ", one for each training image")
         if len(weight) and int(weight.min()) < 1:
             worst = int(weight.argmin())
             raise ValueError(f"weights[{worst}]: expected a positive integer, got {int(weight[worst])}")
-        first = weight.cumsum(0) - weight
-        appearances = image.repeat_interleave(weight)
-        return appearances, torch.arange(len(appearances), device=self.device) - first[appearances]
+        return weight
 
     def _draw(self, sample: Tensor, repetition: Tensor, position: Tensor, any_class: bool) -> DrawOutput:
         """All that depends on seed, image, repetition and epoch alone, for samples at positions of the run's order."""
@@ -175,19 +186,50 @@ class Sampler:
             flip=settings.flip,
         )
 
-    def _permutation(self, epoch: int) -> Tensor:
+    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The samples of an epoch in their order, and which repetition of its image each is: int64[N] both."""
         generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, SeedUse.EPOCH, epoch))
-        return self._to_device(torch.randperm(self.epoch_length, generator=generator))
+        order = self._to_device(torch.randperm(self.epoch_length, generator=generator))
+        if self.balanced is not None:
+            return self._dealt(epoch, order)
+        # index_select refuses an order that was left on the CPU, as [order] would not.
+        return self.appearances.index_select(0, order), self.repetitions.index_select(0, order)
+
+    def _dealt(self, epoch: int, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Deals the samples of an epoch to the classes in turn, and returns them in this order.
+
+        Over the run, sample s goes to class s mod K as its sample number s // K.
+        """
+        assert self.balanced is not None
+        members, starts, counts = self.balanced
+        classes, begin = len(counts), epoch * self.epoch_length
+        number = order + begin
+        of_class, number = number % classes, number // classes
+        first = (begin - of_class + classes - 1) // classes  # number of the class's first sample in this epoch
+        size = counts.index_select(0, of_class)
+        appearance = members[starts[of_class] + number % size]
+        sample = self.appearances[appearance]
+        return sample, (number - first) // size * self.weight[sample] + self.repetitions[appearance]
+
+    def _by_class(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``balanced`` holds. The order of a class's appearances is drawn from the seed."""
+        generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, SeedUse.CLASSES))
+        shuffled = self._to_device(torch.randperm(self.epoch_length, generator=generator))
+        label = self.labels[self.appearances.index_select(0, shuffled)]
+        counts = label.unique(return_counts=True)[1]
+        return shuffled[label.argsort(stable=True)], counts.cumsum(0) - counts, counts
 
     def _to_device(self, drawn: Tensor) -> Tensor:
         """Brings what was drawn on the CPU to the device, without waiting for it."""
         return drawn.to(self.device, non_blocking=True)
 
-    def _order(self, begin: int, end: int) -> Tensor:
-        """The positions in ``appearances`` of what comes at positions ``begin`` to ``end`` of the run's order."""
+    def _order(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """The samples at positions ``begin`` to ``end`` of the run's order, and their repetitions."""
         images = self.epoch_length
         epochs = range(begin // images, -(-end // images))
-        return torch.cat([self.permutation(e)[max(begin - e * images, 0) : end - e * images] for e in epochs])
+        parts = [[x[max(begin - e * images, 0) : end - e * images] for x in self.epoch(e)] for e in epochs]
+        samples, repetitions = zip(*parts, strict=True)
+        return torch.cat(samples), torch.cat(repetitions)
 
     def _lam(self, drawn: Tensor, chance: Tensor, position: Tensor) -> Tensor:
         """The weights that were drawn, or the first of them for the whole batch; 1 where a sample is not mixed."""

@@ -12,6 +12,7 @@ class SeedUse(IntEnum):
     STEP = 1
     HEAD = 2
     LAYERS = 3
+    CLASSES = 4
 
 
 def hash_integers(*words: int) -> int:

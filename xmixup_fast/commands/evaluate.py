@@ -1,8 +1,8 @@
 """Evaluate a trained network on labelled images.
 
 xmixup evaluate runs/NAME
-    on the run's own test images, wherever its manifest recognises them: prints accuracy and a line for each class,
-    writes evaluation.json and confusion.png
+    on the run's own test images, wherever its manifest recognises them: prints accuracy, calibration and a line for
+    each class, writes evaluation.json, confusion.png and reliability.png
 
 xmixup evaluate runs/NAME --target moved-photos/
     the same, where the run's images have moved; or on any other dataset that xmixup train takes, without the images
@@ -58,6 +58,8 @@ class Options:
     """Folder to write to; runs/TIME-evaluate-TARGET-sSEED if not given."""
     resize: int | Literal["full"] | None = None
     """Short side at which images are cropped, in pixels, or full for their own size; as in training, if not given."""
+    tta: Literal["none", "flip"] = "none"
+    """Test-time augmentation: predict from an image alone, or by the mean probabilities of it and its mirror image."""
     batch_size: int = 64
     """Images at a time."""
     decoder: Literal["auto", "dali", "torchcodec", "torchvision", "pillow"] = "auto"
@@ -78,14 +80,14 @@ class Options:
 
 
 def run(options: Options, log: Callable[[str], object] = print, *, writes: bool = True) -> EvaluationResult:
-    """Evaluates as the options say, and writes evaluation.json and confusion.png; ``log`` gets lines for the user.
+    """Evaluates as the options say, and writes evaluation.json and two pictures; ``log`` gets lines for the user.
 
     Without ``writes``, files are written only to an ``output`` that is given. Raises ValueError and OSError, with a
     message for the user, for what cannot be used.
     """
     from ..data.bad_files import list_bad, refuse_bad_files, skipped, to_json, without
     from ..evaluation import evaluate_network
-    from ..models.trained import load
+    from ..models.trained import load, temperature_of
     from ..report import figures
     from ..report.results import EvaluationResult
     from ..runtime.device import reproducible
@@ -110,23 +112,33 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
             raise ValueError(f"target: {settings.target}: none of its images can be decoded\n{list_bad(bad)}")
         network.to_device(settings.device)
         form = network.image_format(preprocessing.image_size)
-        evaluation = evaluate_network(network, images, form, settings.batch_size)
+        evaluation = evaluate_network(
+            network,
+            images,
+            form,
+            settings.batch_size,
+            flip=options.tta == "flip",
+            temperature=temperature_of(options.model),
+        )
     evaluation = replace(evaluation, names=[sample.image.name for sample in without(samples, bad)])
 
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
-        description = {"model": options.model, "target": settings.target, "split": split, **chosen.about}
+        figures.save(figures.reliability(evaluation), folder / "reliability.png")
+        description = {"model": options.model, "target": settings.target, "split": split, "tta": options.tta}
+        description |= chosen.about
         write_json(folder / "evaluation.json", {**description, **evaluation.to_json(), "bad_files": to_json(bad)})
     log("\n".join(evaluation.lines()))
     if bad:
         log(f"{skipped(bad)}; evaluation.json lists them" if folder else list_bad(bad, "evaluates without them"))
-    log(
-        f"{split}: {evaluation.accuracy:.2f} % of {len(evaluation)} images, mean of the classes "
-        f"{evaluation.balanced_accuracy:.2f} %, loss {evaluation.loss:.4f}"
-    )
+    mirrored = ", with mirror images" if options.tta == "flip" else ""
+    log(f"{split}{mirrored}: " + "\n  ".join(evaluation.figures()))
+    chose = chosen.about.get("validation_images", 0)
+    if chose and evaluation.temperature is not None:
+        log(f"the temperature was fitted on {chose} of these images: calibration is worse on others")
     if folder is not None:
-        log(f"evaluation.json and confusion.png in {folder}")
+        log(f"evaluation.json, confusion.png and reliability.png in {folder}")
     return EvaluationResult(**vars(evaluation), target=settings.target, split=split, folder=folder)
 
 
@@ -249,6 +261,8 @@ def _chosen_by_content(
             given[split] = [pair for pair in given[split] if pair[0].image.name not in left_out]
             if not given[split]:
                 raise ValueError(f"target: {settings.target}: all of these images were trained or validated on")
+    if validated := _count_validated(match, contents, given.get(split, [])):
+        about["validation_images"] = validated
     if match.edited and not own:
         names = some([dataset.name_of(one.image) for one in match.edited.values()], EXAMPLES)
         log(f"{len(match.edited)} of these images have names of the run's images, and other content ({names})")
@@ -265,6 +279,13 @@ def _trained(match: Match, contents: Contents, pairs: Sequence[_Pair], own: bool
     edited = {match.edited[row].image.name for row in rows if own and row in match.edited}
     names = [one.image.name for one, _ in pairs]
     return [pair for pair, name in zip(pairs, names, strict=True) if name in edited or contents[name].digest in digests]
+
+
+def _count_validated(match: Match, contents: Contents, pairs: Sequence[_Pair]) -> int:
+    """How many of the images have the content of a validation image of the run."""
+    digests = {row.blake2b for row in match.manifest.of_split("val")}
+    names = [one.image.name for one, _ in pairs]
+    return sum(name in contents and contents[name].digest in digests for name in names)
 
 
 def _in_splits(dataset: Dataset) -> dict[str, list[_Pair]]:

@@ -6,6 +6,9 @@ xmixup export runs/NAME --format safetensors torch onnx --output exported/
 xmixup export runs/NAME --format onnx --output exported/ --with-preprocessing
     a graph that takes uint8[B, H, W, 3] crops as they are decoded, and normalises them itself
 
+xmixup export runs/NAME --format onnx --output exported/ --calibrated
+    a graph that divides its logits by the temperature that training fitted, for calibrated probabilities
+
 Each file is read again and its outputs are compared with the network's; where they differ, there is no file. The
 preprocessing is stored in it, as texts by name: classes, mean, std, image_size, resize, interpolation, input, and
 steps, a list in words of all that has to be done to a photo. They are metadata of safetensors and ONNX files, and
@@ -45,6 +48,7 @@ SMALLEST = 1e-6
 BATCH_SIZES = (1, 2, 5)
 """Of the batches whose outputs are compared. Programs are traced with none of them."""
 TRACED_BATCH = 3
+CALIBRATE = "as the weights give them; divide them by the temperature for calibrated probabilities"
 EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -56,9 +60,14 @@ class Exporter:
     preprocessing: Preprocessing
     with_preprocessing: bool = False
     """Whether programs take bytes."""
+    temperature: float | None = None
+    """The network's; None where it has none."""
+    calibrated: bool = False
+    """Whether programs divide logits by it."""
 
-    def metadata(self, as_bytes: bool) -> dict[str, str]:
-        """What is stored with a network that takes crops as bytes, or else normalised."""
+    def metadata(self, program: bool) -> dict[str, str]:
+        """What is stored with a program, or else with weights alone, which take normalised crops."""
+        as_bytes = program and self.with_preprocessing
         size = self.preprocessing.image_size
         crops, normalised = f"uint8[B, {size}, {size}, 3]", f"float32[B, 3, {size}, {size}], normalised"
         return {
@@ -66,17 +75,31 @@ class Exporter:
             **self.preprocessing.metadata(),
             "input": crops if as_bytes else normalised,
             "steps": json.dumps(_steps(self.preprocessing, as_bytes)),
+            **self._temperature(program),
         }
+
+    def _temperature(self, program: bool) -> dict[str, str]:
+        """What the metadata say of the temperature."""
+        if self.temperature is None:
+            return {}
+        done = "divided by the temperature" if program and self.calibrated else CALIBRATE
+        return {"temperature": str(self.temperature), "logits": done}
 
     @cached_property
     def module(self) -> nn.Module:
         """What becomes a program."""
-        from ..models.trained import WithPreprocessing
+        return self._wrapped(self.network)
 
-        body: nn.Module = self.network.body
+    def _wrapped(self, network: Network) -> nn.Module:
+        """A network as it is asked for: it takes bytes, and divides its logits."""
+        from ..models.trained import Calibrated, WithPreprocessing
+
+        module: nn.Module = network.body
         if self.with_preprocessing:
-            body = WithPreprocessing(body, self.preprocessing.mean, self.preprocessing.std)
-        return body.eval()
+            module = WithPreprocessing(module, self.preprocessing.mean, self.preprocessing.std)
+        if self.calibrated and self.temperature is not None:
+            module = Calibrated(module, self.temperature)
+        return module.eval()
 
     def inputs(self, batch: int) -> Tensor:
         """Random images, as the programs take them."""
@@ -101,25 +124,23 @@ class Exporter:
         """Writes model.safetensors; returns the network of that file."""
         from safetensors import safe_open
 
-        from ..models.trained import WithPreprocessing, load_network, save
+        from ..models.trained import load_network, save
         from ..runtime.tensor_files import write_tensors
 
         resize = self.preprocessing.resize
         save(self.network, path, self.preprocessing.image_size, "full" if resize is None else resize)
         with safe_open(path, "pt") as file:
             stored = file.metadata()
-        write_tensors(path, self.network.body.state_dict(), {**stored, **self.metadata(as_bytes=False)})
+        write_tensors(path, self.network.body.state_dict(), {**stored, **self.metadata(program=False)})
         network, _ = load_network(path)
-        if not self.with_preprocessing:
-            return network
-        return WithPreprocessing(network, self.preprocessing.mean, self.preprocessing.std).eval()
+        return self._wrapped(network)
 
     def write_torch(self, path: Path) -> Run:
         """Writes a program of torch.export; returns that of the file."""
         import torch
 
         torch.export.save(
-            self.program, path, extra_files={"preprocessing.json": json.dumps(self.metadata(self.with_preprocessing))}
+            self.program, path, extra_files={"preprocessing.json": json.dumps(self.metadata(program=True))}
         )
         return torch.export.load(path).module()
 
@@ -132,7 +153,7 @@ class Exporter:
             self.program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
         )
         assert program is not None
-        program.model.metadata_props.update(self.metadata(self.with_preprocessing))
+        program.model.metadata_props.update(self.metadata(program=True))
         program.save(path, external_data=False)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
@@ -147,7 +168,7 @@ class Exporter:
             form = self.network.image_format(self.preprocessing.image_size)
             ((images, _),) = center_crop_batches(pool, form, len(images))
         logits: Tensor = self.network(images)
-        return logits
+        return logits / self.temperature if self.calibrated and self.temperature is not None else logits
 
     def difference(self, run: Run) -> float:
         """The largest difference of a written model's logits from the network's, relative to the largest logit.
@@ -189,6 +210,7 @@ def export(
     formats: Sequence[str],
     output: str | os.PathLike[str],
     with_preprocessing: bool = False,
+    calibrated: bool = False,
 ) -> dict[str, float]:
     """Writes a trained network in some formats to the folder ``output``, and reads and compares each.
 
@@ -197,13 +219,15 @@ def export(
         formats: of safetensors, torch, onnx; the files are model.safetensors, model.pt2 and model.onnx.
         output: the folder, which is made if need be. None of the files may be there.
         with_preprocessing: programs (torch, onnx) take uint8[B, H, W, 3] crops, not normalised float32[B, 3, H, W].
+        calibrated: programs divide logits by the temperature that training fitted. Weights alone (safetensors) stay as
+            they are; their metadata name the temperature.
 
     Returns the largest difference from the network's logits for each format, relative to the largest logit.
 
     Raises ValueError for an unknown format, a missing package, weights that cannot be used, a network that cannot be
     exported, or outputs that differ; FileExistsError where there is such a file. A format that fails leaves no file.
     """
-    from ..models.trained import load
+    from ..models.trained import load, needed_temperature, temperature_of
 
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -216,7 +240,9 @@ def export(
     for path in paths.values():
         if path.exists():
             raise FileExistsError(f"output: {path} is there already; name another folder, or remove it")
-    exporter = Exporter(*load(weights), with_preprocessing)
+    network, preprocessing = load(weights)
+    temperature = needed_temperature(weights) if calibrated else temperature_of(weights)
+    exporter = Exporter(network, preprocessing, with_preprocessing, temperature, calibrated)
     folder.mkdir(parents=True, exist_ok=True)
     return {name: _write(exporter, name, path) for name, path in paths.items()}
 
@@ -255,12 +281,16 @@ class Options:
     """The folder to write to."""
     with_preprocessing: bool = False
     """Programs (torch, onnx) take bytes, and normalise them."""
+    calibrated: bool = False
+    """Programs (torch, onnx) divide logits by the temperature that training fitted, for calibrated probabilities."""
 
 
 def run(options: Options) -> None:
     """Exports as the options say, and prints a line for each file. Raises as :func:`export` does."""
     require_one_process()
-    differences = export(options.weights, options.format, options.output, options.with_preprocessing)
+    differences = export(
+        options.weights, options.format, options.output, options.with_preprocessing, options.calibrated
+    )
     for name, difference in differences.items():
         path = Path(options.output, f"model{FORMATS[name]}")
         print(

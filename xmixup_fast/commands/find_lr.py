@@ -8,6 +8,7 @@ xmixup find-lr --config runs/NAME/config.yaml --steps 200 --output runs/rates
 
 All settings of training are understood; --steps is the length of the test, and --lr changes nothing. The rate is that
 of the pretrained weights, as --lr is; heads and layers keep their multiples of it. The trained network is not kept.
+Where the loss falls by no more than its noise, nothing is suggested, and the exit status is 1.
 
 L. N. Smith, Cyclical Learning Rates for Training Neural Networks, arXiv 1506.01186.
 """
@@ -15,6 +16,7 @@ L. N. Smith, Cyclical Learning Rates for Training Neural Networks, arXiv 1506.01
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -39,6 +41,9 @@ DIVERGED = 4.0
 """The test ends where the smoothed loss is so many times the smallest one."""
 LEAST_POINTS = 5
 """Of a valley: fewer losses that fall are noise."""
+CLEAR = 4.0
+"""Standard deviations of its noise by which a smoothed loss has to fall; of 1,000 tests of 100 or 500 steps whose
+losses were noise alone, 2 % and 6 % had such a fall."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,29 @@ class RangeTest:
     smoothed: list[float]
 
     def suggestions(self) -> Suggestions | None:
-        """None where the loss never falls for long."""
+        """None where the loss never falls for long, or by no more than its noise."""
         valley = longest_fall(self.smoothed)
         lowest = self.smoothed.index(min(self.smoothed)) if self.smoothed else 0
-        if len(valley) < LEAST_POINTS or lowest == 0:
+        if len(valley) < LEAST_POINTS or lowest == 0 or self._largest_fall(lowest) < CLEAR:
             return None
         # All rates are one factor apart, so that differences of losses are slopes. Beyond the minimum they are noise.
         slopes = [after - before for before, after in pairwise(self.smoothed[: lowest + 1])]
         steepest = slopes.index(min(slopes))
         return Suggestions(self.rates[valley[len(valley) // 2]], self.rates[steepest], self.rates[lowest] / 10)
+
+    def _largest_fall(self, lowest: int) -> float:
+        """The largest fall of the smoothed loss to its minimum, in standard deviations of such a difference's noise.
+
+        The noise of a loss shows in the differences between steps, of which the median tells it: what falls or jumps
+        matters little there. Smoothing leaves (1 - s)(1 + s^n) / ((1 + s)(1 - s^n)) of its variance in the n-th loss.
+        """
+        step = statistics.median(abs(after - before) for before, after in pairwise(self.losses[: lowest + 1]))
+        noise = step / math.sqrt(2) / statistics.NormalDist().inv_cdf(0.75)
+        powers = [SMOOTHING**number for number in range(1, lowest + 2)]
+        left = [(1 - SMOOTHING) * (1 + power) / ((1 + SMOOTHING) * (1 - power)) for power in powers]
+        deviations = (noise * math.sqrt(variance + left[-1]) for variance in left[:-1])
+        falls = (before - self.smoothed[lowest] for before in self.smoothed[:lowest])
+        return max(fall / d if d else math.inf for fall, d in zip(falls, deviations, strict=True))
 
 
 def longest_fall(values: Sequence[float]) -> list[int]:
@@ -137,14 +156,12 @@ def _write(folder: Path, settings: Settings, swept: RangeTest, found: Suggestion
 
 def sweep(trainer: Trainer, steps: int) -> RangeTest:
     """Trains for so many steps, or until the loss diverges, while the learning rates grow."""
-    from tqdm import tqdm
-
     from ..runtime import distributed
+    from ..runtime.progress import progress
 
     swept = RangeTest([], [], [])
     average, least = 0.0, math.inf
-    # None: no bar where stderr is not a terminal.
-    for step in tqdm(range(steps), "range test", unit=" steps", leave=False, disable=distributed.rank() > 0 or None):
+    for step in progress(range(steps), steps, "range test", unit="steps"):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / max(steps - 1, 1))
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -168,7 +185,7 @@ def describe(swept: RangeTest, found: Suggestions | None) -> str:
         return "no suggestion: the first loss is not finite"
     tested = f"{len(swept.rates)} steps, learning rates from {swept.rates[0]:.1e} to {swept.rates[-1]:.1e}"
     if found is None:
-        return f"no suggestion: the loss did not fall ({tested}); try more --steps"
+        return f"no suggestion: the loss did not fall by more than its noise ({tested}); try more --steps"
     return (
         f"suggested: --lr {found.valley:.1e} (middle of the longest fall of the loss; steepest {found.steepest:.1e}, "
         f"a tenth of the minimum's {found.minimum_over_10:.1e}; {tested})"
@@ -201,13 +218,14 @@ def draw(swept: RangeTest, found: Suggestions | None, title: str, path: Path) ->
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "xmixup find-lr") -> int:
-    """Runs the command; returns its exit status, 2 for an error that the user can mend."""
+    """Runs the command; returns its exit status, 1 without a suggestion, 2 for an error that the user can mend."""
 
-    def work() -> None:
+    def work() -> int:
         settings = parse_settings(sys.argv[1:] if arguments is None else arguments, prog, __doc__)
         from ..runtime import distributed  # needs torch, which --help need not wait for
 
         with distributed.processes():
-            run(settings)
+            _, found = run(settings)
+        return int(found is None)  # as grep: so that find-lr && train does not go on
 
     return exit_status(work)

@@ -9,6 +9,9 @@ xmixup predict model.safetensors a.jpg b.png --top-k 1
 xmixup predict runs/NAME photos/ --output predictions.jsonl --bad-files skip
     JSON lines; files that cannot be used are named on the console and left out
 
+xmixup predict runs/NAME photos/ --output predictions.csv --calibrated --tta flip
+    probabilities by the temperature that training fitted, and of each image and its mirror image together
+
 Images are decoded, resized and cropped as a run's test images are. Memory is needed for a few batches, however many
 images there are.
 """
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from ..models.trained import Preprocessing
 
 Policy = Literal["error", "skip"]
+Augmentation = Literal["none", "flip"]
 DecoderName = Literal["auto", "dali", "torchcodec", "torchvision", "pillow"]
 
 SUFFIXES = (".csv", ".jsonl")
@@ -73,6 +77,8 @@ def predict(
     bad_files: Policy = "error",
     device: str = "auto",
     decoder: DecoderName = "auto",
+    tta: Augmentation = "none",
+    calibrated: bool = False,
 ) -> Iterator[Prediction | BadFile]:
     """Predicts the classes of images, in their order, as they are asked for.
 
@@ -88,6 +94,9 @@ def predict(
         device: cpu, cuda or cuda:1; auto takes a GPU where there is one.
         decoder: what decodes JPEG files; auto takes the first of dali, torchcodec, torchvision and pillow that is
             installed.
+        tta: ``flip``: the mean probabilities of an image and its mirror image.
+        calibrated: divide logits by the temperature that training fitted, for probabilities that are as often right as
+            they say.
 
     Raises ValueError and FileNotFoundError, at once, for arguments and weights that cannot be used; ValueError where
     there are no images.
@@ -95,7 +104,7 @@ def predict(
     import torch
 
     from ..data.decoding.choose import make_decoder
-    from ..models.trained import load
+    from ..models.trained import load, needed_temperature
     from ..runtime.device import usable_device
 
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
@@ -103,8 +112,12 @@ def predict(
             raise ValueError(f"{name}: expected a positive number, got {value}")
     if bad_files not in get_args(Policy):
         raise ValueError(f"bad_files: expected error or skip, got {bad_files!r}")
+    if tta not in get_args(Augmentation):
+        raise ValueError(f"tta: expected none or flip, got {tta!r}")
     place = torch.device(usable_device(device))
-    classifier = _Classifier(*load(weights), top_k, place)
+    network, preprocessing = load(weights)
+    temperature = needed_temperature(weights) if calibrated else 1.0
+    classifier = _Classifier(network, preprocessing, top_k, place, flip=tta == "flip", temperature=temperature)
     decode = make_decoder(decoder, classifier.preprocessing.resize, place, torch.get_num_threads(), _complain).decode
     paths = [images] if isinstance(images, str | os.PathLike) else images
     return _predictions(paths, decode, classifier, batch_size, bad_files)
@@ -113,7 +126,16 @@ def predict(
 class _Classifier:
     """A network that looks at decoded images just as evaluation does."""
 
-    def __init__(self, network: Network, preprocessing: Preprocessing, top_k: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: Network,
+        preprocessing: Preprocessing,
+        top_k: int,
+        device: torch.device,
+        *,
+        flip: bool,
+        temperature: float,
+    ) -> None:
         from ..models.class_names import readable_name
         from ..ops.image_format import OutputBuffers
 
@@ -125,18 +147,21 @@ class _Classifier:
         self.meanings = list(map(readable_name, self.classes))
         self.form = self.network.image_format(preprocessing.image_size)
         self.buffers = OutputBuffers()
+        self.flip, self.temperature = flip, temperature
 
     def __call__(self, images: Sequence[Tensor]) -> list[list[Choice]]:
         """The likeliest classes of each image, uint8[H, W, 3]."""
         import torch
 
         from ..data.center_crops import center_crop_batches
+        from ..evaluation import averaged
         from ..ops.image_pool import ImagePool
 
         pool = ImagePool.from_images(images).to(self.device)
-        ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers)
+        ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers, flip=self.flip)
         with torch.no_grad():
-            top = self.network(batch).float().softmax(1).topk(self.top_k)
+            logits = self.network(batch).float() / self.temperature
+            top = averaged(logits, len(images)).softmax(1).topk(self.top_k)
         rows = zip(top.values.tolist(), top.indices.tolist(), strict=True)
         return [[Choice(self.classes[i], self.meanings[i], p) for p, i in zip(*row, strict=True)] for row in rows]
 
@@ -281,11 +306,15 @@ class Options:
     """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
     decoder: DecoderName = "auto"
     """What decodes JPEG files; auto takes the first of these that is installed."""
+    tta: Augmentation = "none"
+    """Test-time augmentation: predict from an image alone, or by the mean probabilities of it and its mirror image."""
+    calibrated: bool = False
+    """Divide logits by the temperature that training fitted: probabilities are about as often right as they say."""
 
 
 def run(options: Options) -> None:
     """Predicts as the options say. Raises as :func:`predict` does, and ValueError and OSError for the output."""
-    from tqdm import tqdm
+    from ..runtime.progress import progress
 
     require_one_process()
     output = None if options.output is None else Path(options.output)
@@ -301,10 +330,11 @@ def run(options: Options) -> None:
         bad_files=options.bad_files,
         device=options.device,
         decoder=options.decoder,
+        tta=options.tta,
+        calibrated=options.calibrated,
     )
-    # disable=None: no bar where stderr is not a terminal.
-    hidden = True if output is None else None
-    count, bad = write(tqdm(predictions, unit=" images", leave=False, disable=hidden), output)
+    shown = progress(predictions, None, "predicting", hidden=output is None)
+    count, bad = write(shown, output)
     for item in bad:
         _complain(f"{item.name}: {item.reason}")
     if bad:

@@ -1,12 +1,16 @@
 """Show what selection chooses for each target class, without training.
 
-xmixup select --target photos/ --source imagenet/train/ --model resnet50 --selection prediction --top-k 3
+xmixup select photos/
+    needs no source: prints the ImageNet classes that the pretrained network sees in each target class, and which
+    sources that go by a name have them
+
+xmixup select photos/ --source imagenet/train/ --selection prediction --top-k 3
     prints the table; writes selection.json, and contact-sheet-1.png ...: target images beside their auxiliary ones
 
 xmixup select --config runs/NAME/config.yaml --selection feature --output runs/chosen
     for the target, source, network and splits of a run, another strategy
 
-torchrun --nproc-per-node 4 -m xmixup_fast select --target photos/ ...
+torchrun --nproc-per-node 4 -m xmixup_fast select photos/ ...
     several processes share the images
 
 xmixup train --selection-file runs/chosen/selection.json ...
@@ -32,6 +36,7 @@ from ..settings.fields import Settings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..data.catalog import Catalog
     from ..data.dataset import BadFile, Dataset
     from ..models.network import Network
     from ..report.results import SelectionResult
@@ -50,22 +55,26 @@ def run(settings: Settings, log: Callable[[str], object] = print) -> SelectionRe
     from ..report.results import SelectionResult
     from ..runtime import distributed
     from ..runtime.device import usable_device
-    from ..training.target import read_source, target_data
+    from ..training.source import WantedClasses, fetch_chosen, read_source
+    from ..training.target import target_data
 
-    if settings.source is None:
-        raise ValueError("source: expected a dataset to choose from, got none")
     folder = None if settings.output is None else Path(settings.output)
     if folder is not None and (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
     settings = replace(settings, device=usable_device(settings.device))
     log = log if distributed.rank() == 0 else _silent
-    target, source = target_data(settings, log).dataset, read_source(settings, log)
-    bad = target.bad + source.bad
-    selection, network = _select(settings, (target, source), bad, log)
+    target = target_data(settings, log).dataset
+    catalog = WantedClasses.of(settings) if settings.source is None else read_source(settings, log)
+    bad = list(target.bad)
+    selection, network = _select(settings, (target, catalog), bad, log)
+    source = fetch_chosen(selection, catalog, settings, log)
+    bad += source.bad
     sheets = contact_sheets(selection, target, source, bad) if distributed.rank() == 0 else []
     report = _report(settings, selection, (target, source), bad, log)
     if folder is not None and distributed.rank() == 0:
         _write(folder, report, sheets, log)
+    if isinstance(catalog, WantedClasses):
+        log("\n".join(catalog.where(selection, settings)))
     outputs = {name: output for output, name in enumerate(network.classifier_classes)}
     return SelectionResult(selection, target, source, report, sheets, outputs, folder)
 
@@ -75,28 +84,32 @@ def _silent(text: str) -> None:
 
 
 def _select(
-    settings: Settings, datasets: tuple[Dataset, Dataset], bad: list[BadFile], log: Callable[[str], object]
+    settings: Settings, datasets: tuple[Dataset, Catalog], bad: list[BadFile], log: Callable[[str], object]
 ) -> tuple[Selection, Network]:
     """What is selected, and the network that was used; files that cannot be decoded are added to ``bad``."""
     import torch
 
     from ..data.bad_files import list_bad
     from ..data.decoding.choose import make_decoder
-    from ..models.build import build
+    from ..models.build import NoWeights, build
     from ..runtime.device import reproducible
     from ..selection.selector import AuxiliarySelector
+    from ..training.ways import ways
 
     target, source = datasets
     with reproducible(settings.seed, settings.threads):
-        network = build(
-            settings.model,
-            settings.weights,
-            target.classes,
-            source_classes=source.classes,
-            seed=settings.seed,
-            image_size=settings.image_size,
-            log=log,
-        )
+        try:
+            network = build(
+                settings.model,
+                settings.weights,
+                target.classes,
+                source_classes=source.classes,
+                seed=settings.seed,
+                image_size=settings.image_size,
+                log=log,
+            )
+        except NoWeights as error:
+            raise ValueError(f"{error}\n{ways(settings)}") from error
         network.to_device(settings.device)
         threads = torch.get_num_threads()
         decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, log)

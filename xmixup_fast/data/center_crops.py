@@ -25,12 +25,26 @@ def center_windows(sizes: Tensor, size: int, index: Tensor) -> Crops:
     return Crops(index, window, torch.zeros_like(index, dtype=torch.bool))
 
 
+def _with_mirrored(sizes: Tensor, size: int, index: Tensor) -> Crops:
+    """The centre windows of some images, then those of their mirror images.
+
+    Where a width and ``size`` differ by an odd number, the centre of the mirror image is one pixel further to the left,
+    so that an image and its mirror image give the same two crops.
+    """
+    index, window, flip = center_windows(sizes, size, index)
+    mirrored = window.clone()
+    mirrored[:, 1] = sizes[index, 1] - size - window[:, 1]
+    return Crops(torch.cat([index, index]), torch.cat([window, mirrored]), torch.cat([flip, ~flip]))
+
+
 def center_crop_batches(
     images: Images,
     form: ImageFormat,
     batch_size: int,
     positions: Tensor | None = None,
     buffers: OutputBuffers | None = None,
+    *,
+    flip: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Passes once over images, in batches of normalised centre crops.
 
@@ -40,18 +54,21 @@ def center_crop_batches(
         batch_size: images in each batch; the last one may have fewer.
         positions: int64[n] on the images' device, which of them, in this order; all of them if not given.
         buffers: memory to write to, for several passes one after the other; memory of this pass alone if not given.
+        flip: give the crops of the images' mirror images, too. Streamed images are decoded twice then.
 
     Yields:
-        A batch, [B, 3, size, size] in channels_last, and its labels, int64[B]. All batches are in the same memory: each
-        lasts until the next one is asked for.
+        A batch, [B, 3, size, size] in channels_last, and its labels, int64[B]. With ``flip`` the batch has 2 B images:
+        the crops, then those of the mirror images. All batches are in the same memory: each lasts until the next one is
+        asked for.
     """
     if positions is None:
         positions = torch.arange(len(images), device=images.labels.device)
     indices = torch.split(positions.contiguous(), batch_size) if len(positions) else ()
-    crops = (center_windows(images.sizes, form.size, index) for index in indices)
+    windows_of = _with_mirrored if flip else center_windows
+    crops = (windows_of(images.sizes, form.size, index) for index in indices)
     buffers = buffers or OutputBuffers()
     for index, (pool, windows) in zip(indices, images.fetch(crops), strict=True):
-        out = buffers.get("pass", len(index), form, pool.device)
+        out = buffers.get("pass", len(windows.index), form, pool.device)
         yield plain_images(pool, windows, form, out), images.labels[index]
 
 

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..runtime.files import write_text, writing_to_cache
+from ..runtime.progress import progress
 from .dataset import BadFile, Content, Dataset, Image, Sample
 from .decoding.decoder import ordered_map
 
@@ -45,8 +46,8 @@ def read_contents(
     bad: list[BadFile] = []
     changed = False
     with ThreadPoolExecutor(threads) as workers:
-        chunks = _chunks(images, known, dataset)
-        for chunk in ordered_map(workers, _hash_all, chunks, 4 * threads):
+        chunks = ordered_map(workers, _hash_all, _chunks(images, known, dataset), 4 * threads)
+        for chunk in progress(chunks, len(images), "reading images", count=len):
             for image, stamp, result in chunk:
                 if isinstance(result, BadFile):
                     bad.append(result)

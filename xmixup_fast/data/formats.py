@@ -85,6 +85,12 @@ def format_of(head: bytes) -> str | None:
     return next((name for name, pattern in _PATTERNS.items() if pattern.match(head[:HEAD])), None)
 
 
+def extension_of(head: bytes) -> str | None:
+    """How the name of a file that begins with ``head`` ends, such as ".jpg"; None where the bytes do not tell."""
+    name = format_of(head)
+    return None if name is None else _EXTENSIONS[name].partition(" ")[0]
+
+
 def is_raw(name: str, head: bytes = b"") -> bool:
     """Whether a file is a camera's RAW file by its name, or by its first bytes where these alone tell it."""
     return PurePath(name).suffix.lower() in RAW or _RAW_MAGIC.match(head) is not None

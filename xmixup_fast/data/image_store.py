@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..ops.image_pool import ImagePool
 from ..runtime.distributed import local_rank_zero_first
+from ..runtime.progress import progress
 from ..settings.values import format_bytes
 from .bad_files import without
 from .dataset import BadFile, Image, Sample
@@ -173,8 +174,6 @@ class ImageStore:
         self, samples: Sequence[Sample], name: str, remarks: Remarks, headers: Iterable[Header | None]
     ) -> Iterator[tuple[Tensor, int]]:
         """Yields the images that can be decoded, with their labels, and adds to ``remarks``."""
-        from tqdm import tqdm
-
         started = time.perf_counter()
         images = (
             Opened(sample.image, header) if header else sample.image
@@ -182,8 +181,7 @@ class ImageStore:
         )
         results = self.decoder.decode(images, remarks.notes.append)
         pairs = zip(samples, results, strict=True)
-        # With disable=None, tqdm shows no bar where stderr is not a terminal.
-        for sample, result in tqdm(pairs, f"decoding {name}", len(samples), unit=" images", leave=False, disable=None):
+        for sample, result in progress(pairs, len(samples), f"decoding {name}"):
             if isinstance(result, BadFile):
                 remarks.bad.append(result)
             else:

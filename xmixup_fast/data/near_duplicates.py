@@ -8,6 +8,7 @@ from itertools import pairwise
 import PIL.Image
 from torch import Tensor
 
+from ..runtime.progress import progress
 from .contents import Contents
 from .dataset import SPLITS, Dataset, Sample
 from .decoding.decoder import Decoder
@@ -40,17 +41,18 @@ def near_duplicates(dataset: Dataset, contents: Contents, decoder: Decoder) -> l
     hashes: list[int] = []
     by_name = sorted(dataset.samples, key=lambda one: one.image.name, reverse=True)
     distinct = dict(reversed({contents[one.image.name].digest: one for one in by_name}.items()))
-    for sample, pixels in zip(distinct.values(), decoder.decode(one.image for one in distinct.values()), strict=True):
+    pairs = zip(distinct.values(), decoder.decode(one.image for one in distinct.values()), strict=True)
+    for sample, pixels in progress(pairs, len(distinct), "looking for near duplicates"):
         if isinstance(pixels, Tensor):
             samples.append(sample)
             hashes.append(int(str(imagehash.phash(PIL.Image.fromarray(pixels.numpy()))), 16))
-    pairs = [(samples[i], samples[j]) for i, j in near_pairs(hashes)]
-    if not pairs:
+    near = [(samples[i], samples[j]) for i, j in near_pairs(hashes)]
+    if not near:
         return [f"near duplicates: none among {len(samples)} images"]
-    names = [" ~ ".join(dataset.name_of(one.image) for one in pair) for pair in pairs]
-    splits = sum(split[one.image.name] != split[other.image.name] for one, other in pairs)
-    labels = sum(one.label != other.label for one, other in pairs)
-    title = counted(pairs, "pair")
+    names = [" ~ ".join(dataset.name_of(one.image) for one in pair) for pair in near]
+    splits = sum(split[one.image.name] != split[other.image.name] for one, other in near)
+    labels = sum(one.label != other.label for one, other in near)
+    title = counted(near, "pair")
     return [
         f"near duplicates: {title} among {len(samples)} images, {splits} in two splits, {labels} with two labels "
         f"({some(sorted(names), EXAMPLES)}); nothing is done about them"

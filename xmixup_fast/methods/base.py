@@ -51,6 +51,12 @@ class Method(ABC):
         self.state: dict[str, Tensor] = {}
         """What a resumed run needs, on the network's device: filled in here, changed in place by :meth:`measure`.
         Tensors alone, as checkpoints are safetensors files."""
+        self.class_weights: Tensor | None = None
+        """float32[K_t], what :meth:`weigh_classes` was given; None for equal weights."""
+
+    def weigh_classes(self, weights: Tensor) -> None:
+        """Weighs the losses of target classes, float32[K_t] on the network's device; resumed runs keep the weights."""
+        self.class_weights = self.state["class_weights"] = weights
 
     def measure(self, network: Network, batches: Batches) -> None:
         """Measures what the method needs to know of the training images. Here: nothing."""
@@ -111,6 +117,15 @@ class Method(ABC):
         """The cross entropy of each sample, float[B], smoothed by ``label_smoothing``."""
         smoothing = self.settings.label_smoothing
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+
+    def target_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The cross entropy of each sample with a target class as its label, times the weight of that class, float[B].
+
+        Its mean over the batch is not divided by the batch's sum of weights, as ``F.cross_entropy(weight=...)`` does:
+        then the parts of a batch, of several processes or of --grad-accum-steps, would not add up to the batch.
+        """
+        losses = self.cross_entropy(logits, labels)
+        return losses if self.class_weights is None else self.class_weights[labels] * losses
 
 
 def load_state(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:

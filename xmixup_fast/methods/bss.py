@@ -32,7 +32,7 @@ class BSS(Finetune):
         values: Tensor = torch.linalg.svdvals(_of_all_processes(features.float()))  # in descending order
         values = values[: min(self.settings.batch_size, features.shape[1])]
         penalty = self.settings.bss_eta * values[-self.settings.bss_k :].square().sum()
-        return self.cross_entropy(logits, plan.label).mean() + penalty
+        return self.target_cross_entropy(logits, plan.label).mean() + penalty
 
 
 def _of_all_processes(features: Tensor) -> Tensor:

@@ -23,6 +23,6 @@ class Cotrain(Method):
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
         count = len(plan)
         features, target_logits = network.features_and_logits(torch.cat(images), count)
-        target = self.cross_entropy(target_logits, plan.label)
+        target = self.target_cross_entropy(target_logits, plan.label)
         source = self.cross_entropy(network.source_logits(features[count:]), plan.second_classes)
         return (target + self.settings.source_weight * source).mean()

@@ -52,6 +52,6 @@ class Cotuning(Finetune):
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
         features, target_logits = network.features_and_logits(images[0])
         source_logits = network.source_logits(features)[:, self.known].float()
-        target = self.cross_entropy(target_logits, plan.label).mean()
+        target = self.target_cross_entropy(target_logits, plan.label).mean()
         source = F.cross_entropy(source_logits, self.relationship[plan.label])
         return target + self.settings.cotuning_weight * source

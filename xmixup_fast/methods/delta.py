@@ -84,7 +84,7 @@ class Delta(Finetune):
                 distance = (maps[layer].float() - maps0[layer].float()).square().mean(positions) @ weights
             distances.append(distance.mean() / square)
         penalty = self.settings.delta_alpha * torch.stack(distances).sum()
-        return self.cross_entropy(logits, plan.label).mean() + penalty
+        return self.target_cross_entropy(logits, plan.label).mean() + penalty
 
     @torch.no_grad()
     def _look(self, batches: Batches) -> tuple[Tensor, Tensor, Tensor, Tensor]:

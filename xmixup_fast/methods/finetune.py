@@ -13,4 +13,4 @@ class Finetune(Method):
     """CE(target logits, y_t)."""
 
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
-        return self.cross_entropy(network(images[0]), plan.label).mean()
+        return self.target_cross_entropy(network(images[0]), plan.label).mean()

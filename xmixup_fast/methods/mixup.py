@@ -16,6 +16,6 @@ class Mixup(Method):
 
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
         logits = network(images[0])
-        own = self.cross_entropy(logits, plan.label)
-        partner = self.cross_entropy(logits, plan.second_classes)
+        own = self.target_cross_entropy(logits, plan.label)
+        partner = self.target_cross_entropy(logits, plan.second_classes)
         return (plan.lam * own + (1 - plan.lam) * partner).mean()

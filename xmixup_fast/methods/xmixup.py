@@ -24,12 +24,20 @@ class XMixup(Method):
 
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
         features, target_logits = network.features_and_logits(images[0])
-        return ops.dual_head_cross_entropy(
+        source_logits = network.source_logits(features)
+        if self.class_weights is not None:  # two gradients are added up: in float32, whatever the logits
+            target_logits, source_logits = target_logits.float(), source_logits.float()
+        loss = ops.dual_head_cross_entropy(
             target_logits,
-            network.source_logits(features),
+            source_logits,
             plan.label,
             plan.second_classes,
             plan.lam,
             source_weight=self.settings.source_weight,
             label_smoothing=self.settings.label_smoothing,
         )
+        if self.class_weights is None:
+            return loss
+        # The operator gives both terms of a sample one weight; what that of its class adds to the first comes on top.
+        more = (self.class_weights[plan.label] - 1) * plan.lam
+        return loss + (more * self.cross_entropy(target_logits, plan.label)).mean()

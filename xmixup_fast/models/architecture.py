@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ import timm
 import torch
 from timm.models import load_model_config_from_hf, parse_model_name
 from timm.models._hub import load_model_config_from_path
+
+from .hub import reachable_hub
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ def find(model: str) -> Architecture:
                 f"model: timm has no {model!r}; see timm.list_models(), or give hf-hub:ID or local-dir:FOLDER"
             )
         return Architecture(model)
-    read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
+    is_hub, unreachable = source == "hf-hub", ""
     try:
-        config, architecture, arguments = read(name)
+        with reachable_hub() if is_hub else nullcontext("") as unreachable:
+            read = load_model_config_from_hf if is_hub else load_model_config_from_path
+            config, architecture, arguments = read(name)
     except Exception as error:  # no network, no such repository, no file, no JSON, other JSON
-        reason = _reason(error)
+        reason = (isinstance(error, OSError) and unreachable) or _reason(error)
         if source == "local-dir":
             expected = "expected a folder with the config.json of timm.models.save_for_hf"
             raise ValueError(f"model: {model} cannot be read ({reason}); {expected}") from error
@@ -63,6 +68,19 @@ def find(model: str) -> Architecture:
         raise ValueError(f"model: {model} is a network {architecture!r}, which timm {timm.__version__} does not have")
     arguments = {name: value for name, value in (arguments or {}).items() if name != "num_classes"}
     return Architecture(architecture, arguments, f"{source}:{name}", config)
+
+
+def weights_are_here(model: str) -> bool:
+    """Whether timm would find a model's pretrained weights without a network: in a folder, or in the Hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    source, _, name = model.partition(":")
+    if source == "local-dir":
+        return True
+    config = timm.get_pretrained_cfg(model) if not name else None
+    repository = name or (config.hf_hub_id if config else None)
+    files = ("model.safetensors", "pytorch_model.bin")
+    return repository is not None and any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
 
 
 def create(architecture: Architecture, image_size: int | None, *, pretrained: bool = False) -> Any:

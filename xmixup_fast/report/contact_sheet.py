@@ -34,7 +34,8 @@ def contact_sheets(
     """Sheets with a row for each target class: training images of the class, then its auxiliary images, best first.
 
     An image that cannot be decoded is added to ``bad``, and the next one takes its place. No image is read that is not
-    shown. ``max_classes`` limits the rows to the first target classes.
+    shown. A ? stands before a score that is no better than a random class's. ``max_classes`` limits the rows to the
+    first target classes.
     """
     decoder = PillowDecoder(THUMBNAIL, torch.get_num_threads())
 
@@ -72,6 +73,7 @@ def _auxiliary_groups(
     """
     chosen = selection.chosen[label]
     scores = [f"{score:.2f} " for score in selection.scores[label]] if selection.scores else [""] * len(chosen)
+    scores = [f"? {score}" if selection.is_doubtful(label, number) else score for number, score in enumerate(scores)]
     groups: list[Group] = []
     if selection.kind == "class":
         count = AUXILIARY_IMAGES // min(len(chosen), AUXILIARY_IMAGES)

@@ -103,6 +103,32 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     return figure
 
 
+def reliability(evaluation: Evaluation) -> Figure:
+    """The reliability curve of an evaluation, with its temperature besides where it has one, and images by confidence.
+
+    A point below the diagonal is of predictions that are less often right than their probabilities say.
+    """
+    figure = Figure(figsize=(4.8, 5.4), layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    upper.plot((0, 100), (0, 100), color=GREY, linewidth=1, linestyle="--")
+    kinds = [(False, "as trained", "tab:blue")]
+    if evaluation.temperature is not None:
+        kinds.append((True, f"temperature {evaluation.temperature:g}", "tab:orange"))
+    for number, (calibrated, name, colour) in enumerate(kinds):
+        bins, error = evaluation.reliability(calibrated), evaluation.expected_calibration_error(calibrated)
+        label = f"{name}: expected calibration error {error:.1f}"
+        points = [row.confidence for row in bins], [row.accuracy for row in bins]
+        upper.plot(*points, ".-", color=colour, label=label, clip_on=False)
+        lows, width = [100 * row.low for row in bins], 100 * (bins[0].high - bins[0].low) / len(kinds)
+        lefts = [low + number * width for low in lows]
+        lower.bar(lefts, [row.images for row in bins], width, align="edge", color=colour)
+    upper.set(ylabel="accuracy, %", ylim=(0, 100))
+    upper.legend(fontsize=8, loc="upper left")
+    lower.set(xlabel="confidence: probability of the predicted class, %", ylabel="images", xlim=(0, 100))
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    return figure
+
+
 def _shorten(name: str) -> str:
     """The name, with an ellipsis for its middle where it is longer than NAME_LENGTH."""
     half = NAME_LENGTH // 2

@@ -28,6 +28,16 @@ class Selection:
     scores: list[list[float]] | None
     """Scores of ``chosen``, in the same order: mean predicted probabilities, or cosine similarities. None for random
     classes, which have none."""
+    doubtful: list[list[bool]] | None = None
+    """Which of ``scores`` are no better than those of random classes, see :mod:`.doubt`; None where that is unknown."""
+
+    def is_doubtful(self, target: int, number: int) -> bool:
+        """Whether choice ``number`` of a target class is known to be no better than a random class."""
+        return self.doubtful is not None and self.doubtful[target][number]
+
+    def without_relatives(self) -> int:
+        """How many target classes have no choice that is better than a random class, as far as that is known."""
+        return sum(map(all, self.doubtful or []))
 
     def samples(self, source: Dataset) -> list[Sample]:
         """The training images of the source that are chosen or whose class is, each once, in the source's order."""
@@ -44,7 +54,7 @@ class Selection:
         """The selection by names, as selection.json holds it.
 
         Maps the name of each target class to a list with an entry for each choice: its ``class``, for ``kind`` "image"
-        also its ``image``, and its ``score`` where there are scores.
+        also its ``image``, its ``score`` where there are scores, and ``doubtful`` where it is.
         """
         rows: dict[str, list[dict[str, Any]]] = {}
         for target, row in enumerate(self.chosen):
@@ -57,16 +67,31 @@ class Selection:
             if self.scores is not None:
                 for entry, score in zip(entries, self.scores[target], strict=True):
                     entry["score"] = round(score, 6)
+            for number, entry in enumerate(entries):
+                if self.is_doubtful(target, number):
+                    entry["doubtful"] = True
             rows[target_classes[target]] = entries
         return rows
 
     def lines(self, target_classes: Sequence[str], source: Dataset) -> list[str]:
-        """A line of text for each target class: the chosen source classes with their scores.
+        """A line of text for each target class: the chosen source classes with their scores; one for doubtful scores.
 
         Single images are counted by their class.
         """
         width = max(map(len, target_classes))
-        return [f"  {name:{width}s} <- {self._describe(target, source)}" for target, name in enumerate(target_classes)]
+        rows = enumerate(target_classes)
+        lines = [f"  {name:{width}s} <- {self._describe(target, source)}" for target, name in rows]
+        return [*lines, f"  {self.doubt()}"] if self.doubt() else lines
+
+    def doubt(self) -> str:
+        """What the mark ? at scores means, and what to do; empty where no score is doubtful."""
+        if not any(map(any, self.doubtful or [])):
+            return ""
+        marked, without = "? is no better than a random class", self.without_relatives()
+        if not without:
+            return f"{marked}: a smaller --top-k leaves such classes out"
+        have = f"{without} of {len(self.chosen)} target classes have" if without > 1 else "one target class has"
+        return f"{marked}: {have} no good relative in the source; try another source, --method finetune or cotuning"
 
     def _positions(self) -> list[int]:
         """All positions in ``chosen``, sorted, each once."""
@@ -80,7 +105,8 @@ class Selection:
             rest = len(row) - sum(count for _, count in counts)
             score_range = f", {scores[0]:.3f} to {scores[-1]:.3f}" if scores else ""
             return f"{len(row)} images{score_range}: {listed}" + (f", other classes {rest}" if rest else "")
-        values = [f" {score:.3f}" for score in scores] or [""] * len(row)
+        marks = (" ?" if self.is_doubtful(target, number) else "" for number in range(len(row)))
+        values = [f" {score:.3f}{mark}" for score, mark in zip(scores, marks, strict=False)] or [""] * len(row)
         return ", ".join(readable_name(source.classes[i]) + value for i, value in zip(row, values, strict=True))
 
 
@@ -101,6 +127,7 @@ def read_selection(path: str, target_classes: Sequence[str], source: Dataset) ->
         values = {target: [float(entry["score"]) for entry in entries] for target, entries in rows.items() if scored}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"selection_file: {path}: expected the selection.json of a run or of xmixup select") from error
+    doubts = {target: [bool(entry.get("doubtful")) for entry in entries] for target, entries in rows.items()}
     known = [sample.image.name for sample in source.train] if kind == "image" else source.classes
     position = {name: i for i, name in enumerate(known)}
     for target in target_classes:
@@ -114,4 +141,5 @@ def read_selection(path: str, target_classes: Sequence[str], source: Dataset) ->
         "image" if kind == "image" else "class",
         chosen,
         [values[target] for target in target_classes] if scored else None,
+        [doubts[target] for target in target_classes] if any(map(any, doubts.values())) else None,
     )

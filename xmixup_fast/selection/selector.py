@@ -16,16 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.catalog import Catalog
 from ..data.center_crops import center_crop_batches
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.decoding.decoder import Decoder
+from ..data.registry import readable_bytes
 from ..models.network import NOTHING_PRETRAINED, Network
 from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
+from ..runtime.progress import Progress
 from ..settings.fields import Settings
 from .cache import PassResult, cache_key, cached
 from .choice import Selection, read_selection
+from .doubt import judge
 from .statistics import ClassMeans, LabelledBatches, class_means, nearest_images
 from .strategies import assignment_selection, check_top_k, cosine, most_similar, random_classes
 
@@ -55,12 +59,13 @@ class AuxiliarySelector:
         self.log = log
         self.bad = bad
 
-    def select(self, target_images: LabelledBatches, target: Dataset, source: Dataset) -> Selection:
+    def select(self, target_images: LabelledBatches, target: Dataset, source: Catalog) -> Selection:
         """Selects for each class of ``target``.
 
         ``target_images`` gives one pass over the target's training images. The strategy `random` reads no image of the
         source, nor does `prediction` where enough source classes are outputs of the pretrained classifier. Every other
-        strategy passes over the source's training images once.
+        strategy passes over the source's training images once, or over ``probe_images`` of each class where they have
+        to be fetched.
 
         Raises ValueError where the source has too few classes or images, or a target class has no image that can be
         decoded; also what :func:`~xmixup_fast.selection.choice.read_selection` and
@@ -68,7 +73,7 @@ class AuxiliarySelector:
         """
         settings, network = self.settings, self.network
         if settings.selection_file is not None:
-            return read_selection(settings.selection_file, target.classes, source)
+            return _read_selection(settings.selection_file, target, source)
         check(settings, network, target, source)
         if settings.selection == "random":
             return random_classes(len(target.classes), len(source.classes), settings.top_k, settings.seed)
@@ -81,13 +86,14 @@ class AuxiliarySelector:
             name = target.classes[int(means.counts.argmin())]
             raise ValueError(f"class {name}: none of its training images can be decoded")
         if similarity == "sample":
-            return self._nearest(means, target, source)
+            return self._nearest(means, target, self._looked_at(source))
         if logits == network.known_source_logits:
             assert means.probabilities is not None and network.source_matched is not None
             scores = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
         else:
-            scores = _similarities(means, self._source_means(source))
-        return assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
+            scores = _similarities(means, self._source_means(self._looked_at(source)))
+        selection = assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
+        return judge(selection, scores, of_predictions=similarity == "prediction")
 
     def stream(self, samples: Sequence[Sample], title: str, bad: list[BadFile]) -> LabelledBatches:
         """One pass over encoded images: normalised centre crops with their labels, decoded as they are needed.
@@ -96,8 +102,6 @@ class AuxiliarySelector:
         Images that cannot be decoded are left out. After the last batch, those of all processes are added to ``bad``.
         ``title`` stands beside the progress bar.
         """
-        from tqdm import tqdm
-
         settings, network = self.settings, self.network
         rank, processes = distributed.rank(), distributed.world_size()
         size = settings.batch_size
@@ -105,8 +109,7 @@ class AuxiliarySelector:
         form, buffers = network.image_format(settings.image_size), OutputBuffers()
         unreadable: list[BadFile] = []
         images = self.decoder.decode(sample.image for sample in chain.from_iterable(batches))
-        disable = rank > 0 or None  # None: tqdm shows a bar on a terminal alone
-        with tqdm(total=sum(map(len, batches)), desc=title, unit=" images", leave=False, disable=disable) as bar:
+        with Progress(sum(map(len, batches)), title) as bar:
             for batch in batches:
                 results = list(zip(islice(images, len(batch)), batch, strict=True))
                 unreadable += [image for image, _ in results if isinstance(image, BadFile)]
@@ -119,7 +122,15 @@ class AuxiliarySelector:
             unreadable = sorted(chain.from_iterable(distributed.gather_objects(unreadable)))
         bad += unreadable
 
-    def _predicted_logits(self, similarity: str, target: Dataset, source: Dataset) -> Callable[[Tensor], Tensor] | None:
+    def _looked_at(self, source: Catalog) -> Dataset:
+        """The source's images for a pass over them: all, or some of each class where they have to be fetched."""
+        if source.local is not None:
+            return source.local
+        dataset = source.fetch(range(len(source.classes)), self.settings.probe_images, self.log)
+        self.bad += dataset.bad
+        return dataset
+
+    def _predicted_logits(self, similarity: str, target: Dataset, source: Catalog) -> Callable[[Tensor], Tensor] | None:
         """The function that maps features to the logits to be predicted for the target's images.
 
         Its outputs are the source classes where the pretrained classifier knows enough of them, otherwise all outputs
@@ -194,27 +205,48 @@ class AuxiliarySelector:
         return result.tensors
 
 
-def check(settings: Settings, network: Network, target: Dataset, source: Dataset) -> None:
+def check(settings: Settings, network: Network, target: Dataset, source: Catalog) -> None:
     """Checks, before an image is read, that the settings' selection is possible.
 
-    Raises ValueError where the source has too few classes or images, or where the network has no pretrained classifier
-    that the strategy needs; also what :func:`~xmixup_fast.selection.choice.read_selection` raises.
+    Raises ValueError where the source has too few classes or images, where it would have to be downloaded to be looked
+    at, or where the network has no pretrained classifier that the strategy needs; also what
+    :func:`~xmixup_fast.selection.choice.read_selection` raises.
     """
     if settings.selection_file is not None:
-        read_selection(settings.selection_file, target.classes, source)
+        _read_selection(settings.selection_file, target, source)
     elif settings.selection == "random":
         check_top_k(settings.top_k, len(source.classes))
     elif settings.selection == "sample":
-        if len(source.train) < settings.top_images:
+        _check_looks(settings, network, target, source)
+        images = sum(source.counts or [])
+        if images < settings.top_images:
             raise ValueError(
-                f"top_images: expected at most {len(source.train)}, the source's training images, "
-                f"got {settings.top_images}"
+                f"top_images: expected at most {images}, the source's training images, got {settings.top_images}"
             )
     else:
         _check_classes(settings, network, target, source)
+        _check_looks(settings, network, target, source)
 
 
-def _check_classes(settings: Settings, network: Network, target: Dataset, source: Dataset) -> None:
+def _check_looks(settings: Settings, network: Network, target: Dataset, source: Catalog) -> None:
+    """Raises ValueError where the selection has to look at images of a source that is elsewhere, and may not."""
+    strategy = settings.selection
+    similarity = settings.similarity if strategy == "assignment" else strategy
+    known = _known_classes(network)
+    if source.local is not None or (similarity == "prediction" and known >= _classes_needed(settings, target)):
+        return
+    size = "of unknown size" if source.size is None else readable_bytes(source.size)
+    reason = f"{strategy} looks at images of every class"
+    if similarity == "prediction":
+        reason = f"the pretrained classifier knows {known} of its {len(source.classes)} classes"
+    whole = f"{source.name} is elsewhere, {size} in all, and {reason}"
+    if strategy == "sample":
+        raise ValueError(f"selection: {whole}: download it, and name the folder, or use --selection prediction")
+    if settings.probe_images is None:
+        raise ValueError(f"selection: {whole}: --probe-images N looks at N images of each class")
+
+
+def _check_classes(settings: Settings, network: Network, target: Dataset, source: Catalog) -> None:
     strategy, needed = settings.selection, _classes_needed(settings, target)
     if len(source.classes) < needed:
         count = f"{needed}, the number of target classes," if strategy == "assignment" else f"top_k = {needed}"
@@ -240,6 +272,11 @@ def _classes_needed(settings: Settings, target: Dataset) -> int:
 def _known_classes(network: Network) -> int:
     """The number of source classes that are outputs of the pretrained classifier."""
     return 0 if network.source_matched is None else int(network.source_matched.sum())
+
+
+def _read_selection(path: str, target: Dataset, source: Catalog) -> Selection:
+    """A selection in a file; single images are found where those of the source are there."""
+    return read_selection(path, target.classes, source.local or Dataset(source.classes, [], [], []))
 
 
 def _similarities(target: ClassMeans, source: ClassMeans) -> Tensor:

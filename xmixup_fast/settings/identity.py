@@ -49,8 +49,12 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 
 
 def affects_result(name: str, settings: Settings) -> bool:
-    """Whether a setting can change the outcome of a run. The validation interval can where patience counts in it."""
-    return name not in NOT_HASHED or (name == "val_interval" and settings.patience is not None)
+    """Whether a setting can change the outcome of a run.
+
+    The validation interval can where patience counts in it, or where the weights of the best validation are kept.
+    """
+    validations_count = settings.patience is not None or settings.keep == "best"
+    return name not in NOT_HASHED or (name == "val_interval" and validations_count)
 
 
 def run_hash(settings: Settings) -> str:

@@ -44,13 +44,11 @@ class SplitImages:
     Raises ValueError where a class has no image that can be decoded, or where images exceed the memory budget.
     """
 
-    def __init__(
-        self, settings: Settings, target: Dataset, source: Dataset | None, log: Callable[[str], object]
-    ) -> None:
+    def __init__(self, settings: Settings, target: Dataset, log: Callable[[str], object]) -> None:
         self.settings = settings
         self.target = target
         self.log = log
-        self.listed = target.bad + (source.bad if source else [])
+        self.listed = list(target.bad)
         self.store = make_image_store(settings, log)
         self.splits: dict[str, ImagePool | StreamedImages] = {
             name: self.store.images(self._samples(name), f"{name} images", settings.storage)
@@ -88,6 +86,7 @@ class SplitImages:
         Where they do not fit the memory budget, splits of the target are streamed instead, one after the other. Raises
         OverBudget, a ValueError, where that does not suffice or the setting ``storage`` forbids it.
         """
+        self.listed += source.bad
         samples = without(selection.samples(source), held)
         while True:
             try:

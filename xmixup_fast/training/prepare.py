@@ -14,29 +14,35 @@ from torch import Tensor
 from ..batches.render import fetch
 from ..batches.sampler import Sampler, run_steps
 from ..data.bad_files import list_bad, without
+from ..data.catalog import Catalog
 from ..data.center_crops import center_crop_batches
+from ..data.contents import Contents
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.duplicates import EXAMPLES, counted
 from ..data.layout import some
 from ..data.manifest import Manifest
 from ..methods import L2SP, METHODS, REGULARIZERS
 from ..methods.base import Batches, Method
-from ..models.build import build
+from ..models.build import NoWeights, build
 from ..models.class_names import readable_name
 from ..models.network import Network
 from ..ops.auxiliary_index import AuxiliaryIndex
 from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
+from ..runtime.progress import progress
 from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
 from .batch_norm import check_smallest_part
 from .images import SplitImages
+from .imbalance import class_weights, imbalance, read_class_weights
 from .optimizer import check_length, freeze
-from .target import TargetData, contents_of, read_source, target_data
+from .source import fetch_chosen, read_source
+from .target import TargetData, contents_of, target_data
 from .trainer import StepParts
+from .ways import ways
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ class TrainingSetup:
     manifest: Manifest
     """The target's images by content, and what becomes of them."""
     source: Dataset | None
-    """None for a method without a source."""
+    """The source, as far as its images were chosen or are there; None for a method without a source."""
     source_classes: list[str]
     """Names of the source head's outputs; empty for a network without one."""
     auxiliary: ChosenImages | None
@@ -95,11 +101,15 @@ class TrainingSetup:
         return parts.method.images(plan, pools, form, OutputBuffers()), titles
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChosenImages:
     """What was selected for a run, and the auxiliary images."""
 
     selection: Selection
+    source: Dataset
+    """The source, as far as its images were chosen or are there."""
+    fetched: dict[str, Any] | None
+    """What data.json says of images that were fetched; None for others."""
     pool: ImagePool
     index: AuxiliaryIndex
     report: dict[str, Any]
@@ -131,12 +141,17 @@ def prepare(
     network = _network(settings, data.dataset, source_classes, log)
     method = METHODS[settings.method](settings, network)
     _check_settings(settings, network, method, data.dataset)
+    given_weights = read_class_weights(settings, data.dataset.classes)
     if source and resumed is None:
         selector.check(settings, network, data.dataset, source)
-    images = SplitImages(settings, data.dataset, source, log)
+    images = SplitImages(settings, data.dataset, log)
+    if source and source.local:
+        images.listed += source.local.bad
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        return center_crop_batches(images.train, network.image_format(settings.image_size), settings.batch_size)
+        form = network.image_format(settings.image_size)
+        crops = center_crop_batches(images.train, form, settings.batch_size)
+        return progress(crops, len(images.train), "looking at training images", count=lambda batch: len(batch[1]))
 
     auxiliary = None
     if source:
@@ -150,11 +165,17 @@ def prepare(
     log(_counts(settings, images, sum(weights)))
     index = auxiliary.index if auxiliary else None
     rank, world_size = distributed.rank(), distributed.world_size()
+    sampler = Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights)
+    if settings.class_weights is not None:
+        method.weigh_classes(class_weights(sampler.class_counts, given_weights))
+    counts = images.train.labels.bincount(minlength=len(data.dataset.classes)).tolist()
+    if line := imbalance(settings, data.dataset.classes, counts, method.class_weights):
+        log(line)
     parts = StepParts(
         network=network,
         method=method,
         regularizer=_regularizer(settings, network, log),
-        sampler=Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights),
+        sampler=sampler,
         images=images.train,
         auxiliary=auxiliary.pool if auxiliary else None,
     )
@@ -163,16 +184,16 @@ def prepare(
         images=images,
         data=data,
         manifest=data.manifest(images.bad),
-        source=source,
+        source=auxiliary.source if auxiliary else None,
         source_classes=source_classes or [],
         auxiliary=auxiliary,
     )
 
 
-def _source(settings: Settings, log: Callable[[str], object]) -> tuple[Dataset | None, list[str] | None]:
+def _source(settings: Settings, log: Callable[[str], object]) -> tuple[Catalog | None, list[str] | None]:
     """The source, for a method that uses its images; and the names of its classes, for one that uses those."""
     method = METHODS[settings.method]
-    if settings.source is None or not (method.uses_source or method.uses_classifier):
+    if not (method.uses_source or (method.uses_classifier and settings.source is not None)):
         return None, None
     source = read_source(settings, log)
     return (source if method.uses_source else None), source.classes
@@ -208,16 +229,21 @@ def _network(
     settings: Settings, target: Dataset, source_classes: Sequence[str] | None, log: Callable[[str], object]
 ) -> Network:
     """The network at its start, on the run's device, with what the settings freeze excluded from training."""
-    network = build(
-        settings.model,
-        settings.weights,
-        target.classes,
-        source_classes=source_classes,
-        seed=settings.seed,
-        keep_classifier=METHODS[settings.method].uses_classifier,
-        image_size=settings.image_size,
-        log=log,
-    )
+    if settings.model == Settings.model:
+        log(f"network: {settings.model} by timm, the default; --model takes any other")
+    try:
+        network = build(
+            settings.model,
+            settings.weights,
+            target.classes,
+            source_classes=source_classes,
+            seed=settings.seed,
+            keep_classifier=METHODS[settings.method].uses_classifier,
+            image_size=settings.image_size,
+            log=log,
+        )
+    except NoWeights as error:
+        raise ValueError(f"{error}\n{ways(settings)}") from error
     freeze(network, settings.freeze)
     return network.to_device(settings.device)
 
@@ -228,7 +254,7 @@ class _Choice:
 
     settings: Settings
     data: TargetData
-    source: Dataset
+    source: Catalog
     images: SplitImages
     log: Callable[[str], object]
 
@@ -238,7 +264,7 @@ class _Choice:
         return self.data.dataset
 
     def choose(self, chooser: AuxiliarySelector, batches: Batches, resumed: Path | None) -> ChosenImages:
-        """Selects source classes or images, or reads the selection of a run that is resumed."""
+        """Selects source classes or images, or reads the selection of a run that is resumed; fetches what is chosen."""
         settings, images = self.settings, self.images
         if resumed:
             chooser.settings = replace(settings, selection_file=str(resumed / "selection.json"))
@@ -246,35 +272,54 @@ class _Choice:
             started = time.perf_counter()
             selection = chooser.select(batches(), self.target, self.source)
             seconds = time.perf_counter() - started
-            for line in selection.lines(self.target.classes, self.source):
+            source = fetch_chosen(selection, self.source, settings, self.log)
+            for line in selection.lines(self.target.classes, source):
                 self.log(line)
-            held = self._held(selection.samples(self.source))
-            pool = images.auxiliary(selection, self.source, held)
+            contents, _ = contents_of(source, selection.samples(source), settings)
+            held = self._held(contents)
+            pool = images.auxiliary(selection, source, held)
         except ValueError as error:
             if settings.bad_files == "skip" or not images.bad or list_bad(images.bad) == str(error):
                 raise
             raise ValueError(f"{list_bad(images.bad)}\n{error}") from error
-        report = selector.report(settings, selection, self.target, self.source)
+        report = selector.report(settings, selection, self.target, source)
         if resumed:
             report = json.loads((resumed / "selection.json").read_text(encoding="utf-8"))
-        return ChosenImages(selection, pool, self._index(selection, pool, held), report, seconds)
+        return ChosenImages(
+            selection=selection,
+            source=source,
+            fetched=self._fetched(contents),
+            pool=pool,
+            index=self._index(selection, source, pool, held=held),
+            report=report,
+            seconds=seconds,
+        )
 
-    def _held(self, samples: Sequence[Sample]) -> list[BadFile]:
+    def _fetched(self, contents: Contents) -> dict[str, Any] | None:
+        """What data.json says of auxiliary images that were fetched: where from, and which; None for others."""
+        origins = self.source.origins()
+        if not origins:
+            return None
+        images = {"/".join(Path(name).parts[-2:]): content.digest for name, content in contents.items()}
+        return {"origins": origins, "images": images}
+
+    def _held(self, contents: Contents) -> list[BadFile]:
         """The auxiliary images that are validation or test images of the target, too, which training must not see."""
         held = [*self.target.val, *self.target.test]
         digests = {self.data.contents[one.image.name].digest for one in held if one.image.name in self.data.contents}
-        contents, _ = contents_of(self.source, samples, self.settings)
         names = [name for name, content in contents.items() if content.digest in digests]
         if names:
             count = counted(names, "auxiliary image")
             self.log(f"{count} equal to validation or test images, and left out ({some(names, EXAMPLES)})")
         return [BadFile(name, "equal to a validation or test image") for name in names]
 
-    def _index(self, selection: Selection, pool: ImagePool, held: Sequence[BadFile]) -> AuxiliaryIndex:
+    def _index(
+        self, selection: Selection, source: Dataset, pool: ImagePool, *, held: Sequence[BadFile]
+    ) -> AuxiliaryIndex:
         """Which images of the pool each target class may be mixed with; ``held`` are not in it."""
         if selection.kind == "class":
             return AuxiliaryIndex.of(pool, selection.chosen)
-        samples = selection.samples(self.source)
+        samples = selection.samples(source)
         bad = [*self.images.bad, *held]
         positions = _positions_of_usable(selection.sample_positions(), samples, bad, self.target.classes)
         return AuxiliaryIndex.of_images(pool, positions)

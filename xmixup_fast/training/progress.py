@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,22 +34,42 @@ class RunState:
     bad: list[BadFile] = field(default_factory=list)
     """Images that cannot be decoded and are left out."""
     best: dict[str, Tensor] = field(default_factory=dict)
-    """The network's state at the best validation, on the CPU; empty before the first one, and without patience."""
+    """The network's state at the best validation, on the CPU; empty before the first one, and with ``keep`` last."""
     best_accuracy: float = 0.0
-    """The highest validation accuracy, in percent."""
+    """The highest validation accuracy, in percent, without validations of a source phase."""
     best_step: int = 0
-    """The step after which it was measured."""
+    """The last step after which it was measured; 0 before the first validation."""
     waited: int = 0
-    """The number of validations since then."""
+    """The number of validations since the first that measured it."""
 
-    def record_validation(self, accuracy: float, trainer: Trainer) -> None:
-        """Counts a validation, and copies the weights where its accuracy is higher than that of all before."""
-        self.waited += 1
-        if not self.best or accuracy > self.best_accuracy:
-            self.best = {
-                name: tensor.to("cpu", copy=True) for name, tensor in trainer.final_network.state_dict().items()
-            }
-            self.best_accuracy, self.best_step, self.waited = accuracy, trainer.steps_done, 0
+    def record_validation(self, accuracy: float, trainer: Trainer, keep: str) -> None:
+        """Counts a validation; with ``keep`` best, copies the weights where none before had a higher accuracy."""
+        first = self.best_step == 0
+        self.waited = 0 if first or accuracy > self.best_accuracy else self.waited + 1
+        if first or accuracy >= self.best_accuracy:
+            self.best_accuracy, self.best_step = accuracy, trainer.steps_done
+            if keep == "best":
+                state = trainer.final_network.state_dict()
+                self.best = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
+
+    def validations(self, images: int, keep: str) -> list[str]:
+        """Lines with the best and the last validation accuracy, and a hint where they differ by more than chance.
+
+        That is by more than two standard errors of an accuracy that lies between both, measured on so many images.
+        """
+        best, last = self.best_accuracy, self.val_accuracy
+        lines = [
+            f"validation: best {best:.2f} % after step {self.best_step}, last {last:.2f} %; the {keep} weights are kept"
+        ]
+        share = (best + last) / 200
+        errors = 200 * math.sqrt(share * (1 - share) / images)
+        if best - last > errors:
+            advice = "--patience stops earlier" if keep == "best" else "--keep best keeps the weights of the best"
+            lines.append(
+                f"validation fell by {best - last:.2f} points since the best, more than two standard errors of "
+                f"{images} images ({errors:.2f}): the run became worse; try fewer epochs or a smaller lr; {advice}"
+            )
+        return lines
 
     def stops_early(self, settings: Settings) -> bool:
         """Whether as many validations in a row as the settings' ``patience`` were no better than the best."""

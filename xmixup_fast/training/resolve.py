@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from ..methods import METHODS
 from ..runtime import distributed
 from ..runtime.device import usable_device
 from ..runtime.files import default_cache
@@ -20,11 +19,9 @@ from . import loggers
 def resolved(settings: Settings) -> Settings:
     """The settings with ``resize``, ``device``, ``threads``, ``cache`` and ``output`` filled in.
 
-    Raises ValueError for a missing source or output, a logger that is not installed, a device that is not usable, and
+    Raises ValueError for a missing output, a logger that is not installed, a device that is not usable, and
     ``cuda_graph`` in several processes.
     """
-    if METHODS[settings.method].uses_source and settings.source is None:
-        raise ValueError(f"source: {settings.method} needs a dataset of auxiliary images, got none")
     if settings.resume == "auto" and settings.output is None:
         raise ValueError("resume: auto goes on with the run of the folder output, got no output")
     loggers.logger_names(settings)  # raises ValueError for a logger that is not installed

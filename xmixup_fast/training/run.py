@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 
+from ..calibration import Calibration, calibrate
 from ..data import bad_files
 from ..data.manifest import Manifest
 from ..evaluation import Evaluation
@@ -112,11 +113,12 @@ class _Run:
             with profiled(trainer, run_folder.folder, run_folder.log) if profiling else nullcontext():
                 self._train()
             self._load_best_weights()
+            calibration = self._calibrate()
             if distributed.rank() == 0:
                 path = run_folder.folder / "model.safetensors"
-                save(trainer.final_network, path, settings.image_size, settings.resize)
-            evaluation = self._evaluate()
-            summary = self._summary(evaluation)
+                save(trainer.final_network, path, settings.image_size, settings.resize, calibration.temperature)
+            evaluation = self._evaluate(calibration.temperature)
+            summary = self._summary(evaluation) | {"calibration": calibration.to_json()}
             run_folder.summary(summary)
             if settings.report and evaluation and distributed.rank() == 0:
                 run_folder.report(run_page(self._record(summary, evaluation)))
@@ -134,7 +136,10 @@ class _Run:
         """Writes the manifest, config.yaml, selection.json and batch.png."""
         setup = self.setup
         if setup.data.recorded is None:
-            self.run_folder.data(setup.manifest, setup.data.description(self.settings, setup.manifest))
+            description = setup.data.description(self.settings, setup.manifest)
+            if setup.auxiliary and setup.auxiliary.fetched:
+                description["source"] = setup.auxiliary.fetched
+            self.run_folder.data(setup.manifest, description)
         self.run_folder.config(self.settings.to_yaml())
         if setup.report is not None:
             self.run_folder.selection(setup.report)
@@ -191,8 +196,8 @@ class _Run:
         validates = epoch % settings.val_interval == 0 or step == trainer.steps
         if validates:
             state.val_accuracy = trainer.evaluate(self.setup.images.val).accuracy
-            if settings.patience and step > trainer.source_phase_steps:
-                state.record_validation(state.val_accuracy, trainer)
+            if step > trainer.source_phase_steps:
+                state.record_validation(state.val_accuracy, trainer, settings.keep)
         seconds = sum(state.seconds[-len(state.losses) :])
         metrics = {
             "epoch": epoch,
@@ -231,14 +236,21 @@ class _Run:
             )
 
     def _load_best_weights(self) -> None:
-        """With patience: puts the weights of the best validation into the network that is tested and saved."""
-        state = self.state
-        if state.best:
-            self.trainer.final_network.load_state_dict(state.best)
-            best = f"best validation accuracy {state.best_accuracy:.2f} % at step {state.best_step}"
-            self.run_folder.log(f"{best}; its weights are kept")
+        """With ``keep`` best: puts the weights of the best validation into the network that is tested and saved."""
+        if self.state.best:
+            self.trainer.final_network.load_state_dict(self.state.best)
+        for line in self.state.validations(len(self.setup.images.val), self.settings.keep):
+            self.run_folder.log(line)
 
-    def _evaluate(self) -> Evaluation | None:
+    def _calibrate(self) -> Calibration:
+        """Fits a temperature on the validation images."""
+        evaluation = self.trainer.evaluate(self.setup.images.val, keep_logits=True)
+        assert evaluation.logits is not None
+        calibration = calibrate(evaluation.logits, evaluation.labels)
+        self.run_folder.log(calibration.line())
+        return calibration
+
+    def _evaluate(self, temperature: float | None) -> Evaluation | None:
         """Evaluates the test images or, without a test, the validation images; None with neither test nor report.
 
         Nothing else looks at the test images: all is decided by now.
@@ -249,7 +261,8 @@ class _Run:
             return None
         split, images = ("test", setup.images.test) if tests else ("val", setup.images.val)
         names = [sample.image.name for sample in setup.samples(split)]
-        evaluation = replace(self.trainer.evaluate(images.to(self.settings.device)), names=names)
+        images = images.to(self.settings.device)
+        evaluation = replace(self.trainer.evaluate(images, temperature=temperature), names=names)
         self.run_folder.evaluation(split, evaluation)
         return evaluation
 
@@ -267,13 +280,15 @@ class _Run:
             "selection": setup.report["how"] if setup.report else None,
             "ema_decay": settings.ema_decay,
             "steps": steps,
-            "kept": {"weights": "best" if state.best else "last", "step": state.best_step or steps},
+            "kept": {"weights": settings.keep, "step": state.best_step if settings.keep == "best" else steps},
             "images_seen": steps * settings.batch_size,
             "num_train": len(setup.images.train),
             "num_val": len(setup.images.val),
             "num_test": len(setup.samples("test")),
             "bad_files": bad_files.to_json(state.bad),
-            "val_accuracy": round(state.best_accuracy if state.best else state.val_accuracy, 4),
+            "val_accuracy": round(state.best_accuracy if settings.keep == "best" else state.val_accuracy, 4),
+            "best_val_accuracy": round(state.best_accuracy, 4),
+            "last_val_accuracy": round(state.val_accuracy, 4),
             "test_accuracy": round(evaluation.accuracy, 4) if settings.test == "run" and evaluation else None,
             "train_seconds": round(sum(state.seconds), 3),
             "seconds_per_step": round(statistics.median(state.seconds), 6),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from ..data.manifest import Manifest
 from ..evaluation import Evaluation
 from ..report import figures
 from ..runtime.files import write_json, write_text
+from ..runtime.progress import Progress
 from ..settings.fields import Settings
 from ..settings.yaml_file import read
 from .loggers import LOGGERS, Logger, logger_names
@@ -55,17 +54,15 @@ class RunFolder:
             self.manifest, self.description = read_data(folder)
         self._metrics: list[dict[str, Any]] = []
         self._loggers: list[Logger] = []
-        self._bar: Any = None
+        self._bar: Progress | None = None
         self._postfix = {"loss": "", "validation": ""}
-        self._started = 0.0
-        self._images_before = self._images_done = 0
 
     def log(self, text: str) -> None:
         """Prints a line on stdout, above the progress bar where there is one."""
         if self._bar is None:
             print(text, flush=True)
         else:
-            self._bar.write(text, file=sys.stdout)
+            self._bar.write(text)
 
     def config(self, text: str) -> None:
         """Makes the folder, and writes config.yaml."""
@@ -116,25 +113,19 @@ class RunFolder:
 
     @contextmanager
     def progress(self, images: int, done: int = 0) -> Iterator[None]:
-        """Context with a progress bar on stderr, where that is a terminal.
+        """Context with a progress bar, or with lines of progress where stderr is no terminal.
 
         ``images`` is the number of images of the whole run, ``done`` the number seen before.
         """
-        from tqdm import tqdm
-
-        self._started = time.monotonic()
-        # disable=None: tqdm shows a bar on a terminal alone.
-        with tqdm(total=images, initial=done, unit=" images", leave=False, disable=None) as self._bar:
-            self._images_done = self._images_before = done
+        with Progress(images, "training", done=done) as self._bar:
             yield
         self._bar = None
 
     def step(self, images: int, loss: float) -> None:
         """Advances the progress bar by a step of so many images, and shows its loss."""
-        self._images_done += images
+        assert self._bar is not None
         self._postfix["loss"] = f"{loss:.3f}"
-        self._bar.set_postfix({name: value for name, value in self._postfix.items() if value}, refresh=False)
-        self._bar.update(images)
+        self._bar.update(images, **{name: value for name, value in self._postfix.items() if value})
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl and metrics.csv, sends it to the loggers, and prints it with the time left."""
@@ -145,9 +136,11 @@ class RunFolder:
         if metrics["val_accuracy"] is not None:
             self._postfix["validation"] = f"{metrics['val_accuracy']:.2f} %"
             validation = f"validation {self._postfix['validation']}  "
+        # At the average pace of this process, validations included.
+        left = f"  {self._bar.time_left()} left" if self._bar and self._bar.time_left() else ""
         self.log(
             f"epoch {metrics['epoch']:3d}  step {metrics['step']:5d}  loss {metrics['train_loss']:.3f}  "
-            f"{validation}{metrics['images_per_second']:.1f} images/s{self._time_left()}"
+            f"{validation}{metrics['images_per_second']:.1f} images/s{left}"
         )
 
     def resume(self, metrics: Sequence[dict[str, Any]]) -> None:
@@ -183,16 +176,6 @@ class RunFolder:
         values = {name: value for name, value in metrics.items() if name != "step" and value is not None}
         for logger in self._loggers:
             logger.log(values, metrics["step"])
-
-    def _time_left(self) -> str:
-        """The time left at the average pace of this process, validations included; empty at the end."""
-        from tqdm import tqdm
-
-        left, done = self._bar.total - self._images_done, self._images_done - self._images_before
-        if left <= 0 or done == 0:
-            return ""
-        seconds = left * (time.monotonic() - self._started) / done
-        return f"  {tqdm.format_interval(seconds)} left"
 
 
 def read_data(folder: Path) -> tuple[Manifest, dict[str, Any]]:

@@ -18,8 +18,8 @@ from ..data.duplicates import EXAMPLES
 from ..data.layout import some
 from ..data.manifest import Manifest, Match, Row, reasons
 from ..data.near_duplicates import SHORT_SIDE, near_duplicates
-from ..data.sources import read_dataset, read_target, real_name
-from ..data.understood import class_counts, found, to_json, understood
+from ..data.sources import read_target, real_name
+from ..data.understood import class_counts, to_json, understood
 from ..runtime.distributed import local_rank_zero_first
 from ..settings.fields import Settings
 from ..settings.identity import short_hash
@@ -149,17 +149,6 @@ def _seen_before(settings: Settings, dataset: Dataset, contents: Contents) -> It
             f"({some([name for names in seen.values() for name in names], EXAMPLES)}), whose accuracy it flatters; "
             f"--target {manifest} keeps its splits"
         )
-
-
-def read_source(settings: Settings, log: Callable[[str], object]) -> Dataset:
-    """Lists the images of the source, which the settings have to name, and says what was found."""
-    assert settings.source is not None
-    source = read_dataset(settings.source, settings.classes, settings.image_field)
-    name = settings.source if isinstance(settings.source, str) else ", ".join(settings.source)
-    log(f"{name}: {len(source.classes)} source classes, {len(source.samples)} images")
-    for line in found(source.findings):
-        log(line)
-    return source
 
 
 def contents_of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
@@ -225,15 +226,15 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * group["lr_scale"] * factor
 
-    def evaluate(self, images: Images) -> Evaluation:
+    def evaluate(self, images: Images, **options: Any) -> Evaluation:
         """Evaluates the final network on unmixed centre crops, in float32, as the weights are kept.
 
-        The processes share the work.
+        The processes share the work. ``options`` are those of :func:`evaluate_network`: a temperature, keep_logits.
         """
         network, form = self.final_network, self.form._replace(dtype=torch.float32)
         self._share_statistics(network)
         mine = torch.arange(len(images), device=images.labels.device)[distributed.rank() :: distributed.world_size()]
-        own_part = evaluate_network(network, images, form, self.batch_size, mine)
+        own_part = evaluate_network(network, images, form, self.batch_size, mine, **options)
         return merge_evaluations(distributed.gather_objects(own_part))
 
     def _share_statistics(self, network: Network) -> None:

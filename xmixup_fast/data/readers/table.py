@@ -32,9 +32,9 @@ def read_table(path: str | Path, needs_train: bool = True) -> Dataset:
     in train. Rows that repeat path, label and split are the image's weight. Bad files are files that are missing or not
     regular. ``needs_train`` tells whether each class needs a training image.
 
-    Raises FileNotFoundError where there is no such table, and ValueError for a Parquet file without pyarrow, for a
-    table that is malformed or lacks a column, and, listing all faults, for rows without a path or label or with an
-    unknown split, two names for one split, a class without a training image, or a file with two labels or splits.
+    Raises FileNotFoundError where there is no such table, and ValueError for a table that is malformed or lacks a
+    column, and, listing all faults, for rows without a path or label or with an unknown split, two names for one split,
+    a class without a training image, or a file with two labels or splits.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,7 +74,7 @@ def read_table(path: str | Path, needs_train: bool = True) -> Dataset:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file has columns of paths and labels. Of a Parquet file only pyarrow, if installed, can tell."""
+    """Whether a file has columns of paths and labels."""
     with suppress(ValueError, OSError):
         return bool(_places(path, _column_names(path)))
     return False
@@ -213,12 +213,10 @@ def _parquet_rows(path: Path) -> Iterator[_Row]:
 
 @contextmanager
 def _parquet_file(path: Path) -> Iterator[Any]:
-    """Opens a Parquet file. Raises ValueError where pyarrow is not installed, or cannot read it."""
-    try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install 'xmixup_fast[parquet]'") from error
+    """Opens a Parquet file. Raises ValueError where it cannot be read."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
     try:
         with ParquetFile(path) as file:
             yield file

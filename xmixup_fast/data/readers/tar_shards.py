@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
+from typing import BinaryIO
 
 from ..dataset import BadFile, Dataset, FileImage, Findings, Image
 from ..formats import is_image
@@ -20,6 +23,7 @@ from .tree import extension, is_silent
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_Opens = Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,23 @@ def read_shards(name: str, image_field: str | None = None, needs_train: bool = T
     return collect(name, entries, bad, root=str(root.path), findings=findings, needs_train=needs_train)
 
 
+def read_open_shards(name: str, shards: Mapping[Path, _Opens], image_field: str | None, threads: int) -> Dataset:
+    """As :func:`read_shards`, of shards that are elsewhere, in threads; ``shards`` opens each, by a relative path."""
+    splits, guesses = _splits(name, list(shards), True)
+    bad: list[BadFile] = []
+
+    def listed(path: Path) -> tuple[list[Entry], list[str]]:
+        contents = _Shard(path, image_field, bad, shards[path])
+        return contents.entries(splits[path]), contents.class_folders()
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(listed, shards))
+    refuse([line for _, unlabelled in found for line in unlabelled], [])
+    return collect(
+        name, chain.from_iterable(entries for entries, _ in found), sorted(bad), findings=Findings({}, guesses)
+    )
+
+
 def _beside(folder: Path, shards: Iterable[Path]) -> tuple[Counter[tuple[str, str]], list[str]]:
     """What lies beside the shards of a folder; nothing for a pattern.
 
@@ -183,20 +204,28 @@ def _splits(name: str, paths: Sequence[Path], needs_train: bool) -> tuple[dict[P
     return {path: splits[part] for path, (part,) in parts.items()}, split_guesses(name, splits)
 
 
-def _expand(pattern: str) -> list[Path]:
-    """The paths that a pattern stands for: numbers and choices, missing files too, and all matches of a wildcard."""
-    if Path(pattern).is_file():
-        return [Path(pattern)]
+def expand_braces(pattern: str) -> list[str]:
+    """The names that numbers, such as {000..012}, and choices, such as {a,b}, stand for, in their order."""
     ends = _RANGE.search(pattern)
     if ends:
         first, last = ends.groups()
         numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
-        return [path for number in numbers for path in _expand(_RANGE.sub(number, pattern, count=1))]
+        return [name for number in numbers for name in expand_braces(_RANGE.sub(number, pattern, count=1))]
     choice = _CHOICE.search(pattern)
     if choice:
         start, end = pattern[: choice.start()], pattern[choice.end() :]
-        return [path for text in choice[1].split(",") for path in _expand(f"{start}{text}{end}")]
-    return [Path(path) for path in sorted(glob.glob(pattern))] if glob.has_magic(pattern) else [Path(pattern)]
+        return [name for text in choice[1].split(",") for name in expand_braces(f"{start}{text}{end}")]
+    return [pattern]
+
+
+def _expand(pattern: str) -> list[Path]:
+    """The paths that a pattern stands for: numbers and choices, missing files too, and all matches of a wildcard."""
+    names = [pattern] if Path(pattern).is_file() else expand_braces(pattern)
+    return [Path(path) for name in names for path in _matches(name)]
+
+
+def _matches(name: str) -> list[str]:
+    return sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).is_file() else [name]
 
 
 def _fixed_folder(pattern: str) -> Path:
@@ -222,10 +251,12 @@ class _Sample:
 class _Shard:
     """One shard, whose headers and labels are read. What cannot be used is appended to ``bad``."""
 
-    def __init__(self, path: Path, image_field: str | None, bad: list[BadFile]) -> None:
+    def __init__(self, path: Path, image_field: str | None, bad: list[BadFile], opens: _Opens | None = None) -> None:
         self.path = path
+        self._opens = opens or (lambda: path.open("rb"))
         self.image_field = image_field
         self.bad = bad
+        self._size = 0
         self.samples: dict[str, _Sample] = {}
         self.ignored: Counter[str] = Counter()
         """How many members are neither images nor labels, or are not looked at, by field, such as ".seg.png"."""
@@ -268,7 +299,9 @@ class _Shard:
 
         Raises TarError, EOFError, OSError or ValueError where the shard is damaged; samples before the damage are kept.
         """
-        with self.path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with self._opens() as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            self._size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all, perhaps millions
                 if not any(is_silent(part) for part in member.name.split("/") if part not in (".", "..")):
@@ -288,7 +321,7 @@ class _Shard:
         if not is_label and not (kind and is_image(f"x.{kind}", bytes)):
             self.ignored[f".{name}" if name else ""] += not member.isdir()
             return
-        reason = _unusable(member)
+        reason = unusable(member)
         if reason is not None:
             self.bad.append(BadFile(f"{self.path}/{member.name}", reason))
             return
@@ -300,7 +333,7 @@ class _Shard:
             sample.labels[name] = content.read() if content else b""
         else:
             sample.images[name] = ShardImage(self.path, member.name, member.offset_data, member.size)
-            if member.offset_data + member.size > self.path.stat().st_size:
+            if member.offset_data + member.size > self._size:
                 sample.reason = "the shard ends within it"
 
     def _image(self, sample: _Sample) -> ShardImage:
@@ -355,7 +388,7 @@ def _class_name(content: bytes, kind: str) -> str:
     return name
 
 
-def _unusable(member: tarfile.TarInfo) -> str | None:
+def unusable(member: tarfile.TarInfo) -> str | None:
     """Why a member cannot be used; None for a plain file inside of the archive."""
     if member.name.startswith("/") or ".." in member.name.split("/"):
         return "its name leads out of the archive"

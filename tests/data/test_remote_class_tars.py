@@ -1,0 +1,282 @@
+"""Class tars that lie elsewhere: the chosen images come as they are, little else moves, and nothing moves twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from class_tars import Images, made_images, tar_of, write_class_tars, write_large_tar
+from range_server import Fault, RangeServer, Request
+
+from xmixup_fast.data.catalog import Catalog
+from xmixup_fast.data.dataset import Dataset
+from xmixup_fast.data.remote import class_tars
+from xmixup_fast.data.remote.catalog import open_remote
+from xmixup_fast.data.remote.files import NoNetwork
+from xmixup_fast.data.remote.layout import Options
+
+CLASSES, IMAGES = 200, 6
+CHOSEN = [3, 50, 51, 120, 199]
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return made_images(CLASSES, IMAGES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Path:
+    """Holds tars/, a folder of class tars, large.tar, and large.tar in parts."""
+    root = tmp_path_factory.mktemp("root")
+    write_class_tars(root / "tars", images)
+    write_large_tar(root / "large.tar", images)
+    write_large_tar(root / "parts" / "large.tar", images, parts=3)
+    return root
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[RangeServer]:
+    with RangeServer(folder) as running:
+        yield running
+
+
+def contents(dataset: Dataset) -> dict[str, dict[str, bytes]]:
+    """The images' bytes by class and file name."""
+    found: dict[str, dict[str, bytes]] = {}
+    for sample in dataset.train:
+        path = Path(sample.image.name)
+        found.setdefault(dataset.classes[sample.label], {})[path.name] = sample.image.read()
+        assert path.is_relative_to(dataset.root)
+    return found
+
+
+def first(images: Images, labels: Iterable[int], limit: int | None = None) -> Images:
+    names = sorted(images)
+    return {names[i]: dict(list(images[names[i]].items())[:limit]) for i in labels}
+
+
+def size(images: Images) -> int:
+    return sum(len(data) for members in images.values() for data in members.values())
+
+
+@pytest.mark.parametrize("limit", [1, 4, None])
+@pytest.mark.parametrize("what", ["tars", "tars/n*.tar", "tars/n{00000000..00000199}.tar", "large.tar", "parts"])
+def test_of_the_chosen_classes_little_more_than_their_images_moves(
+    server: RangeServer, images: Images, tmp_path: Path, what: str, limit: int | None
+) -> None:
+    lines: list[str] = []
+    catalog = open_remote(f"{server.url}/{what}", tmp_path, lines.append)
+    assert catalog.classes == sorted(images) and not catalog.is_local
+    assert server.sent <= 513 * (CLASSES + 5)
+    server.forget()
+    got = catalog.fetch(CHOSEN, limit, lines.append)
+    wanted = first(images, CHOSEN, limit)
+    assert contents(got) == wanted and got.classes == catalog.classes and not got.bad
+    assert server.sent <= 1.2 * size(wanted)
+    assert any("5 classes, at most" in line and "MB" in line for line in lines)
+
+
+def test_known_classes_are_asked_for_by_name(server: RangeServer, images: Images, tmp_path: Path) -> None:
+    options = Options(classes=sorted(images))
+    catalog = open_remote(f"{server.url}/tars", tmp_path, print, options=options)
+    assert contents(catalog.fetch(CHOSEN, 2, print)) == first(images, CHOSEN, 2)
+    assert not any(one.path.endswith("/") or one.path == "/tars" for one in server.requests), "no listing"
+    server.forget()
+    large = open_remote(f"{server.url}/large.tar", tmp_path, print, options=options)
+    server.forget()
+    assert contents(large.fetch([3], 2, print)) == first(images, [3], 2)
+    assert len(server.gets) < 12, "the chain of headers is followed as far as the class"
+    unknown = Options(classes=[*sorted(images), "n99999999"])
+    for what, message in {"tars": r"n99999999\.tar: no such file", "large.tar": "no tar of the class n9999"}.items():
+        catalog = open_remote(f"{server.url}/{what}", tmp_path / "2", print, options=unknown)
+        with pytest.raises(FileNotFoundError, match=message):
+            catalog.fetch([CLASSES], 2, print)
+
+
+def test_several_classes_come_at_a_time(folder: Path, images: Images, tmp_path: Path) -> None:
+    with RangeServer(folder, rate=10e6) as server:
+        catalog = open_remote(f"{server.url}/tars", tmp_path, print)
+        assert contents(catalog.fetch(range(20), None, print)) == first(images, range(20))
+        assert server.most_in_flight == 8
+
+
+def test_what_is_there_is_never_fetched_again(server: RangeServer, images: Images, tmp_path: Path) -> None:
+    def fetched(labels: list[int], limit: int | None) -> int:
+        """Fetches with a new catalog; returns how many bytes of the class tars move."""
+        catalog = open_remote(f"{server.url}/tars", tmp_path, print)
+        server.forget()
+        assert contents(catalog.fetch(labels, limit, print)) == first(images, labels, limit)
+        return server.sent
+
+    assert fetched([3, 7], 2) > 0 == fetched([7, 3], 2) == fetched([3], 1)
+    assert fetched([3], 4) <= 1.1 * (size(first(images, [3], 4)) - size(first(images, [3], 2)))
+    assert fetched([3, 9], None) > 0 == fetched([3, 9], None) == fetched([3, 9], 1000)
+    assert fetched([9], 3) == 0
+    next((tmp_path / "sources").glob("*/images/n00000009/*.JPEG")).unlink()
+    assert fetched([3, 9], None) > 0, "a file that is gone comes again"
+
+
+def test_without_a_network_what_was_fetched_is_taken(folder: Path, images: Images, tmp_path: Path) -> None:
+    with RangeServer(folder) as server:
+        url = f"{server.url}/tars"
+        open_remote(url, tmp_path, print).fetch([3, 7], 2, print)
+    lines: list[str] = []
+    catalog = open_remote(f"{url}?signature=x", tmp_path, lines.append)
+    assert len(lines) == 1 and "nothing answers; takes what was fetched before" in lines[0]
+    assert catalog.classes == sorted(images)
+    assert contents(catalog.fetch([3, 7], 2, lines.append)) == first(images, [3, 7], 2)
+    for labels, limit in (([3], None), ([3], 3), ([3, 4], 2)):
+        with pytest.raises(NoNetwork, match="not all images of n0000000"):
+            catalog.fetch(labels, limit, lines.append)
+    with pytest.raises(NoNetwork, match="nothing answers"):
+        open_remote(url, tmp_path / "other", lines.append)
+
+
+def moved_twice(images: Images, requests: list[Request]) -> list[str]:
+    """Images all of whose bytes were sent more than once, of class tars."""
+    found = []
+    for name, members in images.items():
+        sent = [(one.begin, one.begin + one.sent) for one in requests if one.path.endswith(f"/{name}.tar")]
+        packed = tar_of(members) if sent else b""
+        for member, data in members.items() if sent else ():
+            begin = packed.index(data)
+            edges = {begin, *(place for pair in sent for place in pair if begin < place < begin + len(data))}
+            if all(sum(first <= place < last for first, last in sent) > 1 for place in edges):
+                found.append(member)
+    return found
+
+
+@pytest.mark.parametrize("k", range(1, 14, 2))
+def test_an_interrupted_fetch_goes_on(
+    server: RangeServer, images: Images, tmp_path: Path, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(class_tars, "PIECE", 100_000)
+    catalog = open_remote(f"{server.url}/tars", tmp_path, print)
+    server.forget()
+    server.fault = lambda request: Fault(status=403) if len(server.gets) > k else None
+    with pytest.raises(PermissionError):
+        catalog.fetch(CHOSEN, None, print)
+    server.fault = lambda request: None
+    catalog = open_remote(f"{server.url}/tars", tmp_path, print)
+    assert contents(catalog.fetch(CHOSEN, None, print)) == first(images, CHOSEN)
+    assert not moved_twice(images, server.gets)
+
+
+def test_a_killed_fetch_goes_on(server: RangeServer, images: Images, tmp_path: Path) -> None:
+    run = (
+        "import sys; from pathlib import Path; from xmixup_fast.data.remote import catalog, class_tars\n"
+        "class_tars.PIECE = 100_000\n"
+        "catalog.open_remote(sys.argv[1], Path(sys.argv[2]), print).fetch([3, 50, 51, 120, 199], None, print)"
+    )
+    server.fault = lambda request: Fault(stall=True) if len(server.gets) > 12 else None
+    command = [sys.executable, "-c", run, f"{server.url}/tars", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=Path(class_tars.__file__).parents[3], env=dict(os.environ))
+    deadline = time.monotonic() + 60
+    while len(server.gets) <= 16 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = list((tmp_path / "sources").glob("*/images/*/*.JPEG"))
+    assert 0 < len(before) < 5 * IMAGES
+    server.fault = lambda request: None
+    catalog = open_remote(f"{server.url}/tars", tmp_path, print)
+    assert contents(catalog.fetch(CHOSEN, None, print)) == first(images, CHOSEN)
+    assert not moved_twice(images, server.gets)
+
+
+def opened(root: Path, cache: Path) -> Catalog:
+    """The catalog of a local folder, which goes the same way as a remote one."""
+    return open_remote(str(root), cache, lambda line: None)
+
+
+def test_broken_tars_and_members_are_bad_files(tmp_path: Path) -> None:
+    good = made_images(1, 3, 2000)["n00000000"]
+    names = list(good)
+    packed = tar_of(good)
+    second = packed.index(names[1].encode())
+    odd = {"a.JPEG": b"not an image", "readme.txt": b"x", "e.jpg": b"", ".hidden.jpg": b"x", "x/b.jpg": b"yes"}
+    tars = {
+        "good": packed,
+        "cut": packed[: second + 1000],
+        "damaged": packed[:second] + b"?" * 512 + packed[second + 512 :],
+        "no_tar": b"<html>not found</html>" * 100,
+        "empty": b"",
+        "odd": tar_of(odd),
+    }
+    for name, data in tars.items():
+        (tmp_path / f"{name}.tar").write_bytes(data)
+    catalog = opened(tmp_path, tmp_path / "cache")
+    assert catalog.classes == sorted(tars)
+    dataset = catalog.fetch(range(len(tars)), None, lambda line: None)
+    assert contents(dataset) == {
+        "good": good,
+        "cut": {names[0]: good[names[0]]},
+        "damaged": {names[0]: good[names[0]]},
+        "odd": {"a.JPEG": b"not an image", "b.jpg": b"yes"},  # decoding finds the first
+    }
+    reasons = {Path(bad.name).relative_to(tmp_path).as_posix(): bad.reason for bad in dataset.bad}
+    assert reasons.pop("odd.tar/e.jpg") == "an empty file"
+    assert reasons.pop(f"cut.tar/{names[1]}") == "the tar ends within it"
+    assert f"neither a header nor the end at byte {second}" in reasons["damaged.tar"]
+    assert set(reasons) == {"damaged.tar", "no_tar.tar", "empty.tar"}
+    assert all("expected a whole, uncompressed tar file" in reason for reason in reasons.values())
+    assert opened(tmp_path, tmp_path / "cache").fetch(range(len(tars)), None, lambda line: None).bad == dataset.bad
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_tar_that_changes_while_it_is_fetched_is_an_error_and_comes_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int
+) -> None:
+    monkeypatch.setattr(class_tars, "PIECE", 30_000)
+    old, new = (made_images(2, 4, 20_000, seed) for seed in (1, 2))
+    root = write_class_tars(tmp_path / "root", old)
+    with RangeServer(root) as server:
+        catalog = open_remote(server.url, tmp_path / "cache", print)
+        server.forget()
+
+        def change(request: Request) -> None:
+            if len(server.gets) == k:
+                write_class_tars(root, new)
+
+        server.fault = change
+        with pytest.raises(OSError, match=r"n0000000\d\.tar: changed while it was read"):
+            catalog.fetch([0], None, print)
+        for _ in range(2):
+            assert contents(open_remote(server.url, tmp_path / "cache", print).fetch([0, 1], None, print)) == new
+
+
+def test_other_things_at_a_url_are_told_with_what_helps(tmp_path: Path) -> None:
+    photos = {f"{i}.jpg": b"x" for i in range(3)}
+    samples = {f"{i}.{end}": b"7" for i in range(3) for end in ("jpg", "cls")}
+    made = {"photos": photos, "shards": {"s-000.tar": tar_of(samples)}, "zip": {"a.zip": b"x"}, "empty": {}}
+    for name, files in made.items():
+        (tmp_path / name).mkdir()
+        for file, data in files.items():
+            (tmp_path / name / file).write_bytes(data)
+    expected = {
+        "photos": r"got 3 files \(\.jpg\); a folder of images has to be downloaded",
+        "shards": "looks like a tar shard.*xmixup index",
+        "zip": "a compressed archive",
+        "empty": "got no file",
+    }
+    with RangeServer(tmp_path) as server:
+        for root in (server.url, str(tmp_path)):
+            for name, message in expected.items():
+                with pytest.raises(ValueError, match=message):
+                    open_remote(f"{root}/{name}", tmp_path / "cache", print)
+            with pytest.raises(FileNotFoundError, match=r"nothing\.tar: no such file"):
+                open_remote(f"{root}/nothing.tar", tmp_path / "cache", print)
+
+
+def test_without_a_cache_a_temporary_folder_serves(folder: Path, images: Images) -> None:
+    catalog = open_remote(f"{folder}/tars", None, print)
+    dataset = catalog.fetch([0], 2, print)
+    root = Path(dataset.root)
+    assert contents(dataset) == first(images, [0], 2) and root.is_dir()
+    del catalog
+    assert contents(dataset) == first(images, [0], 2), "until the process ends"

@@ -1,0 +1,160 @@
+"""Fetching encoded images that lie within remote files into the image folder of a source."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from ..catalog import Log
+from ..dataset import BadFile
+from .cache import SafeNames, SourceFolder
+from .files import Range, RemoteFile, RemoteFiles
+
+SAY_SECONDS = 30.0
+"""Without a terminal, a line comes as often."""
+
+
+class Piece(NamedTuple):
+    """An encoded image within a remote file."""
+
+    label: str
+    """Name of its class."""
+    name: str
+    """Name of the image in its class, such as that of a tar member."""
+    file: RemoteFile
+    offset: int
+    """Position of its first byte in the file."""
+    size: int
+    """In bytes."""
+    member: str = ""
+    """The name that the tar header, the 512 bytes before ``offset``, must tell; "" where there is no such header."""
+
+
+def fetch_pieces(
+    files: RemoteFiles, pieces: Sequence[Piece], folder: SourceFolder, limit: int | None, log: Log
+) -> list[BadFile]:
+    """Fetches the images of some classes, and notes that these classes are complete. What is there is not fetched.
+
+    Args:
+        files: reads the pieces' files.
+        pieces: all images that are wanted of each class, in the source's order. Each class has at least one.
+        folder: gets the images.
+        limit: how many images of each class were asked for; None for all.
+        log: gets lines for the user.
+
+    Returns pieces that are broken. Raises OSError or ValueError where something cannot be fetched, or a file has
+    changed meanwhile; what has come by then is kept.
+    """
+    names = _file_names(pieces)
+    reasons = {i: reason for i, piece in enumerate(pieces) if (reason := _fault(piece))}
+    missing = [
+        i for i, piece in enumerate(pieces) if i not in reasons and not folder.has(piece.label, names[i], piece.size)
+    ]
+    header = [tarfile.BLOCKSIZE if pieces[i].member else 0 for i in missing]
+    ranges = [
+        Range(pieces[i].file.path, pieces[i].offset - extra, pieces[i].offset + pieces[i].size)
+        for i, extra in zip(missing, header, strict=True)
+    ]
+    total = sum(one.end - one.begin for one in ranges)
+    if missing:
+        log(to_fetch(len(missing), total, len(pieces) - len(reasons) - len(missing)))
+    with progress(total, log) as on_bytes:
+        for at, data in files.read_ranges(ranges, on_bytes):
+            i, extra = missing[at], header[at]
+            reason = _header_fault(data[:extra], pieces[i]) if extra else None
+            if reason:
+                reasons[i] = reason
+            else:
+                folder.write(pieces[i].label, names[i], data[extra:])
+    for file in dict.fromkeys(pieces[i].file for i in missing):
+        try:
+            files.check_unchanged(file)
+        except OSError:
+            for i in (i for i in missing if pieces[i].file == file):
+                (folder.class_folder(pieces[i].label) / names[i]).unlink(missing_ok=True)
+            raise
+    bad = {i: BadFile(f"{files.shown(pieces[i].file.path)}/{pieces[i].name}", reasons[i]) for i in sorted(reasons)}
+    for label in dict.fromkeys(piece.label for piece in pieces):
+        own = [i for i, piece in enumerate(pieces) if piece.label == label]
+        whole = [(names[i], pieces[i].size) for i in own if i not in bad]
+        folder.complete(label, whole, limit, [bad[i] for i in own if i in bad])
+    return list(bad.values())
+
+
+def to_fetch(images: int, size: float, there: int = 0) -> str:
+    """A line on how much will be fetched."""
+    return f"fetching {images} images, {size / 1e6:.1f} MB" + (f" ({there} are there)" if there else "")
+
+
+@contextmanager
+def progress(total: int | None, log: Log) -> Iterator[Callable[[int], object]]:
+    """Gives a function that is told how many bytes have come: a bar on a terminal, else a line every half minute.
+
+    Args:
+        total: bytes to come; None where that is not known.
+        log: gets the lines.
+    """
+    from tqdm.auto import tqdm
+
+    has_bar = sys.stderr.isatty() or "ipykernel" in sys.modules
+    started, ended = time.monotonic(), threading.Event()
+    with tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=not has_bar, desc="fetching") as bar:
+        come, lock = 0, threading.Lock()
+
+        def on_bytes(count: int) -> None:
+            nonlocal come
+            with lock:  # several threads fetch
+                come += count
+                bar.update(count)
+
+        def say() -> None:
+            while not ended.wait(SAY_SECONDS):
+                seconds = time.monotonic() - started
+                of = f" of {total / 1e6:.1f}" if total else ""
+                left = f", {tqdm.format_interval((total - come) * seconds / come)} left" if total and come else ""
+                log(f"fetched {come / 1e6:.1f}{of} MB{left}")
+
+        if not has_bar:
+            threading.Thread(target=say, daemon=True).start()
+        try:
+            yield on_bytes
+        finally:
+            ended.set()
+
+
+def _file_names(pieces: Sequence[Piece]) -> list[str]:
+    """The file name of each piece. The names of a class follow from the pieces of this class and their order alone."""
+    names: dict[str, SafeNames] = {}
+    return [names.setdefault(piece.label, SafeNames())(piece.name) for piece in pieces]
+
+
+def _fault(piece: Piece) -> str | None:
+    """Why a piece cannot be whole, by what is known before it is fetched; None where it may be."""
+    if piece.size <= 0:
+        return "an empty file"
+    if piece.offset + piece.size > piece.file.size or piece.offset < (tarfile.BLOCKSIZE if piece.member else 0):
+        return f"its file ends within it, at byte {piece.file.size}: the file is cut off, or the index of another one"
+    return None
+
+
+def _header_fault(header: bytes, piece: Piece) -> str | None:
+    """Why a tar header is not that of a piece; None where it is."""
+    older = "the index is older than the shards: run xmixup index again"
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return f"no tar header before it; {older}"
+    # The header of a long name, or one that is not ASCII, need not hold all of it.
+    is_named = not piece.member.isascii() or len(piece.member) > 99 or _plain(info.name) == _plain(piece.member)
+    if not info.isreg() or info.size != piece.size or not is_named:
+        return f"the tar header before it names {info.name}, {info.size} bytes; {older}"
+    return None
+
+
+def _plain(member: str) -> str:
+    return member.removeprefix("./")

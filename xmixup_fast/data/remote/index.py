@@ -1,0 +1,141 @@
+"""The index of tar shards: a Parquet file that tells which images each class has, and where they lie in which shard.
+
+Rows are sorted by class, shard and offset. Row groups are cut at classes, and the metadata hold each class's number of
+images: so the end of the file tells where a class is, and only the groups of the classes that are asked for are read.
+The key ``xmixup_fast`` of the metadata holds JSON: ``format`` (1), ``folder`` (where the shards are; null if they lie
+beside the index), ``classes`` (images by class) and ``shards`` (size and, where it is known, md5 or etag by name).
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...runtime.files import atomic_write
+from ..layout import some
+from .columns import INDEX_KEY, Columns
+from .files import RemoteFiles
+
+NAME = "index.parquet"
+"""Name of the index of a folder of shards."""
+_COLUMNS = ("class", "shard", "member", "offset", "size")
+_GROUP_ROWS = 1000
+"""Rows of a row group, at least, but for the last one."""
+
+
+class Row(NamedTuple):
+    """An image in a shard."""
+
+    class_name: str
+    shard: str
+    """Name of the shard below the folder of the shards, with slashes."""
+    member: str
+    offset: int
+    """Position of the image's first byte in the shard. Its tar header is in the 512 bytes before."""
+    size: int
+    """Number of bytes."""
+
+
+def write_index(
+    path: Path, rows: Iterable[Row], shards: Mapping[str, Mapping[str, int | str]], folder: str | None = None
+) -> None:
+    """Writes an index, in one piece.
+
+    Args:
+        path: the file.
+        rows: the images, in any order.
+        shards: of each shard ``size`` and, where it is known, ``md5`` or ``etag``.
+        folder: of the shards, a path or URL, if it is not the index's.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = sorted(rows, key=lambda row: (row.class_name, row.shard, row.offset))
+    classes = Counter(row.class_name for row in rows)
+    about = {"format": 1, "folder": folder, "classes": dict(classes), "shards": shards}
+    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.string(), pyarrow.int64(), pyarrow.int64())
+    schema = pyarrow.schema(
+        list(zip(_COLUMNS, kinds, strict=True)),
+        {INDEX_KEY: json.dumps(about, ensure_ascii=False, separators=(",", ":"))},
+    )
+    group: list[Row] = []
+    with (
+        atomic_write(path) as aside,
+        parquet.ParquetWriter(aside, schema, compression="zstd", write_statistics=False) as writer,
+    ):
+        for _, same in groupby(rows, key=lambda row: row.class_name):
+            group += same
+            if len(group) >= _GROUP_ROWS:
+                writer.write_table(_table(group, schema), row_group_size=len(group))
+                group = []
+        if group:
+            writer.write_table(_table(group, schema), row_group_size=len(group))
+
+
+def _table(rows: Sequence[Row], schema: Any) -> Any:
+    import pyarrow
+
+    return pyarrow.table([list(column) for column in zip(*rows, strict=True)], schema=schema)
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index whose end has been read; its rows have not."""
+
+    name: str
+    classes: list[str]
+    """Sorted class names."""
+    counts: list[int]
+    """Images of each class."""
+    shards: dict[str, dict[str, Any]]
+    """``size`` of each shard by its name, and ``md5`` or ``etag`` where it is known."""
+    folder: str | None
+    """Where the shards are; None if they lie beside the index."""
+    _files: RemoteFiles
+    _columns: Columns
+
+    @classmethod
+    def open(cls, files: RemoteFiles, path: str) -> Index:
+        """Reads the end of an index. Raises OSError, and ValueError for a file that is no index, or is damaged."""
+        columns = Columns(files, files.info(path))
+        about, names = json.loads(columns.texts.get(INDEX_KEY, b"null")), columns.schema.names
+        if not isinstance(about, dict) or tuple(names) != _COLUMNS:
+            expected = "expected an index that xmixup index wrote"
+            raise ValueError(f"{columns.name}: {expected}, got a table of {some(names, 10) or 'no column'}")
+        if about.get("format") != 1:
+            raise ValueError(f"{columns.name}: has format {about.get('format')}, but this version reads 1: update it")
+        counts = about["classes"]
+        names = list(counts)
+        return cls(columns.name, names, list(counts.values()), about["shards"], about["folder"], files, columns)
+
+    def rows(self, labels: Sequence[int], limit: int | None) -> list[Row]:
+        """The first ``limit`` images, or all, of some classes. ``labels`` are positions in ``classes``.
+
+        Reads only the row groups of these classes. Raises OSError, and ValueError where the index is damaged.
+        """
+        ends, group_ends = list(accumulate(self.counts)), list(accumulate(self._columns.rows))
+        groups = {label: bisect_left(group_ends, ends[label]) for label in labels}
+        if any(group == len(group_ends) for group in groups.values()):
+            raise ValueError(f"{self.name}: damaged: has {sum(self._columns.rows)} rows, and should have {ends[-1]}")
+        of_group = self._read(sorted(set(groups.values())))
+        found: list[Row] = []
+        for label, group in groups.items():
+            start = ends[label] - self.counts[label] - group_ends[group] + self._columns.rows[group]
+            rows = of_group[group][max(start, 0) : start + self.counts[label]]
+            if [row.class_name for row in rows] != [self.classes[label]] * self.counts[label]:
+                raise ValueError(f"{self.name}: damaged: its rows of {self.classes[label]} are not where it says")
+            found += rows[:limit]
+        return found
+
+    def _read(self, groups: Sequence[int]) -> dict[int, list[Row]]:
+        """The rows of some row groups."""
+        ranges = [one for group in groups for one in self._columns.ranges(group, _COLUMNS)]
+        data = {ranges[i].begin: part for i, part in self._files.read_ranges(ranges)}
+        columns = {group: self._columns.values(group, _COLUMNS, data) for group in groups}
+        return {group: [Row(*row) for row in zip(*values, strict=True)] for group, values in columns.items()}

@@ -1,0 +1,86 @@
+"""Tar shards in WebDataset's format that have an index beside them, which ``xmixup index`` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+from ..catalog import Log
+from .cache import SourceFolder
+from .fetch import Piece, fetch_pieces
+from .files import RemoteFile, RemoteFiles
+from .index import NAME, Index
+from .layout import Layout, Options
+
+
+def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
+    """The layout of shards, of which the end of the index has been read.
+
+    Args:
+        files: reads them.
+        paths: of the index, or of the shards that it lies beside, or of both.
+        folder: not used, since nothing is kept but images.
+        options: not used, since an index names its classes.
+        log: not used, since nothing is guessed.
+
+    Raises OSError where there is no index, and ValueError where it is damaged, or names shards outside of its folder.
+    """
+    path = next((path for path in paths if files.name(path) == NAME or path.endswith(".parquet")), None)
+    base, _, _ = (path or paths[0]).rpartition("/")
+    if path is None:
+        path = f"{base}/{NAME}"
+        try:
+            files.info(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{files.shown(path)}: no such file: shards need an index beside them, which xmixup index writes where "
+                "they are"
+            ) from error
+    index = Index.open(files, path)
+    outside = [name for name in index.shards if name.startswith("/") or ".." in PurePosixPath(name).parts]
+    if outside:
+        raise ValueError(f"{index.name}: names a shard outside of its folder, {outside[0]}")
+    if index.folder is not None and files.protocol != "file":
+        raise ValueError(
+            f"{index.name}: was written for shards in {index.folder}, not beside it: run xmixup index "
+            "without --output, and copy index.parquet to the shards"
+        )
+    return _Shards(files, index, index.folder or base)
+
+
+@dataclass
+class _Shards(Layout):
+    """Shards and their index."""
+
+    files: RemoteFiles
+    index: Index
+    base: str
+    """Folder of the shards."""
+
+    def __post_init__(self) -> None:
+        self.classes, self.counts = self.index.classes, list(self.index.counts)
+        self.size = sum(int(shard["size"]) for shard in self.index.shards.values())
+
+    def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
+        rows = self.index.rows(labels, limit)
+        names = list(dict.fromkeys(row.shard for row in rows))
+        shards = dict(zip(names, self._checked(names), strict=True))
+        pieces = [
+            Piece(row.class_name, row.member, shards[row.shard], row.offset, row.size, row.member) for row in rows
+        ]
+        fetch_pieces(self.files, pieces, folder, limit, log)
+
+    def _checked(self, names: Sequence[str]) -> list[RemoteFile]:
+        """Size and version of some shards. Raises ValueError where the index is of others."""
+        is_http = self.files.protocol.startswith("http")
+        found = self.files.infos(f"{self.base}/{quote(name) if is_http else name}" for name in names)
+        for name, shard in zip(names, found, strict=True):
+            expected = self.index.shards[name]["size"]
+            if shard.size != expected:
+                raise ValueError(
+                    f"{self.index.name}: the index is older than the shards: {name} has {shard.size} bytes, and "
+                    f"had {expected} when xmixup index wrote it: run it again"
+                )
+        return found
