@@ -15,7 +15,7 @@ from made import SOURCE, TARGET, write_folder
 from small_runs import arguments
 
 import xmixup_fast
-from xmixup_fast import ImagePool, Prediction, Predictions, Result, XMixup
+from xmixup_fast import EvaluationResult, ImagePool, Prediction, Predictions, Result, XMixup
 from xmixup_fast.data.dataset import BadFile
 
 PICTURE = re.compile(r'<img alt="([^"]*)" src="data:image/(?:png|jpeg);base64,[A-Za-z0-9+/=]+"')
@@ -145,6 +145,17 @@ def test_an_evaluation_is_the_runs_own_and_writes_nothing(run: Result, place: Pa
     text, pictures = shown(evaluation)
     assert text.startswith("Evaluation of ") and f"{evaluation.accuracy:.2f} % of {len(evaluation)} images" in text
     assert pictures == ["confusion matrix"]
+
+
+def test_an_evaluation_names_its_worst_class() -> None:
+    labels, predicted = torch.tensor([0, 0, 0, 2, 2]), torch.tensor([0, 0, 2, 2, 2])
+    ones = torch.ones(5)
+    result = EvaluationResult(["a", "none", "b"], torch.arange(5), labels, predicted, ones, ones, target="t", split="s")
+    assert repr(result).splitlines() == [
+        "Evaluation of t (s): 80.00 % of 5 images",
+        "  mean of the 2 classes 83.33 %, loss 1.0000",
+        "  lowest: a, 66.67 %, most often taken for b",
+    ]
 
 
 def test_an_evaluation_takes_the_commands_options(run: Result, data: Path, place: Path) -> None:

@@ -32,14 +32,18 @@ class EvaluationResult(Evaluation):
     """Where evaluation.json and the confusion matrix were written; None where they were not."""
 
     def __repr__(self) -> str:
-        rows = [row for row in self.per_class() if row.accuracy is not None]
+        matrix = self.confusion_matrix()
+        counts, right = matrix.sum(1), matrix.diagonal()
         lines = [
             f"Evaluation of {self.target} ({self.split}): {self.accuracy:.2f} % of {len(self)} images",
-            f"  mean of the {len(rows)} classes {self.balanced_accuracy:.2f} %, loss {self.loss:.4f}",
+            f"  mean of the {int((counts > 0).sum())} classes {self.balanced_accuracy:.2f} %, loss {self.loss:.4f}",
         ]
-        worst = min(rows, key=lambda row: row.accuracy or 0.0)
-        if worst.taken_for:
-            lines.append(f"  lowest: {worst.name}, {worst.accuracy:.2f} %, most often taken for {worst.taken_for}")
+        shares = (right / counts).nan_to_num(1.0)  # a class without images has none
+        worst = int(shares.argmin())
+        if shares[worst] < 1:
+            taken_for = self.classes[int((matrix - right.diag())[worst].argmax())]
+            share = f"{100 * float(shares[worst]):.2f} %"
+            lines.append(f"  lowest: {self.classes[worst]}, {share}, most often taken for {taken_for}")
         return "\n".join(lines + ([f"  {self.folder}"] if self.folder else []))
 
     def _repr_html_(self) -> str:
