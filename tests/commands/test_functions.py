@@ -147,10 +147,15 @@ def test_an_evaluation_is_the_runs_own_and_writes_nothing(run: Result, place: Pa
     assert pictures == ["confusion matrix"]
 
 
-def test_an_evaluation_names_its_worst_class() -> None:
-    labels, predicted = torch.tensor([0, 0, 0, 2, 2]), torch.tensor([0, 0, 2, 2, 2])
-    ones = torch.ones(5)
-    result = EvaluationResult(["a", "none", "b"], torch.arange(5), labels, predicted, ones, ones, target="t", split="s")
+def test_an_evaluation_names_its_worst_class(run: Result) -> None:
+    changed = {
+        "classes": ["a", "none", "b"],
+        "positions": torch.arange(5),
+        "labels": torch.tensor([0, 0, 0, 2, 2]),
+        "predicted": torch.tensor([0, 0, 2, 2, 2]),
+        "losses": torch.ones(5),
+    }
+    result = EvaluationResult(**vars(run.evaluation) | changed, target="t", split="s")
     assert repr(result).splitlines() == [
         "Evaluation of t (s): 80.00 % of 5 images",
         "  mean of the 2 classes 83.33 %, loss 1.0000",
