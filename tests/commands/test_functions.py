@@ -105,7 +105,10 @@ def test_a_selection_is_ready_for_a_loop_and_writes_nothing(
     for name, row in zip(sorted(TARGET), selection.relatives, strict=True):
         assert [selection.classes[i] for i in row] == [one["class"] for one in selection.report["classes"][name]]
     assert [sorted(SOURCE)[i] for i in selection.outputs] == selection.classes  # the made classifier's
-    aux = ImagePool.from_folder(data / "source", classes=selection.classes, log=lambda _: None)
+    aux = selection.pool("full", log=lambda _: None)
+    folder = ImagePool.from_folder(data / "source", resize="full", classes=selection.classes, log=lambda _: None)
+    assert aux.classes == folder.classes and torch.equal(aux.pixels, folder.pixels)
+    assert torch.equal(aux.labels, folder.labels)
     images, mixed = XMixup(aux, selection.relatives, size=32, mean=(0,) * 3, std=(1,) * 3)(
         torch.zeros(3, 40, 40, 3, dtype=torch.uint8), [0, 1, 2]
     )
@@ -126,6 +129,17 @@ def test_single_images_have_classes_and_no_relatives(data: Path, place: Path) ->
     assert set(selection.classes) <= set(SOURCE) and shown(selection)[1] == ["contact sheet"]
     with pytest.raises(ValueError, match="relatives: expected chosen classes, got single images"):
         _ = selection.relatives
+    pool = selection.pool(log=lambda _: None)
+    assert len(pool) == len({one["image"] for row in selection.report["classes"].values() for one in row})
+
+
+def test_images_that_spoil_later_are_named(data: Path, place: Path) -> None:
+    shutil.copytree(data / "source", place / "source")
+    selection = select(data, source=str(place / "source"))
+    file = place / "source" / selection.classes[0] / "000.png"
+    file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=f"pool: these images cannot be decoded:\n  {file}: "):
+        selection.pool(log=lambda _: None)
 
 
 def test_outputs_of_an_unknown_class_are_refused(data: Path, place: Path) -> None:

@@ -43,7 +43,7 @@ def readme_loop() -> str:
         'source="imagenet/train/", model="resnet50"': "**small",
         "size=224": "size=32",
         '"photos/")': '"photos/", resize=36)',
-        '"imagenet/train/", classes': '"imagenet/train/", resize=36, classes',
+        "chosen.pool()": "chosen.pool(resize=36)",
         "range(10)": "range(2)",
     }
     for before, after in small.items():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from ..data.dataset import Dataset
+from ..data.folder_pool import decoded_pool
 from ..evaluation import Evaluation
+from ..ops.image_pool import ImagePool
 from ..selection.choice import Selection
 from . import figures
 from .html import jpeg_url, png_url
@@ -80,8 +82,8 @@ class SelectionResult:
 
     @property
     def relatives(self) -> list[list[int]]:
-        """For each target class, positions in ``classes``: what :class:`XMixup` takes as ``source_classes``, with
-        the pool ``ImagePool.from_folder(source, classes=result.classes)``.
+        """For each target class, positions in ``classes``: what :class:`XMixup` takes as ``source_classes``, with the
+        images of :meth:`pool`.
 
         Raises ValueError for a selection of single images.
         """
@@ -104,6 +106,29 @@ class SelectionResult:
                 f"weights with {len(self.classes)} outputs"
             )
         return [self.known_outputs[name] for name in self.classes]
+
+    def pool(
+        self,
+        resize: int | Literal["full"] = 256,
+        *,
+        decoder: Literal["auto", "dali", "torchcodec", "torchvision", "pillow"] = "auto",
+        log: Callable[[str], object] = print,
+    ) -> ImagePool:
+        """The auxiliary images, decoded, labelled with positions in ``classes``, on the CPU.
+
+        Args:
+            resize: short side of the decoded images, in pixels; ``full`` for images of their own size.
+            decoder: what decodes JPEG files; auto takes the first of these that is installed.
+            log: gets lines for the user.
+
+        Raises ValueError, which lists them, for images that cannot be decoded.
+        """
+        position = {label: i for i, label in enumerate(self._labels())}
+        samples = [one._replace(label=position[one.label]) for one in self.selection.samples(self.source)]
+        pool, bad = decoded_pool(samples, self.classes, "auxiliary images", resize=resize, decoder=decoder, log=log)
+        if bad:
+            raise ValueError("\n  ".join(["pool: these images cannot be decoded:", *(f"{a}: {b}" for a, b in bad)]))
+        return pool
 
     def _labels(self) -> Sequence[int]:
         chosen = {position for row in self.selection.chosen for position in row}
