@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -280,3 +281,48 @@ def test_without_a_cache_a_temporary_folder_serves(folder: Path, images: Images)
     assert contents(dataset) == first(images, [0], 2) and root.is_dir()
     del catalog
     assert contents(dataset) == first(images, [0], 2), "until the process ends"
+
+
+PROCESS = """
+import json, sys
+from pathlib import Path
+from xmixup_fast.data.remote.catalog import open_remote
+from xmixup_fast.runtime import distributed
+
+def one(url, cache):
+    try:
+        catalog = open_remote(url, Path(cache) if cache else None, print)
+        dataset = catalog.fetch([0, 1], 2, print)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return [len(catalog.classes), dataset.root, [sample.image.read().hex()[:64] for sample in dataset.train]]
+
+with distributed.processes():
+    said = distributed.gather_objects([one(*case) for case in json.loads(sys.argv[1])])
+    if distributed.rank() == 0:
+        print("RESULT" + json.dumps(said))
+"""
+
+
+def test_of_the_processes_of_a_machine_one_fetches(server: RangeServer, images: Images, tmp_path: Path) -> None:
+    script, cache = tmp_path / "process.py", str(tmp_path / "cache")
+    script.write_text(PROCESS)
+    cases = [(f"{server.url}/tars", cache), (f"{server.url}/large.tar", ""), (str(tmp_path / "missing"), cache)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = str(Path(class_tars.__file__).parents[3])
+    done = subprocess.run(
+        [*launcher, str(script), json.dumps(cases)],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "RESULT" in line)
+    first_process, second = json.loads(line.partition("RESULT")[2])
+    assert first_process[:2] == second[:2]
+    wanted = first(images, [0, 1], 2)
+    expected = [data.hex()[:64] for members in wanted.values() for data in members.values()]
+    assert all(classes == CLASSES and got == expected for classes, _, got in first_process[:2])
+    assert server.sent <= 2 * 1.2 * size(wanted) + 513 * (CLASSES + 10)
+    assert "no such file" in first_process[2] and "first process did not fetch it" in second[2]

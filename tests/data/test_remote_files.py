@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from class_tars import made_images, tar_of
 from range_server import Fault, RangeServer
 
 from xmixup_fast.data.remote import files as module
+from xmixup_fast.data.remote.catalog import open_remote
 from xmixup_fast.data.remote.files import NoNetwork, Range, RemoteFiles
 
 DATA = bytes(range(256)) * 4000
@@ -243,6 +245,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     filesystem = fsspec.filesystem("s3", skip_instance_cache=True)
     filesystem.mkdir("bucket")
     yield filesystem
+    filesystem.rm("bucket", recursive=True)  # moto keeps buckets for the whole process
     server.stop()
 
 
@@ -263,6 +266,17 @@ def test_files_of_s3_are_read_by_ranges(bucket: Any) -> None:
     bucket.pipe_file("bucket/x/a.tar", DATA[:-1])
     with pytest.raises(OSError, match="changed while it was read"):
         files.check_unchanged(info)
+
+
+def test_class_tars_of_s3_come_as_they_are(bucket: Any, tmp_path: Path) -> None:
+    images = made_images(4, 3)
+    for name, members in images.items():
+        bucket.pipe_file(f"bucket/x/{name}.tar", tar_of(members))
+    catalog = open_remote("s3://bucket/x", tmp_path, lambda line: None)
+    assert catalog.classes == sorted(images)
+    dataset = catalog.fetch([1, 3], 2, lambda line: None)
+    expected = [images[name][f"{name}_{i}.JPEG"] for name in ("n00000001", "n00000003") for i in range(2)]
+    assert [sample.image.read() for sample in dataset.train] == expected and not dataset.bad
 
 
 def test_fsspec_is_asked_for_no_more_than_the_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
