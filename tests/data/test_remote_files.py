@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from range_server import Fault, RangeServer
 
 from xmixup_fast.data.remote import files as module
 from xmixup_fast.data.remote.catalog import open_remote
-from xmixup_fast.data.remote.files import NoNetwork, Range, RemoteFiles
+from xmixup_fast.data.remote.errors import explained, is_of_connection, is_transient
+from xmixup_fast.data.remote.files import NoNetwork, Range, RemoteFiles, public_url
 
 DATA = bytes(range(256)) * 4000
 
@@ -92,6 +95,55 @@ def test_five_tries_are_made_and_a_server_may_ask_to_wait(server: RangeServer, w
     assert len(server.gets) == 5 and waits == [7, 30, 7, 30]
 
 
+def test_a_date_to_wait_for_is_obeyed(server: RangeServer, waits: list[float]) -> None:
+    files = RemoteFiles(f"{server.url}/a.tar")
+    files.info()
+    dates = [formatdate(time.time() + seconds, usegmt=True) for seconds in (5, 900, -900)]
+    faults = iter([*(Fault(status=429, headers={"Retry-After": date}) for date in [*dates, "soon"]), None])
+    server.fault = lambda request: next(faults)
+    assert files.read(files.path, 100, 2000) == DATA[100:2000]
+    assert 3 <= waits[0] <= 5 and waits[1:] == [30, 0, 1]
+
+
+def test_after_an_error_nothing_goes_on(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xmixup_fast.data.remote.ranges.LARGEST_BLOCK", 10_000)
+    files = RemoteFiles(f"{server.url}/a.tar")
+    ranges = [Range(files.path, 0, files.info().size)]
+    # One block is refused; others would be tried again for more than a minute.
+    refused = iter([Fault(status=403)])
+    server.fault = lambda request: next(refused, Fault(status=503, headers={"Retry-After": "20"}))
+    started = time.monotonic()
+    with pytest.raises(PermissionError):
+        list(files.read_ranges(ranges))
+    assert time.monotonic() - started < 10
+    asked = len(server.gets)
+    time.sleep(0.3)
+    assert len(server.gets) == asked
+
+
+def test_a_certificate_that_cannot_be_verified_is_told_at_once() -> None:
+    error = ssl.SSLCertVerificationError("self-signed")
+    assert not is_transient(error) and not is_of_connection(error)
+    wrapped = FileNotFoundError("https://host/x")
+    wrapped.__cause__ = error
+    assert "certificate cannot be verified" in str(explained(wrapped, "https://host/x"))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:pw@host:8/a/b.tar?sig=x#y", "https://host:8/a/b.tar"),
+        ("http://host?sig=x", "http://host"),
+        ("ftp://me:pw@host/a", "ftp://host/a"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("hf://datasets/a/b@main/c", "hf://datasets/a/b@main/c"),
+        ("/a/b?c.tar", "/a/b?c.tar"),
+    ],
+)
+def test_urls_are_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert public_url(url) == shown
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "message"),
     [
@@ -111,9 +163,11 @@ def test_what_will_not_pass_is_tried_once(
     with pytest.raises(kind, match=message):
         files.read(files.path, 100, 200)
     assert len(server.gets) == 1 and not waits
-    server.fault = lambda request: None
-    with pytest.raises(FileNotFoundError, match=r"b\.tar: no such file"):
-        files.info(f"{server.url}/b.tar")
+    server.forget()
+    server.heads = False
+    with pytest.raises(kind, match=message):
+        files.info()
+    assert len(server.gets) == 1 and not waits
 
 
 def test_a_range_behind_the_end_is_an_error_at_once(server: RangeServer, waits: list[float]) -> None:

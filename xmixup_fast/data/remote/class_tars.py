@@ -67,7 +67,7 @@ class ClassTars(Layout):
 
     def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
         names = [self.classes[label] for label in labels]
-        tars = dict(in_flight(lambda name: (name, self._find(name)), names))
+        tars = dict(in_flight(lambda name: (name, self._find(name)), names, threading.Event()))
         bound = sum(tar.size for tar in tars.values())
         what = "all images" if limit is None else f"up to {limit} images, the first ones,"
         log(f"fetching {what} of each of {len(names)} classes, at most {bound / 1e6:.1f} MB")
@@ -75,13 +75,9 @@ class ClassTars(Layout):
             ended = threading.Event()
 
             def one(name: str) -> None:
-                try:
-                    _ClassFetch(name, tars[name], folder, limit).run(on_bytes, ended, lambda: self._check(name))
-                except BaseException:
-                    ended.set()
-                    raise
+                _ClassFetch(name, tars[name], folder, limit).run(on_bytes, ended, lambda: self._check(name))
 
-            for _ in in_flight(one, names):
+            for _ in in_flight(one, names, ended):
                 pass
 
 

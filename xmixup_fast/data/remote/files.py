@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +24,7 @@ from .errors import (
     is_transient,
     seconds_to_wait,
 )
-from .ranges import Range, RangeFile, blocks
+from .ranges import Block, Range, RangeFile, blocks
 
 __all__ = ["NoNetwork", "Range", "RemoteFile", "RemoteFiles"]
 
@@ -42,6 +41,7 @@ _FILES = (".tar", ".parquet", ".tgz", ".zip", ".gz", ".xz", ".bz2", ".zst", ".00
 """How names end that are never asked whether they are folders."""
 _FAULTS = (TypeError, AttributeError, NameError, AssertionError, MemoryError)
 """Errors of programs, not of files."""
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -76,7 +76,7 @@ class RemoteFiles:
         self._lock = threading.Lock()
         self.url = self._without_secrets(url)
         """The URL, without query and password."""
-        self.fs, self.path = self._filesystem()
+        self.fs, self.path = self._filesystem(url)
         """The filesystem, and the URL's path on it, which may be a pattern."""
         if self.protocol == "hf":
             self.path = self._request(self._pinned, self.url)
@@ -137,13 +137,16 @@ class RemoteFiles:
         """A path as messages show it."""
         return path if "://" in path or self.protocol == "file" else f"{self.protocol}://{path}"
 
-    def read(self, path: str, begin: int, end: int) -> bytes:
-        """The bytes from ``begin`` up to and without ``end``, in one request. Raises OSError where there are fewer."""
+    def read(self, path: str, begin: int, end: int, ended: threading.Event | None = None) -> bytes:
+        """The bytes from ``begin`` up to and without ``end``, in one request; not tried again after ``ended`` is set.
+
+        Raises OSError where there are fewer.
+        """
         if begin >= end:
             return b""
         try:
             if path not in self._whole:
-                return self._request(lambda: self._verified(path, begin, end), self.shown(path))
+                return self._request(lambda: self._verified(path, begin, end), self.shown(path), ended)
         except NoRanges:
             self._fetch_whole(path)
         with self._whole[path].open("rb") as file:
@@ -164,10 +167,12 @@ class RemoteFiles:
         yield from ((i, b"") for i, one in enumerate(ranges) if one.begin >= one.end)
         rest: dict[int, tuple[bytearray, int]] = {}
 
-        def read(block: Any) -> tuple[Any, bytes]:
-            return block, self.read(block.path, block.begin, block.end)
+        ended = threading.Event()
 
-        for block, data in in_flight(read, blocks(ranges)):
+        def read(block: Block) -> tuple[Block, bytes]:
+            return block, self.read(block.path, block.begin, block.end, ended)
+
+        for block, data in in_flight(read, blocks(ranges), ended):
             on_bytes(len(data))
             for i, begin, end in block.parts:
                 part = data[begin - block.begin : end - block.begin]
@@ -201,7 +206,7 @@ class RemoteFiles:
         shown, real, query = self._secret
         return f"{real}{path.removeprefix(shown)}{query}" if shown else path
 
-    def _filesystem(self) -> tuple[Any, str]:
+    def _filesystem(self, url: str) -> tuple[Any, str]:
         """The filesystem of the URL, with timeouts of our own, and the path of the URL on it."""
         import fsspec
 
@@ -220,7 +225,8 @@ class RemoteFiles:
                 limits = {"connect_timeout": CONNECT_SECONDS, "read_timeout": IDLE_SECONDS}
                 tries = {"retries": {"mode": "standard", "total_max_attempts": 1}}
                 options = {"config_kwargs": {**limits, **tries, **configured.get("config_kwargs", {})}}
-            fs, path = fsspec.core.url_to_fs(self.url, **options)
+            # The password of other protocols, such as ftp://, is for the filesystem alone.
+            fs, path = fsspec.core.url_to_fs(self.url if self._secret[0] else url, **options)
         except ImportError as error:
             extra = _EXTRAS.get(self.protocol)
             advice = f"pip install 'xmixup_fast[{extra}]'" if extra else "install the package"
@@ -308,10 +314,10 @@ class RemoteFiles:
             self._request(fetch, self.shown(path))
             self._whole[path] = target
 
-    def _request(self, call: Callable[[], T], name: str) -> T:
-        """What ``call`` returns, tried several times; the first request of all only once."""
+    def _request(self, call: Callable[[], T], name: str, ended: threading.Event | None = None) -> T:
+        """What ``call`` returns, tried several times, until ``ended`` is set; the first request of all only once."""
         for tries in range(1, TRIES + 1):
-            is_first, self._is_first = self._is_first, False
+            is_first, self._is_first = self._is_first and self.protocol != "file", False
             try:
                 return within(FIRST_SECONDS, call) if is_first else call()
             except (*_FAULTS, NoRanges, ImportError, NotImplementedError):
@@ -320,18 +326,22 @@ class RemoteFiles:
                 if is_first and is_of_connection(error):
                     self._is_first = True
                     raise NoNetwork(f"{name}: nothing answers there: no network, or a wrong address") from None
-                if tries == TRIES or not is_transient(error):
+                if tries == TRIES or not is_transient(error) or (ended and ended.is_set()):
                     raise explained(error, name) from None
-                time.sleep(seconds_to_wait(error, tries))
+                (ended.wait if ended else time.sleep)(seconds_to_wait(error, tries))
         raise AssertionError("the last try returns or raises")
 
 
 def public_url(url: str) -> str:
-    """A URL without what may be secret: of http:// and https:// without query and password."""
-    if not url.lower().startswith(("http://", "https://")):
+    """A URL without what may be secret: a password and, of http:// and https://, the query."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
         return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    host, slash, path = rest.partition("/")
+    if scheme.lower() in ("http", "https"):
+        path = path.partition("?")[0].partition("#")[0]
+    # hf://datasets/ID@COMMIT has its @ behind the first slash.
+    return f"{scheme}://{host.rpartition('@')[2].partition('?')[0]}{slash}{path}"
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
@@ -345,16 +355,19 @@ def within(seconds: float, call: Callable[[], T]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
+def in_flight(
+    call: Callable[[A], T], items: Iterable[A], ended: threading.Event, workers: int = IN_FLIGHT
+) -> Iterator[T]:
+    """What ``call`` returns for each item, as it comes, a few items at a time. Raises what ``call`` raises.
+
+    At the end, also by an error, ``ended`` is set, what has not begun is dropped, and what has is waited for, so that
+    nothing is written later on.
+    """
+    items, threads = iter(items), ThreadPoolExecutor(workers)
     try:
-        return future.result(seconds)
-    except TimeoutError:
-        raise TimeoutError(f"no answer within {seconds:.0f} s") from None
-
-
-def in_flight(call: Callable[[Any], T], items: Iterable[Any], workers: int = IN_FLIGHT) -> Iterator[T]:
-    """What ``call`` returns for each item, as it comes, a few items at a time. Raises what ``call`` raises."""
-    items = iter(items)
-    with _threads(workers) as threads:
         # As many results wait as are on their way, so that memory is bounded where the caller is slower.
         running = {threads.submit(call, item) for item in islice(items, 2 * workers)}
         while running:
@@ -362,13 +375,6 @@ def in_flight(call: Callable[[Any], T], items: Iterable[Any], workers: int = IN_
             for future in done:
                 running |= {threads.submit(call, item) for item in islice(items, 1)}
                 yield future.result()
-
-
-@contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads. When the block ends, what has not begun is dropped, and what has is waited for: none writes later on."""
-    threads = ThreadPoolExecutor(workers)
-    try:
-        yield threads
     finally:
+        ended.set()
         threads.shutdown(cancel_futures=True)
