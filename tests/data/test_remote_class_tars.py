@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -172,7 +173,10 @@ def test_an_interrupted_fetch_goes_on(
     assert not moved_twice(images, server.gets)
 
 
-def test_a_killed_fetch_goes_on(server: RangeServer, images: Images, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_a_fetch_ends_at_a_signal_and_goes_on(
+    server: RangeServer, images: Images, tmp_path: Path, number: signal.Signals
+) -> None:
     run = (
         "import sys; from pathlib import Path; from xmixup_fast.data.remote import catalog, class_tars\n"
         "class_tars.PIECE = 100_000\n"
@@ -184,8 +188,8 @@ def test_a_killed_fetch_goes_on(server: RangeServer, images: Images, tmp_path: P
     deadline = time.monotonic() + 60
     while len(server.gets) <= 16 and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    process.wait(timeout=15)  # although the server is silent
     before = list((tmp_path / "sources").glob("*/images/*/*.JPEG"))
     assert 0 < len(before) < 5 * IMAGES
     server.fault = lambda request: None

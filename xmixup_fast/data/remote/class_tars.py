@@ -27,7 +27,8 @@ from ..readers.tar_shards import unusable
 from ..readers.tree import is_silent
 from .cache import Held, SafeNames, SourceFolder
 from .fetch import progress
-from .files import RemoteFile, RemoteFiles, in_flight
+from .files import RemoteFile, RemoteFiles
+from .in_flight import in_flight
 from .layout import Layout, Options
 from .ranges import RangeFile
 
@@ -242,9 +243,9 @@ class _ClassFetch:
 
         def read(begin: int, end: int) -> bytes:
             self.folder.keep(self.name, self.held)  # the images so far are written: they are not fetched again
+            data = b"" if ended.is_set() else self.tar.read(begin, end)
             if ended.is_set():
                 raise InterruptedError("another class could not be fetched")
-            data = self.tar.read(begin, end)
             on_bytes(len(data))
             return data
 

@@ -6,8 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -24,12 +23,11 @@ from .errors import (
     is_transient,
     seconds_to_wait,
 )
+from .in_flight import IN_FLIGHT, in_flight
 from .ranges import Block, Range, RangeFile, blocks
 
-__all__ = ["NoNetwork", "Range", "RemoteFile", "RemoteFiles"]
+__all__ = ["IN_FLIGHT", "NoNetwork", "Range", "RemoteFile", "RemoteFiles"]
 
-IN_FLIGHT = 8
-"""Requests at a time."""
 CONNECT_SECONDS, IDLE_SECONDS, FIRST_SECONDS = 5.0, 30.0, 9.0
 """How long a connection may take, how long a server may send nothing, and how long the first answer may take."""
 LARGEST_WHOLE = 256_000_000
@@ -41,7 +39,6 @@ _FILES = (".tar", ".parquet", ".tgz", ".zip", ".gz", ".xz", ".bz2", ".zst", ".00
 """How names end that are never asked whether they are folders."""
 _FAULTS = (TypeError, AttributeError, NameError, AssertionError, MemoryError)
 """Errors of programs, not of files."""
-A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -98,9 +95,9 @@ class RemoteFiles:
     def infos(self, paths: Iterable[str]) -> list[RemoteFile]:
         """Size and version of several files, several at a time, in their order."""
         paths = list(paths)
-        first = [self.info(path) for path in paths[:1]]
-        with ThreadPoolExecutor(IN_FLIGHT) as threads:
-            return first + list(threads.map(self.info, paths[1:]))
+        found = {path: self.info(path) for path in paths[:1]}  # alone, since the first request may find no network
+        found |= {info.path: info for info in in_flight(self.info, dict.fromkeys(paths[1:]), threading.Event())}
+        return [found[path] for path in paths]
 
     def check_unchanged(self, file: RemoteFile) -> None:
         """Raises OSError where size or version are not what they were: what was read may be of two versions."""
@@ -356,25 +353,3 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return future.result(seconds)
-
-
-def in_flight(
-    call: Callable[[A], T], items: Iterable[A], ended: threading.Event, workers: int = IN_FLIGHT
-) -> Iterator[T]:
-    """What ``call`` returns for each item, as it comes, a few items at a time. Raises what ``call`` raises.
-
-    At the end, also by an error, ``ended`` is set, what has not begun is dropped, and what has is waited for, so that
-    nothing is written later on.
-    """
-    items, threads = iter(items), ThreadPoolExecutor(workers)
-    try:
-        # As many results wait as are on their way, so that memory is bounded where the caller is slower.
-        running = {threads.submit(call, item) for item in islice(items, 2 * workers)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                running |= {threads.submit(call, item) for item in islice(items, 1)}
-                yield future.result()
-    finally:
-        ended.set()
-        threads.shutdown(cancel_futures=True)
