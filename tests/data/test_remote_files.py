@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
@@ -225,6 +226,11 @@ def test_signatures_and_passwords_go_along_and_are_never_shown(server: RangeServ
     assert info.size == len(DATA) and files.read(files.path, 3, 9) == DATA[3:9]
     assert {one.path for one in server.requests} == {"/a.tar?signature=secret2"}
     shown = [repr(info), files.path, files.url, files.shown(files.path)]
+    for pattern in ("", "*.tar"):
+        folder = RemoteFiles(url.replace("a.tar", pattern))
+        shown += folder.find()
+        assert folder.find() == [files.path] and folder.read(files.path, 3, 9) == DATA[3:9]
+    assert {one.login for one in server.requests} == {f"Basic {b64encode(b'me:secret1').decode()}"}
     for fault in (Fault(status=403), Fault(status=503), Fault(status=404), Fault(cut=1)):
         server.fault = lambda request, fault=fault: fault
         with pytest.raises(OSError) as raised:

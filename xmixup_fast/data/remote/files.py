@@ -198,10 +198,18 @@ class RemoteFiles:
             self._secret = (f"{parts.scheme}://{host}", f"{parts.scheme}://{parts.netloc}", query)
         return shown
 
-    def _address(self, path: str) -> str:
-        """The path with what is secret in it, as the filesystem takes it."""
+    def _address(self, path: str, is_folder: bool = False) -> str:
+        """The path with what is secret in it, as the filesystem takes it. The query is for files alone."""
         shown, real, query = self._secret
-        return f"{real}{path.removeprefix(shown)}{query}" if shown else path
+        return f"{real}{path.removeprefix(shown)}{'' if is_folder else query}" if shown else path
+
+    def _path(self, address: str) -> str:
+        """The path of a file whose address a listing gave."""
+        shown, real, _ = self._secret
+        if not shown:
+            return address
+        # Pages of servers hold links that sort them, and to their tops.
+        return f"{shown}{address.removeprefix(real)}".partition("?")[0].partition("#")[0]
 
     def _filesystem(self, url: str) -> tuple[Any, str]:
         """The filesystem of the URL, with timeouts of our own, and the path of the URL on it."""
@@ -257,12 +265,13 @@ class RemoteFiles:
     def _find(self, path: str) -> list[str]:
         """The files of a path, a folder or a pattern without braces."""
         if any(mark in path for mark in "*["):
-            found = self._request(lambda: self.fs.glob(path), self.shown(path))
-            return sorted(map(str, found))
+            found = self._request(lambda: self.fs.glob(self._address(path, True)), self.shown(path))
+            return sorted(self._path(str(name)) for name in found)
         if path.lower().endswith(_FILES):
             return [path]
-        items = self._request(lambda: self.fs.ls(path, detail=True), self.shown(path))
-        return sorted(item["name"].partition("?")[0] for item in items if item["type"] == "file")
+        items = self._request(lambda: self.fs.ls(self._address(path, True), detail=True), self.shown(path))
+        names = {self._path(item["name"]) for item in items if item["type"] == "file"}
+        return sorted(name for name in names if not name.endswith("/"))
 
     def _verified(self, path: str, begin: int, end: int) -> bytes:
         data = self._read_once(self._address(path), begin, end)
