@@ -21,7 +21,8 @@ from range_server import Fault, RangeServer
 from xmixup_fast.data.remote import files as module
 from xmixup_fast.data.remote.catalog import open_remote
 from xmixup_fast.data.remote.errors import explained, is_of_connection, is_transient
-from xmixup_fast.data.remote.files import NoNetwork, Range, RemoteFiles, public_url
+from xmixup_fast.data.remote.files import NoNetwork, Range, RemoteFiles
+from xmixup_fast.settings.values import public_url
 
 DATA = bytes(range(256)) * 4000
 

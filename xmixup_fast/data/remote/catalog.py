@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.distributed import gather_objects, local_rank, local_rank_zero_first, rank
+from ...settings.values import public_url
 from ..catalog import Catalog, Log
 from ..dataset import Dataset, FileImage, Sample
 from ..formats import EXTENSIONS
 from . import archive, class_tars, parquet, shards
 from .cache import SourceFolder
-from .files import NoNetwork, RemoteFiles, public_url
+from .files import NoNetwork, RemoteFiles
 from .layout import Layout, Options
 
 MakeLayout = Callable[[RemoteFiles, Sequence[str], SourceFolder, Options, Log], Layout]

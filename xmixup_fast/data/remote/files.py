@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from ...settings.values import public_url
 from ..readers.tar_shards import expand_braces
 from .errors import (
     TRIES,
@@ -336,18 +337,6 @@ class RemoteFiles:
                     raise explained(error, name) from None
                 (ended.wait if ended else time.sleep)(seconds_to_wait(error, tries))
         raise AssertionError("the last try returns or raises")
-
-
-def public_url(url: str) -> str:
-    """A URL without what may be secret: a password and, of http:// and https://, the query."""
-    scheme, mark, rest = url.partition("://")
-    if not mark:
-        return url
-    host, slash, path = rest.partition("/")
-    if scheme.lower() in ("http", "https"):
-        path = path.partition("?")[0].partition("#")[0]
-    # hf://datasets/ID@COMMIT has its @ behind the first slash.
-    return f"{scheme}://{host.rpartition('@')[2].partition('?')[0]}{slash}{path}"
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
