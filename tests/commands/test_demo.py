@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,6 +168,7 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(module: str, tmp_pa
         "from xmixup_fast.__main__ import main\n"
         "sys.exit(main(['train']))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    places: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(Path(demo.__file__).parents[1])}}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, **places)
     assert done.returncode == 128 + signal.SIGINT
     assert done.stderr.startswith("stopped") and done.stderr.count("\n") == 1, done.stderr

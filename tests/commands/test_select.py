@@ -158,6 +158,26 @@ def test_contact_sheets_show_what_was_chosen(tmp_path: Path) -> None:
         assert colour(more, row, 3, True) == [255, 255, 255]
 
 
+def test_contact_sheets_mark_doubtful_scores_and_nothing_else(tmp_path: Path) -> None:
+    target = read_folder(write_folder(tmp_path / "target", TARGET, 2))
+    source = read_folder(write_folder(tmp_path / "source", SOURCE, 4))
+    rows, scores = [[0, 1]] * 3, [[0.75, 0.25]] * 3
+    doubts = [[False, False], [False, True], [True, True]]
+    plain, marked = (
+        np.asarray(contact_sheets(Selection("class", rows, scores, marks), target, source, [])[0])
+        for marks in (None, doubts)
+    )
+    height, cell = TEXT + THUMBNAIL + 2 * GAP, THUMBNAIL + GAP
+    second = 2 * GAP + GAP + (TARGET_IMAGES + 4) * cell  # where the second group of auxiliary images begins
+    changed = (plain != marked).any(2)
+    for row, marks in enumerate(doubts):
+        captions = changed[row * height : row * height + TEXT + GAP // 2]
+        left = GAP + TARGET_IMAGES * cell
+        groups = captions[:, :left], captions[:, left : second - GAP], captions[:, second - GAP :]
+        assert [bool(group.any()) for group in groups] == [False, *marks]
+        assert not changed[row * height + TEXT + GAP : (row + 1) * height - GAP].any()
+
+
 def test_contact_sheets_take_the_next_image_for_a_bad_one(tmp_path: Path) -> None:
     white = [255, 255, 255]
     target = read_folder(write_folder(tmp_path / "target", TARGET, 5))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from class_tars import Images, made_images, tar_of, write_class_tars, write_large_tar
+from class_tars import JPEG, Images, made_images, tar_of, write_class_tars, write_large_tar
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from range_server import Fault, RangeServer, Request
 
 from xmixup_fast.data.catalog import Catalog
 from xmixup_fast.data.dataset import Dataset
 from xmixup_fast.data.remote import class_tars
+from xmixup_fast.data.remote.cache import SourceFolder
 from xmixup_fast.data.remote.catalog import open_remote
 from xmixup_fast.data.remote.files import NoNetwork
 from xmixup_fast.data.remote.layout import Options
@@ -64,14 +70,19 @@ def size(images: Images) -> int:
     return sum(len(data) for members in images.values() for data in members.values())
 
 
-@pytest.mark.parametrize("limit", [1, 4, None])
-@pytest.mark.parametrize("what", ["tars", "tars/n*.tar", "tars/n{00000000..00000199}.tar", "large.tar", "parts"])
+@pytest.mark.parametrize(
+    ("what", "limit"),
+    [
+        *(("tars", limit) for limit in (1, 4, IMAGES, 100, None)),
+        *((what, 4) for what in ("tars/n*.tar", "tars/n{00000000..00000199}.tar", "large.tar", "parts")),
+    ],
+)
 def test_of_the_chosen_classes_little_more_than_their_images_moves(
     server: RangeServer, images: Images, tmp_path: Path, what: str, limit: int | None
 ) -> None:
     lines: list[str] = []
     catalog = open_remote(f"{server.url}/{what}", tmp_path, lines.append)
-    assert catalog.classes == sorted(images) and not catalog.is_local
+    assert catalog.classes == sorted(images)
     assert server.sent <= 513 * (CLASSES + 5)
     server.forget()
     got = catalog.fetch(CHOSEN, limit, lines.append)
@@ -151,7 +162,7 @@ def moved_twice(images: Images, requests: list[Request]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("k", range(1, 14, 2))
+@pytest.mark.parametrize("k", [1, 6, 11])
 def test_an_interrupted_fetch_goes_on(
     server: RangeServer, images: Images, tmp_path: Path, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +178,10 @@ def test_an_interrupted_fetch_goes_on(
     assert not moved_twice(images, server.gets)
 
 
-def test_a_killed_fetch_goes_on(server: RangeServer, images: Images, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+def test_a_fetch_ends_at_a_signal_and_goes_on(
+    server: RangeServer, images: Images, tmp_path: Path, number: signal.Signals
+) -> None:
     run = (
         "import sys; from pathlib import Path; from xmixup_fast.data.remote import catalog, class_tars\n"
         "class_tars.PIECE = 100_000\n"
@@ -179,8 +193,8 @@ def test_a_killed_fetch_goes_on(server: RangeServer, images: Images, tmp_path: P
     deadline = time.monotonic() + 60
     while len(server.gets) <= 16 and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    process.wait(timeout=15)  # although the server is silent
     before = list((tmp_path / "sources").glob("*/images/*/*.JPEG"))
     assert 0 < len(before) < 5 * IMAGES
     server.fault = lambda request: None
@@ -273,6 +287,26 @@ def test_other_things_at_a_url_are_told_with_what_helps(tmp_path: Path) -> None:
                 open_remote(f"{root}/nothing.tar", tmp_path / "cache", print)
 
 
+def test_what_is_secret_in_a_url_is_neither_said_nor_kept(server: RangeServer, images: Images, tmp_path: Path) -> None:
+    url = f"{server.url.replace('//', '//me:hush@')}/tars?signature=hush"
+    lines: list[str] = []
+    catalog = open_remote(url, tmp_path, lines.append, name=url)
+    assert contents(catalog.fetch([0], 1, lines.append)) == first(images, [0], 1)
+    assert any("signature=hush" in one.path for one in server.requests)
+    kept = [f"{path} {'' if path.is_dir() else path.read_bytes()!r}" for path in tmp_path.rglob("*")]
+    assert not any("hush" in text for text in [catalog.name, *lines, *kept])
+
+
+def test_two_tars_of_one_class_are_refused(tmp_path: Path) -> None:
+    made = made_images(2, 1, 100)
+    for split in ("train", "val"):
+        write_class_tars(tmp_path / split, made)
+    (tmp_path / "large.tar").write_bytes(tar_of({f"{split}/a.tar": tar_of({}) for split in ("train", "val")}))
+    for what in ("*/n*.tar", "large.tar"):
+        with pytest.raises(ValueError, match=r"val/\w+\.tar: the class \w+ has another tar, .*train/\w+\.tar"):
+            opened(tmp_path / what, tmp_path / "cache")
+
+
 def test_without_a_cache_a_temporary_folder_serves(folder: Path, images: Images) -> None:
     catalog = open_remote(f"{folder}/tars", None, print)
     dataset = catalog.fetch([0], 2, print)
@@ -280,3 +314,85 @@ def test_without_a_cache_a_temporary_folder_serves(folder: Path, images: Images)
     assert contents(dataset) == first(images, [0], 2) and root.is_dir()
     del catalog
     assert contents(dataset) == first(images, [0], 2), "until the process ends"
+
+
+SIZES = st.lists(st.integers(1, 3000), min_size=1, max_size=12)
+
+
+@settings(max_examples=30)
+@given(SIZES, st.lists(st.one_of(st.none(), st.integers(1, 14)), min_size=1, max_size=4), st.integers(200, 8000))
+def test_several_fetches_give_what_one_gives(sizes: list[int], limits: list[int | None], piece: int) -> None:
+    names = [f"{'x' * (i % 3) * 60}{i}.jpg" for i in range(len(sizes))]  # some do not fit into a header
+    members = {name: JPEG + bytes([i + 1]) * size for i, (name, size) in enumerate(zip(names, sizes, strict=True))}
+    packed = tar_of(members)
+    read = bytearray(len(packed))
+
+    def count(begin: int, end: int) -> bytes:
+        for at in range(begin, end):
+            read[at] += 1
+        return packed[begin:end]
+
+    tar = class_tars.ClassTar("a.tar", count, len(packed), "1")
+    with tempfile.TemporaryDirectory() as cache, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(class_tars, "PIECE", piece)
+        folder = SourceFolder.make(Path(cache), "a", "a")
+        folder.describe({"url": "a", "classes": ["a"]})
+        for limit in limits:
+            there = len(folder.held("a").files)
+            read[:] = bytes(len(read))
+            layout = class_tars.ClassTars(["a"], lambda name: tar, lambda name: None)
+            if not folder.held("a").is_enough(limit):
+                layout.fetch([0], limit, folder, lambda line: None)
+            wanted = list(members.values())[:limit]
+            held = folder.held("a")
+            got = [(folder.class_folder("a") / name).read_bytes() for name, _ in held.files[:limit]]
+            assert got == wanted and held.is_enough(limit)
+            for i, data in enumerate(members.values()):
+                begin = packed.index(data)
+                assert min(read[begin : begin + len(data)]) <= (i >= there), "no whole image moves twice"
+
+
+PROCESS = """
+import json, sys
+from pathlib import Path
+from xmixup_fast.data.remote.cache import SourceFolder
+from xmixup_fast.data.remote.catalog import open_remote
+from xmixup_fast.runtime import distributed
+
+def one(url, cache):
+    try:
+        catalog = open_remote(url, Path(cache) if cache else None, print)
+        dataset = catalog.fetch([0, 1], 2, print)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return [len(catalog.classes), dataset.root, [sample.image.read().hex()[:64] for sample in dataset.train]]
+
+with distributed.processes():
+    said = distributed.gather_objects([one(*case) for case in json.loads(sys.argv[1])])
+    if distributed.rank() == 0:
+        print("RESULT" + json.dumps(said))
+"""
+
+
+def test_of_the_processes_of_a_machine_one_fetches(server: RangeServer, images: Images, tmp_path: Path) -> None:
+    script, cache = tmp_path / "process.py", str(tmp_path / "cache")
+    script.write_text(PROCESS)
+    cases = [(f"{server.url}/tars", cache), (f"{server.url}/large.tar", ""), (str(tmp_path / "missing"), cache)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = str(Path(class_tars.__file__).parents[3])
+    done = subprocess.run(
+        [*launcher, str(script), json.dumps(cases)],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "RESULT" in line)
+    first_process, second = json.loads(line.partition("RESULT")[2])
+    assert first_process[:2] == second[:2]
+    wanted = first(images, [0, 1], 2)
+    expected = [data.hex()[:64] for members in wanted.values() for data in members.values()]
+    assert all(classes == CLASSES and got == expected for classes, _, got in first_process[:2])
+    assert server.sent <= 2 * 1.2 * size(wanted) + 513 * (CLASSES + 10)
+    assert "no such file" in first_process[2] and "first process did not fetch it" in second[2]

@@ -5,17 +5,24 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import ssl
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
+from class_tars import made_images, tar_of
 from range_server import Fault, RangeServer
 
 from xmixup_fast.data.remote import files as module
+from xmixup_fast.data.remote.catalog import open_remote
+from xmixup_fast.data.remote.errors import explained, is_of_connection, is_transient
 from xmixup_fast.data.remote.files import NoNetwork, Range, RemoteFiles
+from xmixup_fast.settings.values import public_url
 
 DATA = bytes(range(256)) * 4000
 
@@ -90,6 +97,55 @@ def test_five_tries_are_made_and_a_server_may_ask_to_wait(server: RangeServer, w
     assert len(server.gets) == 5 and waits == [7, 30, 7, 30]
 
 
+def test_a_date_to_wait_for_is_obeyed(server: RangeServer, waits: list[float]) -> None:
+    files = RemoteFiles(f"{server.url}/a.tar")
+    files.info()
+    dates = [formatdate(time.time() + seconds, usegmt=True) for seconds in (5, 900, -900)]
+    faults = iter([*(Fault(status=429, headers={"Retry-After": date}) for date in [*dates, "soon"]), None])
+    server.fault = lambda request: next(faults)
+    assert files.read(files.path, 100, 2000) == DATA[100:2000]
+    assert 3 <= waits[0] <= 5 and waits[1:] == [30, 0, 1]
+
+
+def test_after_an_error_nothing_goes_on(server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xmixup_fast.data.remote.ranges.LARGEST_BLOCK", 10_000)
+    files = RemoteFiles(f"{server.url}/a.tar")
+    ranges = [Range(files.path, 0, files.info().size)]
+    # One block is refused; others would be tried again for more than a minute.
+    refused = iter([Fault(status=403)])
+    server.fault = lambda request: next(refused, Fault(status=503, headers={"Retry-After": "20"}))
+    started = time.monotonic()
+    with pytest.raises(PermissionError):
+        list(files.read_ranges(ranges))
+    assert time.monotonic() - started < 10
+    asked = len(server.gets)
+    time.sleep(0.3)
+    assert len(server.gets) == asked
+
+
+def test_a_certificate_that_cannot_be_verified_is_told_at_once() -> None:
+    error = ssl.SSLCertVerificationError("self-signed")
+    assert not is_transient(error) and not is_of_connection(error)
+    wrapped = FileNotFoundError("https://host/x")
+    wrapped.__cause__ = error
+    assert "certificate cannot be verified" in str(explained(wrapped, "https://host/x"))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:pw@host:8/a/b.tar?sig=x#y", "https://host:8/a/b.tar"),
+        ("http://host?sig=x", "http://host"),
+        ("ftp://me:pw@host/a", "ftp://host/a"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("hf://datasets/a/b@main/c", "hf://datasets/a/b@main/c"),
+        ("/a/b?c.tar", "/a/b?c.tar"),
+    ],
+)
+def test_urls_are_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert public_url(url) == shown
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "message"),
     [
@@ -109,9 +165,11 @@ def test_what_will_not_pass_is_tried_once(
     with pytest.raises(kind, match=message):
         files.read(files.path, 100, 200)
     assert len(server.gets) == 1 and not waits
-    server.fault = lambda request: None
-    with pytest.raises(FileNotFoundError, match=r"b\.tar: no such file"):
-        files.info(f"{server.url}/b.tar")
+    server.forget()
+    server.heads = False
+    with pytest.raises(kind, match=message):
+        files.info()
+    assert len(server.gets) == 1 and not waits
 
 
 def test_a_range_behind_the_end_is_an_error_at_once(server: RangeServer, waits: list[float]) -> None:
@@ -169,6 +227,11 @@ def test_signatures_and_passwords_go_along_and_are_never_shown(server: RangeServ
     assert info.size == len(DATA) and files.read(files.path, 3, 9) == DATA[3:9]
     assert {one.path for one in server.requests} == {"/a.tar?signature=secret2"}
     shown = [repr(info), files.path, files.url, files.shown(files.path)]
+    for pattern in ("", "*.tar"):
+        folder = RemoteFiles(url.replace("a.tar", pattern))
+        shown += folder.find()
+        assert folder.find() == [files.path] and folder.read(files.path, 3, 9) == DATA[3:9]
+    assert {one.login for one in server.requests} == {f"Basic {b64encode(b'me:secret1').decode()}"}
     for fault in (Fault(status=403), Fault(status=503), Fault(status=404), Fault(cut=1)):
         server.fault = lambda request, fault=fault: fault
         with pytest.raises(OSError) as raised:
@@ -243,6 +306,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     filesystem = fsspec.filesystem("s3", skip_instance_cache=True)
     filesystem.mkdir("bucket")
     yield filesystem
+    filesystem.rm("bucket", recursive=True)  # moto keeps buckets for the whole process
     server.stop()
 
 
@@ -263,6 +327,17 @@ def test_files_of_s3_are_read_by_ranges(bucket: Any) -> None:
     bucket.pipe_file("bucket/x/a.tar", DATA[:-1])
     with pytest.raises(OSError, match="changed while it was read"):
         files.check_unchanged(info)
+
+
+def test_class_tars_of_s3_come_as_they_are(bucket: Any, tmp_path: Path) -> None:
+    images = made_images(4, 3)
+    for name, members in images.items():
+        bucket.pipe_file(f"bucket/x/{name}.tar", tar_of(members))
+    catalog = open_remote("s3://bucket/x", tmp_path, lambda line: None)
+    assert catalog.classes == sorted(images)
+    dataset = catalog.fetch([1, 3], 2, lambda line: None)
+    expected = [images[name][f"{name}_{i}.JPEG"] for name in ("n00000001", "n00000003") for i in range(2)]
+    assert [sample.image.read() for sample in dataset.train] == expected and not dataset.bad
 
 
 def test_fsspec_is_asked_for_no_more_than_the_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

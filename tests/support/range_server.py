@@ -29,6 +29,8 @@ class Request:
     end: int = 0
     sent: int = 0
     """Bytes of the body."""
+    login: str = ""
+    """The header Authorization."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Fault:
 
 @dataclass
 class RangeServer:
-    """Serves a folder, as a context manager. Folders are listed as a page of links."""
+    """Serves a folder, as a context manager. Folders are pages of links, with the other links that such pages have."""
 
     root: Path
     rate: float | None = None
@@ -112,12 +114,15 @@ class RangeServer:
         await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        one = Request(len(self.requests), request.method, request.path_qs)
+        one = Request(
+            len(self.requests), request.method, request.path_qs, login=request.headers.get("Authorization", "")
+        )
         self.requests.append(one)
         path = self.root / request.match_info["path"]
         if path.is_dir():
             links = (f'<a href="{item.name}{"/" * item.is_dir()}">{item.name}</a>' for item in sorted(path.iterdir()))
-            return web.Response(text=f"<html>{' '.join(links)}</html>", content_type="text/html")
+            more = '<a href="?C=N;O=D">Name</a> <a href="/">Up</a> <a href="../">Up</a> <a href="#top">Top</a>'
+            return web.Response(text=f"<html>{more} {' '.join(links)}</html>", content_type="text/html")
         if request.method == "HEAD" and not self.heads:
             return web.Response(status=403)
         fault = (self.fault(one) if request.method == "GET" else None) or Fault()

@@ -186,3 +186,16 @@ def test_select_without_a_source_tells_what_to_fetch(
 def test_finetuning_needs_no_source(opened: Lines, data: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path / "run", "finetune", source=None).selection is None and not opened
     assert "source" in arguments(data, tmp_path)
+
+
+def test_secrets_of_urls_are_kept_nowhere(
+    opened: Lines, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    urls = [f"https://me:hush1@host/train?signature=hush{number}" for number in (2, 3)]
+    for url in urls:  # a run is resumed with another signature
+        run(data, tmp_path / "run", source=url, resume="auto", report=True)
+    assert opened == urls
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 9 and not any(b"hush" in path.read_bytes() for path in files)
+    said = capsys.readouterr()
+    assert "hush" not in said.out + said.err and "https://host/train" in said.out

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from ..runtime.files import default_cache
-from .values import as_type, parse_bytes
+from .values import as_type, parse_bytes, public_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +295,12 @@ class Settings:
         """The folder that ``cache`` stands for; None where nothing is kept."""
         return None if self.cache == "none" else Path(self.cache or default_cache())
 
+    def without_secrets(self) -> Settings:
+        """The settings with the source's URLs as they may be kept and shown: without passwords and signatures."""
+        if self.source is None or isinstance(self.source, str):
+            return replace(self, source=self.source and public_url(self.source))
+        return replace(self, source=list(map(public_url, self.source)))
+
     def to_yaml(self) -> str:
         """All settings as YAML text, which :func:`read` reads."""
-        return yaml.safe_dump(asdict(self), sort_keys=False)
+        return yaml.safe_dump(asdict(self.without_secrets()), sort_keys=False)

@@ -66,7 +66,9 @@ def run_hash(settings: Settings) -> str:
     """
     values = {
         name: value
-        for name, value in asdict(replace(settings, resize=settings.resize or settings.short_side)).items()
+        for name, value in asdict(
+            replace(settings.without_secrets(), resize=settings.resize or settings.short_side)
+        ).items()
         if value and value not in NEUTRAL.get(name, ()) and affects_result(name, settings)
     }
     return short_hash(json.dumps(values, sort_keys=True))
@@ -82,6 +84,7 @@ def check_same(before: Settings, now: Settings, folder: os.PathLike[str]) -> Non
 
     The spelling of the target may change: the run's manifest tells whether its images have.
     """
+    before, now = before.without_secrets(), now.without_secrets()
     changed = []
     for name in (field.name for field in fields(Settings)):
         old, new = getattr(before, name), getattr(now, name)

@@ -107,6 +107,18 @@ def check_names(where: str, names: Iterable[str], known: Collection[str], error:
         raise error(f"{where}: {name} is no setting{way(name)}")
 
 
+def public_url(url: str) -> str:
+    """A URL without what may be secret: a password and, of http:// and https://, the query."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url
+    host, slash, path = rest.partition("/")
+    if scheme.lower() in ("http", "https"):
+        path = path.partition("?")[0].partition("#")[0]
+    # hf://datasets/ID@COMMIT has its @ behind the first slash.
+    return f"{scheme}://{host.rpartition('@')[2].partition('?')[0]}{slash}{path}"
+
+
 def as_type(name: str, value: Any, hint: Any) -> Any:
     """Converts a value to a setting's type. Raises ValueError, which names the setting, where that cannot be."""
     for option in options(hint):

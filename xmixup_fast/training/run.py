@@ -96,6 +96,7 @@ class _Run:
             newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
             checkpoint = distributed.broadcast_object(newest)
         setup = prepare(settings, run_folder.log, resumed=folder if checkpoint else None, recorded=recorded)
+        settings = settings.without_secrets()
         trainer = Trainer(setup.parts, settings)
         state = RunState.of(checkpoint, setup.images.store.bad) if checkpoint else RunState(bad=setup.bad)
         run = cls(settings, setup, trainer, state, run_folder, _checkpoints(settings, setup.manifest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,10 +24,15 @@ from ..models.class_names import ids_of_words
 from ..runtime import distributed
 from ..selection.choice import Selection
 from ..settings.fields import Settings
+from ..settings.values import public_url
 from .ways import ways
 
 ACCEPT = "XMIXUP_ACCEPT"
 """Environment variable with names of sources, between commas, that are downloaded without asking."""
+
+
+ENLARGED = 1.5
+"""Images that are enlarged by more are said to be."""
 
 
 def read_source(settings: Settings, log: Callable[[str], object]) -> Catalog:
@@ -46,7 +52,7 @@ def read_source(settings: Settings, log: Callable[[str], object]) -> Catalog:
         parts = [_remote(name, settings, log) if name in elsewhere else _local([name], settings, log) for name in names]
     except NoNetwork as error:
         raise ValueError(f"source: {error}\n{ways(settings)}") from error
-    return parts[0] if len(parts) == 1 else JoinedCatalog(", ".join(names), parts)
+    return parts[0] if len(parts) == 1 else JoinedCatalog(", ".join(map(public_url, names)), parts)
 
 
 class WantedClasses(Catalog):
@@ -126,7 +132,8 @@ def _remote(name: str, settings: Settings, log: Callable[[str], object]) -> Cata
             log(line)
         _ask(named, settings)
     options = Options((named.ids or None) if named else None, settings.fetch_anyway)
-    catalog = open_remote(named.url if named else name, settings.cache_folder, log, name=name, options=options)
+    url, name = (named.url, name) if named else (name, public_url(name))
+    catalog = open_remote(url, settings.cache_folder, log, name=name, options=options)
     if named is not None and named.names == "words":
         renamed = ids_of_words()
         unknown = [one for one in catalog.classes if one not in renamed]
@@ -134,8 +141,8 @@ def _remote(name: str, settings: Settings, log: Callable[[str], object]) -> Cata
             log(f"{name}: {len(unknown)} classes are no single class of ImageNet by these words ({some(unknown)})")
         catalog = JoinedCatalog(name, [catalog], renamed)
     log(f"{name}: {len(catalog.classes)} source classes, of which those that are chosen are fetched")
-    if named is not None and named.short_side and settings.short_side and named.short_side < settings.short_side:
-        factor = settings.short_side / named.short_side
+    factor = (settings.short_side or 0) / ((named and named.short_side) or math.inf)
+    if named is not None and factor > ENLARGED:
         log(f"{name}: its images, {named.short_side} pixels on the short side, are enlarged {factor:.1f} times")
     return catalog
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.distributed import gather_objects, local_rank, local_rank_zero_first, rank
+from ...settings.values import public_url
 from ..catalog import Catalog, Log
 from ..dataset import Dataset, FileImage, Sample
 from ..formats import EXTENSIONS
 from . import archive, class_tars, parquet, shards
 from .cache import SourceFolder
-from .files import NoNetwork, RemoteFiles, public_url
+from .files import NoNetwork, RemoteFiles
 from .layout import Layout, Options
 
 MakeLayout = Callable[[RemoteFiles, Sequence[str], SourceFolder, Options, Log], Layout]
@@ -118,13 +119,14 @@ def open_remote(
         url: of any filesystem that fsspec has, or a local path; a file, a folder or a pattern.
         cache_folder: keeps what is fetched; a temporary folder if not given.
         log: gets lines for the user.
-        name: the source's name in messages; the URL if not given.
+        name: the source's name in messages; the URL, without query and password, if not given or a URL.
         options: what the source cannot tell itself.
 
     Raises NoNetwork where nothing answers and nothing was fetched before; ImportError, with the extra to install, where
     a package is missing; ValueError or OSError, with a message for the user, for what cannot be used.
     """
     shown = public_url(url)
+    name = None if name is None or is_remote(name) else name  # a URL may hold secrets
     if cache_folder is None:
         own = ""
         if local_rank() == 0:

@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import threading
 import unicodedata
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -27,7 +27,8 @@ from ..readers.tar_shards import unusable
 from ..readers.tree import is_silent
 from .cache import Held, SafeNames, SourceFolder
 from .fetch import progress
-from .files import RemoteFile, RemoteFiles, in_flight
+from .files import RemoteFile, RemoteFiles
+from .in_flight import in_flight
 from .layout import Layout, Options
 from .ranges import RangeFile
 
@@ -67,7 +68,7 @@ class ClassTars(Layout):
 
     def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
         names = [self.classes[label] for label in labels]
-        tars = dict(in_flight(lambda name: (name, self._find(name)), names))
+        tars = dict(in_flight(lambda name: (name, self._find(name)), names, threading.Event()))
         bound = sum(tar.size for tar in tars.values())
         what = "all images" if limit is None else f"up to {limit} images, the first ones,"
         log(f"fetching {what} of each of {len(names)} classes, at most {bound / 1e6:.1f} MB")
@@ -75,19 +76,15 @@ class ClassTars(Layout):
             ended = threading.Event()
 
             def one(name: str) -> None:
-                try:
-                    _ClassFetch(name, tars[name], folder, limit).run(on_bytes, ended, lambda: self._check(name))
-                except BaseException:
-                    ended.set()
-                    raise
+                _ClassFetch(name, tars[name], folder, limit).run(on_bytes, ended, lambda: self._check(name))
 
-            for _ in in_flight(one, names):
+            for _ in in_flight(one, names, ended):
                 pass
 
 
 def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
     """The layout of class tars at ``paths``; of those of the known classes in the URL's folder if there are none."""
-    by_class = {class_name(files.name(path)): path for path in paths}
+    by_class = _by_class({files.shown(path): path for path in paths}, files.name)
     if not by_class:
         by_class = {name: files.join(f"{name}.tar") for name in options.classes or ()}
     found: dict[str, RemoteFile] = {}
@@ -106,8 +103,9 @@ def large_layout(files: RemoteFiles, parts: Sequence[str], folder: SourceFolder,
     infos = files.infos(parts)
     chain = _Chain(files, infos, folder)
     if options.classes is None:
-        log(f"{files.url}: looking for its classes, once: a request for each")
-        classes = [class_name(name) for name in chain.names()]
+        if not chain.is_whole:
+            log(f"{files.url}: looking for its classes, once: a request for each")
+        classes = list(_by_class({name: name for name in chain.names()}, str))
         if not classes:
             raise ValueError(f"{files.url}: expected a tar file of class tars, such as n01440764.tar, got none in it")
     else:
@@ -127,6 +125,18 @@ def class_name(name: str) -> str:
     """The class whose tar has this name."""
     stem = PurePosixPath(name).name
     return unicodedata.normalize("NFC", stem[: -len(".tar")] if stem.lower().endswith(".tar") else stem).strip()
+
+
+def _by_class(paths: Mapping[str, str], name_of: Callable[[str], str]) -> dict[str, str]:
+    """The path of each class's tar. Raises ValueError where two tars are of one class; the keys are for messages."""
+    found: dict[str, str] = {}
+    for shown, path in paths.items():
+        name = class_name(name_of(path))
+        if name in found:
+            other = next(key for key, value in paths.items() if value == found[name])
+            raise ValueError(f"{shown}: the class {name} has another tar, {other}: name a pattern that leaves one out")
+        found[name] = path
+    return found
 
 
 def first_members(files: RemoteFiles, path: str, count: int) -> list[str]:
@@ -153,6 +163,11 @@ class _Chain:
         self._lock = threading.Lock()
         self._next: int | None = state.get("next", 0)
         """Where the next header is; None at the end."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all members are known."""
+        return self._next is None
 
     def names(self) -> list[str]:
         """Names of all class tars."""
@@ -246,9 +261,9 @@ class _ClassFetch:
 
         def read(begin: int, end: int) -> bytes:
             self.folder.keep(self.name, self.held)  # the images so far are written: they are not fetched again
+            data = b"" if ended.is_set() else self.tar.read(begin, end)
             if ended.is_set():
                 raise InterruptedError("another class could not be fetched")
-            data = self.tar.read(begin, end)
             on_bytes(len(data))
             return data
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 
 TRIES = 5
 """How often a request is made before its error is raised."""
@@ -59,7 +61,7 @@ def is_transient(error: BaseException) -> bool:
 def is_of_connection(error: BaseException) -> bool:
     """Whether a connection, and not an answer, is the reason for an error."""
     names = {base.__name__ for one in _chain(error) for base in type(one).__mro__}
-    return status_of(error) is None and not names.isdisjoint(_OF_CONNECTIONS)
+    return status_of(error) is None and not names.isdisjoint(_OF_CONNECTIONS) and not _is_of_certificate(error)
 
 
 def seconds_to_wait(error: BaseException, tries: int) -> float:
@@ -73,9 +75,9 @@ def seconds_to_wait(error: BaseException, tries: int) -> float:
             headers = response.get("ResponseMetadata", {}).get("HTTPHeaders")
         else:
             headers = getattr(one, "headers", None) or getattr(response, "headers", None)
-        asked = next((value for key, value in dict(headers or {}).items() if key.lower() == "retry-after"), "")
-        if str(asked).isdecimal():
-            return min(float(str(asked)), LONGEST_WAIT)
+        asked = next((str(value) for key, value in dict(headers or {}).items() if key.lower() == "retry-after"), "")
+        if asked:
+            return min(max(_seconds_until(asked), 0), LONGEST_WAIT)
     doubled: float = 0.5 * 2 ** (tries - 1)
     return min(doubled * (1 + random.random() / 2), LONGEST_WAIT)
 
@@ -104,12 +106,33 @@ def explained(error: BaseException, name: str) -> OSError | ValueError:
         )
     if status == 416:
         return OSError(f"{name}: ends before the bytes asked for: it, or its index, has changed{_status(status)}")
-    if status == 404 or (isinstance(error, FileNotFoundError) and not is_transient(error)):
+    if _is_of_certificate(error):
+        return OSError(
+            f"{name}: its certificate cannot be verified: name its host as the certificate does, or set SSL_CERT_FILE "
+            "to the file of its authority where that is your own"
+        )
+    # fsspec raises FileNotFoundError from any error of an HTTP request.
+    if status in (404, 410) or (status is None and isinstance(list(_chain(error))[-1], FileNotFoundError)):
         return FileNotFoundError(f"{name}: no such file or folder{_status(status)}; look the address up")
     if is_transient(error):
         reason = f"HTTP status {status}" if status else _reason(error)
         return OSError(f"{name}: no answer in {TRIES} tries ({reason}): run it again; it goes on where it stopped")
     return OSError(f"{name}: cannot be read: {f'HTTP status {status}' if status else _reason(error)}")
+
+
+def _seconds_until(asked: str) -> float:
+    """The seconds that Retry-After tells, as a number or a date; 1 where it tells neither."""
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        return parsedate_to_datetime(asked).timestamp() - time.time()
+    except ValueError:
+        return 1.0
+
+
+def _is_of_certificate(error: BaseException) -> bool:
+    """Whether a server's certificate is the reason for an error."""
+    return any("Certificate" in type(one).__name__ or "CertVerification" in type(one).__name__ for one in _chain(error))
 
 
 def _status(status: int | None) -> str:

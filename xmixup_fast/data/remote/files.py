@@ -6,13 +6,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from itertools import islice
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from ...settings.values import public_url
 from ..readers.tar_shards import expand_braces
 from .errors import (
     TRIES,
@@ -25,12 +24,11 @@ from .errors import (
     is_transient,
     seconds_to_wait,
 )
-from .ranges import Range, RangeFile, blocks
+from .in_flight import IN_FLIGHT, in_flight
+from .ranges import Block, Range, RangeFile, blocks
 
-__all__ = ["NoNetwork", "Range", "RemoteFile", "RemoteFiles"]
+__all__ = ["IN_FLIGHT", "NoNetwork", "Range", "RemoteFile", "RemoteFiles"]
 
-IN_FLIGHT = 8
-"""Requests at a time."""
 CONNECT_SECONDS, IDLE_SECONDS, FIRST_SECONDS = 5.0, 30.0, 9.0
 """How long a connection may take, how long a server may send nothing, and how long the first answer may take."""
 LARGEST_WHOLE = 256_000_000
@@ -76,7 +74,7 @@ class RemoteFiles:
         self._lock = threading.Lock()
         self.url = self._without_secrets(url)
         """The URL, without query and password."""
-        self.fs, self.path = self._filesystem()
+        self.fs, self.path = self._filesystem(url)
         """The filesystem, and the URL's path on it, which may be a pattern."""
         if self.protocol == "hf":
             self.path = self._request(self._pinned, self.url)
@@ -98,9 +96,9 @@ class RemoteFiles:
     def infos(self, paths: Iterable[str]) -> list[RemoteFile]:
         """Size and version of several files, several at a time, in their order."""
         paths = list(paths)
-        first = [self.info(path) for path in paths[:1]]
-        with ThreadPoolExecutor(IN_FLIGHT) as threads:
-            return first + list(threads.map(self.info, paths[1:]))
+        found = {path: self.info(path) for path in paths[:1]}  # alone, since the first request may find no network
+        found |= {info.path: info for info in in_flight(self.info, dict.fromkeys(paths[1:]), threading.Event())}
+        return [found[path] for path in paths]
 
     def check_unchanged(self, file: RemoteFile) -> None:
         """Raises OSError where size or version are not what they were: what was read may be of two versions."""
@@ -137,13 +135,16 @@ class RemoteFiles:
         """A path as messages show it."""
         return path if "://" in path or self.protocol == "file" else f"{self.protocol}://{path}"
 
-    def read(self, path: str, begin: int, end: int) -> bytes:
-        """The bytes from ``begin`` up to and without ``end``, in one request. Raises OSError where there are fewer."""
+    def read(self, path: str, begin: int, end: int, ended: threading.Event | None = None) -> bytes:
+        """The bytes from ``begin`` up to and without ``end``, in one request; not tried again after ``ended`` is set.
+
+        Raises OSError where there are fewer.
+        """
         if begin >= end:
             return b""
         try:
             if path not in self._whole:
-                return self._request(lambda: self._verified(path, begin, end), self.shown(path))
+                return self._request(lambda: self._verified(path, begin, end), self.shown(path), ended)
         except NoRanges:
             self._fetch_whole(path)
         with self._whole[path].open("rb") as file:
@@ -164,10 +165,12 @@ class RemoteFiles:
         yield from ((i, b"") for i, one in enumerate(ranges) if one.begin >= one.end)
         rest: dict[int, tuple[bytearray, int]] = {}
 
-        def read(block: Any) -> tuple[Any, bytes]:
-            return block, self.read(block.path, block.begin, block.end)
+        ended = threading.Event()
 
-        for block, data in in_flight(read, blocks(ranges)):
+        def read(block: Block) -> tuple[Block, bytes]:
+            return block, self.read(block.path, block.begin, block.end, ended)
+
+        for block, data in in_flight(read, blocks(ranges), ended):
             on_bytes(len(data))
             for i, begin, end in block.parts:
                 part = data[begin - block.begin : end - block.begin]
@@ -196,12 +199,20 @@ class RemoteFiles:
             self._secret = (f"{parts.scheme}://{host}", f"{parts.scheme}://{parts.netloc}", query)
         return shown
 
-    def _address(self, path: str) -> str:
-        """The path with what is secret in it, as the filesystem takes it."""
+    def _address(self, path: str, is_folder: bool = False) -> str:
+        """The path with what is secret in it, as the filesystem takes it. The query is for files alone."""
         shown, real, query = self._secret
-        return f"{real}{path.removeprefix(shown)}{query}" if shown else path
+        return f"{real}{path.removeprefix(shown)}{'' if is_folder else query}" if shown else path
 
-    def _filesystem(self) -> tuple[Any, str]:
+    def _path(self, address: str) -> str:
+        """The path of a file whose address a listing gave."""
+        shown, real, _ = self._secret
+        if not shown:
+            return address
+        # Pages of servers hold links that sort them, and to their tops.
+        return f"{shown}{address.removeprefix(real)}".partition("?")[0].partition("#")[0]
+
+    def _filesystem(self, url: str) -> tuple[Any, str]:
         """The filesystem of the URL, with timeouts of our own, and the path of the URL on it."""
         import fsspec
 
@@ -220,7 +231,8 @@ class RemoteFiles:
                 limits = {"connect_timeout": CONNECT_SECONDS, "read_timeout": IDLE_SECONDS}
                 tries = {"retries": {"mode": "standard", "total_max_attempts": 1}}
                 options = {"config_kwargs": {**limits, **tries, **configured.get("config_kwargs", {})}}
-            fs, path = fsspec.core.url_to_fs(self.url, **options)
+            # The password of other protocols, such as ftp://, is for the filesystem alone.
+            fs, path = fsspec.core.url_to_fs(self.url if self._secret[0] else url, **options)
         except ImportError as error:
             extra = _EXTRAS.get(self.protocol)
             advice = f"pip install 'xmixup_fast[{extra}]'" if extra else "install the package"
@@ -254,12 +266,13 @@ class RemoteFiles:
     def _find(self, path: str) -> list[str]:
         """The files of a path, a folder or a pattern without braces."""
         if any(mark in path for mark in "*["):
-            found = self._request(lambda: self.fs.glob(path), self.shown(path))
-            return sorted(map(str, found))
+            found = self._request(lambda: self.fs.glob(self._address(path, True)), self.shown(path))
+            return sorted(self._path(str(name)) for name in found)
         if path.lower().endswith(_FILES):
             return [path]
-        items = self._request(lambda: self.fs.ls(path, detail=True), self.shown(path))
-        return sorted(item["name"].partition("?")[0] for item in items if item["type"] == "file")
+        items = self._request(lambda: self.fs.ls(self._address(path, True), detail=True), self.shown(path))
+        names = {self._path(item["name"]) for item in items if item["type"] == "file"}
+        return sorted(name for name in names if not name.endswith("/"))
 
     def _verified(self, path: str, begin: int, end: int) -> bytes:
         data = self._read_once(self._address(path), begin, end)
@@ -308,10 +321,10 @@ class RemoteFiles:
             self._request(fetch, self.shown(path))
             self._whole[path] = target
 
-    def _request(self, call: Callable[[], T], name: str) -> T:
-        """What ``call`` returns, tried several times; the first request of all only once."""
+    def _request(self, call: Callable[[], T], name: str, ended: threading.Event | None = None) -> T:
+        """What ``call`` returns, tried several times, until ``ended`` is set; the first request of all only once."""
         for tries in range(1, TRIES + 1):
-            is_first, self._is_first = self._is_first, False
+            is_first, self._is_first = self._is_first and self.protocol != "file", False
             try:
                 return within(FIRST_SECONDS, call) if is_first else call()
             except (*_FAULTS, NoRanges, ImportError, NotImplementedError):
@@ -320,18 +333,10 @@ class RemoteFiles:
                 if is_first and is_of_connection(error):
                     self._is_first = True
                     raise NoNetwork(f"{name}: nothing answers there: no network, or a wrong address") from None
-                if tries == TRIES or not is_transient(error):
+                if tries == TRIES or not is_transient(error) or (ended and ended.is_set()):
                     raise explained(error, name) from None
-                time.sleep(seconds_to_wait(error, tries))
+                (ended.wait if ended else time.sleep)(seconds_to_wait(error, tries))
         raise AssertionError("the last try returns or raises")
-
-
-def public_url(url: str) -> str:
-    """A URL without what may be secret: of http:// and https:// without query and password."""
-    if not url.lower().startswith(("http://", "https://")):
-        return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
@@ -345,30 +350,4 @@ def within(seconds: float, call: Callable[[], T]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    try:
-        return future.result(seconds)
-    except TimeoutError:
-        raise TimeoutError(f"no answer within {seconds:.0f} s") from None
-
-
-def in_flight(call: Callable[[Any], T], items: Iterable[Any], workers: int = IN_FLIGHT) -> Iterator[T]:
-    """What ``call`` returns for each item, as it comes, a few items at a time. Raises what ``call`` raises."""
-    items = iter(items)
-    with _threads(workers) as threads:
-        # As many results wait as are on their way, so that memory is bounded where the caller is slower.
-        running = {threads.submit(call, item) for item in islice(items, 2 * workers)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                running |= {threads.submit(call, item) for item in islice(items, 1)}
-                yield future.result()
-
-
-@contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads. When the block ends, what has not begun is dropped, and what has is waited for: none writes later on."""
-    threads = ThreadPoolExecutor(workers)
-    try:
-        yield threads
-    finally:
-        threads.shutdown(cancel_futures=True)
+    return future.result(seconds)
