@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import csv
+import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from hub_server import HubServer, write_tiny_imagenet
 from made import write_folder
 from PIL import Image
 
@@ -53,6 +56,8 @@ def blocks(page: str, *languages: str) -> Iterator[tuple[str, str, str]]:
             yield language, title, code
 
 
+WITH_HUB = "XMIXUP_TEST_WITH_HUB"
+"""Environment variable of tests that are run with a hub on the loopback address."""
 RUN = [page for page in PAGES if any(blocks(page, "python", "sh"))]
 
 
@@ -101,8 +106,27 @@ def run_shell(code: str) -> None:
         assert main(words[1:]) == 0, line
 
 
+@pytest.fixture(scope="module")
+def tiny_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_imagenet(tmp_path_factory.mktemp("hub"), count=4, side=32)
+
+
+@pytest.mark.parametrize("page", [page for page in RUN if "--yes" in PAGES[page].read_text()])
+def test_every_block_runs_with_a_hub(page: str, tmp_path: Path, tiny_imagenet: Path) -> None:
+    """In a process of its own, as the Hub's library reads its address when it is imported."""
+    test = f"{Path(__file__)}::{test_every_block_runs.__name__}[{page}]"
+    with HubServer({"zh-plus/tiny-imagenet": tiny_imagenet}) as hub:
+        own = {**hub.env(tmp_path / "hf"), "XMIXUP_CACHE": str(tmp_path / "cache"), WITH_HUB: "1"}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True)
+    assert done.returncode == 0 and " skipped" not in done.stdout, done.stdout
+    assert hub.count("/cdn/datasets/")
+
+
 @pytest.mark.parametrize("page", RUN)
 def test_every_block_runs(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if "--yes" in PAGES[page].read_text() and WITH_HUB not in os.environ:
+        pytest.skip("needs a hub: the test with one runs it")
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "docs"}
     for language, _, code in blocks(page, "python", "sh"):
