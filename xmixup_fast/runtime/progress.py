@@ -27,7 +27,7 @@ class Progress:
     Args:
         total: the number of items; None where it is unknown.
         title: what is done, such as "decoding train images".
-        unit: what the items are.
+        unit: what the items are; B for bytes, of which large numbers are shown as MB.
         done: the number of items that were done before.
         hidden: show neither bar nor lines.
     """
@@ -38,7 +38,13 @@ class Progress:
         hidden = hidden or distributed.rank() > 0
         has_bar = sys.stderr.isatty() or issubclass(auto.tqdm, notebook_tqdm)
         self._bar = auto.tqdm(
-            total=total, desc=title, unit=f" {unit}", initial=done, leave=False, disable=hidden or not has_bar
+            total=total,
+            desc=title,
+            unit=unit if unit == "B" else f" {unit}",
+            unit_scale=unit == "B",
+            initial=done,
+            leave=False,
+            disable=hidden or not has_bar,
         )
         self._title, self._unit, self._total = title, unit, total
         self._shown: dict[str, str] = {}
@@ -90,9 +96,13 @@ class Progress:
                 print(self._line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
-        of, left = "" if self._total is None else f" of {self._total}", self.time_left()
+        of, left = "" if self._total is None else f" of {self._amount(self._total)}", self.time_left()
         parts = [f"{name} {value}" for name, value in self._shown.items()] + ([f"{left} left"] if left else [])
-        return ", ".join([f"{self._title}: {self.done}{of} {self._unit}", *parts])
+        unit = "" if self._unit == "B" else f" {self._unit}"
+        return ", ".join([f"{self._title}: {self._amount(self.done)}{of}{unit}", *parts])
+
+    def _amount(self, count: int) -> str:
+        return str(auto.tqdm.format_sizeof(count, "B")) if self._unit == "B" else str(count)
 
 
 def progress(

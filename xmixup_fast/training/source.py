@@ -159,6 +159,5 @@ def _ask(source: NamedSource, settings: Settings) -> None:
         if input(f"Download images from {source.name}? [Y/n] ").strip().lower() in ("", "y", "yes"):
             return
         raise ValueError(f"source: {source.name} was declined\n{ways(settings)}")
-    raise ValueError(
-        f"source: {source.name} would be downloaded; --yes, or {ACCEPT}={source.name}, accepts; {ways(settings)}"
-    )
+    message = f"source: {source.name} would be downloaded; --yes, or {ACCEPT}={source.name}, accepts"
+    raise ValueError(f"{message}\n{ways(settings)}")

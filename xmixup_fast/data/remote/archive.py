@@ -49,7 +49,7 @@ class Archive(Layout):
         """Fetches and unpacks the archive, once. Returns names and sizes of each class's images."""
         archive, name = folder.path / "archive", self.files.name(self.file.path)
         log(f"{name}: fetching all of it, {self.file.size / 1e6:.1f} MB, as it has no parts")
-        with progress(self.file.size, log) as on_bytes:
+        with progress(self.file.size) as on_bytes:
             fetch_whole(self.files, self.file, archive, on_bytes)
         log(f"{name}: unpacking")
         with tarfile.open(archive) as tar:

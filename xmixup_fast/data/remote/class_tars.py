@@ -72,7 +72,7 @@ class ClassTars(Layout):
         bound = sum(tar.size for tar in tars.values())
         what = "all images" if limit is None else f"up to {limit} images, the first ones,"
         log(f"fetching {what} of each of {len(names)} classes, at most {bound / 1e6:.1f} MB")
-        with progress(bound if limit is None else None, log) as on_bytes:
+        with progress(bound if limit is None else None) as on_bytes:
             ended = threading.Event()
 
             def one(name: str) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from ...runtime.progress import Progress
 from ..catalog import Log
 from ..dataset import BadFile
 from .cache import SafeNames, SourceFolder
 from .files import Range, RemoteFile, RemoteFiles
-
-SAY_SECONDS = 30.0
-"""Without a terminal, a line comes as often."""
 
 
 class Piece(NamedTuple):
@@ -63,7 +59,7 @@ def fetch_pieces(
     total = sum(one.end - one.begin for one in ranges)
     if missing:
         log(to_fetch(len(missing), total, len(pieces) - len(reasons) - len(missing)))
-    with progress(total, log) as on_bytes:
+    with progress(total) as on_bytes:
         for at, data in files.read_ranges(ranges, on_bytes):
             i, extra = missing[at], header[at]
             reason = _header_fault(data[:extra], pieces[i]) if extra else None
@@ -92,39 +88,19 @@ def to_fetch(images: int, size: float, there: int = 0) -> str:
 
 
 @contextmanager
-def progress(total: int | None, log: Log) -> Iterator[Callable[[int], object]]:
-    """Gives a function that is told how many bytes have come: a bar on a terminal, else a line every half minute.
+def progress(total: int | None) -> Iterator[Callable[[int], object]]:
+    """Gives a function that is told, by any thread, how many bytes have come; shows the progress.
 
-    Args:
-        total: bytes to come; None where that is not known.
-        log: gets the lines.
+    ``total`` is the number of bytes to come; None where that is not known.
     """
-    from tqdm.auto import tqdm
-
-    has_bar = sys.stderr.isatty() or "ipykernel" in sys.modules
-    started, ended = time.monotonic(), threading.Event()
-    with tqdm(total=total, unit="B", unit_scale=True, leave=False, disable=not has_bar, desc="fetching") as bar:
-        come, lock = 0, threading.Lock()
+    lock = threading.Lock()
+    with Progress(total, "fetching", unit="B") as bar:
 
         def on_bytes(count: int) -> None:
-            nonlocal come
-            with lock:  # several threads fetch
-                come += count
+            with lock:
                 bar.update(count)
 
-        def say() -> None:
-            while not ended.wait(SAY_SECONDS):
-                seconds = time.monotonic() - started
-                of = f" of {total / 1e6:.1f}" if total else ""
-                left = f", {tqdm.format_interval((total - come) * seconds / come)} left" if total and come else ""
-                log(f"fetched {come / 1e6:.1f}{of} MB{left}")
-
-        if not has_bar:
-            threading.Thread(target=say, daemon=True).start()
-        try:
-            yield on_bytes
-        finally:
-            ended.set()
+        yield on_bytes
 
 
 def _file_names(pieces: Sequence[Piece]) -> list[str]:

@@ -219,7 +219,7 @@ class _Parquet(Layout):
         remote = [key for key in plan.groups if self._tables[key[0]].files.protocol != "file"]
         if remote:
             log(to_fetch(sum(len(plan.groups[key]) for key in remote), sum(self._bytes(*key) for key in remote)))
-        with progress(sum(self._bytes(*key) for key in remote), log) as on_bytes:
+        with progress(sum(self._bytes(*key) for key in remote)) as on_bytes:
             for files in {id(table.files): table.files for table in self._tables}.values():
                 keys = [key for key in plan.groups if self._tables[key[0]].files is files]
                 said: Callable[[int], object] = on_bytes if files.protocol != "file" else lambda count: None
@@ -285,7 +285,7 @@ def _fetch_whole(tables: Sequence[_Table], folder: SourceFolder, log: Log) -> li
     aside, names = folder.path / f"{WHOLE}.part", SafeNames()
     total = sum(columns.file.size for _, columns in tables)
     log(f"fetching {len(tables)} files whole, {total / 1e6:.1f} MB, as their rows are not sorted by class")
-    with writing_to_cache(aside), progress(total, log) as on_bytes:
+    with writing_to_cache(aside), progress(total) as on_bytes:
         for i, (files, columns) in enumerate(tables):
             file = aside / f"{i:05d}-{names(files.name(columns.file.path))}"
             fetch_whole(files, columns.file, file, on_bytes)
