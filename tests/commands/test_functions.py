@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from made import SOURCE, TARGET, write_folder
 from small_runs import arguments
 
 import xmixup_fast
-from xmixup_fast import EvaluationResult, ImagePool, Prediction, Predictions, Result, XMixup
-from xmixup_fast.data.dataset import BadFile
+from xmixup_fast import EvaluationResult, ImagePool, Prediction, Result, XMixup
 
 PICTURE = re.compile(r'<img alt="([^"]*)" src="data:image/(?:png|jpeg);base64,[A-Za-z0-9+/=]+"')
 
@@ -209,44 +207,4 @@ def test_bad_files_and_files_that_are_gone_have_no_picture(run: Result, tmp_path
     text, pictures = shown(predictions)
     assert text.splitlines()[0] == "2 predictions, 1 files that cannot be used" and len(pictures) == 1
     with pytest.raises(ValueError, match="bad file"):
-        len(xmixup_fast.predict(run.folder, folder))
-
-
-def passes(count: int) -> tuple[Predictions, list[int]]:
-    """Predictions that tell how many were made so far."""
-    made: list[int] = []
-
-    def start() -> Iterator[Prediction | BadFile]:
-        for i in range(count):
-            made.append(i)
-            yield BadFile(f"{i}.png", "made")
-
-    return Predictions(start), made
-
-
-def test_a_loop_makes_one_prediction_at_a_time_and_keeps_none() -> None:
-    predictions, made = passes(10**9)
-    for number, _ in enumerate(predictions):
-        assert len(made) == number + 1
-        if number == 5:
-            break
-    next(iter(predictions))
-    assert made == [0, 1, 2, 3, 4, 5, 0]
-
-
-def test_what_was_asked_for_as_a_whole_is_made_once() -> None:
-    predictions, made = passes(3)
-    assert len(predictions) == 3 and predictions[1][0] == "1.png" and len(list(predictions)) == 3
-    assert repr(predictions).count("\n") == 3 and made == [0, 1, 2]
-    predictions, made = passes(3)
-    assert len(list(predictions)) == 3 and made == [0, 1, 2]
-
-
-def test_files_of_an_iterator_are_predicted_once(run: Result, data: Path) -> None:
-    files = [data / "target" / "red"]
-    predictions = xmixup_fast.predict(run.folder, iter(files))
-    assert len(list(predictions)) == len(predictions) == 10  # which kept them
-    predictions = xmixup_fast.predict(run.folder, iter(files))
-    assert sum(1 for _ in predictions) == 10
-    with pytest.raises(ValueError, match="images: expected a list for a second pass, got an iterator"):
-        next(iter(predictions))
+        xmixup_fast.predict(run.folder, folder)

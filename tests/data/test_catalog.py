@@ -81,7 +81,10 @@ def test_sources_are_listed_with_size_licence_and_what_is_here(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = named_sources()["imagenette"].url
-    SourceFolder.make(tmp_path, "imagenette", "1").describe({"url": url, "classes": ["n01440764"]})
+    folder = SourceFolder.make(tmp_path, "imagenette", "1")
+    folder.describe({"url": url, "classes": ["n01440764"]})
+    assert fetched_sources(tmp_path) == []  # no image has come
+    folder.complete("n01440764", [], None)
     assert fetched_sources(tmp_path) == ["imagenette"] and fetched_sources(None) == []
     assert main(["--cache", str(tmp_path)]) == 0
     text = capsys.readouterr().out

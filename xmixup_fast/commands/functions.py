@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import typing
 from collections.abc import Callable, Iterator
@@ -78,15 +77,11 @@ def evaluate(
 
 
 def _as_list(function: Callable[P, Iterator[Prediction | BadFile]]) -> Callable[P, Predictions]:
-    """The same function with a list for an iterator; whatever it raises at once, it still does."""
+    """The same function with a list for an iterator."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Predictions:
-        first = [function(*args, **kwargs)]
-        images = inspect.signature(function).bind(*args, **kwargs).arguments["images"]
-        return Predictions(
-            lambda: first.pop() if first else function(*args, **kwargs), once=isinstance(images, Iterator)
-        )
+        return Predictions(function(*args, **kwargs))
 
     return run
 

@@ -1,10 +1,8 @@
-"""Predictions: what the function ``predict`` returns, a list that is made as it is asked for."""
+"""Predictions: the list that the function ``predict`` returns, as a console and a notebook show it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 from ..data.bad_files import printable
 from ..data.dataset import BadFile, FileImage
@@ -16,49 +14,11 @@ THUMBNAIL = 120
 """Side of a notebook's pictures, in pixels."""
 
 
-class Predictions(Sequence[Prediction | BadFile]):
-    """What ``xmixup_fast.predict`` returns: the predictions of images, in their order, a ``Prediction`` tuple each.
-
-    Each loop over them predicts anew, one image after the other, and keeps nothing, however many images there are;
-    ``len``, an index, ``list`` or a notebook that shows them predict all images, once, and keep the predictions.
-
-    Args:
-        start: begins a pass over the images.
-        once: whether there can only be one pass, as the files come from an iterator.
-    """
-
-    def __init__(self, start: Callable[[], Iterator[Prediction | BadFile]], once: bool = False) -> None:
-        self._start, self._once = start, once
-        self._started = False
-        self._kept: list[Prediction | BadFile] | None = None
-
-    def __iter__(self) -> Iterator[Prediction | BadFile]:
-        # All of this happens at the first item: list() makes an iterator, and asks for the length before that.
-        if self._kept is not None:
-            yield from self._kept
-            return
-        if self._once and self._started:
-            raise ValueError("images: expected a list for a second pass, got an iterator, which gives its files once")
-        self._started = True
-        yield from self._start()
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-    @overload
-    def __getitem__(self, i: int) -> Prediction | BadFile: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Prediction | BadFile]: ...
-    def __getitem__(self, i: int | slice) -> Prediction | BadFile | list[Prediction | BadFile]:
-        return self._all()[i]
-
-    def _all(self) -> list[Prediction | BadFile]:
-        if self._kept is None:
-            self._kept = [one for one in self]
-        return self._kept
+class Predictions(list[Prediction | BadFile]):
+    """The predictions of images, in their order: a ``Prediction`` each, or a ``BadFile`` of what cannot be used."""
 
     def __repr__(self) -> str:
-        lines = [_line(one) for one in self._all()[:SHOWN]]
+        lines = [_line(one) for one in self[:SHOWN]]
         more = len(self) - SHOWN
         rest = [f"... {more} more"] if more > 0 else []
         return "\n  ".join([self._title(), *lines, *rest])
@@ -71,14 +31,14 @@ class Predictions(Sequence[Prediction | BadFile]):
         cells = "".join(
             f'<figure style="margin: 0; width: {THUMBNAIL + 20}px; overflow-wrap: anywhere">{_thumbnail(one)}'
             f"<figcaption>{escape(_line(one))}</figcaption></figure>"
-            for one in self._all()[:SHOWN]
+            for one in self[:SHOWN]
         )
         row = f'<div style="display: flex; flex-wrap: wrap; gap: .75rem; font-size: .85em">{cells}</div>'
         shown = f"The first {SHOWN}:" if len(self) > SHOWN else ""
         return fragment(self._title(), [(shown, row)])
 
     def _title(self) -> str:
-        bad = sum(isinstance(one, BadFile) for one in self._all())
+        bad = sum(isinstance(one, BadFile) for one in self)
         count = len(self) - bad
         return f"{count} prediction{'s' * (count != 1)}" + (f", {bad} files that cannot be used" if bad else "")
 

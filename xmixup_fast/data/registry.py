@@ -66,7 +66,8 @@ def fetched_sources(cache: Path | None) -> list[str]:
     """Names of sources of which images are in the cache."""
     if cache is None:
         return []
-    return [name for name, source in named_sources().items() if SourceFolder.newest(cache, source.url)]
+    folders = {name: SourceFolder.newest(cache, source.url) for name, source in named_sources().items()}
+    return [name for name, folder in folders.items() if folder and any((folder.path / "lists").iterdir())]
 
 
 def readable_bytes(count: int) -> str:

@@ -302,5 +302,7 @@ class Settings:
         return replace(self, source=list(map(public_url, self.source)))
 
     def to_yaml(self) -> str:
-        """All settings as YAML text, which :func:`read` reads."""
-        return yaml.safe_dump(asdict(self.without_secrets()), sort_keys=False)
+        """All settings as YAML text, which :func:`read` reads. Consent to downloads is left out: it is given each time."""
+        values = asdict(self.without_secrets())
+        del values["yes"]
+        return yaml.safe_dump(values, sort_keys=False)

@@ -109,14 +109,17 @@ def check_names(where: str, names: Iterable[str], known: Collection[str], error:
 
 def public_url(url: str) -> str:
     """A URL without what may be secret: a password and, of http:// and https://, the query."""
-    scheme, mark, rest = url.partition("://")
+    chain, mark, rest = url.rpartition("://")
     if not mark:
         return url
+    is_http = chain.rpartition("::")[2].lower() in ("http", "https")  # simplecache::https://...
     host, slash, path = rest.partition("/")
-    if scheme.lower() in ("http", "https"):
+    if is_http:
         path = path.partition("?")[0].partition("#")[0]
-    # hf://datasets/ID@COMMIT has its @ behind the first slash.
-    return f"{scheme}://{host.rpartition('@')[2].partition('?')[0]}{slash}{path}"
+    # hf://datasets/ID@COMMIT has its @ behind the first slash; abfs://CONTAINER@ACCOUNT has no password.
+    user, _, name = host.rpartition("@")
+    host = name if is_http or ":" in user else host
+    return f"{chain}://{host.partition('?')[0]}{slash}{path}"
 
 
 def as_type(name: str, value: Any, hint: Any) -> Any:

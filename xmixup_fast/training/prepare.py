@@ -300,7 +300,10 @@ class _Choice:
         origins = self.source.origins()
         if not origins:
             return None
-        images = {"/".join(Path(name).parts[-2:]): content.digest for name, content in contents.items()}
+        images: dict[str, str] = {}
+        for name, content in contents.items():
+            short = "/".join(Path(name).parts[-2:])
+            images[name if short in images else short] = content.digest  # two sources may have the same names
         return {"origins": origins, "images": images}
 
     def _held(self, contents: Contents) -> list[BadFile]:

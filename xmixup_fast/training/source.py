@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import timm
 
-from ..data.catalog import Catalog, JoinedCatalog, LocalCatalog, Log
+from ..data.catalog import Catalog, JoinedCatalog, LocalCatalog
 from ..data.dataset import Dataset
 from ..data.layout import some
 from ..data.registry import DEFAULT, NamedSource, fetched_sources, named_sources
@@ -55,17 +55,15 @@ def read_source(settings: Settings, log: Callable[[str], object]) -> Catalog:
     return parts[0] if len(parts) == 1 else JoinedCatalog(", ".join(map(public_url, names)), parts)
 
 
-class WantedClasses(Catalog):
+class WantedClasses(LocalCatalog):
     """ImageNet's classes, as a pretrained classifier has them, without images: to see which ones a source should have.
 
     Args:
         classes: their WordNet ids.
     """
 
-    name = "ImageNet's classes"
-
     def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = sorted(classes)
+        super().__init__("ImageNet's classes", Dataset(sorted(classes), [], [], []))
 
     @classmethod
     def of(cls, settings: Settings) -> WantedClasses:
@@ -75,10 +73,6 @@ class WantedClasses(Catalog):
             raise ValueError(f"source: selection {settings.selection} needs a source to choose from, got none")
         config = None if ":" in settings.model else timm.get_pretrained_cfg(settings.model)
         return cls((config and imagenet_classes(config.num_classes)) or imagenet_classes(1000) or [])
-
-    def fetch(self, labels: Sequence[int], limit: int | None, log: Log) -> Dataset:
-        """No images at all."""
-        return Dataset(self.classes, [], [], [])
 
     def where(self, selection: Selection, settings: Settings) -> list[str]:
         """Lines that tell which named sources have the classes that were selected, and the command that fetches."""
@@ -104,8 +98,6 @@ def fetch_chosen(selection: Selection, source: Catalog, settings: Settings, log:
     labels = sorted({label for row in selection.chosen for label in row})
     dataset = source.fetch(labels, settings.source_images, log)
     there = {sample.label for sample in dataset.train}
-    if isinstance(source, WantedClasses):
-        return dataset
     if missing := [source.classes[label] for label in labels if label not in there]:
         raise ValueError(f"source: {source.name}: has no image of the chosen {some(missing)}")
     return dataset
