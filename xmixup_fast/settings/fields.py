@@ -302,7 +302,7 @@ class Settings:
         return replace(self, source=list(map(public_url, self.source)))
 
     def to_yaml(self) -> str:
-        """All settings as YAML text, which :func:`read` reads. Consent to downloads is left out: it is given each time."""
+        """All settings as YAML text, which :func:`read` reads; without consent to downloads, given each time."""
         values = asdict(self.without_secrets())
         del values["yes"]
         return yaml.safe_dump(values, sort_keys=False)
