@@ -57,7 +57,7 @@ def test_the_default_source_is_said_and_asked_for(
         read_source(settings(tmp_path), lines.append)
     assert not opened and "tiny-imagenet, the default" in lines[0] and "146 MB" in lines[1] and "licence: " in lines[2]
     read_source(settings(tmp_path, yes=True), lines.append)
-    monkeypatch.setenv(source.ACCEPT, "mini-imagenet,tiny-imagenet")
+    monkeypatch.setenv(source.ACCEPT, "mini-imagenet, tiny-imagenet")
     read_source(settings(tmp_path), lines.append)
     assert len(opened) == 2
     assert any(re.search(r"64 pixels on the short side, are enlarged 4\.0 times", line) for line in lines)
@@ -68,7 +68,9 @@ def test_the_default_source_is_said_and_asked_for(
     assert len(opened) == 3
 
 
-@pytest.mark.parametrize(("answer", "goes_on"), [("\n", True), ("Y\n", True), ("n\n", False), ("what\n", False)])
+@pytest.mark.parametrize(
+    ("answer", "goes_on"), [("\n", True), ("Y\n", True), ("n\n", False), ("what\n", False), ("", False)]
+)
 def test_a_terminal_is_asked(
     opened: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, goes_on: bool
 ) -> None:
@@ -133,7 +135,7 @@ def test_only_chosen_classes_are_fetched_and_recorded(opened: Lines, data: Path,
 
 def test_a_class_without_an_image_is_named() -> None:
     empty = Elsewhere(Dataset(["a", "b"], [], [], []))
-    with pytest.raises(ValueError, match="source: elsewhere: has no image of the chosen b"):
+    with pytest.raises(ValueError, match="source: elsewhere: has no usable image of the chosen b"):
         fetch_chosen(Selection("class", [[1]], None), empty, settings(Path()), print)
 
 
@@ -174,7 +176,7 @@ def test_select_without_a_source_tells_what_to_fetch(
     assert select.main([*command, "--top-k", "2"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"blue +<- \w[\w ]* \(n\d{8}\) 0\.\d+, ", text) and "1000 source classes" in text
-    assert re.search(r"wanted: \d of ImageNet's classes", text) and "--source imagenet-1k" in text
+    assert re.search(r"wanted: \d of ImageNet's classes", text) and re.search(r"all  imagenet-1k\n", text)
     chosen = json.loads((tmp_path / "out" / "selection.json").read_text())["classes"]
     assert [len(row) for row in chosen.values()] == [2, 2, 2]
     assert (tmp_path / "out" / "contact-sheet-1.png").exists()
@@ -186,6 +188,18 @@ def test_select_without_a_source_tells_what_to_fetch(
 def test_finetuning_needs_no_source(opened: Lines, data: Path, tmp_path: Path) -> None:
     assert run(data, tmp_path / "run", "finetune", source=None).selection is None and not opened
     assert "source" in arguments(data, tmp_path)
+
+
+def test_a_source_that_lost_a_class_is_named_at_resume(
+    opened: Lines, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(data, tmp_path / "run", source="https://host/train")
+    (lost, *_) = next(iter((first.selection or {})["classes"].values()))
+    small = read_dataset(str(data / "source"))
+    kept = [name for name in small.classes if name != lost["class"]]
+    monkeypatch.setattr(source, "open_remote", lambda *_, **__: Elsewhere(Dataset(kept, [], [], [])))
+    with pytest.raises(ValueError, match=r"^resume: the source has changed since the run began: .* no training class"):
+        run(data, tmp_path / "run", source="https://host/train", resume="auto")
 
 
 def test_secrets_of_urls_are_kept_nowhere(

@@ -125,6 +125,8 @@ class SelectionResult:
         """
         position = {label: i for i, label in enumerate(self._labels())}
         samples = [one._replace(label=position[one.label]) for one in self.selection.samples(self.source)]
+        if not samples:
+            raise ValueError("pool: there are no images, as select got no source: select(..., source=...)")
         pool, bad = decoded_pool(samples, self.classes, "auxiliary images", resize=resize, decoder=decoder, log=log)
         if bad:
             raise ValueError("\n  ".join(["pool: these images cannot be decoded:", *(f"{a}: {b}" for a, b in bad)]))

@@ -279,6 +279,8 @@ class _Choice:
             held = self._held(contents)
             pool = images.auxiliary(selection, source, held)
         except ValueError as error:
+            if resumed and str(error).startswith("selection_file"):
+                raise ValueError(f"resume: the source has changed since the run began: {error}") from error
             if settings.bad_files == "skip" or not images.bad or list_bad(images.bad) == str(error):
                 raise
             raise ValueError(f"{list_bad(images.bad)}\n{error}") from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
 import timm
 
+from ..data.bad_files import first_lines
 from ..data.catalog import Catalog, JoinedCatalog, LocalCatalog
 from ..data.dataset import Dataset
 from ..data.layout import some
@@ -77,13 +79,12 @@ class WantedClasses(LocalCatalog):
     def where(self, selection: Selection, settings: Settings) -> list[str]:
         """Lines that tell which named sources have the classes that were selected, and the command that fetches."""
         wanted = {self.classes[label] for row in selection.chosen for label in row}
-        lines = [f"wanted: {len(wanted)} of {self.name}; these sources have"]
+        lines = [f"wanted: {len(wanted)} of {self.name}; of these have"]
         for name, source in named_sources().items():
-            count = (
-                f"{len(wanted & set(source.ids)):5d}" if source.ids else "  all" if source.classes == 1000 else "some?"
-            )
-            lines.append(f"  {count}  xmixup train {settings.target} --source {name}")
-        return [*lines, "or name a folder with these classes as class folders: --source FOLDER"]
+            listed = str(len(wanted & set(source.ids))) if source.ids else "?"
+            lines.append(f"  {'all' if source.classes == len(self.classes) else listed:>4}  {name}")
+        command = f"xmixup train {shlex.quote(settings.target)} --source"
+        return [*lines, f"to fetch them: {command} NAME; {command} FOLDER takes these classes as class folders"]
 
 
 def is_elsewhere(name: str) -> bool:
@@ -99,7 +100,12 @@ def fetch_chosen(selection: Selection, source: Catalog, settings: Settings, log:
     dataset = source.fetch(labels, settings.source_images, log)
     there = {sample.label for sample in dataset.train}
     if missing := [source.classes[label] for label in labels if label not in there]:
-        raise ValueError(f"source: {source.name}: has no image of the chosen {some(missing)}")
+        message = (
+            f"source: {source.name}: has no usable image of the chosen {some(missing)}; another --selection or source "
+            "may do without"
+        )
+        reasons = first_lines([f"{file.name}: {file.reason}" for file in dataset.bad])
+        raise ValueError("\n  ".join([message, *reasons]))
     return dataset
 
 
@@ -144,11 +150,15 @@ def _ask(source: NamedSource, settings: Settings) -> None:
 
     Raises ValueError where the user declines, or cannot be asked.
     """
-    accepted = os.environ.get(ACCEPT, "").split(",")
+    accepted = [name.strip() for name in os.environ.get(ACCEPT, "").split(",")]
     if settings.yes or source.name in accepted or not (source.terms or settings.source is None):
         return
     if distributed.world_size() == 1 and sys.stdin is not None and sys.stdin.isatty():
-        if input(f"Download images from {source.name}? [Y/n] ").strip().lower() in ("", "y", "yes"):
+        try:
+            answer = input(f"Download images from {source.name}? [Y/n] ").strip().lower()
+        except EOFError:
+            answer = "no"
+        if answer in ("", "y", "yes"):
             return
         raise ValueError(f"source: {source.name} was declined\n{ways(settings)}")
     message = f"source: {source.name} would be downloaded; --yes, or {ACCEPT}={source.name}, accepts"
