@@ -269,9 +269,7 @@ def test_files_are_found_by_folder_pattern_and_braces(server: RangeServer, tmp_p
         assert files.file(files.join("a-08.tar")).read() == DATA[:9]
 
 
-@pytest.mark.parametrize(
-    ("url", "package", "extra"), [("s3://b/k", "s3fs", "s3"), ("https://h/k", "aiohttp", "remote")]
-)
+@pytest.mark.parametrize(("url", "package", "extra"), [("s3://b/k", "s3fs", "s3"), ("gs://b/k", "gcsfs", "gs")])
 def test_a_missing_package_names_the_extra(url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.setitem(sys.modules, name, None)
