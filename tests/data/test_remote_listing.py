@@ -125,6 +125,6 @@ def test_what_cannot_be_reached_is_never_taken_for_damage(tmp_path: Path, kind: 
     folder = SourceFolder.make(tmp_path, "a", "a")
     folder.name_classes(["a"])
     layout = ClassTars(["a"], lambda name: ClassTar("a.tar", read, 2048, "1"), lambda names: None)
-    with pytest.raises(kind, match="^nothing answers$"):
+    with pytest.raises(kind, match=r"^nothing answers$"):
         layout.fetch([0], None, folder, print)
     assert not folder.held("a").bad and not folder.held("a").is_whole

@@ -118,6 +118,7 @@ def test_an_index_of_other_places_or_without_them_is_refused(
     tmp_path: Path, shard: str, listed: dict[str, dict[str, int | str]], message: str
 ) -> None:
     write_shard(tmp_path / "a.tar", made(tmp_path, "cat"))
+    (tmp_path / "s").mkdir()
     write_index(tmp_path / "s" / "index.parquet", [Row("cat", shard, "0.jpg", 512, 7)], listed)
     with pytest.raises(ValueError, match=f"index.parquet: {message}"):
         opened(f"file://{tmp_path}/s/index.parquet", tmp_path / "cache").fetch([0], None, print)

@@ -67,8 +67,9 @@ class Archive(Layout):
             if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the decompressor
                 raise
             archive.unlink()
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")  # tarfile lists all formats
             raise ValueError(
-                f"{self.files.url}: expected a whole archive of class folders ({', '.join(ARCHIVES)}): {error}: "
+                f"{self.files.url}: expected a whole archive of class folders ({', '.join(ARCHIVES)}), got none: {reason}: "
                 "removed from the cache; a new run fetches it anew"
             ) from error
         self.classes = self.classes or there
