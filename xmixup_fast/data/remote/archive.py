@@ -62,15 +62,15 @@ class Archive(Layout):
             members = _members(archive)
             there = sorted({one for one, _ in members})
             if not there:
-                raise ValueError("it has no images in class folders")
+                raise ValueError("no images in class folders")
         except _DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the decompressor
                 raise
             archive.unlink()
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")  # tarfile lists all formats
             raise ValueError(
-                f"{self.files.url}: expected a whole archive of class folders ({', '.join(ARCHIVES)}), got none: {reason}: "
-                "removed from the cache; a new run fetches it anew"
+                f"{self.files.url}: expected a whole archive of class folders ({', '.join(ARCHIVES)}) ({reason}): it "
+                "is removed; a new run fetches it anew"
             ) from error
         self.classes = self.classes or there
         if left := [one for one in there if one not in self.classes]:

@@ -76,9 +76,12 @@ class ClassTars(Layout):
         log(f"fetching {what} of each of {len(names)} classes, at most {bound / 1e6:.1f} MB")
         fetches = [_ClassFetch(name, tars[name], folder, limit) for name in names]
         with Progress(bound if limit is None else None, "fetching", unit="B") as bar:
-            ended = threading.Event()
-            for _ in in_flight(lambda one: one.run(bar.update, ended), fetches, ended):
-                pass
+            ended, left = threading.Event(), threading.Event()
+            try:
+                for _ in in_flight(lambda one: one.run(bar.update, ended, left), fetches, ended):
+                    pass
+            finally:
+                left.set()
         self._check(names)  # before a class counts as whole: of another version, the next fetch begins anew
         for one in fetches:
             one.complete()
@@ -231,13 +234,16 @@ class _ClassFetch:
         for member in held.state["members"]:
             self._safe(member)
 
-    def run(self, on_bytes: Callable[[int], object], ended: threading.Event) -> None:
-        """Fetches; stops at the next request after ``ended`` is set. Raises OSError."""
+    def run(self, on_bytes: Callable[[int], object], ended: threading.Event, left: threading.Event) -> None:
+        """Fetches. After ``ended`` is set, it makes no further request; after ``left`` is, it writes no more.
+
+        Raises OSError.
+        """
 
         def read(begin: int, end: int) -> bytes:
             self.folder.keep(self.name, self.held)  # the images so far are written: they are not fetched again
             data = b"" if ended.is_set() else self.tar.read(begin, end)
-            if ended.is_set():
+            if left.is_set() or not data:
                 raise InterruptedError("another class could not be fetched")
             on_bytes(len(data))
             return data
