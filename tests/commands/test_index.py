@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_server import HubServer
 from listings import numbered, write_shard, write_table
+from range_server import Fault, RangeServer
 
 from xmixup_fast.__main__ import main
 from xmixup_fast.data.remote.files import RemoteFiles
@@ -91,6 +97,36 @@ def test_shards_elsewhere_are_indexed_by_their_headers(
     assert remote.shards["a b-train-0.tar"].keys() == {"size", "etag"}
 
 
+def test_a_server_that_fails_is_no_damaged_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard(tmp_path / "repo" / "a.tar", [(f"{i}.{end}", "x" * 5000) for i in range(5) for end in ("jpg", "cls")])
+    monkeypatch.chdir(tmp_path)
+
+    def fail(method: str, path: str) -> int | None:
+        return 403 if method == "GET" and hub.count("GET") > 4 else None
+
+    with HubServer({"made/shards": tmp_path / "repo"}, fail=fail) as hub:
+        assert main(["index", hub.address("made/shards", "a.tar"), "--bad-files", "skip"]) == 2
+    error = capsys.readouterr().err
+    assert "access refused" in error and "expected a whole" not in error
+    assert not (tmp_path / "index.parquet").exists()
+
+
+def test_ctrl_c_waits_for_no_server(tmp_path: Path) -> None:
+    for i in range(3):
+        write_shard(tmp_path / f"a-{i}.tar", numbered(*range(20)))
+    with RangeServer(tmp_path, fault=lambda request: Fault(stall=True) if request.number > 6 else None) as server:
+        command = [sys.executable, "-m", "xmixup_fast", "index", server.url, "--output", str(tmp_path / "i.parquet")]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while len(server.requests) <= 8 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=10)
+    assert process.returncode not in (0, None) and "Traceback" not in error
+
+
 def test_what_is_missing_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,9 +147,9 @@ def test_only_the_rows_of_the_classes_that_are_asked_for_are_read(
     write_index(tmp_path / "index.parquet", made, {})
     count, read = [0], RemoteFiles.read
 
-    def counted(files: RemoteFiles, path: str, begin: int, end: int) -> bytes:
+    def counted(files: RemoteFiles, path: str, begin: int, end: int, *more: Any) -> bytes:
         count[0] += end - begin
-        return read(files, path, begin, end)
+        return read(files, path, begin, end, *more)
 
     monkeypatch.setattr(RemoteFiles, "read", counted)
     index = opened(tmp_path / "index.parquet")

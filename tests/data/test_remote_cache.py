@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from range_server import Fault, RangeServer
 
 from xmixup_fast.data.dataset import BadFile
-from xmixup_fast.data.remote import fetch
-from xmixup_fast.data.remote.cache import SafeNames, SourceFolder
+from xmixup_fast.data.remote import cache
+from xmixup_fast.data.remote.cache import Held, SafeNames, SourceFolder
 from xmixup_fast.data.remote.fetch import Piece, fetch_pieces
 from xmixup_fast.data.remote.files import RemoteFiles
 
@@ -72,10 +72,10 @@ def test_a_class_is_there_once_it_is_complete_and_while_its_files_are(source: So
     for name in ("a", "b/.."):
         assert not source.held(name).is_enough(1)
         source.write(name, "1.jpg", b"12345")
-        bad = [BadFile("x/2.jpg", "an empty file")]
-        source.complete(name, [("1.jpg", 5)], 10, bad)
+        bad = BadFile("x/2.jpg", "an empty file")
+        source.complete(name, [bad, ("1.jpg", 5)], 10)
         held = source.held(name)
-        assert held.files == [("1.jpg", 5)] and held.bad == bad
+        assert held.files == [("1.jpg", 5)] and held.bad == [(0, bad)]
         assert held.is_enough(3) and held.is_enough(10) and not held.is_enough(11) and not held.is_enough(None)
         assert source.class_folder(name).parent == source.images
         source.write(name, "1.jpg", b"123")
@@ -113,7 +113,7 @@ def pieces_of(files: RemoteFiles, members: dict[str, bytes]) -> list[Piece]:
     file, packed = files.info(), tar_of(members)
     places = {name: packed.index(data) for name, data in members.items()}
     return [
-        Piece("a" if i % 2 else "b/..", name, file, places[name], len(data), name)
+        Piece("a" if i % 2 else "b/..", name, file, places[name], len(data))
         for i, (name, data) in enumerate(members.items())
     ]
 
@@ -124,15 +124,15 @@ def test_pieces_come_whole_in_few_requests_and_once(
     files = RemoteFiles(f"{server.url}/s.tar")
     pieces = pieces_of(files, members)
     lines: list[str] = []
-    assert fetch_pieces(files, pieces, source, 20, lines.append) == []
+    fetch_pieces(files, pieces, source, 20, lines.append)
     assert len(server.gets) == 1 and lines[0].startswith("fetching 40 images, 0.2 MB")
     for label in ("a", "b/.."):
         held = source.held(label)
-        expected = [(piece.name, members[piece.name]) for piece in pieces if piece.label == label]
+        expected = [(piece.member, members[piece.member]) for piece in pieces if piece.class_name == label]
         assert [(name, (source.class_folder(label) / name).read_bytes()) for name, _ in held.files] == expected
         assert held.is_enough(20) and not held.is_enough(21)
     server.forget()
-    assert fetch_pieces(files, pieces, source, None, lines.append) == []
+    fetch_pieces(files, pieces, source, None, lines.append)
     assert not server.gets and source.held("a").is_enough(None)
 
 
@@ -148,13 +148,14 @@ def test_broken_pieces_are_bad_files(server: RangeServer, members: dict[str, byt
         good[5]._replace(offset=0),
         *good[6:],
     ]
-    bad = fetch_pieces(files, pieces, source, None, quiet)
-    assert [item.name for item in bad] == [f"{files.url}/{piece.name}" for piece in good[:6]]
+    fetch_pieces(files, pieces, source, None, quiet)
+    held = [source.held(label) for label in ("a", "b/..")]
+    found = {item.name: item for one in held for _, item in one.bad}
+    bad = [found[f"{files.url}/{piece.member}"] for piece in pieces[:6]]
+    assert len(found) == 6
     assert all("index is older than the shards" in item.reason for item in bad[:3])
     assert bad[3].reason == "an empty file" and "ends within it" in bad[4].reason
-    held = [source.held(label) for label in ("a", "b/..")]
-    assert sorted(name for one in held for name, _ in one.files) == sorted(piece.name for piece in good[6:])
-    assert sorted(item for one in held for item in one.bad) == sorted(bad)
+    assert sorted(name for one in held for name, _ in one.files) == sorted(piece.member for piece in good[6:])
 
 
 def test_members_with_long_names_are_checked_as_far_as_headers_tell(tmp_path: Path, source: SourceFolder) -> None:
@@ -162,8 +163,8 @@ def test_members_with_long_names_are_checked_as_far_as_headers_tell(tmp_path: Pa
     members = {name: bytes([i + 65]) * 900 for i, name in enumerate(names)}
     (tmp_path / "s.tar").write_bytes(tar_of(members))
     files = RemoteFiles(str(tmp_path / "s.tar"))
-    pieces = [piece._replace(label="a") for piece in pieces_of(files, members)]
-    assert fetch_pieces(files, pieces, source, None, quiet) == []
+    pieces = [piece._replace(class_name="a") for piece in pieces_of(files, members)]
+    fetch_pieces(files, pieces, source, None, quiet)
     assert [size for _, size in source.held("a").files] == [900] * 3
 
 
@@ -181,7 +182,7 @@ def test_an_interrupted_fetch_of_pieces_goes_on(
     server.fault = lambda request: None
     server.forget()
     there = sum(1 for _ in source.images.rglob("*.JPEG"))
-    assert fetch_pieces(files, pieces, source, None, quiet) == []
+    fetch_pieces(files, pieces, source, None, quiet)
     total = sum(map(len, members.values()))
     assert server.sent <= 1.4 * total * (40 - there) / 40 and source.held("a").is_enough(None)
 
@@ -198,28 +199,43 @@ def test_a_file_that_changes_while_its_pieces_come_leaves_none_of_them(
     assert not list(source.images.rglob("*.JPEG")) and not source.held("a").is_whole
 
 
-def test_without_a_terminal_lines_tell_how_far_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_one_process_of_a_machine_fetches_at_a_time_and_the_other_says_that_it_waits(
+    source: SourceFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xmixup_fast.runtime.progress.LINE_SECONDS", 0.05)
-    with fetch.progress(10_000_000) as on_bytes:
-        on_bytes(4_000_000)
-        time.sleep(0.2)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines and lines[0].startswith("fetching: 4.00MB of 10.0MB, 00:0") and lines[0].endswith("left")
-
-
-def test_one_process_of_a_machine_fetches_at_a_time(source: SourceFolder) -> None:
+    monkeypatch.setattr(cache, "LOCK_SECONDS", 0.1)
     order: list[str] = []
 
     def other() -> None:
-        with SourceFolder(source.path).locked():
+        with SourceFolder(source.path).locked(order.append):
             order.append("other")
 
-    with source.locked():
+    with source.locked(order.append):
         thread = threading.Thread(target=other)
         thread.start()
-        time.sleep(0.2)
+        time.sleep(0.5)
         order.append("first")
     thread.join()
-    assert order == ["first", "other"]
+    assert order == [
+        f"{source.path}: another process fetches into this folder: waiting for it to end",
+        "first",
+        "other",
+    ]
+
+
+FOUND = st.lists(st.booleans(), max_size=9)
+
+
+@given(FOUND, st.integers(0, 9), st.integers(0, 9))
+def test_images_and_bad_files_of_a_class_do_not_depend_on_what_was_fetched_before(
+    good: list[bool], limit: int, more: int
+) -> None:
+    found: list[tuple[str, int] | BadFile] = [
+        (f"{i}.jpg", 1) if is_good else BadFile(f"{i}.jpg", "odd") for i, is_good in enumerate(good)
+    ]
+    one, other = Held(), Held()
+    for held, count in ((one, limit), (other, limit + more)):
+        for item in found[:count]:
+            held.add(item)
+    assert one.first(limit) == other.first(limit) == one.first(None)
+    names, bad = one.first(limit)
+    assert len(names) + len(bad) == min(limit, len(found))

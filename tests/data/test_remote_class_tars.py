@@ -13,18 +13,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from class_tars import JPEG, Images, made_images, tar_of, write_class_tars, write_large_tar
+from class_tars import JPEG, Images, contents, made_images, tar_of, write_class_tars, write_large_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from range_server import Fault, RangeServer, Request
 
 from xmixup_fast.data.catalog import Catalog
-from xmixup_fast.data.dataset import Dataset
 from xmixup_fast.data.remote import class_tars
 from xmixup_fast.data.remote.cache import SourceFolder
 from xmixup_fast.data.remote.catalog import open_remote
 from xmixup_fast.data.remote.files import NoNetwork
-from xmixup_fast.data.remote.layout import Options
 
 CLASSES, IMAGES = 200, 6
 CHOSEN = [3, 50, 51, 120, 199]
@@ -49,16 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Path:
 def server(folder: Path) -> Iterator[RangeServer]:
     with RangeServer(folder) as running:
         yield running
-
-
-def contents(dataset: Dataset) -> dict[str, dict[str, bytes]]:
-    """The images' bytes by class and file name."""
-    found: dict[str, dict[str, bytes]] = {}
-    for sample in dataset.train:
-        path = Path(sample.image.name)
-        found.setdefault(dataset.classes[sample.label], {})[path.name] = sample.image.read()
-        assert path.is_relative_to(dataset.root)
-    return found
 
 
 def first(images: Images, labels: Iterable[int], limit: int | None = None) -> Images:
@@ -90,23 +78,6 @@ def test_of_the_chosen_classes_little_more_than_their_images_moves(
     assert contents(got) == wanted and got.classes == catalog.classes and not got.bad
     assert server.sent <= 1.2 * size(wanted)
     assert any("5 classes, at most" in line and "MB" in line for line in lines)
-
-
-def test_known_classes_are_asked_for_by_name(server: RangeServer, images: Images, tmp_path: Path) -> None:
-    options = Options(classes=sorted(images))
-    catalog = open_remote(f"{server.url}/tars", tmp_path, print, options=options)
-    assert contents(catalog.fetch(CHOSEN, 2, print)) == first(images, CHOSEN, 2)
-    assert not any(one.path.endswith("/") or one.path == "/tars" for one in server.requests), "no listing"
-    server.forget()
-    large = open_remote(f"{server.url}/large.tar", tmp_path, print, options=options)
-    server.forget()
-    assert contents(large.fetch([3], 2, print)) == first(images, [3], 2)
-    assert len(server.gets) < 12, "the chain of headers is followed as far as the class"
-    unknown = Options(classes=[*sorted(images), "n99999999"])
-    for what, message in {"tars": r"n99999999\.tar: no such file", "large.tar": "no tar of the class n9999"}.items():
-        catalog = open_remote(f"{server.url}/{what}", tmp_path / "2", print, options=unknown)
-        with pytest.raises(FileNotFoundError, match=message):
-            catalog.fetch([CLASSES], 2, print)
 
 
 def test_several_classes_come_at_a_time(folder: Path, images: Images, tmp_path: Path) -> None:
@@ -340,7 +311,7 @@ def test_several_fetches_give_what_one_gives(sizes: list[int], limits: list[int 
         for limit in limits:
             there = len(folder.held("a").files)
             read[:] = bytes(len(read))
-            layout = class_tars.ClassTars(["a"], lambda name: tar, lambda name: None)
+            layout = class_tars.ClassTars(["a"], lambda name: tar, lambda names: None)
             if not folder.held("a").is_enough(limit):
                 layout.fetch([0], limit, folder, lambda line: None)
             wanted = list(members.values())[:limit]

@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -269,9 +270,7 @@ def test_files_are_found_by_folder_pattern_and_braces(server: RangeServer, tmp_p
         assert files.file(files.join("a-08.tar")).read() == DATA[:9]
 
 
-@pytest.mark.parametrize(
-    ("url", "package", "extra"), [("s3://b/k", "s3fs", "s3"), ("https://h/k", "aiohttp", "remote")]
-)
+@pytest.mark.parametrize(("url", "package", "extra"), [("s3://b/k", "s3fs", "s3"), ("gs://b/k", "gcsfs", "gs")])
 def test_a_missing_package_names_the_extra(url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -338,6 +337,25 @@ def test_class_tars_of_s3_come_as_they_are(bucket: Any, tmp_path: Path) -> None:
     dataset = catalog.fetch([1, 3], 2, lambda line: None)
     expected = [images[name][f"{name}_{i}.JPEG"] for name in ("n00000001", "n00000003") for i in range(2)]
     assert [sample.image.read() for sample in dataset.train] == expected and not dataset.bad
+
+
+def test_what_the_hub_says_of_a_file_is_asked_for_again(
+    server: RangeServer, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RemoteFiles(f"{server.url}/a.tar")
+    assert files.info().size and files.sha256(files.path) is None
+    answers = iter([ConnectionError("lost"), {"lfs": SimpleNamespace(sha256="abc")}, {}])
+
+    def info(path: str) -> dict[str, Any]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(files.fs, "info", info)
+    files.protocol = "hf"
+    assert files.sha256(files.path) == "abc" and len(waits) == 1
+    assert files.sha256(files.path) is None
 
 
 def test_fsspec_is_asked_for_no_more_than_the_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

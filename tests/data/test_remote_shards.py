@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from xmixup_fast.__main__ import main
 from xmixup_fast.data.catalog import Catalog
 from xmixup_fast.data.dataset import Dataset
 from xmixup_fast.data.remote.catalog import open_remote
+from xmixup_fast.data.remote.index import Row, write_index
 
 COUNT, BYTES = 4, 30_000
 
@@ -100,6 +102,41 @@ def test_an_index_leads_nowhere_else(tmp_path: Path) -> None:
     assert read(local) == [("dog", b"image 1")]
     with HubServer({"made/a": tmp_path / "repo"}) as hub, pytest.raises(ValueError, match="was written for shards in"):
         opened(hub.address("made/a", "other.parquet"), tmp_path / "2")
+
+
+@pytest.mark.parametrize(
+    ("shard", "listed", "message"),
+    [
+        ("../a.tar", {"../a.tar": {"size": 1024}}, "names a shard outside of its folder"),
+        ("/a.tar", {"/a.tar": {"size": 1024}}, "names a shard outside of its folder"),
+        ("../a.tar", {"a.tar": {"size": 1024}}, r"damaged: rows are of \.\./a\.tar, no shard that it lists"),
+        (None, {"a.tar": {"size": 1024}}, "damaged: its rows of cat are not where it says"),
+        ("a.tar", {"a.tar": {}}, r"damaged metadata \(KeyError\('size'\)\)"),
+    ],
+)
+def test_an_index_of_other_places_or_without_them_is_refused(
+    tmp_path: Path, shard: str, listed: dict[str, dict[str, int | str]], message: str
+) -> None:
+    write_shard(tmp_path / "a.tar", made(tmp_path, "cat"))
+    (tmp_path / "s").mkdir()
+    write_index(tmp_path / "s" / "index.parquet", [Row("cat", shard, "0.jpg", 512, 7)], listed)
+    with pytest.raises(ValueError, match=f"index.parquet: {message}"):
+        opened(f"file://{tmp_path}/s/index.parquet", tmp_path / "cache").fetch([0], None, print)
+    assert not list((tmp_path / "cache").rglob("*.jpg"))
+
+
+@pytest.mark.parametrize("text", ["no JSON", "3", "null", "{}", *(json.dumps({"format": 1, **some}) for some in (
+    {"classes": {}, "shards": {}}, {"folder": None, "shards": {}}, {"folder": None, "classes": {}},
+    {"folder": None, "classes": {"cat": None}, "shards": {}}, {"folder": None, "classes": {}, "shards": {"a": 3}},
+))])  # fmt: skip
+def test_an_index_whose_metadata_lack_something_is_refused(tmp_path: Path, text: str) -> None:
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "index.parquet"
+    write_index(path, [Row("cat", "a.tar", "0.jpg", 512, 7)], {"a.tar": {"size": 1024}})
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"xmixup_fast": text}), path)
+    with pytest.raises(ValueError, match=r"index\.parquet: damaged metadata .*: write it with xmixup index anew"):
+        opened(f"file://{path}", tmp_path / "cache")
 
 
 def test_an_interrupted_fetch_goes_on(shards: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from small_runs import run
 import xmixup_fast
 from xmixup_fast.runtime import progress as module
 from xmixup_fast.runtime.progress import Progress, progress
+from xmixup_fast.runtime.threads import in_flight
 
 
 def test_half_a_minute_is_the_longest_silence() -> None:
@@ -36,6 +37,17 @@ def test_a_log_gets_lines_also_while_one_step_takes_long(capsys: pytest.CaptureF
     assert all(re.fullmatch(r"training: 4 of 10 steps, loss 0\.5, \d\d:\d\d left", line) for line in lines)
     time.sleep(0.15)
     assert not capsys.readouterr().err, "a pass that has ended is silent"
+
+
+def test_threads_may_count_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with Progress(None, "fetching", unit="B") as bar:
+            list(in_flight(lambda i: [bar.update(1, n=str(i)) for _ in range(2000)], range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert bar.done == 16_000
 
 
 @pytest.mark.usefixtures("often")

@@ -8,6 +8,8 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from xmixup_fast.data.dataset import Dataset
+
 JPEG = b"\xff\xd8\xff\xe0"
 
 Images = dict[str, dict[str, bytes]]
@@ -53,3 +55,13 @@ def write_large_tar(path: Path, images: Mapping[str, Mapping[str, bytes]], parts
         begin, end = (len(packed) * k // parts for k in (i, i + 1))
         path.with_name(f"{path.name}.{i + 1:03d}").write_bytes(packed[begin:end])
     return path
+
+
+def contents(dataset: Dataset) -> dict[str, dict[str, bytes]]:
+    """The images' bytes by class and file name."""
+    found: dict[str, dict[str, bytes]] = {}
+    for sample in dataset.train:
+        path = Path(sample.image.name)
+        found.setdefault(dataset.classes[sample.label], {})[path.name] = sample.image.read()
+        assert path.is_relative_to(dataset.root)
+    return found

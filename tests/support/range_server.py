@@ -59,6 +59,10 @@ class RangeServer:
     """Says for each GET of a file what goes wrong."""
     heads: bool = True
     """Whether HEAD is answered, and not by 403, as signed links do."""
+    folders: tuple[int, str] | None = None
+    """Status and page that folders are answered with, in place of their links."""
+    missing: int = 404
+    """The status for what is not there."""
     requests: list[Request] = field(default_factory=list)
     most_in_flight: int = 0
     """As many GETs have been answered at a time."""
@@ -119,17 +123,19 @@ class RangeServer:
         )
         self.requests.append(one)
         path = self.root / request.match_info["path"]
+        if path.is_dir() and self.folders:
+            return web.Response(status=self.folders[0], text=self.folders[1], content_type="text/html")
         if path.is_dir():
             links = (f'<a href="{item.name}{"/" * item.is_dir()}">{item.name}</a>' for item in sorted(path.iterdir()))
             more = '<a href="?C=N;O=D">Name</a> <a href="/">Up</a> <a href="../">Up</a> <a href="#top">Top</a>'
             return web.Response(text=f"<html>{more} {' '.join(links)}</html>", content_type="text/html")
-        if request.method == "HEAD" and not self.heads:
+        if request.method == "HEAD" and not (self.heads and (path.is_file() or self.missing == 404)):
             return web.Response(status=403)
         fault = (self.fault(one) if request.method == "GET" else None) or Fault()
         if fault.stall:
             await self._closing.wait()
         if fault.status or not path.is_file():
-            return web.Response(status=fault.status or 404, headers=fault.headers)
+            return web.Response(status=fault.status or self.missing, headers=fault.headers)
         self._in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self._in_flight)
         try:

@@ -44,7 +44,7 @@ def run(options: Options) -> None:
     """Writes the index.
 
     Raises OSError and ValueError for shards that cannot be read, and ValueError for bad files, unless they are to be
-    skipped, for shards without training images, and where pyarrow is not installed.
+    skipped, and for shards without training images.
     """
     from ..data.remote.indexing import index_shards
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from ..runtime.threads import within
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 8.0
 """How long a connection, and the whole answer, may take; the name service obeys the second alone."""
@@ -37,19 +38,11 @@ def _unreachable(endpoint: str) -> str:
     """Why no server answers at an endpoint; empty where one does, whatever it answers."""
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
-    failed = [f"no answer in {ANSWER_SECONDS:.0f} s"]
-
-    def ask() -> None:
-        try:
-            get_session().head(endpoint, timeout=CONNECT_SECONDS)
-            failed.clear()
-        except Exception as error:  # of requests or httpx, as the version of huggingface_hub has it
-            failed[:] = [(str(error).splitlines() or [type(error).__name__])[0]]
-
-    asking = threading.Thread(target=ask, daemon=True)  # as no timeout holds for the name service
-    asking.start()
-    asking.join(ANSWER_SECONDS)
-    return f"{endpoint} cannot be reached: {failed[0]}" if failed else ""
+    try:  # in a thread, as no timeout holds for the name service
+        within(ANSWER_SECONDS, lambda: get_session().head(endpoint, timeout=CONNECT_SECONDS))
+    except Exception as error:  # of requests or httpx, as the version of huggingface_hub has it
+        return f"{endpoint} cannot be reached: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    return ""
 
 
 class _FirstLine(logging.Filter):

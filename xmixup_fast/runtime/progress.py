@@ -51,6 +51,7 @@ class Progress:
         self._before = self.done = done
         self._started = self._last_line = time.monotonic()
         self._ended = threading.Event()
+        self._lock = threading.Lock()
         self._lines = None if hidden or has_bar else threading.Thread(target=self._print_lines, daemon=True)
 
     def __enter__(self) -> Progress:
@@ -65,12 +66,13 @@ class Progress:
         self._bar.close()
 
     def update(self, count: int = 1, **shown: str) -> None:
-        """Counts items that are done; ``shown`` is what stands beside the bar, such as loss="0.123"."""
-        self.done += count
-        self._shown = shown
-        if shown:
-            self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(count)
+        """Counts items that are done, by any thread; ``shown`` is what stands beside the bar, such as loss="0.123"."""
+        with self._lock:
+            self.done += count
+            self._shown = shown
+            if shown:
+                self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(count)
 
     def write(self, text: str) -> None:
         """Prints a line on stdout, above the bar. A line of text about the progress then waits again."""

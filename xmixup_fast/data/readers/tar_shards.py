@@ -9,16 +9,17 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
+from ...runtime.threads import in_flight
 from ..dataset import BadFile, Dataset, FileImage, Findings, Image
 from ..formats import is_image
 from ..layout import PACKED, is_missing, name_splits, some, split_faults, split_guesses, split_parts, why_missing
 from .listing import Entry, Root, collect, refuse
+from .tar_members import check_end, unusable
 from .tree import extension, is_silent
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -120,21 +121,22 @@ def read_shards(name: str, image_field: str | None = None, needs_train: bool = T
     return collect(name, entries, bad, root=str(root.path), findings=findings, needs_train=needs_train)
 
 
-def read_open_shards(name: str, shards: Mapping[Path, _Opens], image_field: str | None, threads: int) -> Dataset:
-    """As :func:`read_shards`, of shards that are elsewhere, in threads; ``shards`` opens each, by a relative path."""
+def read_open_shards(name: str, shards: Mapping[Path, _Opens], image_field: str | None) -> Dataset:
+    """As :func:`read_shards`, of shards that are elsewhere, several at a time.
+
+    ``shards`` opens each, by a relative path. Raises OSError as well where one cannot be read, which is no damage.
+    """
     splits, guesses = _splits(name, list(shards), True)
     bad: list[BadFile] = []
 
-    def listed(path: Path) -> tuple[list[Entry], list[str]]:
+    def listed(path: Path) -> tuple[Path, list[Entry], list[str]]:
         contents = _Shard(path, image_field, bad, shards[path])
-        return contents.entries(splits[path]), contents.class_folders()
+        return path, contents.entries(splits[path]), contents.class_folders()
 
-    with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(listed, shards))
-    refuse([line for _, unlabelled in found for line in unlabelled], [])
-    return collect(
-        name, chain.from_iterable(entries for entries, _ in found), sorted(bad), findings=Findings({}, guesses)
-    )
+    found = {path: (entries, unlabelled) for path, entries, unlabelled in in_flight(listed, shards)}
+    refuse([line for path in shards for line in found[path][1]], [])
+    entries = chain.from_iterable(found[path][0] for path in shards)
+    return collect(name, entries, sorted(bad), findings=Findings({}, guesses))
 
 
 def _beside(folder: Path, shards: Iterable[Path]) -> tuple[Counter[tuple[str, str]], list[str]]:
@@ -254,6 +256,7 @@ class _Shard:
     def __init__(self, path: Path, image_field: str | None, bad: list[BadFile], opens: _Opens | None = None) -> None:
         self.path = path
         self._opens = opens or (lambda: path.open("rb"))
+        self._damage = (tarfile.TarError, EOFError, ValueError, *(() if opens else (OSError,)))
         self.image_field = image_field
         self.bad = bad
         self._size = 0
@@ -265,7 +268,7 @@ class _Shard:
         """Lists the samples."""
         try:
             self._read_members()
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except self._damage as error:
             self.bad.append(BadFile(str(self.path), f"expected a whole, uncompressed tar file: {error}"))
         entries: list[Entry] = []
         if self.is_unlabelled() and not self.class_folders():
@@ -306,10 +309,7 @@ class _Shard:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all, perhaps millions
                 if not any(is_silent(part) for part in member.name.split("/") if part not in (".", "..")):
                     self._add(tar, member)
-            # A block of zeros ends a tar file, but tarfile takes a damaged header for the end as well.
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset}")
+            check_end(tar)
 
     def _add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         """Adds a member to its sample."""
@@ -386,14 +386,3 @@ def _class_name(content: bytes, kind: str) -> str:
     if is_missing(name):
         raise ValueError(why_missing(name))
     return name
-
-
-def unusable(member: tarfile.TarInfo) -> str | None:
-    """Why a member cannot be used; None for a plain file inside of the archive."""
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        return "its name leads out of the archive"
-    if member.isdir():
-        return "a folder, not a file"
-    if not member.isreg() or member.issparse():
-        return "a link or special member, not a plain file"
-    return None

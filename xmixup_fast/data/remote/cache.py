@@ -1,9 +1,9 @@
 """Where the images of a remote source are kept: a folder of class folders, and lists of what is whole.
 
 sources/NAME-KEY/
-    catalog.json         URL, version, classes; written once
+    catalog.json         URL, version, classes, when they were used last; written whenever the source is opened
     images/CLASS/MEMBER  the images' bytes as they came
-    lists/CLASS.json     which images of the class are there, in the source's order
+    lists/CLASS.json     which images of the class are there, in the source's order, and which cannot be used
     lock
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.files import atomic_write, write_json, writing_to_cache
+from ..catalog import Log
 from ..dataset import BadFile
 
 _ODD = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]')
@@ -28,6 +29,11 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 """Names that Windows keeps for devices."""
 _LONGEST = 120
 """Characters of a file's name."""
+LOCK_SECONDS = 2.0
+"""How long another process is waited for before a line says so."""
+
+Found = tuple[str, int] | BadFile
+"""Name and bytes of an image file, or what cannot be used."""
 
 
 class SafeNames:
@@ -67,18 +73,38 @@ class Held:
 
     files: list[tuple[str, int]] = field(default_factory=list)
     """Names and bytes of the image files, in the source's order."""
-    bad: list[BadFile] = field(default_factory=list)
-    """What of the class cannot be used."""
+    bad: list[tuple[int, BadFile]] = field(default_factory=list)
+    """What of the class cannot be used, in the source's order, each with its position among images and bad files."""
     is_whole: bool = False
     """Whether all images that were asked for have come."""
     limit: int | None = None
-    """How many images were asked for; None for all. Of use where ``is_whole``."""
+    """How many images were asked for, bad files among them; None for all. Of use where ``is_whole``."""
     state: dict[str, Any] = field(default_factory=dict)
     """What the layout needs to go on where a fetch was interrupted."""
 
     def is_enough(self, limit: int | None) -> bool:
         """Whether up to ``limit`` images, or all, have come."""
         return self.is_whole and (self.limit is None or (limit is not None and limit <= self.limit))
+
+    @property
+    def count(self) -> int:
+        """Images and bad files so far."""
+        return len(self.files) + len(self.bad)
+
+    def add(self, found: Found) -> None:
+        """Adds what follows in the source."""
+        if isinstance(found, BadFile):
+            self.bad.append((self.count, found))
+        else:
+            self.files.append(found)
+
+    def first(self, limit: int | None) -> tuple[list[str], list[BadFile]]:
+        """Names of the image files, and the bad files, among the first ``limit`` of the class, or all.
+
+        So they are the same however much was fetched before; a bad file counts as one of ``limit``.
+        """
+        bad = [one for at, one in self.bad if limit is None or at < limit]
+        return [name for name, _ in self.files[: None if limit is None else limit - len(bad)]], bad
 
 
 class SourceFolder:
@@ -87,8 +113,7 @@ class SourceFolder:
     def __init__(self, path: Path, classes: Sequence[str] = ()) -> None:
         self.path = path
         self.images = path / "images"
-        names = SafeNames()
-        self._folders = {name: names(name) for name in classes}
+        self.name_classes(classes)
 
     @classmethod
     def make(cls, cache: Path, name: str, key: str) -> SourceFolder:
@@ -120,18 +145,30 @@ class SourceFolder:
 
     def describe(self, catalog: dict[str, Any]) -> None:
         """Writes catalog.json: ``url``, ``classes`` and what else tells what the folder holds."""
-        names = SafeNames()
-        self._folders = {name: names(name) for name in catalog["classes"]}
+        self.name_classes(catalog["classes"])
         with writing_to_cache(self.path):
             write_json(self.path / "catalog.json", {**catalog, "used": time.time()})
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes of this machine from fetching into the folder; waits for one that does."""
-        from filelock import FileLock
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """Gives a folder to each class; the same ones to the same classes."""
+        names = SafeNames()
+        self._folders = {name: names(name) for name in classes}
 
-        with FileLock(self.path / "lock"):
+    @contextmanager
+    def locked(self, log: Log) -> Iterator[None]:
+        """Keeps other processes of this machine from fetching into the folder; waits for one that does, and logs it."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            log(f"{self.path}: another process fetches into this folder: waiting for it to end")
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def class_folder(self, class_name: str) -> Path:
         """Where the images of a class lie."""
@@ -146,28 +183,29 @@ class SourceFolder:
         if read.pop("class") != class_name:
             return Held()
         files = [(name, size) for name, size in read["files"]]
-        held = Held(**{**read, "files": files, "bad": [BadFile(*one) for one in read["bad"]]})
+        bad = [(at, BadFile(name, reason)) for at, name, reason in read["bad"]]
+        held = Held(**{**read, "files": files, "bad": bad})
         there = [(name, size) for name, size in files if self.has(class_name, name, size)]
         return held if there == files else Held()
 
     def keep(self, class_name: str, held: Held) -> None:
         """Writes what is there of a class."""
-        bad = [list(one) for one in held.bad]
+        bad = [(at, *one) for at, one in held.bad]
         with writing_to_cache(self.path / "lists"):
             write_json(self._list(class_name), {"class": class_name, **asdict(held), "bad": bad})
 
-    def complete(
-        self, class_name: str, files: Iterable[tuple[str, int]], limit: int | None, bad: Iterable[BadFile] = ()
-    ) -> None:
+    def complete(self, class_name: str, found: Iterable[Found], limit: int | None) -> None:
         """Notes that all images of a class that were asked for have come.
 
         Args:
             class_name: the class.
-            files: names and bytes of its image files, in the source's order.
+            found: its image files, and what of it cannot be used, in the source's order.
             limit: how many were asked for; None for all, also where the class turned out to have fewer.
-            bad: what of the class cannot be used.
         """
-        self.keep(class_name, Held(list(files), list(bad), True, limit))
+        held = Held(is_whole=True, limit=limit)
+        for one in found:
+            held.add(one)
+        self.keep(class_name, held)
 
     def has(self, class_name: str, name: str, size: int) -> bool:
         """Whether an image of so many bytes is there. Since files are renamed when they are written, it is whole."""

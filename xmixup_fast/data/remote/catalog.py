@@ -13,8 +13,9 @@ from typing import Any
 from ...runtime.distributed import gather_objects, local_rank, local_rank_zero_first, rank
 from ...settings.values import public_url
 from ..catalog import Catalog, Log
-from ..dataset import Dataset, FileImage, Sample
+from ..dataset import BadFile, Dataset, FileImage, Sample
 from ..formats import EXTENSIONS
+from ..layout import some
 from . import archive, class_tars, parquet, shards
 from .cache import SourceFolder
 from .files import NoNetwork, RemoteFiles
@@ -35,8 +36,8 @@ EXPECTED = (
     "a .tgz of class folders"
 )
 """What can lie at a URL, as messages list it."""
-_PART = re.compile(r"\.tar\.?(\d+|[a-z]{2})$", re.IGNORECASE)
-"""How the parts of one large tar are named."""
+_PART = re.compile(r"\.tar\.?(\d+|(?![bglx]z$)[a-z]{2})$", re.IGNORECASE)
+"""How the parts of one large tar are named, as split does; not .tar.gz."""
 _temporary: list[tempfile.TemporaryDirectory[str]] = []
 """Folders that stand in for a cache until the process ends."""
 _PEEKED = 3
@@ -70,19 +71,20 @@ class RemoteCatalog(Catalog):
     def fetch(self, labels: Sequence[int], limit: int | None, log: Log) -> Dataset:
         """The first images of some classes. What is there needs no network.
 
+        Bad files are among the ``limit`` of each class: they are reported, and no further images are taken for them.
         With torchrun the first process of each machine fetches, and all processes have to call this.
         """
         labels = sorted(set(labels))
-        with local_rank_zero_first(), self.folder.locked():
+        with local_rank_zero_first(), self.folder.locked(log):
             missing = [label for label in labels if not self._has(label, limit)]
             if missing:
                 self.layout.fetch(missing, limit, self.folder, log)
-        samples, bad = [], []
+        samples, bad = [], list(self.layout.bad)
         for label in labels:
-            held = self.folder.held(self.classes[label])
+            names, of_class = self.folder.held(self.classes[label]).first(limit)
             where = self.folder.class_folder(self.classes[label])
-            samples += [Sample(FileImage(where / name), label) for name, _ in held.files[:limit]]
-            bad += held.bad
+            samples += [Sample(FileImage(where / name), label) for name in names]
+            bad += of_class
         return Dataset(self.classes, samples, [], [], bad, root=str(self.folder.images))
 
     def _has(self, label: int, limit: int | None) -> bool:
@@ -97,11 +99,11 @@ class _Offline(Layout):
 
     def __init__(self, catalog: dict[str, Any], reason: str) -> None:
         self.classes, self.counts, self.size = (catalog[name] for name in ("classes", "counts", "size"))
+        self.bad = [BadFile(*one) for one in catalog["bad"]]
         self._reason = reason
 
     def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
-        names = [self.classes[label] for label in labels]
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        shown = some(self.classes[label] for label in labels)
         raise NoNetwork(f"{self._reason}, and not all images of {shown} were fetched before")
 
 
@@ -148,11 +150,16 @@ def _open(url: str, cache: Path, log: Log, name: str | None, options: Options) -
     shown = public_url(url)
     try:
         files = RemoteFiles(url)
-        kind, paths, key = _recognise(files, options)
+        kind, paths, key = _recognise(files, options, log)
         folder = SourceFolder.make(cache, name or files.name(files.path), f"{shown}\n{key}")
-        with folder.locked():
+        with folder.locked(log):
             layout = LAYOUTS[kind](files, paths, folder, options, log)
-        known = {"classes": layout.classes, "counts": layout.counts, "size": layout.size}
+        known: dict[str, Any] = {
+            "classes": layout.classes,
+            "counts": layout.counts,
+            "size": layout.size,
+            "bad": layout.bad,
+        }
         folder.describe({"url": shown, "kind": kind, "key": key, **known})
     except NoNetwork as error:
         layout, folder = _opened_before(shown, cache, str(error))
@@ -171,15 +178,13 @@ def _opened_before(shown: str, cache: Path, reason: str) -> tuple[Layout, Source
     return _Offline(folder.described(), reason), folder
 
 
-def _recognise(files: RemoteFiles, options: Options) -> tuple[str, list[str], str]:
+def _recognise(files: RemoteFiles, options: Options, log: Log) -> tuple[str, list[str], str]:
     """What lies at a URL: its kind, the paths of its files, and a text that changes with its version.
 
     Raises ValueError, with what is expected, for anything else.
     """
     is_folder = not any(mark in files.path for mark in "*[{") and not re.search(r"\.\w{2,7}$", files.path)
-    if is_folder and options.classes and _exists(files, files.join(f"{options.classes[0]}.tar")):
-        return "class tars", [], ""
-    paths = files.find()
+    paths = _listed(files, options.tried, log) if is_folder else files.find()
     tables = [path for path in paths if path.lower().endswith(".parquet")]
     tars = [path for path in paths if path.lower().endswith(".tar")]
     parts = [path for path in paths if _PART.search(path)]
@@ -187,8 +192,10 @@ def _recognise(files: RemoteFiles, options: Options) -> tuple[str, list[str], st
         return "archive", paths, _version(files, paths)
     index = [path for path in tables if files.name(path) == "index.parquet"] if tars else []
     beside = f"{tars[0].rpartition('/')[0]}/index.parquet" if tars else ""
-    if index or (tars and not is_folder and _exists(files, beside)):
-        return "shards", [*tars, beside], _version(files, [beside])
+    if not index and tars and not is_folder and _exists(files, beside):
+        index = [beside]
+    if index:
+        return "shards", index, _version(files, index)
     if tars:
         kind = _kind_of_tars(files, tars)
         return kind, tars, _version(files, tars) if kind == "one large tar" else ""
@@ -217,19 +224,37 @@ def _kind_of_tars(files: RemoteFiles, tars: Sequence[str]) -> str:
 def _unknown(files: RemoteFiles, paths: Sequence[str]) -> str:
     """A message on files that cannot be taken for a source."""
     ends = sorted({Path(path).suffix.lower() for path in paths})
-    found = f"{len(paths)} files ({', '.join(ends[:5])})" if paths else "no file"
+    found = f"{len(paths)} files ({some(ends)})" if paths else "no file"
     advice = ""
     if set(ends) & EXTENSIONS or not paths:
         advice = "; a folder of images has to be downloaded, or packed as a tar for each class"
     if any(end in (".tgz", ".gz", ".zip", ".xz", ".bz2", ".zst") for end in ends):
         advice = "; a compressed archive has no places to read from: download and unpack it, and name the folder"
+    if len(paths) > 1 and all(path.lower().endswith(archive.ARCHIVES) for path in paths):
+        advice = "; archives are sources of their own: name each"
     return f"{files.url}: expected {EXPECTED}, got {found}{advice}"
 
 
+def _listed(files: RemoteFiles, tried: Sequence[str], log: Log) -> list[str]:
+    """The files of a folder; where it cannot be listed, class tars of the names to try, if the first one is there."""
+    refused, paths = None, []
+    try:
+        paths = files.find()
+    except (FileNotFoundError, PermissionError) as error:
+        refused = error
+    if not paths and tried and _exists(files, files.join(f"{tried[0]}.tar")):
+        log(f"{files.url}: cannot be listed; {tried[0]}.tar is there: takes {some(tried, 2)} for its classes")
+        return [files.join(f"{name}.tar") for name in tried]
+    if refused:
+        raise refused
+    return paths
+
+
 def _exists(files: RemoteFiles, path: str) -> bool:
+    """Whether a file is there. S3 refuses to tell that one is missing (status 403) to those who may not list."""
     try:
         files.info(path)
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         return False
     return True
 

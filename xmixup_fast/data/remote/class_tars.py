@@ -1,7 +1,7 @@
 """Class tars: a tar file of images for each class, in a folder, as a pattern, or all of them inside one large tar.
 
-Class tars in a folder are asked for by name where the classes are known, and found by a listing otherwise. The headers
-of one large tar are a chain: each tells where the next one is. Reading it takes a request of 513 bytes for each class,
+Class tars in a folder are found by a listing, or else by the names of classes that are tried. The headers of one large
+tar are a chain: each tells where the next one is. Reading it takes a request of 513 bytes for each class,
 since tarfile reads the byte before a header again; it is kept in ``members.json``, every 50 headers.
 
 Of each class the first images are fetched, not random ones, so that they are one range.
@@ -10,25 +10,25 @@ Of each class the first images are fetched, not random ones, so that they are on
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 import threading
-import unicodedata
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ...runtime.files import write_json
+from ...runtime.progress import Progress
+from ...runtime.threads import in_flight
 from ..catalog import Log
 from ..dataset import BadFile
 from ..formats import HEAD, is_image
-from ..readers.tar_shards import unusable
+from ..layout import class_name
+from ..readers.tar_members import check_end, unusable
 from ..readers.tree import is_silent
 from .cache import Held, SafeNames, SourceFolder
-from .fetch import progress
 from .files import RemoteFile, RemoteFiles
-from .in_flight import in_flight
 from .layout import Layout, Options
 from .ranges import RangeFile
 
@@ -56,82 +56,83 @@ class ClassTar:
 class ClassTars(Layout):
     """Class tars, each of which is found by the name of its class."""
 
-    def __init__(self, classes: Sequence[str], find: Callable[[str], ClassTar], check: Callable[[str], object]) -> None:
+    def __init__(
+        self, classes: Iterable[str], find: Callable[[str], ClassTar], check: Callable[[Sequence[str]], object]
+    ) -> None:
         """
         Args:
             classes: names of the classes.
             find: gives the tar of a class. Raises FileNotFoundError where there is none.
-            check: raises OSError where the tar of a class has changed since it was found.
+            check: raises OSError where the tar of one of some classes has changed since it was found.
         """
         self.classes = sorted(classes)
         self._find, self._check = find, check
 
     def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
         names = [self.classes[label] for label in labels]
-        tars = dict(in_flight(lambda name: (name, self._find(name)), names, threading.Event()))
+        tars = dict(in_flight(lambda name: (name, self._find(name)), names))
         bound = sum(tar.size for tar in tars.values())
         what = "all images" if limit is None else f"up to {limit} images, the first ones,"
         log(f"fetching {what} of each of {len(names)} classes, at most {bound / 1e6:.1f} MB")
-        with progress(bound if limit is None else None) as on_bytes:
-            ended = threading.Event()
-
-            def one(name: str) -> None:
-                _ClassFetch(name, tars[name], folder, limit).run(on_bytes, ended, lambda: self._check(name))
-
-            for _ in in_flight(one, names, ended):
-                pass
+        fetches = [_ClassFetch(name, tars[name], folder, limit) for name in names]
+        with Progress(bound if limit is None else None, "fetching", unit="B") as bar:
+            ended, left = threading.Event(), threading.Event()
+            try:
+                for _ in in_flight(lambda one: one.run(bar.update, ended, left), fetches, ended):
+                    pass
+            finally:
+                left.set()
+        self._check(names)  # before a class counts as whole: of another version, the next fetch begins anew
+        for one in fetches:
+            one.complete()
 
 
 def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
-    """The layout of class tars at ``paths``; of those of the known classes in the URL's folder if there are none."""
+    """The layout of class tars at ``paths``."""
     by_class = _by_class({files.shown(path): path for path in paths}, files.name)
-    if not by_class:
-        by_class = {name: files.join(f"{name}.tar") for name in options.classes or ()}
     found: dict[str, RemoteFile] = {}
 
     def find(name: str) -> ClassTar:
         path = by_class[name]
-        found[name] = files.info(path)
-        read = _reader(files, path)
-        return ClassTar(files.shown(path), read, found[name].size, found[name].version)
+        try:
+            found[name] = files.info(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}: the class {name} has no tar there") from error
+        return ClassTar(
+            files.shown(path), lambda begin, end: files.read(path, begin, end), found[name].size, found[name].version
+        )
 
-    return ClassTars(list(by_class), find, lambda name: files.check_unchanged(found[name]))
+    def check(names: Sequence[str]) -> None:
+        for _ in in_flight(files.check_unchanged, [found[name] for name in names]):
+            pass
+
+    return ClassTars(by_class, find, check)
 
 
 def large_layout(files: RemoteFiles, parts: Sequence[str], folder: SourceFolder, options: Options, log: Log) -> Layout:
     """The layout of one large tar of class tars, which may come in several parts."""
     infos = files.infos(parts)
     chain = _Chain(files, infos, folder)
-    if options.classes is None:
-        if not chain.is_whole:
-            log(f"{files.url}: looking for its classes, once: a request for each")
-        classes = list(_by_class({name: name for name in chain.names()}, str))
-        if not classes:
-            raise ValueError(f"{files.url}: expected a tar file of class tars, such as n01440764.tar, got none in it")
-    else:
-        classes = list(options.classes)
-    size = sum(info.size for info in infos)
+    if not chain.is_whole:
+        log(f"{files.url}: looking for its classes, once: a request for each")
+    members = _by_class({name: name for name in chain.names()}, str)
+    if not members:
+        raise ValueError(f"{files.url}: expected a tar file of class tars, such as n01440764.tar, got none in it")
 
-    def check(name: str) -> None:
+    def check(names: Sequence[str]) -> None:
         for info in infos:
             files.check_unchanged(info)
 
-    found = ClassTars(classes, chain.find, check)
-    found.size = size
+    found = ClassTars(members, lambda name: chain.tar(members[name]), check)
+    found.size = sum(info.size for info in infos)
     return found
-
-
-def class_name(name: str) -> str:
-    """The class whose tar has this name."""
-    stem = PurePosixPath(name).name
-    return unicodedata.normalize("NFC", stem[: -len(".tar")] if stem.lower().endswith(".tar") else stem).strip()
 
 
 def _by_class(paths: Mapping[str, str], name_of: Callable[[str], str]) -> dict[str, str]:
     """The path of each class's tar. Raises ValueError where two tars are of one class; the keys are for messages."""
     found: dict[str, str] = {}
     for shown, path in paths.items():
-        name = class_name(name_of(path))
+        name = class_name(re.sub(r"\.tar$", "", PurePosixPath(name_of(path)).name, flags=re.IGNORECASE))
         if name in found:
             other = next(key for key, value in paths.items() if value == found[name])
             raise ValueError(f"{shown}: the class {name} has another tar, {other}: name a pattern that leaves one out")
@@ -160,7 +161,6 @@ class _Chain:
         self._size = sum(part.size for part in parts)
         state = json.loads(self._kept.read_text(encoding="utf-8")) if self._kept.is_file() else {}
         self._members: dict[str, tuple[int, int]] = {name: (at, size) for name, at, size in state.get("members", [])}
-        self._lock = threading.Lock()
         self._next: int | None = state.get("next", 0)
         """Where the next header is; None at the end."""
 
@@ -170,33 +170,23 @@ class _Chain:
         return self._next is None
 
     def names(self) -> list[str]:
-        """Names of all class tars."""
-        for _ in self._walk():
-            pass
+        """Names of all class tars. Raises OSError, and ValueError where the large tar is damaged."""
+        if self._next is not None:
+            self._walk(self._next)
         return list(self._members)
 
-    def find(self, name: str) -> ClassTar:
-        """The tar of a class; looks no further than to it. Raises FileNotFoundError where there is none."""
-        with self._lock, closing(self._walk()) as walk:
-            known = {class_name(member): member for member in self._members}
-            while name not in known and (member := next(walk, None)) is not None:
-                known[class_name(member)] = member
-        if name not in known:
-            raise FileNotFoundError(f"{self._files.url}: has no tar of the class {name}, expected {name}.tar in it")
-        begin, size = self._members[known[name]]
-
-        def read(first: int, end: int) -> bytes:
-            return self._read(begin + first, begin + end)
-
+    def tar(self, name: str) -> ClassTar:
+        """A class tar, of those that ``names`` has found."""
+        begin, size = self._members[name]
         version = " ".join(part.version for part in self._parts)
-        return ClassTar(f"{self._files.url}/{known[name]}", read, size, version)
+        return ClassTar(
+            f"{self._files.url}/{name}", lambda first, end: self._read(begin + first, begin + end), size, version
+        )
 
-    def _walk(self) -> Generator[str, None, None]:
-        """Finds the class tars that follow those that are known; yields the name of each."""
-        if self._next is None:
-            return
+    def _walk(self, begin: int) -> None:
+        """Finds the class tars from a header on."""
         stream = RangeFile(self._read, self._size, tarfile.BLOCKSIZE + 1)
-        stream.seek(self._next)
+        stream.seek(begin)
         seen = 0
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -205,10 +195,9 @@ class _Chain:
                     seen, self._next = seen + 1, tar.offset
                     if member.isreg() and member.name.lower().endswith(".tar"):
                         self._members[member.name] = (member.offset_data, member.size)
-                        yield member.name
                     if seen % HEADERS_KEPT == 0:
                         self._keep()
-                _check_end(stream, tar)
+                check_end(tar)
             self._next = None
         except _DAMAGE as error:
             raise ValueError(f"{self._files.url}: expected a whole, uncompressed tar file: {error}") from error
@@ -230,17 +219,6 @@ class _Chain:
         return b"".join(data)
 
 
-def _reader(files: RemoteFiles, path: str) -> Callable[[int, int], bytes]:
-    return lambda begin, end: files.read(path, begin, end)
-
-
-def _check_end(stream: RangeFile, tar: tarfile.TarFile) -> None:
-    """Raises TarError where a tar file does not end: tarfile takes a damaged header for the end."""
-    stream.seek(tar.offset)
-    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset}")
-
-
 class _ClassFetch:
     """Fetches the first images of a class, from where an earlier fetch ended."""
 
@@ -256,13 +234,16 @@ class _ClassFetch:
         for member in held.state["members"]:
             self._safe(member)
 
-    def run(self, on_bytes: Callable[[int], object], ended: threading.Event, check: Callable[[], object]) -> None:
-        """Fetches; stops at the next request after ``ended`` is set. Raises OSError, also where ``check`` does."""
+    def run(self, on_bytes: Callable[[int], object], ended: threading.Event, left: threading.Event) -> None:
+        """Fetches. After ``ended`` is set, it makes no further request; after ``left`` is, it writes no more.
+
+        Raises OSError.
+        """
 
         def read(begin: int, end: int) -> bytes:
             self.folder.keep(self.name, self.held)  # the images so far are written: they are not fetched again
             data = b"" if ended.is_set() else self.tar.read(begin, end)
-            if ended.is_set():
+            if left.is_set() or not data:
                 raise InterruptedError("another class could not be fetched")
             on_bytes(len(data))
             return data
@@ -270,24 +251,27 @@ class _ClassFetch:
         stream = RangeFile(read, self.tar.size, self._ahead())
         stream.seek(self.held.state["next"])
         try:
-            if self.limit is None or len(self.held.files) < self.limit:
+            if self.limit is None or self.held.count < self.limit:
                 with tarfile.open(fileobj=stream, mode="r:") as opened:
                     self._take(opened, stream)
         except _DAMAGE as error:
-            self.held.bad.append(BadFile(self.tar.name, f"expected a whole, uncompressed tar file: {error}"))
+            self.held.add(BadFile(self.tar.name, f"expected a whole, uncompressed tar file: {error}"))
             self.limit = None
-        check()  # before the class counts as whole: of another version, the next fetch begins anew
+        self.folder.keep(self.name, self.held)
+
+    def complete(self) -> None:
+        """Notes that all images that were asked for have come."""
         self.held.is_whole, self.held.limit = True, self.limit
         self.folder.keep(self.name, self.held)
 
     def _take(self, opened: tarfile.TarFile, stream: RangeFile) -> None:
-        """Writes images until there are ``limit``, or until the tar's end, where the limit becomes None."""
+        """Writes images until there are ``limit``, with bad ones, or until the end, where the limit becomes None."""
         held = self.held
-        while self.limit is None or len(held.files) < self.limit:
+        while self.limit is None or held.count < self.limit:
             stream.read_ahead = self._ahead()
             member = opened.next()
             if member is None:
-                _check_end(stream, opened)
+                check_end(opened)
                 self.limit = None
                 return
             opened.members.clear()  # type: ignore[attr-defined]
@@ -297,7 +281,7 @@ class _ClassFetch:
             if reason is None and member.isreg() and not is_silent(last) and _is_image(last, member, stream):
                 reason = self._write(last, _bytes(stream, member, member.size), member.size)
             if reason:
-                held.bad.append(BadFile(f"{self.tar.name}/{member.name}", reason))
+                held.add(BadFile(f"{self.tar.name}/{member.name}", reason))
             if member.offset_data + member.size > self.tar.size:
                 self.limit = None
                 return
@@ -309,7 +293,7 @@ class _ClassFetch:
             return "the tar ends within it" if size else "an empty file"
         file = self._safe(member)
         self.folder.write(self.name, file, data)
-        self.held.files.append((file, size))
+        self.held.add((file, size))
         self.held.state["members"].append(member)
         return None
 
@@ -320,7 +304,7 @@ class _ClassFetch:
         """
         if self.limit is None:
             return PIECE
-        missing = self.limit - len(self.held.files) - coming
+        missing = self.limit - self.held.count - coming
         if missing <= 0:
             return 0
         mean = 0.8 * self.held.state["next"] / len(self.held.files) if self.held.files else SMALLEST_IMAGE

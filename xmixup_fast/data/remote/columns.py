@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...runtime.files import atomic_write
 from .files import Range, RemoteFile, RemoteFiles
+from .ranges import RangeFile
 
 INDEX_KEY = b"xmixup_fast"
 """The text of an index of shards."""
@@ -38,7 +38,7 @@ class Columns:
         kept = keep and keep / hashlib.blake2b(file.path.encode(), digest_size=16).hexdigest()
         end = kept.read_bytes() if kept and kept.is_file() else self._read_end(files)
         try:
-            self._metadata = parquet.read_metadata(_Pieces({file.size - len(end): end}, file.size))
+            self._metadata = parquet.read_metadata(_pieces({file.size - len(end): end}, file.size))
             self.schema = self._metadata.schema.to_arrow_schema()
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(f"{self.name}: a Parquet file whose end is damaged: {error}") from error
@@ -106,7 +106,7 @@ class Columns:
         from pyarrow import parquet
 
         try:
-            file = parquet.ParquetFile(_Pieces(data, self.file.size), metadata=self._metadata, pre_buffer=False)
+            file = parquet.ParquetFile(_pieces(data, self.file.size), metadata=self._metadata, pre_buffer=False)
             table = file.read_row_group(group, columns=list(paths), use_threads=False)
             return [_leaf(table, path.split(".")) for path in paths]
         except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -122,31 +122,13 @@ def _leaf(table: Any, path: Sequence[str]) -> list[Any]:
     return values
 
 
-class _Pieces(io.RawIOBase):
-    """A file of which some pieces are there. Reading others raises ValueError."""
+def _pieces(pieces: Mapping[int, bytes], size: int) -> RangeFile:
+    """A file of which some pieces are there, by where they begin. Reading others raises ValueError."""
 
-    def __init__(self, pieces: Mapping[int, bytes], size: int) -> None:
-        super().__init__()
-        self._pieces, self._size, self._at = pieces, size, 0
+    def read(begin: int, end: int) -> bytes:
+        for at, data in pieces.items():
+            if at <= begin and end <= at + len(data):
+                return data[begin - at : end - at]
+        raise ValueError(f"bytes {begin} to {end} are in no column")
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        end = self._size if size is None or size < 0 else min(self._at + size, self._size)
-        for begin, data in self._pieces.items():
-            if begin <= self._at and end <= begin + len(data):
-                data = data[self._at - begin : end - begin]
-                self._at = end
-                return data
-        raise ValueError(f"bytes {self._at} to {end} are in no column")
+    return RangeFile(read, size, 0)

@@ -20,11 +20,11 @@ _OF_CONNECTIONS = {
 }
 
 
-class NoNetwork(ValueError):
+class NoNetwork(OSError):
     """Nothing at all can be reached where a source is."""
 
 
-class NoRanges(ValueError):
+class NoRanges(OSError):
     """A server sends whole files alone."""
 
 
@@ -82,7 +82,7 @@ def seconds_to_wait(error: BaseException, tries: int) -> float:
     return min(doubled * (1 + random.random() / 2), LONGEST_WAIT)
 
 
-def explained(error: BaseException, name: str) -> OSError | ValueError:
+def explained(error: BaseException, name: str) -> OSError:
     """The error to raise for a file or folder that cannot be read, in words for the user.
 
     Args:

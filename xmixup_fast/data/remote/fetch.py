@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import tarfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...runtime.progress import Progress
 from ..catalog import Log
 from ..dataset import BadFile
-from .cache import SafeNames, SourceFolder
+from .cache import Found, SafeNames, SourceFolder
 from .files import Range, RemoteFile, RemoteFiles
 
 
 class Piece(NamedTuple):
-    """An encoded image within a remote file."""
+    """An encoded image, which is a member of a remote tar file."""
 
-    label: str
-    """Name of its class."""
-    name: str
-    """Name of the image in its class, such as that of a tar member."""
+    class_name: str
+    member: str
+    """Its name, which the tar header, the 512 bytes before ``offset``, must tell."""
     file: RemoteFile
     offset: int
     """Position of its first byte in the file."""
     size: int
     """In bytes."""
-    member: str = ""
-    """The name that the tar header, the 512 bytes before ``offset``, must tell; "" where there is no such header."""
 
 
 def fetch_pieces(
     files: RemoteFiles, pieces: Sequence[Piece], folder: SourceFolder, limit: int | None, log: Log
-) -> list[BadFile]:
+) -> None:
     """Fetches the images of some classes, and notes that these classes are complete. What is there is not fetched.
 
     Args:
@@ -43,43 +38,43 @@ def fetch_pieces(
         limit: how many images of each class were asked for; None for all.
         log: gets lines for the user.
 
-    Returns pieces that are broken. Raises OSError or ValueError where something cannot be fetched, or a file has
+    Broken pieces are bad files. Raises OSError or ValueError where something cannot be fetched, or a file has
     changed meanwhile; what has come by then is kept.
     """
     names = _file_names(pieces)
     reasons = {i: reason for i, piece in enumerate(pieces) if (reason := _fault(piece))}
     missing = [
-        i for i, piece in enumerate(pieces) if i not in reasons and not folder.has(piece.label, names[i], piece.size)
+        i
+        for i, piece in enumerate(pieces)
+        if i not in reasons and not folder.has(piece.class_name, names[i], piece.size)
     ]
-    header = [tarfile.BLOCKSIZE if pieces[i].member else 0 for i in missing]
     ranges = [
-        Range(pieces[i].file.path, pieces[i].offset - extra, pieces[i].offset + pieces[i].size)
-        for i, extra in zip(missing, header, strict=True)
+        Range(piece.file.path, piece.offset - tarfile.BLOCKSIZE, piece.offset + piece.size)
+        for piece in (pieces[i] for i in missing)
     ]
     total = sum(one.end - one.begin for one in ranges)
     if missing:
         log(to_fetch(len(missing), total, len(pieces) - len(reasons) - len(missing)))
-    with progress(total) as on_bytes:
-        for at, data in files.read_ranges(ranges, on_bytes):
-            i, extra = missing[at], header[at]
-            reason = _header_fault(data[:extra], pieces[i]) if extra else None
-            if reason:
+    with Progress(total, "fetching", unit="B") as bar:
+        for at, data in files.read_ranges(ranges, bar.update):
+            i = missing[at]
+            if reason := _header_fault(data[: tarfile.BLOCKSIZE], pieces[i]):
                 reasons[i] = reason
             else:
-                folder.write(pieces[i].label, names[i], data[extra:])
+                folder.write(pieces[i].class_name, names[i], data[tarfile.BLOCKSIZE :])
     for file in dict.fromkeys(pieces[i].file for i in missing):
         try:
             files.check_unchanged(file)
         except OSError:
             for i in (i for i in missing if pieces[i].file == file):
-                (folder.class_folder(pieces[i].label) / names[i]).unlink(missing_ok=True)
+                (folder.class_folder(pieces[i].class_name) / names[i]).unlink(missing_ok=True)
             raise
-    bad = {i: BadFile(f"{files.shown(pieces[i].file.path)}/{pieces[i].name}", reasons[i]) for i in sorted(reasons)}
-    for label in dict.fromkeys(piece.label for piece in pieces):
-        own = [i for i, piece in enumerate(pieces) if piece.label == label]
-        whole = [(names[i], pieces[i].size) for i in own if i not in bad]
-        folder.complete(label, whole, limit, [bad[i] for i in own if i in bad])
-    return list(bad.values())
+    found: dict[str, list[Found]] = {}
+    for i, piece in enumerate(pieces):
+        bad = BadFile(f"{files.shown(piece.file.path)}/{piece.member}", reasons[i]) if i in reasons else None
+        found.setdefault(piece.class_name, []).append(bad or (names[i], piece.size))
+    for class_name, of_class in found.items():
+        folder.complete(class_name, of_class, limit)
 
 
 def to_fetch(images: int, size: float, there: int = 0) -> str:
@@ -87,33 +82,17 @@ def to_fetch(images: int, size: float, there: int = 0) -> str:
     return f"fetching {images} images, {size / 1e6:.1f} MB" + (f" ({there} are there)" if there else "")
 
 
-@contextmanager
-def progress(total: int | None) -> Iterator[Callable[[int], object]]:
-    """Gives a function that is told, by any thread, how many bytes have come; shows the progress.
-
-    ``total`` is the number of bytes to come; None where that is not known.
-    """
-    lock = threading.Lock()
-    with Progress(total, "fetching", unit="B") as bar:
-
-        def on_bytes(count: int) -> None:
-            with lock:
-                bar.update(count)
-
-        yield on_bytes
-
-
 def _file_names(pieces: Sequence[Piece]) -> list[str]:
     """The file name of each piece. The names of a class follow from the pieces of this class and their order alone."""
     names: dict[str, SafeNames] = {}
-    return [names.setdefault(piece.label, SafeNames())(piece.name) for piece in pieces]
+    return [names.setdefault(piece.class_name, SafeNames())(piece.member) for piece in pieces]
 
 
 def _fault(piece: Piece) -> str | None:
     """Why a piece cannot be whole, by what is known before it is fetched; None where it may be."""
     if piece.size <= 0:
         return "an empty file"
-    if piece.offset + piece.size > piece.file.size or piece.offset < (tarfile.BLOCKSIZE if piece.member else 0):
+    if piece.offset + piece.size > piece.file.size or piece.offset < tarfile.BLOCKSIZE:
         return f"its file ends within it, at byte {piece.file.size}: the file is cut off, or the index of another one"
     return None
 

@@ -6,11 +6,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from ...runtime.threads import IN_FLIGHT, in_flight, within
 from ...settings.values import public_url
 from ..readers.tar_shards import expand_braces
 from .errors import (
@@ -24,7 +24,6 @@ from .errors import (
     is_transient,
     seconds_to_wait,
 )
-from .in_flight import IN_FLIGHT, in_flight
 from .ranges import Block, Range, RangeFile, blocks
 
 __all__ = ["IN_FLIGHT", "NoNetwork", "Range", "RemoteFile", "RemoteFiles"]
@@ -32,8 +31,8 @@ __all__ = ["IN_FLIGHT", "NoNetwork", "Range", "RemoteFile", "RemoteFiles"]
 CONNECT_SECONDS, IDLE_SECONDS, FIRST_SECONDS = 5.0, 30.0, 9.0
 """How long a connection may take, how long a server may send nothing, and how long the first answer may take."""
 LARGEST_WHOLE = 256_000_000
-"""Bytes of the largest file that is fetched whole where a server has no ranges."""
-_EXTRAS = {"http": "remote", "https": "remote", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+"""Bytes that are fetched whole, at most, where a server has no ranges or rows are not sorted by class."""
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "Last-Modified", "LastModified", "mtime", "blob_id")
 """Where filesystems say which version of a file is there, the best first."""
 _FILES = (".tar", ".parquet", ".tgz", ".zip", ".gz", ".xz", ".bz2", ".zst", ".001")
@@ -97,7 +96,7 @@ class RemoteFiles:
         """Size and version of several files, several at a time, in their order."""
         paths = list(paths)
         found = {path: self.info(path) for path in paths[:1]}  # alone, since the first request may find no network
-        found |= {info.path: info for info in in_flight(self.info, dict.fromkeys(paths[1:]), threading.Event())}
+        found |= {info.path: info for info in in_flight(self.info, dict.fromkeys(paths[1:]))}
         return [found[path] for path in paths]
 
     def check_unchanged(self, file: RemoteFile) -> None:
@@ -112,14 +111,22 @@ class RemoteFiles:
                 f"{file.version or '?'}; now {now.size}, {now.version or '?'}): run it again"
             )
 
-    def find(self, pattern: str | None = None) -> list[str]:
-        """Paths of files, sorted; numbers and choices in braces stay in their order.
+    def sha256(self, path: str) -> str | None:
+        """The SHA-256 of a file, where the Hub tells it."""
+        if self.protocol != "hf":
+            return None
+        found: str | None = getattr(
+            self._request(lambda: self._info(path), self.shown(path)).get("lfs"), "sha256", None
+        )
+        return found
 
-        Args:
-            pattern: a file, a folder, whose files are listed without those in its folders, or a pattern such as
-                ``a-{000..012}.tar`` or ``a/*.parquet``; the URL's path if not given. A file need not exist.
+    def find(self) -> list[str]:
+        """Paths of the URL's files, sorted; numbers and choices in braces stay in their order.
+
+        The URL is of a file, which need not exist, of a folder, whose files are listed without those in its folders, or
+        a pattern such as ``a-{000..012}.tar`` or ``a/*.parquet``.
         """
-        return [path for one in expand_braces(self.path if pattern is None else pattern) for path in self._find(one)]
+        return [path for one in expand_braces(self.path) for path in self._find(one)]
 
     def join(self, *names: str) -> str:
         """The path of a file below the URL's path."""
@@ -337,17 +344,3 @@ class RemoteFiles:
                     raise explained(error, name) from None
                 (ended.wait if ended else time.sleep)(seconds_to_wait(error, tries))
         raise AssertionError("the last try returns or raises")
-
-
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """What ``call`` returns. Raises TimeoutError where it takes longer; it then goes on in a thread of its own."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future.result(seconds)

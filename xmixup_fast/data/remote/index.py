@@ -53,17 +53,12 @@ def write_index(
         shards: of each shard ``size`` and, where it is known, ``md5`` or ``etag``.
         folder: of the shards, a path or URL, if it is not the index's.
     """
-    import pyarrow
     from pyarrow import parquet
 
     rows = sorted(rows, key=lambda row: (row.class_name, row.shard, row.offset))
     classes = Counter(row.class_name for row in rows)
     about = {"format": 1, "folder": folder, "classes": dict(classes), "shards": shards}
-    kinds = (pyarrow.string(), pyarrow.string(), pyarrow.string(), pyarrow.int64(), pyarrow.int64())
-    schema = pyarrow.schema(
-        list(zip(_COLUMNS, kinds, strict=True)),
-        {INDEX_KEY: json.dumps(about, ensure_ascii=False, separators=(",", ":"))},
-    )
+    schema = _schema().with_metadata({INDEX_KEY: json.dumps(about, ensure_ascii=False, separators=(",", ":"))})
     group: list[Row] = []
     with (
         atomic_write(path) as aside,
@@ -76,6 +71,14 @@ def write_index(
                 group = []
         if group:
             writer.write_table(_table(group, schema), row_group_size=len(group))
+
+
+def _schema() -> Any:
+    """Names and types of the columns."""
+    import pyarrow
+
+    kinds = [pyarrow.string()] * 3 + [pyarrow.int64()] * 2
+    return pyarrow.schema(list(zip(_COLUMNS, kinds, strict=True)))
 
 
 def _table(rows: Sequence[Row], schema: Any) -> Any:
@@ -104,15 +107,23 @@ class Index:
     def open(cls, files: RemoteFiles, path: str) -> Index:
         """Reads the end of an index. Raises OSError, and ValueError for a file that is no index, or is damaged."""
         columns = Columns(files, files.info(path))
-        about, names = json.loads(columns.texts.get(INDEX_KEY, b"null")), columns.schema.names
-        if not isinstance(about, dict) or tuple(names) != _COLUMNS:
-            expected = "expected an index that xmixup index wrote"
-            raise ValueError(f"{columns.name}: {expected}, got a table of {some(names, 10) or 'no column'}")
-        if about.get("format") != 1:
-            raise ValueError(f"{columns.name}: has format {about.get('format')}, but this version reads 1: update it")
-        counts = about["classes"]
-        names = list(counts)
-        return cls(columns.name, names, list(counts.values()), about["shards"], about["folder"], files, columns)
+        if not columns.is_index or columns.schema.remove_metadata() != _schema():
+            expected, names = "expected an index that xmixup index wrote", some(columns.schema.names, 10)
+            raise ValueError(f"{columns.name}: {expected}, got a table of {names or 'no column'}")
+        counts, shards = {}, {}
+        try:
+            about = json.loads(columns.texts[INDEX_KEY])
+            version, folder = about["format"], about["folder"]
+            if version == 1:
+                counts = {name: int(count) for name, count in about["classes"].items()}
+                shards = {name: {**told, "size": int(told["size"])} for name, told in about["shards"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{columns.name}: damaged metadata ({error!r}): write it with xmixup index anew"
+            ) from error
+        if version != 1:
+            raise ValueError(f"{columns.name}: has format {version}, but this version reads 1: update it")
+        return cls(columns.name, list(counts), list(counts.values()), shards, folder, files, columns)
 
     def rows(self, labels: Sequence[int], limit: int | None) -> list[Row]:
         """The first ``limit`` images, or all, of some classes. ``labels`` are positions in ``classes``.
@@ -128,7 +139,8 @@ class Index:
         for label, group in groups.items():
             start = ends[label] - self.counts[label] - group_ends[group] + self._columns.rows[group]
             rows = of_group[group][max(start, 0) : start + self.counts[label]]
-            if [row.class_name for row in rows] != [self.classes[label]] * self.counts[label]:
+            is_complete = [row.class_name for row in rows] == [self.classes[label]] * self.counts[label]
+            if not is_complete or any(None in row for row in rows):
                 raise ValueError(f"{self.name}: damaged: its rows of {self.classes[label]} are not where it says")
             found += rows[:limit]
         return found

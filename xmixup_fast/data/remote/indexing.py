@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from itertools import takewhile
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import unquote
 
+from ...runtime.files import file_digest
 from ..bad_files import refuse_bad_files, skipped
 from ..dataset import Dataset
 from ..readers.tar_shards import ShardImage, read_open_shards, read_shards
-from .files import IN_FLIGHT, RemoteFiles
+from .files import RemoteFiles
 from .index import NAME, Row, write_index
 
 Shards = dict[str, dict[str, int | str]]
@@ -70,7 +70,8 @@ def _local(name: str, image_field: str | None, log: Callable[[str], object]) -> 
     sizes = {path: path.stat().st_size for path in paths}
     log(f"computing the MD5 sums of {len(paths)} shards, {sum(sizes.values()) / 1e6:.1f} MB")
     shards: Shards = {
-        path.relative_to(dataset.root).as_posix(): {"size": sizes[path], "md5": _md5(path)} for path in paths
+        path.relative_to(dataset.root).as_posix(): {"size": sizes[path], "md5": file_digest(path, "md5")}
+        for path in paths
     }
     return dataset, shards
 
@@ -92,18 +93,10 @@ def _remote(url: str, image_field: str | None, log: Callable[[str], object]) -> 
         return lambda: cast(BinaryIO, files.file(path, _READ_AHEAD))
 
     opened = {Path(name): opens(info.path) for name, info in zip(names, infos, strict=True)}
-    dataset = read_open_shards(files.url, opened, image_field, IN_FLIGHT)
+    dataset = read_open_shards(files.url, opened, image_field)
     for info in infos:
         files.check_unchanged(info)
     return dataset, {
         name: {"size": info.size, **({"etag": info.version} if info.version else {})}
         for name, info in zip(names, infos, strict=True)
     }
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..catalog import Log
+from ..dataset import BadFile
 from .cache import SourceFolder
 
 
@@ -27,6 +28,8 @@ class Layout(ABC):
     """Images of each class; None where they are not known."""
     size: int | None = None
     """Bytes of all that would be read for all images; None where that is not known."""
+    bad: Sequence[BadFile] = ()
+    """What cannot be used and is of no class, such as rows without a label."""
 
     @abstractmethod
     def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
@@ -34,7 +37,8 @@ class Layout(ABC):
 
         Args:
             labels: positions in ``classes``.
-            limit: how many images of each class, the first ones in the source's order; None for all.
+            limit: how many images of each class, the first ones in the source's order, bad files among them; None for
+                all.
             folder: gets the images; what is there of a class is not fetched again.
             log: gets lines for the user.
 
@@ -47,6 +51,9 @@ class Options:
     """What a source cannot tell itself, and what the user allows."""
 
     classes: Sequence[str] | None = None
-    """Names of all classes, where they are known: class tars are then not listed, and integer labels get names."""
+    """Names of all classes of an archive, which is then fetched when images are; and of integer labels."""
     anyway: bool = False
     """Whether to fetch however much has to be read for few images."""
+    tried: Sequence[str] = ()
+    """Names of classes to try where a folder cannot be listed (HTTP status 403 or 404, or a page without links): if the
+    first one is there as NAME.tar, these are the classes. One whose tar is missing is an error when it is fetched."""

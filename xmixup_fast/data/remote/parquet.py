@@ -17,23 +17,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...runtime.files import write_json, writing_to_cache
+from ...runtime.progress import Progress
 from ..catalog import Log
 from ..dataset import BadFile
 from ..formats import NOT_AN_IMAGE, extension_of
 from ..layout import name_splits, some, split_parts
 from . import shards
-from .cache import SafeNames, SourceFolder
+from .cache import Found, SafeNames, SourceFolder
 from .columns import Columns
-from .fetch import progress, to_fetch
-from .files import Range, RemoteFiles
+from .fetch import to_fetch
+from .files import LARGEST_WHOLE, Range, RemoteFiles
 from .layout import Layout, Options
 from .schema import Schema
-from .whole import fetch_whole
+from .whole import Whole, fetch_whole
 
 WASTE = 1.5
 """How many times the bytes of the wanted images may be read where rows are not sorted by class."""
-LARGEST_WHOLE = 256_000_000
-"""Bytes of the files, together, that are fetched whole rather than refused."""
 WHOLE = "files"
 """Folder, in that of a source, of files that were fetched whole."""
 
@@ -54,7 +53,7 @@ def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, optio
     keep = folder.path / "ends"
     tables = whole(folder) or [_Table(files, Columns(files, file, keep)) for file in files.infos(paths)]
     if tables[0].columns.is_index:
-        return shards.layout(files, paths, folder, options, log)
+        return shards.layout(files, paths[:1], folder, options, log)
     schema = Schema.of([table.columns for table in tables], options.classes)
     found = _Parquet(files.url, tables, schema, folder, anyway=options.anyway)
     if empty := schema.unused(found.classes):
@@ -121,11 +120,12 @@ class _Parquet(Layout):
     def __init__(self, url: str, tables: list[_Table], schema: Schema, folder: SourceFolder, *, anyway: bool) -> None:
         """Reads the labels. Raises OSError, and ValueError where they are damaged or no row has one."""
         self._url, self._tables, self._schema, self._anyway = url, tables, schema, anyway
-        self._bad: list[BadFile] = []
+        self.bad: list[BadFile] = []
         self._rows: dict[str, array[int]] = {}
         self._groups = [(table, group) for table, one in enumerate(tables) for group in range(len(one.columns.rows))]
         self._ends = list(accumulate(tables[table].columns.rows[group] for table, group in self._groups))
-        rows = enumerate(chain.from_iterable(_labels(tables, schema.label, folder)))
+        self._names, labels = _labels(tables, schema.label, folder)
+        rows = enumerate(chain.from_iterable(labels))
         reasons: dict[str, list[int]] = {}
         for number, label in rows:
             name, reason = schema.class_of(label)
@@ -134,10 +134,10 @@ class _Parquet(Layout):
             else:
                 self._rows.setdefault(name, array("q")).append(number)
         for reason, found in reasons.items():
-            where = tables[self._row(found[0]).table].columns.name
-            self._bad.append(BadFile(where, f"rows without a class ({len(found)}, such as row {found[0]}): {reason}"))
+            where = self._names[self._row(found[0]).table]
+            self.bad.append(BadFile(where, f"rows without a class ({len(found)}, such as row {found[0]}): {reason}"))
         if not self._rows:
-            raise ValueError(f"{url}: no row has a class: {self._bad[0].reason if self._bad else 'there are no rows'}")
+            raise ValueError(f"{url}: no row has a class: {self.bad[0].reason if self.bad else 'there are no rows'}")
         self.classes = sorted(self._rows)
         self.counts = [len(self._rows[name]) for name in self.classes]
         self.size = sum(self._bytes(*key) for key in self._groups)
@@ -153,17 +153,11 @@ class _Parquet(Layout):
             files.check_unchanged(columns.file)
         for name in chosen:
             there = _there(folder, name)
-            files_of = [
-                (there[row.number].name, there[row.number].stat().st_size)
-                for row in plan.rows[name]
-                if row.number in there
-            ]
-            bad = [
-                BadFile(f"{self._tables[row.table].columns.name}/{row.number}", reasons.get(row.number, "no image"))
-                for row in plan.rows[name]
-                if row.number not in there
-            ]
-            folder.complete(name, files_of, limit, [*bad, *(self._bad if name == chosen[0] else [])])
+            found: list[Found] = []
+            for row in plan.rows[name]:
+                path, where = there.get(row.number), f"{self._names[row.table]}/{row.number}"
+                found.append((path.name, path.stat().st_size) if path else BadFile(where, reasons[row.number]))
+            folder.complete(name, found, limit)
 
     def _row(self, number: int) -> _Row:
         """Where a row is."""
@@ -219,10 +213,10 @@ class _Parquet(Layout):
         remote = [key for key in plan.groups if self._tables[key[0]].files.protocol != "file"]
         if remote:
             log(to_fetch(sum(len(plan.groups[key]) for key in remote), sum(self._bytes(*key) for key in remote)))
-        with progress(sum(self._bytes(*key) for key in remote)) as on_bytes:
+        with Progress(sum(self._bytes(*key) for key in remote), "fetching", unit="B") as bar:
             for files in {id(table.files): table.files for table in self._tables}.values():
                 keys = [key for key in plan.groups if self._tables[key[0]].files is files]
-                said: Callable[[int], object] = on_bytes if files.protocol != "file" else lambda count: None
+                said: Callable[[int], object] = bar.update if files.protocol != "file" else lambda count: None
                 for i, data in files.read_ranges([self._range(*key) for key in keys], said):
                     reasons |= self._keep(keys[i], data, plan.groups[keys[i]], folder)
         return reasons
@@ -257,13 +251,13 @@ def _there(folder: SourceFolder, name: str) -> dict[int, Path]:
     return {int(path.stem): path for path in found if path.stem.isdecimal()}
 
 
-def _labels(tables: Sequence[_Table], label: str, folder: SourceFolder) -> list[list[Any]]:
-    """The labels of each table, which the folder keeps."""
+def _labels(tables: Sequence[_Table], label: str, folder: SourceFolder) -> tuple[list[str], list[list[Any]]]:
+    """The name of each table where it was first read, for messages, and its labels, which the folder keeps."""
     kept = folder.path / "labels.json"
     if not kept.is_file():
-        write_json(kept, [_labels_of(files, columns, label) for files, columns in tables])
-    labels: list[list[Any]] = json.loads(kept.read_text(encoding="utf-8"))
-    return labels
+        write_json(kept, [(columns.name, _labels_of(files, columns, label)) for files, columns in tables])
+    read = json.loads(kept.read_text(encoding="utf-8"))
+    return [name for name, _ in read], [labels for _, labels in read]
 
 
 def _labels_of(files: RemoteFiles, columns: Columns, label: str) -> list[Any]:
@@ -285,10 +279,9 @@ def _fetch_whole(tables: Sequence[_Table], folder: SourceFolder, log: Log) -> li
     aside, names = folder.path / f"{WHOLE}.part", SafeNames()
     total = sum(columns.file.size for _, columns in tables)
     log(f"fetching {len(tables)} files whole, {total / 1e6:.1f} MB, as their rows are not sorted by class")
-    with writing_to_cache(aside), progress(total) as on_bytes:
-        for i, (files, columns) in enumerate(tables):
-            file = aside / f"{i:05d}-{names(files.name(columns.file.path))}"
-            fetch_whole(files, columns.file, file, on_bytes)
+    targets = [aside / f"{i:05d}-{names(files.name(columns.file.path))}" for i, (files, columns) in enumerate(tables)]
+    fetch_whole([Whole(table.files, table.columns.file, file) for table, file in zip(tables, targets, strict=True)])
+    with writing_to_cache(folder.path):
         aside.rename(folder.path / WHOLE)
     found = whole(folder)
     assert found is not None

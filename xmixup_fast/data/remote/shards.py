@@ -8,10 +8,11 @@ from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from ..catalog import Log
+from ..layout import some
 from .cache import SourceFolder
 from .fetch import Piece, fetch_pieces
 from .files import RemoteFile, RemoteFiles
-from .index import NAME, Index
+from .index import Index
 from .layout import Layout, Options
 
 
@@ -20,25 +21,14 @@ def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, optio
 
     Args:
         files: reads them.
-        paths: of the index, or of the shards that it lies beside, or of both.
+        paths: of the index, which lies beside its shards.
         folder: not used, since nothing is kept but images.
         options: not used, since an index names its classes.
         log: not used, since nothing is guessed.
 
-    Raises OSError where there is no index, and ValueError where it is damaged, or names shards outside of its folder.
+    Raises OSError, and ValueError where the index is damaged, or names shards outside of its folder.
     """
-    path = next((path for path in paths if files.name(path) == NAME or path.endswith(".parquet")), None)
-    base, _, _ = (path or paths[0]).rpartition("/")
-    if path is None:
-        path = f"{base}/{NAME}"
-        try:
-            files.info(path)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{files.shown(path)}: no such file: shards need an index beside them, which xmixup index writes where "
-                "they are"
-            ) from error
-    index = Index.open(files, path)
+    index = Index.open(files, paths[0])
     outside = [name for name in index.shards if name.startswith("/") or ".." in PurePosixPath(name).parts]
     if outside:
         raise ValueError(f"{index.name}: names a shard outside of its folder, {outside[0]}")
@@ -47,7 +37,7 @@ def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, optio
             f"{index.name}: was written for shards in {index.folder}, not beside it: run xmixup index "
             "without --output, and copy index.parquet to the shards"
         )
-    return _Shards(files, index, index.folder or base)
+    return _Shards(files, index, index.folder or paths[0].rpartition("/")[0])
 
 
 @dataclass
@@ -67,13 +57,13 @@ class _Shards(Layout):
         rows = self.index.rows(labels, limit)
         names = list(dict.fromkeys(row.shard for row in rows))
         shards = dict(zip(names, self._checked(names), strict=True))
-        pieces = [
-            Piece(row.class_name, row.member, shards[row.shard], row.offset, row.size, row.member) for row in rows
-        ]
+        pieces = [Piece(row.class_name, row.member, shards[row.shard], row.offset, row.size) for row in rows]
         fetch_pieces(self.files, pieces, folder, limit, log)
 
     def _checked(self, names: Sequence[str]) -> list[RemoteFile]:
-        """Size and version of some shards. Raises ValueError where the index is of others."""
+        """Size and version of some shards. Raises ValueError where the index is of others, or damaged."""
+        if unknown := [name for name in names if name not in self.index.shards]:
+            raise ValueError(f"{self.index.name}: damaged: rows are of {some(unknown)}, no shard that it lists")
         is_http = self.files.protocol.startswith("http")
         found = self.files.infos(f"{self.base}/{quote(name) if is_http else name}" for name in names)
         for name, shard in zip(names, found, strict=True):

@@ -1,47 +1,61 @@
-"""Fetching a file whole, for what has no parts that could be fetched alone."""
+"""Fetching files whole, for what has no parts that could be fetched alone."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from ...runtime.files import file_digest, writing_to_cache
+from ...runtime.progress import Progress
 from .files import IN_FLIGHT, Range, RemoteFile, RemoteFiles
 from .ranges import LARGEST_BLOCK
 
 
-def fetch_whole(files: RemoteFiles, file: RemoteFile, target: Path, on_bytes: Callable[[int], object]) -> None:
-    """Fetches a file whole, from where an earlier try ended; does nothing where it is there.
+class Whole(NamedTuple):
+    """A file to fetch whole."""
 
-    Args:
-        files: reads the file.
-        file: the file, as its server describes it.
-        target: where it goes, whole or not at all. What has come of it is kept beside it meanwhile.
-        on_bytes: is told how many bytes have come.
+    files: RemoteFiles
+    file: RemoteFile
+    target: Path
+    """Where it goes, whole or not at all. What has come of it is kept beside it meanwhile."""
 
-    Raises OSError where the file cannot be read, has changed, or is not what the Hub's SHA-256 says.
+    @property
+    def part(self) -> Path:
+        """What has come of it."""
+        return self.target.with_name(f"{self.target.name}.part")
+
+    @property
+    def there(self) -> int:
+        """How many of its bytes have come."""
+        return next((path.stat().st_size for path in (self.target, self.part) if path.exists()), 0)
+
+
+def fetch_whole(wanted: Sequence[Whole]) -> None:
+    """Fetches files whole, from where an earlier try ended; does nothing where they are there.
+
+    Raises OSError where a file cannot be read or written, has changed, or is not what the Hub's SHA-256 says.
     """
-    if target.exists():
-        return
-    part = target.with_name(f"{target.name}.part")
-    with part.open("ab") as out:
-        for begin in range(out.tell(), file.size, IN_FLIGHT * LARGEST_BLOCK):
-            ends = range(begin, min(begin + IN_FLIGHT * LARGEST_BLOCK, file.size), LARGEST_BLOCK)
-            blocks = [Range(file.path, at, min(at + LARGEST_BLOCK, file.size)) for at in ends]
-            read = dict(files.read_ranges(blocks, on_bytes))
+    total, done = sum(one.file.size for one in wanted), sum(one.there for one in wanted)
+    with Progress(total, "fetching", unit="B", done=done) as bar:
+        for one in wanted:
+            if not one.target.exists():
+                _fetch(one, bar.update)
+
+
+def _fetch(one: Whole, on_bytes: Callable[[int], object]) -> None:
+    files, file, target = one
+    for begin in range(one.there, file.size, IN_FLIGHT * LARGEST_BLOCK):
+        ends = range(begin, min(begin + IN_FLIGHT * LARGEST_BLOCK, file.size), LARGEST_BLOCK)
+        blocks = [Range(file.path, at, min(at + LARGEST_BLOCK, file.size)) for at in ends]
+        read = dict(files.read_ranges(blocks, on_bytes))
+        with writing_to_cache(target.parent), one.part.open("ab") as out:
             out.writelines(read[i] for i in range(len(blocks)))
-            out.flush()
     files.check_unchanged(file)
-    expected = getattr(files.fs.info(file.path).get("lfs"), "sha256", None) if files.protocol == "hf" else None
-    if expected is not None and _sha256(part) != expected:
-        part.unlink()
+    expected = files.sha256(file.path)
+    if expected is not None and file_digest(one.part, "sha256") != expected:
+        one.part.unlink()
         raise OSError(f"{files.shown(file.path)}: its SHA-256 is not what the hub says: run it again")
-    part.rename(target)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    with writing_to_cache(target.parent):
+        one.part.touch()  # an empty file has had no block
+        one.part.rename(target)

@@ -1,4 +1,4 @@
-"""Several requests at a time, in threads that do not keep a process from ending: Ctrl-C waits for no server."""
+"""Requests in threads that do not keep a process from ending: Ctrl-C waits for no server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from itertools import islice
 from typing import TypeVar
 
@@ -18,16 +19,15 @@ _LAST_SECONDS = 2.0
 """How long threads are waited for at an error. Those whose server is silent are left behind, and write nothing more."""
 
 
-def in_flight(
-    call: Callable[[A], T], items: Iterable[A], ended: threading.Event, workers: int = IN_FLIGHT
-) -> Iterator[T]:
+def in_flight(call: Callable[[A], T], items: Iterable[A], ended: threading.Event | None = None) -> Iterator[T]:
     """What ``call`` returns for each item, as it comes, a few items at a time. Raises what ``call`` raises.
 
     At the end, also by an error, ``ended`` is set, which ``call`` has to look at before it writes what it has read.
     """
+    ended = ended or threading.Event()
     todo, lock = iter(items), threading.Lock()
     # A few results wait, so that memory is bounded where the caller is slower.
-    done: queue.Queue[tuple[list[T], BaseException | None]] = queue.Queue(workers)
+    done: queue.Queue[tuple[list[T], BaseException | None]] = queue.Queue(IN_FLIGHT)
 
     def put(result: list[T], error: BaseException | None) -> None:
         while not ended.is_set():
@@ -47,7 +47,7 @@ def in_flight(
         except BaseException as error:
             put([], error)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(IN_FLIGHT)]
     try:
         for thread in threads:
             thread.start()
@@ -64,3 +64,21 @@ def in_flight(
         for thread in threads:
             if thread.ident is not None:
                 thread.join(max(deadline - time.monotonic(), 0))
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What ``call`` returns. Raises TimeoutError where it takes longer; it then goes on in a thread of its own."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer in {seconds:.0f} s")
+    return future.result()
