@@ -129,7 +129,8 @@ def _remote(name: str, settings: Settings, log: Callable[[str], object]) -> Cata
         for line in named.lines():
             log(line)
         _ask(named, settings)
-    options = Options((named.ids or None) if named else None, settings.fetch_anyway)
+    classes = (named.ids or None) if named else None
+    options = Options(classes, settings.fetch_anyway, imagenet_classes(1000) or ())
     url, name = (named.url, name) if named else (name, public_url(name))
     catalog = open_remote(url, settings.cache_folder, log, name=name, options=options)
     if named is not None and named.names == "words":
