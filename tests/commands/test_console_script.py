@@ -53,7 +53,7 @@ def run(script: Path, folder: Path, *arguments: str) -> str:
 def test_files_in_the_working_folder_are_not_imported(xmixup: Path, folder: Path) -> None:
     assert run(xmixup, folder, "--version").startswith("xmixup_fast 0.")
     assert "CPU level" in run(xmixup, folder, "info")
-    assert run(xmixup, folder, "train", "--help").startswith("usage: xmixup train [FLAG ...]\n")
+    assert run(xmixup, folder, "train", "--help").startswith("usage: xmixup train [DATASET] [FLAG ...]\n")
 
 
 def test_files_in_the_working_folder_are_not_imported_by_the_workers_of_compare(xmixup: Path, folder: Path) -> None:

@@ -161,6 +161,7 @@ def test_an_interrupt_while_modules_are_imported_is_one_line(module: str, tmp_pa
     """From the first import of the command on."""
     program = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background processes ignore it
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
         f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"

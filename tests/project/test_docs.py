@@ -56,6 +56,8 @@ def blocks(page: str, *languages: str) -> Iterator[tuple[str, str, str]]:
             yield language, title, code
 
 
+NEEDS_HUB = "xmixup train photos/ --yes"
+"""The line of pages that have to be run with a hub."""
 WITH_HUB = "XMIXUP_TEST_WITH_HUB"
 """Environment variable of tests that are run with a hub on the loopback address."""
 RUN = [page for page in PAGES if any(blocks(page, "python", "sh"))]
@@ -111,7 +113,7 @@ def tiny_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_imagenet(tmp_path_factory.mktemp("hub"), count=4, side=32)
 
 
-@pytest.mark.parametrize("page", [page for page in RUN if "--yes" in PAGES[page].read_text()])
+@pytest.mark.parametrize("page", [page for page in RUN if NEEDS_HUB in PAGES[page].read_text()])
 def test_every_block_runs_with_a_hub(page: str, tmp_path: Path, tiny_imagenet: Path) -> None:
     """In a process of its own, as the Hub's library reads its address when it is imported."""
     test = f"{Path(__file__)}::{test_every_block_runs.__name__}[{page}]"
@@ -125,7 +127,7 @@ def test_every_block_runs_with_a_hub(page: str, tmp_path: Path, tiny_imagenet: P
 
 @pytest.mark.parametrize("page", RUN)
 def test_every_block_runs(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if "--yes" in PAGES[page].read_text() and WITH_HUB not in os.environ:
+    if NEEDS_HUB in PAGES[page].read_text() and WITH_HUB not in os.environ:
         pytest.skip("needs a hub: the test with one runs it")
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "docs"}

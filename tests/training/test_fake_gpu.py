@@ -178,7 +178,7 @@ def left_on_the_cpu(trainer: Trainer, place: str) -> None:
         *(("finetune", f"sampler.{name}") for name in ("labels", "sizes", "quantiles")),
         *(("xmixup", place) for place in ("auxiliary", "images", "network.source_head.weight")),
         *(("delta", place) for place in ("method.frozen.body.one.0.weight", "method.weights")),
-        *(("bss", "regularizer.start"), ("cotuning", "method.relationship")),
+        *(("bss", "regularizer.penalty.start"), ("cotuning", "method.relationship")),
     ],
 )
 def test_a_tensor_left_on_the_cpu_fails(name: str, place: str) -> None:

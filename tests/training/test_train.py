@@ -325,12 +325,6 @@ def test_errors_are_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_source_is_asked_for_where_it_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for method in ("xmixup", "cotrain"):
-        assert main(["--target", str(tmp_path), "--model", "test_resnet", "--method", method]) == 2
-        assert capsys.readouterr().err == f"error: source: {method} needs a dataset of auxiliary images, got none\n"
-
-
 def test_an_output_that_holds_a_run_is_refused(data: Path, tmp_path: Path) -> None:
     first = run(data, tmp_path / "run", "finetune", steps=1)
     with pytest.raises(FileExistsError, match=r"output: .* already holds a run"):
