@@ -306,7 +306,7 @@ def _print_selection(result: Result) -> None:
     print(f"\nsource classes that XMixup gave each digit (seed {result.summary['seed']}), by predicted probability:")
     assert result.selection is not None
     for digit, chosen in result.selection["classes"].items():
-        scores = (f"{one['class']} {one['score']:.2f}{' ?' if 'doubtful' in one else ''}" for one in chosen)
+        scores = (f"{one['class']} {one['score']:.2f}{' (?)' if 'doubtful' in one else ''}" for one in chosen)
         print(f"  {digit} <- {', '.join(scores)}")
 
 

@@ -172,12 +172,12 @@ class Evaluation:
 
         matrix = self.confusion_matrix()
         times, taken_for = (matrix - torch.diag(matrix.diagonal())).max(1)
-        *shares, images = precision_recall_fscore_support(
+        *shares, _ = precision_recall_fscore_support(
             self.labels.numpy(), self.predicted.numpy(), labels=range(len(self.classes)), zero_division=math.nan
         )
         columns = ([None if math.isnan(x) else 100 * x for x in share.tolist()] for share in shares)
         wrong = ((self.classes[j] if k else None, k) for j, k in zip(taken_for.tolist(), times.tolist(), strict=True))
-        rows = zip(self.classes, images.tolist(), *columns, wrong, strict=True)
+        rows = zip(self.classes, matrix.sum(1).tolist(), *columns, wrong, strict=True)
         return [ClassResult(name, count, *three, *pair) for name, count, *three, pair in rows]
 
     def confused_pairs(self, count: int = 6, images: int = 3) -> list[Confusion]:
@@ -256,9 +256,10 @@ class Evaluation:
             error = self.expected_calibration_error(calibrated=True)
             calibrated = f"; {error:.2f} with the temperature {self.temperature:g}"
         low, high = self.accuracy_interval
+        of = "" if (self.confusion_matrix().sum(1) > 0).all() else " (over classes with images)"
         return [
             f"{self.accuracy:.2f} % of {len(self)} images (95 % interval: {low:.2f} to {high:.2f} %){top5}",
-            f"mean of the classes {self.balanced_accuracy:.2f} %, macro F1 {self.macro_f1:.2f} %, loss {self.loss:.4f}",
+            f"mean of the classes {self.balanced_accuracy:.2f} %, macro F1 {self.macro_f1:.2f} %{of}, loss {self.loss:.4f}",
             f"expected calibration error {self.expected_calibration_error():.2f} points{calibrated}",
         ]
 
