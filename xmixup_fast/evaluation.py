@@ -256,10 +256,11 @@ class Evaluation:
             error = self.expected_calibration_error(calibrated=True)
             calibrated = f"; {error:.2f} with the temperature {self.temperature:g}"
         low, high = self.accuracy_interval
-        of = "" if (self.confusion_matrix().sum(1) > 0).all() else " (over classes with images)"
+        there = "" if (self.confusion_matrix().sum(1) > 0).all() else " (over classes with images)"
+        balanced = f"mean of the classes {self.balanced_accuracy:.2f} %, macro F1 {self.macro_f1:.2f} %{there}"
         return [
             f"{self.accuracy:.2f} % of {len(self)} images (95 % interval: {low:.2f} to {high:.2f} %){top5}",
-            f"mean of the classes {self.balanced_accuracy:.2f} %, macro F1 {self.macro_f1:.2f} %{of}, loss {self.loss:.4f}",
+            f"{balanced}, loss {self.loss:.4f}",
             f"expected calibration error {self.expected_calibration_error():.2f} points{calibrated}",
         ]
 

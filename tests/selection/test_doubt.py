@@ -41,7 +41,7 @@ def test_of_unrelated_classes_the_stated_share_is_marked(source_classes: int, po
     similarity = (7 if positive else 1) * parts / parts.sum(1, keepdim=True)
     assert 0.35 <= share_marked(judge(most_similar(similarity, 1), similarity, of_predictions=True)) <= 0.55
     second = judge(most_similar(similarity, 2), similarity, of_predictions=True).doubtful or []
-    assert sum(row[1] for row in second) >= 700
+    assert sum(row[1] for row in second) >= 640
 
 
 @pytest.mark.parametrize("relatives", [1, 3, 10])

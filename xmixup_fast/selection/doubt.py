@@ -12,8 +12,8 @@ from .choice import Selection
 LEAST_CLASSES = 20
 """Fewer source classes do not tell what a random one gets."""
 LEVEL = 0.5
-"""A score is marked where the best of as many unrelated classes gets as much with a higher probability: more likely than
-not. Real features are less regular than the models below, so neither a mark nor its absence is a proof."""
+"""A score is marked where the best of as many unrelated classes gets as much with a higher probability, which is more
+likely than not. Real features are less regular than the models below, so neither a mark nor its absence is a proof."""
 EFFICIENCY = 0.37
 """Degrees of freedom of a spread that is measured from the median, in parts of those of the standard deviation."""
 
@@ -26,11 +26,12 @@ def judge(selection: Selection, similarity: Tensor, *, of_predictions: bool) -> 
 
     Predictions, or cosines of predictions, share a whole. Unrelated classes share it at random, all ways to share it
     equally likely: then one share exceeds g with probability (1 - g)^(n - 1) (R. A. Fisher 1929,
-    doi:10.1098/rspa.1929.0151), and the largest about as the largest of n independent ones. Of lower choices, the same is asked of what the better ones leave.
+    doi:10.1098/rspa.1929.0151), and the largest of them about as that of n independent ones.
+    Of lower choices, the same is asked of what the better ones leave.
 
-    Cosines of features of unrelated classes are taken for independent normal numbers around their median. The spread is that of the
-    lower half, so that relatives, however many of the upper half they are, do not widen it; Student's t allows for its
-    error where n is small.
+    Cosines of features of unrelated classes are taken for independent normal numbers around their median. The spread is
+    that of the lower half, so that relatives, however many of the upper half they are, do not widen it; Student's t
+    allows for its error where n is small.
 
     Args:
         selection: of source classes, with scores.

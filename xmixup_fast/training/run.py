@@ -89,13 +89,16 @@ class _Run:
         check_writable(folder)
         if run_folder.settings is not None:
             check_same(run_folder.settings, settings, folder)
-        recorded = distributed.broadcast_object(run_folder.manifest)
+        recorded, weights = distributed.broadcast_object(
+            (run_folder.manifest, run_folder.description.get("class_weights"))
+        )
         checkpoint = None
         if recorded is not None:
             checkpoints = _checkpoints(settings, recorded)
             newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
             checkpoint = distributed.broadcast_object(newest)
-        setup = prepare(settings, run_folder.log, resumed=folder if checkpoint else None, recorded=recorded)
+        resumed = folder if checkpoint else None
+        setup = prepare(settings, run_folder.log, resumed=resumed, recorded=recorded, kept_weights=weights)
         settings = settings.without_secrets()
         trainer = Trainer(setup.parts, settings)
         state = RunState.of(checkpoint, setup.images.store.bad) if checkpoint else RunState(bad=setup.bad)
@@ -140,6 +143,8 @@ class _Run:
             description = setup.data.description(self.settings, setup.manifest)
             if setup.auxiliary and setup.auxiliary.fetched:
                 description["source"] = setup.auxiliary.fetched
+            if setup.class_weights is not None:
+                description["class_weights"] = setup.class_weights
             self.run_folder.data(setup.manifest, description)
         self.run_folder.config(self.settings.to_yaml())
         if setup.report is not None:
