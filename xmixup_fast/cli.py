@@ -342,7 +342,8 @@ def _converted(given: Any, hint: Any) -> Any:
 
 def _choices(hint: Any) -> list[str]:
     kinds = [typing.get_args(kind)[0] if typing.get_origin(kind) is list else kind for kind in options(hint)]
-    return list(dict.fromkeys(choice for kind in kinds for choice in typing.get_args(kind)))
+    literals = [kind for kind in kinds if typing.get_origin(kind) is Literal]
+    return list(dict.fromkeys(choice for kind in literals for choice in typing.get_args(kind)))
 
 
 def _metavar(name: str, hint: Any) -> str:

@@ -119,8 +119,14 @@ class _Run:
             self._load_best_weights()
             calibration = self._calibrate()
             if distributed.rank() == 0:
-                path = run_folder.folder / "model.safetensors"
-                save(trainer.final_network, path, settings.image_size, settings.resize, calibration.temperature)
+                save(
+                    trainer.final_network,
+                    run_folder.folder / "model.safetensors",
+                    settings.image_size,
+                    settings.resize,
+                    calibration.temperature,
+                    no_temperature=calibration.why_none,
+                )
             evaluation = self._evaluate(calibration.temperature)
             summary = self._summary(evaluation) | {"calibration": calibration.to_json()}
             run_folder.summary(summary)
