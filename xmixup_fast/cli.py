@@ -136,7 +136,8 @@ def checked_options(kind: type[T], given: Mapping[str, Any], prog: str) -> T:
 def _check_required(kind: type, given: Collection[str], prog: str) -> None:
     for name, default in _defaults(kind).items():
         if default is MISSING and name not in given:
-            raise ValueError(f"{name}: must be given; see {prog} --help")
+            choices = ", ".join(_choices(typing.get_type_hints(kind)[name]))
+            raise ValueError(f"{name}: must be given{choices and f' ({choices})'}; see {prog} --help")
 
 
 class Parser(argparse.ArgumentParser):

@@ -130,6 +130,12 @@ class Evaluation:
         found = [row.f1 or 0.0 for row in self.per_class() if row.images]
         return sum(found) / len(found)
 
+    @property
+    def macro_f1_name(self) -> str:
+        """What :attr:`macro_f1` is called: it says where some classes have no image."""
+        every = bool((self.confusion_matrix().sum(1) > 0).all())
+        return "macro F1" if every else "macro F1 (over classes with images)"
+
     def reliability(self, calibrated: bool = False) -> list[Bin]:
         """Accuracy and confidence in bins of equal width, without empty ones; ``calibrated``: with the temperature."""
         return reliability(self._confidences(calibrated), self.predicted == self.labels)
@@ -256,8 +262,7 @@ class Evaluation:
             error = self.expected_calibration_error(calibrated=True)
             calibrated = f"; {error:.2f} with the temperature {self.temperature:g}"
         low, high = self.accuracy_interval
-        there = "" if (self.confusion_matrix().sum(1) > 0).all() else " (over classes with images)"
-        balanced = f"mean of the classes {self.balanced_accuracy:.2f} %, macro F1 {self.macro_f1:.2f} %{there}"
+        balanced = f"mean of the classes {self.balanced_accuracy:.2f} %, {self.macro_f1_name} {self.macro_f1:.2f} %"
         return [
             f"{self.accuracy:.2f} % of {len(self)} images (95 % interval: {low:.2f} to {high:.2f} %){top5}",
             f"{balanced}, loss {self.loss:.4f}",

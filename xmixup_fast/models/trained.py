@@ -84,7 +84,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
     arguments: dict[str, Any] = json.loads(metadata.get("model_args", "{}"))
     classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
     with torch.random.fork_rng(devices=[]):
-        body = architectures.create(Architecture(model, arguments), image_size)
+        body = architectures.create(Architecture(model, arguments), image_size).float()  # whatever the default dtype is
         load_weights(body, weights, str(file), model)
     outputs = len(classifiers.output_layers(body)[0].weight)
     if outputs != len(classes):

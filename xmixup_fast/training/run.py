@@ -55,7 +55,7 @@ def fit(
     """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
 
     ``fit("photos/")`` gives the target. Settings may be given as an object, by name, or both: then the names come on
-    top. Random numbers and threads of the caller are left as they were.
+    top. Random numbers, threads, default dtype and gradient mode of the caller change nothing, and are left alone.
 
     Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
