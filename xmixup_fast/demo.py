@@ -137,8 +137,8 @@ def run(output: Path, budget: Budget | None = None) -> dict[str, list[Result]]:
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         done = len(list(output.glob("*/summary.json")))
-        held = f"{output} holds {done} of {runs + 1} runs and their images"
-        raise Interrupted(f"stopped; {held}, and can be removed: the demo does not resume", number) from error
+        held = f"{output} holds {done} finished runs of {runs + 1}, and images"
+        raise Interrupted(f"stopped; {held}; remove it: the demo does not resume", number) from error
     _print_selection(results["xmixup"][0])
     _print_comparison(results, budget.seeds)
     print(f"{time.perf_counter() - started:.0f} s in all; datasets, networks and logs are in {output}", flush=True)
