@@ -172,7 +172,7 @@ def test_an_interrupted_demo_says_where_it_is(tmp_path: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "write_letters", interrupt)
-    with pytest.raises(Interrupted, match=r"stopped; .*out holds 0 finished runs of 4, and images; .*the demo does not resume"):
+    with pytest.raises(Interrupted, match=r"stopped; .*out holds 0 finished runs of 4, and images; remove it"):
         demo.run(tmp_path / "out", TINY)
 
 
