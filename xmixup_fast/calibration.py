@@ -66,17 +66,18 @@ class Calibration:
     """Without a temperature, in percentage points."""
     calibrated_error: float | None
     """With it."""
+    why_none: str | None = None
+    """Why there is no temperature, in words; None where there is one."""
 
     def to_json(self) -> dict[str, Any]:
-        """The four values by name."""
+        """The values by name."""
         return {name: round(v, 4) if isinstance(v, float) else v for name, v in asdict(self).items()}
 
     def line(self) -> str:
         """The values in words."""
         before = f"expected calibration error {self.expected_calibration_error:.2f} points"
         if self.temperature is None:
-            why = f"the network is right on all {self.images} validation images, or no better than chance"
-            return f"no temperature: {why}; {before}"
+            return f"no temperature: {self.why_none}; {before}"
         after = f"{self.calibrated_error:.2f} with it"
         return f"temperature {self.temperature:g} fitted on {self.images} validation images: {before}, {after}"
 
@@ -88,20 +89,22 @@ def calibrate(logits: Tensor, labels: Tensor) -> Calibration:
         logits: float[n, K], the network's.
         labels: int64[n], the true classes.
     """
-    temperature = fit_temperature(logits, labels)
+    found = fit_temperature(logits, labels)
+    temperature, why_none = (None, found) if isinstance(found, str) else (found, None)
 
     def error(divisor: float) -> float:
         confidences, predicted = (logits.double() / divisor).softmax(1).max(1)
         return calibration_error(reliability(confidences, predicted == labels))
 
-    return Calibration(temperature, len(labels), error(1.0), None if temperature is None else error(temperature))
+    after = None if temperature is None else error(temperature)
+    return Calibration(temperature, len(labels), error(1.0), after, why_none)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
+def fit_temperature(logits: Tensor, labels: Tensor) -> float | str:
     """The temperature T for which softmax(logits / T) gives the labels the lowest cross entropy, to three digits.
 
-    None where there is no such temperature within TEMPERATURES: where all are right, the lower the better; where no
-    better than chance, the higher.
+    In words, why there is none within TEMPERATURES: where all are right, the lower the better; where no better than
+    chance, the higher.
 
     Args:
         logits: float[n, K].
@@ -118,5 +121,12 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
 
     low, high = (-math.log(temperature) for temperature in reversed(TEMPERATURES))
     if not slope(low) < 0 < slope(high):
-        return None
+        causes = {
+            f"the network is right on all {len(labels)} validation images": bool((wide.argmax(1) == labels).all()),
+            f"on the {len(labels)} validation images, the network is no better than chance": float(margins.mean()) >= 0,
+            f"the best one is out of range, {TEMPERATURES[1]:g} or more": slope(low) >= 0,
+            f"the best one is out of range, {TEMPERATURES[0]:g} or less": slope(high) <= 0,
+            "logits of validation images are not finite": True,
+        }
+        return next(cause for cause, holds in causes.items() if holds)
     return float(f"{math.exp(-brentq(slope, low, high)):.3g}")

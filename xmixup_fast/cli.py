@@ -136,7 +136,8 @@ def checked_options(kind: type[T], given: Mapping[str, Any], prog: str) -> T:
 def _check_required(kind: type, given: Collection[str], prog: str) -> None:
     for name, default in _defaults(kind).items():
         if default is MISSING and name not in given:
-            raise ValueError(f"{name}: must be given; see {prog} --help")
+            choices = ", ".join(_choices(typing.get_type_hints(kind)[name]))
+            raise ValueError(f"{name}: must be given{choices and f' ({choices})'}; see {prog} --help")
 
 
 class Parser(argparse.ArgumentParser):
@@ -342,7 +343,8 @@ def _converted(given: Any, hint: Any) -> Any:
 
 def _choices(hint: Any) -> list[str]:
     kinds = [typing.get_args(kind)[0] if typing.get_origin(kind) is list else kind for kind in options(hint)]
-    return list(dict.fromkeys(choice for kind in kinds for choice in typing.get_args(kind)))
+    literals = [kind for kind in kinds if typing.get_origin(kind) is Literal]
+    return list(dict.fromkeys(choice for kind in literals for choice in typing.get_args(kind)))
 
 
 def _metavar(name: str, hint: Any) -> str:

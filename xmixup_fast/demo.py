@@ -30,6 +30,7 @@ from .cli import require_one_process
 from .runtime.signals import Interrupted
 
 if TYPE_CHECKING:
+    from .runtime.progress import Progress
     from .training.result import Result
 
 Pixels = NDArray[np.uint8]
@@ -135,7 +136,9 @@ def run(output: Path, budget: Budget | None = None) -> dict[str, list[Result]]:
         results = _run(output, budget)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-        raise Interrupted(f"stopped; {output} holds what was finished", number) from error
+        done = len(list(output.glob("*/summary.json")))
+        held = f"{output} holds {done} finished runs of {runs + 1}, and images"
+        raise Interrupted(f"stopped; {held}; remove it: the demo does not resume", number) from error
     _print_selection(results["xmixup"][0])
     _print_comparison(results, budget.seeds)
     print(f"{time.perf_counter() - started:.0f} s in all; datasets, networks and logs are in {output}", flush=True)
@@ -144,11 +147,20 @@ def run(output: Path, budget: Budget | None = None) -> dict[str, list[Result]]:
 
 def _run(output: Path, budget: Budget) -> dict[str, list[Result]]:
     """Makes the datasets, pretrains, and fine-tunes with each method and seed."""
+    from .runtime.progress import Progress
+
+    # The runs' own lines go to log files, and would keep a log that is no terminal waiting; a terminal has their bars.
+    with Progress(None, "finished", unit="runs", hidden=sys.stderr.isatty()) as progress:
+        return _run_all(output, budget, progress)
+
+
+def _run_all(output: Path, budget: Budget, progress: Progress) -> dict[str, list[Result]]:
     letters = output / "letters"
     count = write_letters(letters, budget.images_per_font, seed=0)
     print(f"source: {count} images of {len(CLASSES)} printed letters, in {letters}", flush=True)
     pretrained = _fit(
         SETTINGS | PRETRAINING,
+        progress,
         after_first_epoch=lambda seconds: _print_time_left(seconds, budget),
         target=str(letters),
         steps=budget.pretraining_steps,
@@ -164,6 +176,7 @@ def _run(output: Path, budget: Budget) -> dict[str, list[Result]]:
         for name, method in METHODS.items():
             result = _fit(
                 SETTINGS | TRANSFER | method,
+                progress,
                 weights=str(pretrained.folder / "model.safetensors"),
                 target=str(digits),
                 source=str(letters),
@@ -246,16 +259,15 @@ def _write_images(folder: Path, images: Sequence[Pixels] | Pixels) -> None:
 
 
 class _Log:
-    """A log file that calls a function, once, after the line of the first epoch."""
+    """A log file that passes the line of each epoch to a function."""
 
-    def __init__(self, file: TextIO, after_first_epoch: Callable[[], object]) -> None:
-        self.file, self.after_first_epoch = file, after_first_epoch
+    def __init__(self, file: TextIO, after_epoch: Callable[[str], object]) -> None:
+        self.file, self.after_epoch = file, after_epoch
 
     def write(self, text: str) -> int:
         written = self.file.write(text)
         if text.startswith("epoch "):
-            call, self.after_first_epoch = self.after_first_epoch, lambda: None
-            call()
+            self.after_epoch(text)
         return written
 
     def flush(self) -> None:
@@ -263,26 +275,34 @@ class _Log:
 
 
 def _fit(
-    settings: dict[str, Any], *, after_first_epoch: Callable[[float], object] = lambda seconds: None, **more: Any
+    settings: dict[str, Any],
+    progress: Progress,
+    *,
+    after_first_epoch: Callable[[float], object] = lambda seconds: None,
+    **more: Any,
 ) -> Result:
     """One run, printed as one line. The lines that fit prints go to a log file beside the run folder.
 
-    ``after_first_epoch`` is called once, with the seconds of training of an image.
+    ``progress`` counts runs; ``after_first_epoch`` is called once, with the seconds of training of an image.
     """
     from .training.run import fit
 
     folder, console = Path(more["output"]), sys.stdout
 
-    def tell_pace() -> None:
-        first = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
-        with redirect_stdout(console):
-            after_first_epoch(1 / first["images_per_second"])
+    def tell_pace(line: str) -> None:
+        progress.update(0, **{folder.name: " ".join(line.split()[2:4])})
+        first, *rest = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        if not rest:
+            with redirect_stdout(console):
+                after_first_epoch(1 / json.loads(first)["images_per_second"])
 
     with (
         folder.with_suffix(".log").open("w", encoding="utf-8") as file,
         redirect_stdout(_Log(file, tell_pace)),  # type: ignore[type-var]
     ):
+        progress.update(0, **{folder.name: "begins"})
         result = fit(**settings, **more)
+    progress.update()
     summary = result.summary
     accuracies = f"validation {summary['val_accuracy']:6.2f} %, test {summary['test_accuracy']:.2f} %"
     print(f"{folder.name:16s} {accuracies}, {summary['train_seconds']:.1f} s of training", flush=True)
@@ -306,7 +326,7 @@ def _print_selection(result: Result) -> None:
     print(f"\nsource classes that XMixup gave each digit (seed {result.summary['seed']}), by predicted probability:")
     assert result.selection is not None
     for digit, chosen in result.selection["classes"].items():
-        scores = (f"{one['class']} {one['score']:.2f}{' ?' if 'doubtful' in one else ''}" for one in chosen)
+        scores = (f"{one['class']} {one['score']:.2f}{' (?)' if 'doubtful' in one else ''}" for one in chosen)
         print(f"  {digit} <- {', '.join(scores)}")
 
 
@@ -323,4 +343,4 @@ def _print_comparison(results: dict[str, list[Result]], seeds: Sequence[int]) ->
     print("finetune: plain fine-tuning. xmixup: the paper's method, which blends each digit with a letter.")
     print("xcutmix-l2sp: this project's recipe, boxes in place of blends and L2-SP in place of weight decay.")
     print("\nnext, with your photos in a folder for each class (--help lists all settings):")
-    print("  xmixup train --target photos/ --source imagenet/train/ --model resnet50")
+    print("  xmixup train photos/")

@@ -130,6 +130,12 @@ class Evaluation:
         found = [row.f1 or 0.0 for row in self.per_class() if row.images]
         return sum(found) / len(found)
 
+    @property
+    def macro_f1_name(self) -> str:
+        """What :attr:`macro_f1` is called: it says where some classes have no image."""
+        every = bool((self.confusion_matrix().sum(1) > 0).all())
+        return "macro F1" if every else "macro F1 (over classes with images)"
+
     def reliability(self, calibrated: bool = False) -> list[Bin]:
         """Accuracy and confidence in bins of equal width, without empty ones; ``calibrated``: with the temperature."""
         return reliability(self._confidences(calibrated), self.predicted == self.labels)
@@ -172,12 +178,12 @@ class Evaluation:
 
         matrix = self.confusion_matrix()
         times, taken_for = (matrix - torch.diag(matrix.diagonal())).max(1)
-        *shares, images = precision_recall_fscore_support(
+        *shares, _ = precision_recall_fscore_support(
             self.labels.numpy(), self.predicted.numpy(), labels=range(len(self.classes)), zero_division=math.nan
         )
         columns = ([None if math.isnan(x) else 100 * x for x in share.tolist()] for share in shares)
         wrong = ((self.classes[j] if k else None, k) for j, k in zip(taken_for.tolist(), times.tolist(), strict=True))
-        rows = zip(self.classes, images.tolist(), *columns, wrong, strict=True)
+        rows = zip(self.classes, matrix.sum(1).tolist(), *columns, wrong, strict=True)
         return [ClassResult(name, count, *three, *pair) for name, count, *three, pair in rows]
 
     def confused_pairs(self, count: int = 6, images: int = 3) -> list[Confusion]:
@@ -256,9 +262,10 @@ class Evaluation:
             error = self.expected_calibration_error(calibrated=True)
             calibrated = f"; {error:.2f} with the temperature {self.temperature:g}"
         low, high = self.accuracy_interval
+        balanced = f"mean of the classes {self.balanced_accuracy:.2f} %, {self.macro_f1_name} {self.macro_f1:.2f} %"
         return [
             f"{self.accuracy:.2f} % of {len(self)} images (95 % interval: {low:.2f} to {high:.2f} %){top5}",
-            f"mean of the classes {self.balanced_accuracy:.2f} %, macro F1 {self.macro_f1:.2f} %, loss {self.loss:.4f}",
+            f"{balanced}, loss {self.loss:.4f}",
             f"expected calibration error {self.expected_calibration_error():.2f} points{calibrated}",
         ]
 

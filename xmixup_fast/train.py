@@ -3,8 +3,11 @@
 xmixup train
     the embedded demo: fine-tuning, XMixup and a recipe side by side, in a minute or two, with nothing to download
 
-xmixup train --target photos/ --source imagenet/train/ --model resnet50
-    XMixup with ImageNet as its source, class folders named by WordNet ids
+xmixup train photos/
+    XMixup on a folder of class folders, with the default network and source; what would be downloaded is said first
+
+xmixup train photos/ --source imagenet/train/ --model resnet50
+    with ImageNet as its source, class folders named by WordNet ids
 
 xmixup train --target torchvision:Flowers102:data --source 'shards/train-{000..012}.tar' more/ --model resnet50
     target and source as tables, tar shards, published or Hugging Face datasets; several sources at once

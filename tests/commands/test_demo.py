@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import Image
 
 from xmixup_fast import demo
 from xmixup_fast.data.readers.folder import read_folder
+from xmixup_fast.runtime import progress
 from xmixup_fast.runtime.signals import Interrupted
 from xmixup_fast.training.run import Result
 
@@ -27,11 +28,23 @@ TINY = demo.Budget(images_per_font=1, pretraining_steps=2, transfer_steps=2, see
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Folder, results and printed lines of one tiny run."""
+def told() -> list[str]:
+    """Gets the lines of progress."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, told: list[str]) -> Run:
+    """Folder, results and printed lines of one tiny run, which tells its progress ten times a second."""
     folder = tmp_path_factory.mktemp("demo") / "run"
-    with redirect_stdout(io.StringIO()) as printed:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(io.StringIO()) as printed,
+        redirect_stderr(io.StringIO()) as errors,
+    ):
+        patch.setattr(progress, "LINE_SECONDS", 0.1)
         results = demo.run(folder, TINY)
+    told += errors.getvalue().splitlines()
     return folder, results, printed.getvalue()
 
 
@@ -127,7 +140,14 @@ def test_selection_and_comparison_are_printed(run: Run) -> None:
     lines = [line for line in text.splitlines() if line.endswith(" left")]
     assert len(lines) == 3 and all(re.fullmatch(r"about (\d+ s|\d+\.\d minutes) left", line) for line in lines)
     assert text.index(lines[0]) < text.index("pretraining  "), "told after the first steps"
-    assert "xmixup train --target photos/" in text
+    assert text.splitlines()[-2].endswith(" xmixup train photos/")
+
+
+@pytest.mark.usefixtures("run")
+def test_a_log_that_is_no_terminal_hears_of_each_run(told: list[str]) -> None:
+    lines = [line for line in told if line.startswith("finished: ")]
+    for number, name in enumerate(("pretraining", "finetune-s3", "xmixup-s3", "xcutmix-l2sp-s3")):
+        assert any(re.fullmatch(rf"finished: {number} runs, {name} (begins|step 2)", line) for line in lines), name
 
 
 def test_a_folder_that_exists_is_refused(tmp_path: Path) -> None:
@@ -152,7 +172,7 @@ def test_an_interrupted_demo_says_where_it_is(tmp_path: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "write_letters", interrupt)
-    with pytest.raises(Interrupted, match=r"stopped; .*out holds what was finished"):
+    with pytest.raises(Interrupted, match=r"stopped; .*out holds 0 finished runs of 4, and images; remove it"):
         demo.run(tmp_path / "out", TINY)
 
 

@@ -178,8 +178,8 @@ def test_what_cannot_be_exported_is_said_in_a_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_are_there_and_missing_packages_are_named(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_that_are_there_and_what_is_missing_are_named(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "model.onnx").write_text("mine")
     with pytest.raises(FileExistsError, match=r"output: .*model\.onnx is there already"):
@@ -187,6 +187,8 @@ def test_files_that_are_there_and_missing_packages_are_named(
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"model.onnx": "mine"}
     with pytest.raises(ValueError, match="format: expected some of safetensors, torch, onnx, got pickle"):
         export(weights, ["torch", "pickle"], tmp_path)
+    assert main([str(weights), "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: format: must be given (safetensors, torch, onnx); see ")
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ValueError, match=r"^format: onnx needs onnxscript; pip install onnxscript$"):
         export(weights, ["onnx"], tmp_path / "new")

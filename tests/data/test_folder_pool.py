@@ -85,6 +85,12 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         ImagePool.from_folder(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("folder", [3, None, ["photos"]])
+def test_a_folder_that_is_no_path_is_named(folder: object) -> None:
+    with pytest.raises(TypeError, match="folder: expected a path or the name of a dataset, got "):
+        ImagePool.from_folder(folder)  # type: ignore[arg-type]
+
+
 def test_bad_files_raise_as_in_fit_or_are_said(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "photos", SOURCE, 2)
     (folder / "rose" / "001.png").write_bytes(b"no image")

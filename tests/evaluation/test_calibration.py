@@ -59,7 +59,9 @@ def drawn(images: int, classes: int, temperature: float) -> tuple[torch.Tensor, 
 def test_the_temperature_of_drawn_labels_is_found(temperature: float) -> None:
     logits, labels = drawn(4000, 10, temperature)
     found = fit_temperature(logits, labels)
-    assert found is not None and found == pytest.approx(temperature, rel=0.08) and found == float(f"{found:.3g}")
+    assert (
+        not isinstance(found, str) and found == pytest.approx(temperature, rel=0.08) and found == float(f"{found:.3g}")
+    )
 
     def loss(divisor: float) -> float:
         return float(-log_softmax(logits.double().numpy() / divisor, axis=1)[np.arange(4000), labels.numpy()].mean())
@@ -84,7 +86,16 @@ def test_where_no_temperature_is_best_there_is_none(kind: str, scale: float) -> 
         labels = (labels + 1) % 4
     elif kind == "no better than chance":
         labels = torch.arange(16) // 4
-    assert fit_temperature(logits, labels) is None
+    right = "the network is right on all 16 validation images"
+    expected = right if kind == "all right" else "on the 16 validation images, the network is no better than chance"
+    assert fit_temperature(logits, labels) == expected
     result = calibrate(logits, labels)
     assert result.temperature is None and result.calibrated_error is None
-    assert result.line().startswith("no temperature: the network is right on all 16 validation images, or no better")
+    assert result.line().startswith(f"no temperature: {expected}; ") and result.to_json()["why_none"] == expected
+
+
+@pytest.mark.parametrize(("temperature", "said"), [(0.01, "0.05 or less"), (100.0, "20 or more")])
+def test_an_optimum_out_of_range_is_named(temperature: float, said: str) -> None:
+    logits, labels = drawn(4000, 10, temperature)
+    assert f"the best one is out of range, {said}" in str(fit_temperature(logits, labels))
+    assert "not finite" in str(fit_temperature(logits * torch.nan, labels))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -63,6 +63,8 @@ def predictions(draw: st.DrawFn) -> Evaluation:
 
 
 @settings(max_examples=30)
+@example(made([0], [1], 2))
+@example(made([0, 1], [1, 0], 2))
 @given(predictions())
 def test_classes_have_the_figures_that_scikit_learn_gives_them(found: Evaluation) -> None:
     labels, predicted = found.labels.numpy(), found.predicted.numpy()
@@ -81,6 +83,17 @@ def test_classes_have_the_figures_that_scikit_learn_gives_them(found: Evaluation
         assert found.balanced_accuracy == pytest.approx(
             100 * sklearn.metrics.balanced_accuracy_score(labels, predicted), abs=1e-4
         )
+
+
+@settings(max_examples=30)
+@example(made([0], [1], 2))
+@given(predictions())
+def test_of_any_predictions_the_table_is_printed(found: Evaluation) -> None:
+    """Also where none is right, as with one image."""
+    for row, line in zip(found.per_class(), found.lines()[1:], strict=True):
+        assert line.split()[:2] == [row.name, str(row.images)]
+    everywhere = all(row.images for row in found.per_class())
+    assert ("(over classes with images)" in found.figures()[1]) != everywhere
 
 
 @given(predictions())

@@ -1,4 +1,4 @@
-"""Which chosen source classes are said to be no better than a random class."""
+"""Which scores of chosen source classes are marked, as chance may explain them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def exponential(rows: int, columns: int) -> Tensor:
 
 def share_marked(selection: Selection) -> float:
     assert selection.doubtful is not None
-    return selection.without_relatives() / len(selection.chosen)
+    return sum(map(all, selection.doubtful)) / len(selection.chosen)
 
 
 @pytest.mark.parametrize("positive", [False, True])
@@ -35,13 +35,13 @@ def share_marked(selection: Selection) -> float:
 def test_of_unrelated_classes_the_stated_share_is_marked(source_classes: int, positive: bool) -> None:
     target, source = features(1000, 128, 0, positive), features(source_classes, 128, 1, positive)
     similarity = cosine(target, source)
-    least = 0.75 if positive else 0.92  # a positive feature that is often zero makes cosines that are not quite normal
-    assert least <= share_marked(judge(most_similar(similarity, 1), similarity, of_predictions=False)) <= 0.98
+    least = 0.15 if positive else 0.35  # a positive feature that is often zero makes cosines that are not quite normal
+    assert least <= share_marked(judge(most_similar(similarity, 1), similarity, of_predictions=False)) <= 0.65
     parts = exponential(1000, source_classes)
     similarity = (7 if positive else 1) * parts / parts.sum(1, keepdim=True)
-    assert 0.93 <= share_marked(judge(most_similar(similarity, 1), similarity, of_predictions=True)) <= 0.97
+    assert 0.35 <= share_marked(judge(most_similar(similarity, 1), similarity, of_predictions=True)) <= 0.55
     second = judge(most_similar(similarity, 2), similarity, of_predictions=True).doubtful or []
-    assert sum(row[1] for row in second) >= 930
+    assert sum(row[1] for row in second) >= 640
 
 
 @pytest.mark.parametrize("relatives", [1, 3, 10])
@@ -57,8 +57,8 @@ def test_clear_relatives_are_not_marked_however_many_there_are(relatives: int, o
     selection = judge(most_similar(similarity, relatives), similarity, of_predictions=of_predictions)
     assert selection.doubtful == [[False] * relatives] * 100 and not selection.doubt()
     selection = judge(most_similar(similarity, relatives + 1), similarity, of_predictions=of_predictions)
-    assert selection.without_relatives() == 0 and sum(row[-1] for row in selection.doubtful or []) > 70
-    assert "a smaller --top-k leaves such classes out" in selection.doubt()
+    assert share_marked(selection) == 0 and any(row[-1] for row in selection.doubtful or [])
+    assert selection.doubt().startswith("(?): ")
 
 
 def test_scale_and_classes_that_cannot_be_chosen_change_nothing() -> None:
@@ -71,7 +71,7 @@ def test_scale_and_classes_that_cannot_be_chosen_change_nothing() -> None:
     barred = torch.cat([similarity, torch.full((30, 5), -torch.inf)], 1)
     assert judge(most_similar(barred, 2), barred, of_predictions=False).doubtful == plain.doubtful
     assigned = judge(assignment_selection(similarity), similarity, of_predictions=False)
-    assert assigned.doubtful is not None and 25 <= assigned.without_relatives() <= 29
+    assert assigned.doubtful is not None and 10 <= sum(map(all, assigned.doubtful)) <= 29
 
 
 def test_what_cannot_be_judged_is_not_marked() -> None:
@@ -86,8 +86,8 @@ def test_marks_are_shown_written_and_read_again(tmp_path: Path) -> None:
     source = Dataset(["x", "y"], [], [], [])
     selection = Selection("class", [[1, 0], [0, 1]], [[0.7, 0.1], [0.2, 0.1]], [[False, True], [True, True]])
     lines = selection.lines(["s", "t"], source)
-    assert lines[:2] == ["  s <- y 0.700, x 0.100 ?", "  t <- x 0.200 ?, y 0.100 ?"]
-    assert "one target class has no good relative" in lines[2] and "--method finetune or cotuning" in lines[2]
+    assert lines[:2] == ["  s <- y 0.700, x 0.100 (?)", "  t <- x 0.200 (?), y 0.100 (?)"]
+    assert lines[2:] == [f"  {selection.doubt()}"] and "look at these on the contact sheet" in lines[2]
     rows = selection.to_json(["s", "t"], source)
     assert rows["s"] == [{"class": "y", "score": 0.7}, {"class": "x", "score": 0.1, "doubtful": True}]
     (tmp_path / "selection.json").write_text(json.dumps({"classes": rows}))

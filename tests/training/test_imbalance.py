@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from small_runs import arguments, run
 
 from xmixup_fast.settings.fields import Settings
+from xmixup_fast.settings.identity import run_hash
+from xmixup_fast.settings.yaml_file import read
 from xmixup_fast.training.imbalance import class_weights, imbalance, read_class_weights
 from xmixup_fast.training.prepare import TrainingSetup, prepare
 from xmixup_fast.training.resolve import resolved
@@ -100,6 +103,47 @@ def test_other_files_are_refused_before_an_image_is_decoded(
         prepared(data, photos, tmp_path / "run", class_weights=str(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("w.yaml", "a: 1\nb: 2\na: 3\n", "a is there twice, with 1 and 3; expected each class once"),
+        ("w.json", '{"a": 1, "b": 2, "a": 3}', "a is there twice, with 1 and 3; expected each class once"),
+        ("w.json", "[" * 100_000, "got a deeply nested file"),
+        ("w.yaml", "[" * 5000, "got a deeply nested file"),
+        ("w.yaml", "? [a]\n: 1\n", "is neither YAML nor JSON"),
+        ("folder", None, "a folder; expected balanced, or a YAML or JSON file"),
+    ],
+)
+def test_what_a_file_says_twice_or_not_at_all_is_named_in_one_line(
+    tmp_path: Path, name: str, text: str | None, message: str
+) -> None:
+    path = tmp_path / name
+    path.mkdir() if text is None else path.write_text(text)
+    with pytest.raises(ValueError, match=f"^class_weights: {path}: .*{message}") as raised:
+        read_class_weights(Settings(target="t", class_weights=str(path)), ["a", "b"])
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_come_from_files_of_any_spelling_and_from_a_dict(tmp_path: Path) -> None:
+    weights, expected = {"b": 2, "a": 0.5}, {"a": 0.5, "b": 2.0}
+    for name, mark in (("w.json", ""), ("w.JSON", "\ufeff"), ("w.yaml", "\ufeff"), ("w", "")):
+        (tmp_path / name).write_text(
+            mark + json.dumps(weights, indent="\t" if "." in name and "y" not in name else None)
+        )
+        assert read_class_weights(Settings(target="t", class_weights=str(tmp_path / name)), ["a", "b"]) == expected
+    settings = Settings(target="t", class_weights=weights)
+    assert read_class_weights(settings, ["a", "b"]) == expected
+    (tmp_path / "config.yaml").write_text(settings.to_yaml())
+    assert read(tmp_path / "config.yaml") == settings
+    assert run_hash(settings) == run_hash(replace(settings, class_weights=expected))
+    assert run_hash(settings) != run_hash(replace(settings, class_weights={"a": 1, "b": 1}))
+    with pytest.raises(ValueError, match=r"^class_weights: lacks c$"):
+        read_class_weights(settings, ["a", "b", "c"])
+    for wrong in ({"a": "some"}, {1: 2.0}, 3, [1.0]):
+        with pytest.raises(ValueError, match="class_weights: expected text, or a mapping of names to numbers, got"):
+            Settings(target="t", class_weights=wrong)  # type: ignore[arg-type]
+
+
 def test_classes_that_yaml_takes_for_numbers_or_switches_are_names(tmp_path: Path) -> None:
     path = tmp_path / "weights.yaml"
     path.write_text("007: 2\nno: 0.5\n1e3: 3\n")
@@ -129,6 +173,10 @@ def test_a_run_that_balances_both_ways_is_resumed_to_the_same_bits(
     run(data, tmp_path / "part", method, **settings)
     newest = max((tmp_path / "part" / "checkpoints").iterdir())
     newest.unlink()
+    weights.write_text(json.dumps({"blue": 1, "green": 2, "red": 1}))
+    with pytest.raises(ValueError, match=r"class_weights: .*have changed since the run began: green 2.5 \(now 2\)"):
+        run(data, tmp_path / "part", method, resume="auto", **settings)
+    weights.unlink()  # the run has its own
     for name in ("summary.json", "model.safetensors"):
         (tmp_path / "part" / name).unlink()
     part = run(data, tmp_path / "part", method, resume="auto", **settings)

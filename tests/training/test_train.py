@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,10 +123,27 @@ def test_the_same_seed_gives_the_same_run(data: Path, tmp_path: Path) -> None:
         assert files[0] == files[1] != files[2], name
 
 
-def test_the_callers_random_numbers_and_threads_are_left_alone(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_the_caller_has_set_changes_nothing_and_is_left_alone(
+    data: Path, tmp_path: Path, mode: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    """Random numbers, threads, gradient mode and default dtype."""
+    plain = run(data, tmp_path / "plain", steps=2)
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
-    run(data, tmp_path / "run", "finetune", threads=1, steps=1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with mode():
+            result = run(data, tmp_path / "run", threads=1, steps=2)
+            assert not torch.is_grad_enabled() and torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+        assert torch.get_default_dtype() == torch.float64
+        evaluated = xmixup_fast.evaluate(result.folder, log=str)
+        assert len(xmixup_fast.predict(result.folder, data / "target" / "red"))
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.random.get_rng_state(), state) and torch.get_num_threads() == threads
+    assert evaluated.accuracy == pytest.approx(plain.summary["test_accuracy"], abs=1e-3)
+    for name, tensor in plain.network.state_dict().items():
+        torch.testing.assert_close(result.network.state_dict()[name], tensor)
 
 
 def test_the_command_is_fit(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

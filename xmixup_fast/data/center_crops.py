@@ -79,7 +79,7 @@ def plain_images(pool: ImagePool, crops: Crops, form: ImageFormat, out: Tensor) 
         crops,
         pool,
         crops,
-        torch.ones(len(crops.index), device=pool.device),
+        torch.ones(len(crops.index), dtype=torch.float32, device=pool.device),
         mean=form.mean,
         std=form.std,
         size=(form.size, form.size),

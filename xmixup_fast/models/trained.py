@@ -29,13 +29,15 @@ def save(
     image_size: int,
     resize: int | str | None = None,
     temperature: float | None = None,
+    *,
+    no_temperature: str | None = None,
 ) -> None:
     """Writes the network with its target head as a safetensors file, with timm's names of tensors.
 
     Both ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and the setting ``weights`` read the file.
     The source head is left out. The file's metadata hold model, classes, mean and std (as JSON lists), image_size and,
-    where they are given, resize, temperature and model_args, further arguments of ``timm.create_model`` (as a JSON
-    object).
+    where they are given, resize, temperature, no_temperature and model_args, further arguments of
+    ``timm.create_model`` (as a JSON object).
 
     Args:
         network: of K_t target classes.
@@ -43,10 +45,12 @@ def save(
         image_size: height and width of the images that the network is for, in pixels.
         resize: short side of images before they are cropped, in pixels, or "full" for images of their own size.
         temperature: what logits are to be divided by for calibrated probabilities.
+        no_temperature: why there is none, in words.
     """
     metadata = {
         **({} if resize is None else {"resize": str(resize)}),
         **({} if temperature is None else {"temperature": str(temperature)}),
+        **({} if no_temperature is None else {"no_temperature": no_temperature}),
         "model": network.model_name,
         **({"model_args": json.dumps(network.model_arguments)} if network.model_arguments else {}),
         "classes": json.dumps(network.classes),
@@ -80,7 +84,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
     arguments: dict[str, Any] = json.loads(metadata.get("model_args", "{}"))
     classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
     with torch.random.fork_rng(devices=[]):
-        body = architectures.create(Architecture(model, arguments), image_size)
+        body = architectures.create(Architecture(model, arguments), image_size).float()  # whatever the default dtype is
         load_weights(body, weights, str(file), model)
     outputs = len(classifiers.output_layers(body)[0].weight)
     if outputs != len(classes):
@@ -150,12 +154,14 @@ def temperature_of(path: str | os.PathLike[str]) -> float | None:
 
 
 def needed_temperature(path: str | os.PathLike[str]) -> float:
-    """The same, where it is asked for. Raises ValueError, which says how to get one, for a network that has none."""
+    """The same, where it is asked for. Raises ValueError, which says why and what to do, for a network without one."""
     temperature = temperature_of(path)
     if temperature is None:
+        with safe_open(trained_file(path), "pt") as file:
+            why = file.metadata().get("no_temperature", "nothing tells why; training fits one at its end")
         raise ValueError(
-            f"calibrated: {os.fspath(path)} has no temperature; training fits one at its end, where the network is not "
-            "right on all validation images: train again, with more of them (--val-fraction), or leave --calibrated out"
+            f"calibrated: {os.fspath(path)} has no temperature: {why}; train again, with other or more validation "
+            "images (--val-fraction), or leave --calibrated out"
         )
     return temperature
 

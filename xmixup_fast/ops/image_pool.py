@@ -119,10 +119,13 @@ class ImagePool:
             decoder: what decodes JPEG files; auto takes the first of these that is installed.
             log: gets lines for the user.
 
-        Raises ValueError, FileNotFoundError or OSError, with a message for the user, for a dataset, classes or images
-        that cannot be used, and for a class of which no image is left.
+        Raises TypeError for a folder that is no path; ValueError, FileNotFoundError or OSError, with a message for the
+        user, for a dataset, classes or images that cannot be used, and for a class of which no image is left.
         """
         from ..data.folder_pool import folder_pool
+
+        if not isinstance(folder, str | os.PathLike):
+            raise TypeError(f"folder: expected a path or the name of a dataset, got {folder!r}")
 
         return folder_pool(
             os.fspath(folder), resize, classes, split=split, bad_files=bad_files, decoder=decoder, log=log

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.decoding.decoder import PillowDecoder
 from ..models.class_names import readable_name
-from ..selection.choice import Selection
+from ..selection.choice import MARK, Selection
 
 ROWS = 20
 """Rows of a sheet, one for each target class."""
@@ -73,7 +73,7 @@ def _auxiliary_groups(
     """
     chosen = selection.chosen[label]
     scores = [f"{score:.2f} " for score in selection.scores[label]] if selection.scores else [""] * len(chosen)
-    scores = [f"? {score}" if selection.is_doubtful(label, number) else score for number, score in enumerate(scores)]
+    scores = [f"{score}{MARK} " if selection.is_doubtful(label, i) else score for i, score in enumerate(scores)]
     groups: list[Group] = []
     if selection.kind == "class":
         count = AUXILIARY_IMAGES // min(len(chosen), AUXILIARY_IMAGES)

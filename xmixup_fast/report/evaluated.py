@@ -35,7 +35,7 @@ def key_figures(evaluation: Evaluation, split: str, summary: Mapping[str, Any]) 
         "its 95 % interval": f"{low:.1f} to {high:.1f} %",
         **top5,
         "mean of the classes": f"{evaluation.balanced_accuracy:.2f} %",
-        "macro F1": f"{evaluation.macro_f1:.2f} %",
+        evaluation.macro_f1_name: f"{evaluation.macro_f1:.2f} %",
         f"{SPLITS[split]} images": str(len(evaluation)),
         "training images": str(summary["num_train"]),
         "steps": str(summary["steps"]),

@@ -114,14 +114,16 @@ def reliability(evaluation: Evaluation) -> Figure:
     kinds = [(False, "as trained", "tab:blue")]
     if evaluation.temperature is not None:
         kinds.append((True, f"temperature {evaluation.temperature:g}", "tab:orange"))
-    for number, (calibrated, name, colour) in enumerate(kinds):
+    for calibrated, name, colour in kinds:
         bins, error = evaluation.reliability(calibrated), evaluation.expected_calibration_error(calibrated)
         label = f"{name}: expected calibration error {error:.1f}"
         points = [row.confidence for row in bins], [row.accuracy for row in bins]
         upper.plot(*points, ".-", color=colour, label=label, clip_on=False)
-        lows, width = [100 * row.low for row in bins], 100 * (bins[0].high - bins[0].low) / len(kinds)
-        lefts = [low + number * width for low in lows]
-        lower.bar(lefts, [row.images for row in bins], width, align="edge", color=colour)
+        width = bins[0].high - bins[0].low
+        images = {round(row.low / width): row.images for row in bins}
+        counts = [images.get(i, 0) for i in range(round(1 / width))]
+        edges = [100 * i / len(counts) for i in range(len(counts) + 1)]
+        lower.stairs(counts, edges, color=colour, linewidth=1.5, clip_on=False)  # of both in the same bins
     upper.set(ylabel="accuracy, %", ylim=(0, 100))
     upper.legend(fontsize=8, loc="upper left")
     lower.set(xlabel="confidence: probability of the predicted class, %", ylabel="images", xlim=(0, 100))

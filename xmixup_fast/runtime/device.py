@@ -51,17 +51,25 @@ def usable_device(name: str) -> str:
 def reproducible(seed: int, threads: int | None) -> Iterator[None]:
     """Seeds PyTorch's random number generators, and lets cuDNN use deterministic kernels only.
 
-    Also sets PyTorch's number of CPU threads, if given. Afterwards, generators and threads are as they were before.
+    Also sets PyTorch's number of CPU threads, if given, takes float32 as the default dtype, and turns gradients on,
+    whatever the caller has set. Afterwards, all of it is as it was before.
     """
-    threads_before = torch.get_num_threads()
+    threads_before, dtype_before = torch.get_num_threads(), torch.get_default_dtype()
     devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
+    with (
+        torch.random.fork_rng(devices),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         torch.manual_seed(seed)
         torch.set_num_threads(threads or threads_before)
+        torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
             torch.set_num_threads(threads_before)
+            torch.set_default_dtype(dtype_before)
 
 
 def free_memory(device: torch.device) -> int:

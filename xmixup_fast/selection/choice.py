@@ -12,6 +12,9 @@ from typing import Any, Literal
 from ..data.dataset import Dataset, Sample, of_classes
 from ..models.class_names import readable_name
 
+MARK = "(?)"
+"""Stands behind a doubtful score; the name of a class may end in a question mark."""
+DOUBT = f"{MARK}: the best of as many unrelated classes may well score as much; look at these on the contact sheet"
 LISTED_CLASSES = 5
 """How many of the classes of single images :meth:`Selection.lines` names."""
 
@@ -29,15 +32,11 @@ class Selection:
     """Scores of ``chosen``, in the same order: mean predicted probabilities, or cosine similarities. None for random
     classes, which have none."""
     doubtful: list[list[bool]] | None = None
-    """Which of ``scores`` are no better than those of random classes, see :mod:`.doubt`; None where that is unknown."""
+    """Which of ``scores`` unrelated classes may well reach by chance, see :mod:`.doubt`; None where that is unknown."""
 
     def is_doubtful(self, target: int, number: int) -> bool:
-        """Whether choice ``number`` of a target class is known to be no better than a random class."""
+        """Whether chance may explain the score of choice ``number`` of a target class."""
         return self.doubtful is not None and self.doubtful[target][number]
-
-    def without_relatives(self) -> int:
-        """How many target classes have no choice that is better than a random class, as far as that is known."""
-        return sum(map(all, self.doubtful or []))
 
     def samples(self, source: Dataset) -> list[Sample]:
         """The training images of the source that are chosen or whose class is, each once, in the source's order."""
@@ -84,14 +83,8 @@ class Selection:
         return [*lines, f"  {self.doubt()}"] if self.doubt() else lines
 
     def doubt(self) -> str:
-        """What the mark ? at scores means, and what to do; empty where no score is doubtful."""
-        if not any(map(any, self.doubtful or [])):
-            return ""
-        marked, without = "? is no better than a random class", self.without_relatives()
-        if not without:
-            return f"{marked}: a smaller --top-k leaves such classes out"
-        have = f"{without} of {len(self.chosen)} target classes have" if without > 1 else "one target class has"
-        return f"{marked}: {have} no good relative in the source; try another source, --method finetune or cotuning"
+        """What the mark (?) at scores means; empty where no score is doubtful."""
+        return DOUBT if any(map(any, self.doubtful or [])) else ""
 
     def _positions(self) -> list[int]:
         """All positions in ``chosen``, sorted, each once."""
@@ -105,7 +98,7 @@ class Selection:
             rest = len(row) - sum(count for _, count in counts)
             score_range = f", {scores[0]:.3f} to {scores[-1]:.3f}" if scores else ""
             return f"{len(row)} images{score_range}: {listed}" + (f", other classes {rest}" if rest else "")
-        marks = (" ?" if self.is_doubtful(target, number) else "" for number in range(len(row)))
+        marks = (f" {MARK}" if self.is_doubtful(target, number) else "" for number in range(len(row)))
         values = [f" {score:.3f}{mark}" for score, mark in zip(scores, marks, strict=False)] or [""] * len(row)
         return ", ".join(readable_name(source.classes[i]) + value for i, value in zip(row, values, strict=True))
 

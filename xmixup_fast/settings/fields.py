@@ -129,9 +129,9 @@ class Settings:
     """Weight of the loss on source classes."""
     label_smoothing: float = 0.0
     """Label smoothing of every cross entropy with a class as its label."""
-    class_weights: str | None = None
+    class_weights: str | dict[str, float] | None = None
     """Weights of the target's classes in the loss: balanced, which is inverse to their numbers of training images, or a
-    YAML or JSON FILE of a weight for each class."""
+    YAML or JSON FILE of a weight for each class; in Python and in YAML also these weights themselves."""
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     """Which images an epoch shows: each as often as the others (shuffle), or each class as often (balanced), of which
     small ones come several times."""

@@ -61,7 +61,7 @@ class SettingsKwargs(TypedDict, total=False):
     unmixed_share: float
     source_weight: float
     label_smoothing: float
-    class_weights: str | None
+    class_weights: str | dict[str, float] | None
     sampler: Literal["shuffle", "balanced"]
     delta_alpha: float
     bss_eta: float

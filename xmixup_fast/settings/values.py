@@ -7,7 +7,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 OTHER_NAMES = {
@@ -163,6 +163,8 @@ def _as_option(value: Any, option: Any) -> Any:
     if typing.get_origin(option) is list and isinstance(value, list | tuple) and value:
         (item,) = typing.get_args(option)
         return [_as_option(one, item) for one in value]
+    if typing.get_origin(option) is dict and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _as_option(one, typing.get_args(option)[1]) for key, one in value.items()}
     if typing.get_origin(option) is Literal and value in typing.get_args(option):
         return value
     if option is str and isinstance(value, os.PathLike):
@@ -188,6 +190,8 @@ def _kinds(hint: Any) -> str:
         elif typing.get_origin(option) is list:
             (item,) = typing.get_args(option)
             kinds.append(several.get(item) or f"a list of {', '.join(typing.get_args(item))}")
+        elif typing.get_origin(option) is dict:
+            kinds.append("a mapping of names to numbers")
         elif option is not types.NoneType:
             kinds.append(one[option])
     return ", or ".join(kinds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,81 @@ IMBALANCED = 3
 """How many times the smallest class's images the largest class has where it is said."""
 
 
-def read_class_weights(settings: Settings, classes: Sequence[str]) -> dict[str, float] | None:
-    """The weights that the file of the setting ``class_weights`` gives each class; None where it names no file.
+def read_class_weights(
+    settings: Settings, classes: Sequence[str], kept: Mapping[str, float] | None = None
+) -> dict[str, float] | None:
+    """The weights that the setting ``class_weights``, or the file it names, gives each class; None for other values.
+
+    ``kept`` are the weights that a run began with, which is resumed: its file may be gone, but not have changed.
 
     Raises FileNotFoundError where there is no such file, and ValueError for one that is not a YAML or JSON mapping of
-    every class, and no other, to a positive number.
+    every class, and no other, to a positive number, or that has changed.
     """
-    path = settings.class_weights
-    if path is None or path == "balanced":
+    given = settings.class_weights
+    if given is None or given == "balanced":
         return None
+    if kept is not None and isinstance(given, str) and not Path(given).exists():
+        return {name: kept[name] for name in classes}
+    where = f"class_weights: {given}" if isinstance(given, str) else "class_weights"
+    weights = _checked(_read(given, where) if isinstance(given, str) else given, classes, where)
+    changed = [
+        f"{name} {kept[name]:g} (now {weights[name]:g})" for name in classes if kept and kept[name] != weights[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"{where}: weights have changed since the run began: {some(changed, len(changed))}; restore them"
+        )
+    return weights
+
+
+class _Twice(ValueError):
+    """A class that a file names twice."""
+
+
+def _once(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping of distinct names. Raises _Twice, with both values, where a name comes again."""
+    found: dict[Any, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _Twice(f"{name} is there twice, with {found[name]} and {value}")
+        found[name] = value
+    return found
+
+
+class _Loader(yaml.BaseLoader):
+    """Takes a class 007 or no for text, which it is, and no class twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        return _once(
+            (self.construct_object(name), self.construct_object(value, deep=True)) for name, value in node.value
+        )
+
+
+def _read(path: str, where: str) -> Any:
+    """The content of a YAML or JSON file. Raises FileNotFoundError and ValueError, which begin with ``where``."""
+    expected = "expected balanced, or a YAML or JSON file"
     if not Path(path).is_file():
-        raise FileNotFoundError(f"class_weights: {path}: no such file; expected balanced, or a YAML or JSON file")
+        is_folder = Path(path).is_dir()
+        raise (ValueError if is_folder else FileNotFoundError)(
+            f"{where}: {'a folder' if is_folder else 'no such file'}; {expected}"
+        )
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        # BaseLoader takes a class 007 or no for text, which it is.
-        given = json.loads(text) if path.endswith(".json") else yaml.load(text, yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"class_weights: {path}: is neither YAML nor JSON ({str(error).splitlines()[0]})") from error
+        text = Path(path).read_text(encoding="utf-8-sig")  # JSON that PowerShell wrote begins with a byte order mark
+        if path.lower().endswith(".json"):
+            return json.loads(text, object_pairs_hook=_once)
+        return yaml.load(text, _Loader)
+    except _Twice as error:
+        raise ValueError(f"{where}: {error}; expected each class once") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: expected a mapping of classes to numbers, got a deeply nested file") from error
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"{where}: is neither YAML nor JSON ({str(error).splitlines()[0]})") from error
+
+
+def _checked(given: Any, classes: Sequence[str], where: str) -> dict[str, float]:
+    """The weights of the classes, in their order. Raises ValueError, which begins with ``where``."""
     if not isinstance(given, dict):
-        raise ValueError(f"class_weights: {path}: expected a mapping of classes to numbers, got {given!r}")
+        raise ValueError(f"{where}: expected a mapping of classes to numbers, got {given!r}")
     weights = {name: _positive(value) for name, value in given.items()}
     problems = {
         "lacks": [name for name in classes if name not in weights],
@@ -46,7 +102,7 @@ def read_class_weights(settings: Settings, classes: Sequence[str]) -> dict[str, 
     }
     found = [f"{problem} {some(names, len(names))}" for problem, names in problems.items() if names]
     if found:
-        raise ValueError(f"class_weights: {path}: {'; '.join(found)}")
+        raise ValueError(f"{where}: {'; '.join(found)}")
     return {name: weights[name] or 0.0 for name in classes}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class TrainingSetup:
     """Names of the source head's outputs; empty for a network without one."""
     auxiliary: ChosenImages | None
     """The auxiliary images; None for a method without a source."""
+    class_weights: dict[str, float] | None
+    """Weights that were given for each class; None for balanced ones, and without."""
 
     @property
     def target(self) -> Dataset:
@@ -124,6 +126,7 @@ def prepare(
     *,
     resumed: Path | None = None,
     recorded: Manifest | None = None,
+    kept_weights: Mapping[str, float] | None = None,
 ) -> TrainingSetup:
     """Makes a run ready.
 
@@ -133,6 +136,7 @@ def prepare(
         resumed: the folder of a run that is resumed: its selection is read there, and the method, whose state is to be
             loaded, measures nothing.
         recorded: the manifest of a run that is resumed, whose images the target has to hold.
+        kept_weights: the weights of its classes, which ``class_weights`` must not have changed.
 
     Raises ValueError, FileNotFoundError and OSError as :func:`xmixup_fast.fit` does.
     """
@@ -141,7 +145,7 @@ def prepare(
     network = _network(settings, data.dataset, source_classes, log)
     method = METHODS[settings.method](settings, network)
     _check_settings(settings, network, method, data.dataset)
-    given_weights = read_class_weights(settings, data.dataset.classes)
+    given_weights = read_class_weights(settings, data.dataset.classes, kept_weights)
     if source and resumed is None:
         selector.check(settings, network, data.dataset, source)
     images = SplitImages(settings, data.dataset, log)
@@ -187,6 +191,7 @@ def prepare(
         source=auxiliary.source if auxiliary else None,
         source_classes=source_classes or [],
         auxiliary=auxiliary,
+        class_weights=given_weights,
     )
 
 

@@ -55,7 +55,7 @@ def fit(
     """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
 
     ``fit("photos/")`` gives the target. Settings may be given as an object, by name, or both: then the names come on
-    top. Random numbers and threads of the caller are left as they were.
+    top. Random numbers, threads, default dtype and gradient mode of the caller change nothing, and are left alone.
 
     Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
@@ -89,13 +89,16 @@ class _Run:
         check_writable(folder)
         if run_folder.settings is not None:
             check_same(run_folder.settings, settings, folder)
-        recorded = distributed.broadcast_object(run_folder.manifest)
+        recorded, weights = distributed.broadcast_object(
+            (run_folder.manifest, run_folder.description.get("class_weights"))
+        )
         checkpoint = None
         if recorded is not None:
             checkpoints = _checkpoints(settings, recorded)
             newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
             checkpoint = distributed.broadcast_object(newest)
-        setup = prepare(settings, run_folder.log, resumed=folder if checkpoint else None, recorded=recorded)
+        resumed = folder if checkpoint else None
+        setup = prepare(settings, run_folder.log, resumed=resumed, recorded=recorded, kept_weights=weights)
         settings = settings.without_secrets()
         trainer = Trainer(setup.parts, settings)
         state = RunState.of(checkpoint, setup.images.store.bad) if checkpoint else RunState(bad=setup.bad)
@@ -116,8 +119,14 @@ class _Run:
             self._load_best_weights()
             calibration = self._calibrate()
             if distributed.rank() == 0:
-                path = run_folder.folder / "model.safetensors"
-                save(trainer.final_network, path, settings.image_size, settings.resize, calibration.temperature)
+                save(
+                    trainer.final_network,
+                    run_folder.folder / "model.safetensors",
+                    settings.image_size,
+                    settings.resize,
+                    calibration.temperature,
+                    no_temperature=calibration.why_none,
+                )
             evaluation = self._evaluate(calibration.temperature)
             summary = self._summary(evaluation) | {"calibration": calibration.to_json()}
             run_folder.summary(summary)
@@ -140,6 +149,8 @@ class _Run:
             description = setup.data.description(self.settings, setup.manifest)
             if setup.auxiliary and setup.auxiliary.fetched:
                 description["source"] = setup.auxiliary.fetched
+            if setup.class_weights is not None:
+                description["class_weights"] = setup.class_weights
             self.run_folder.data(setup.manifest, description)
         self.run_folder.config(self.settings.to_yaml())
         if setup.report is not None:
