@@ -87,6 +87,7 @@ def test_what_is_gated_or_missing_says_what_to_do(tmp_path: Path) -> None:
         "made/gated@other": "accepted",
         "made/gated/*.parquet": "accepted",
     }
+    (tmp_path / "repo" / "README.md").write_text("photos")
     with HubServer({"made/gated": tmp_path / "repo"}, gated={"made/gated": "accepted"}) as hub:
         found = fetched(hub, tmp_path, *((f"hf://datasets/{name}", [0], token) for name, token in names.items()))
     *refused, allowed = found

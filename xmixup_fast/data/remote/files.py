@@ -120,13 +120,17 @@ class RemoteFiles:
         )
         return found
 
-    def find(self) -> list[str]:
-        """Paths of the URL's files, sorted; numbers and choices in braces stay in their order.
+    def find(self, path: str | None = None) -> list[str]:
+        """Paths of the files at the URL or another path, sorted; numbers and choices in braces stay in their order.
 
-        The URL is of a file, which need not exist, of a folder, whose files are listed without those in its folders, or
-        a pattern such as ``a-{000..012}.tar`` or ``a/*.parquet``.
+        The path is of a file, which need not exist, of a folder, whose files are listed without those in its folders,
+        or a pattern such as ``a-{000..012}.tar`` or ``a/*.parquet``.
         """
-        return [path for one in expand_braces(self.path) for path in self._find(one)]
+        return [path for one in expand_braces(path or self.path) for path in self._find(one)]
+
+    def folders(self) -> list[str]:
+        """Paths of the folders in the URL's folder, sorted."""
+        return sorted(path.rstrip("/") for path, kind in self._listed(self.path) if kind == "directory")
 
     def join(self, *names: str) -> str:
         """The path of a file below the URL's path."""
@@ -277,9 +281,12 @@ class RemoteFiles:
             return sorted(self._path(str(name)) for name in found)
         if path.lower().endswith(_FILES):
             return [path]
+        return sorted(name for name, kind in self._listed(path) if kind == "file" and not name.endswith("/"))
+
+    def _listed(self, path: str) -> set[tuple[str, str]]:
+        """Path and kind (file or directory) of what is in a folder."""
         items = self._request(lambda: self.fs.ls(self._address(path, True), detail=True), self.shown(path))
-        names = {self._path(item["name"]) for item in items if item["type"] == "file"}
-        return sorted(name for name in names if not name.endswith("/"))
+        return {(self._path(item["name"]), item["type"]) for item in items}
 
     def _verified(self, path: str, begin: int, end: int) -> bytes:
         data = self._read_once(self._address(path), begin, end)
