@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from ...runtime.files import readable_bytes
 from ...runtime.threads import IN_FLIGHT, in_flight, within
 from ...settings.values import public_url
 from ..readers.tar_shards import expand_braces
@@ -320,7 +321,7 @@ class RemoteFiles:
             size = self.info(path).size
             if size > LARGEST_WHOLE:
                 raise OSError(
-                    f"{self.shown(path)}: its server has no ranges, and would send all {size / 1e9:.1f} GB: "
+                    f"{self.shown(path)}: its server has no ranges, and would send all {readable_bytes(size)}: "
                     "download it, or name a server with ranges"
                 )
             if not self._whole:

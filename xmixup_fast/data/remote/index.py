@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,13 +136,12 @@ class Index:
         found = Counter(name for rows in read.values() for name, shard in rows if shard in shards)
         return {name: found[name] for name in self.classes if name in found}
 
-    def rows(self, classes: Sequence[str], limit: int | None, shards: Collection[str]) -> list[Row]:
-        """The first ``limit`` images, or all, of some classes in some shards, and all of shards that are not listed.
+    def rows(self, labels: Sequence[int], limit: int | None, shards: Collection[str] | None = None) -> list[Row]:
+        """The first ``limit`` images, or all, of some classes. ``labels`` are positions in ``classes``.
 
-        Reads only the row groups of these classes. Raises OSError, and ValueError where the index is damaged.
+        Where ``shards`` are given, images of other listed shards are left out. Reads only the row groups of these
+        classes. Raises OSError, and ValueError where the index is damaged.
         """
-        position = {name: label for label, name in enumerate(self.classes)}
-        labels = [position[name] for name in classes]
         ends, group_ends = list(accumulate(self.counts)), list(accumulate(self._columns.rows))
         groups = {label: bisect_left(group_ends, ends[label]) for label in labels}
         if any(group == len(group_ends) for group in groups.values()):
@@ -156,7 +155,8 @@ class Index:
             is_complete = [row.class_name for row in rows] == [self.classes[label]] * self.counts[label]
             if not is_complete or any(None in row for row in rows):
                 raise ValueError(f"{self.name}: damaged: its rows of {self.classes[label]} are not where it says")
-            found += [row for row in rows if row.shard in shards or row.shard not in self.shards][:limit]
+            wanted = (row for row in rows if shards is None or row.shard in shards or row.shard not in self.shards)
+            found += islice(wanted, limit)
         return found
 
     def _read(self, groups: Sequence[int], names: Sequence[str]) -> dict[int, list[tuple[Any, ...]]]:

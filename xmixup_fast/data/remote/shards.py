@@ -65,7 +65,8 @@ class _Shards(Layout):
         self.size = sum(int(self.index.shards[name]["size"]) for name in self.taken)
 
     def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
-        rows = self.index.rows([self.classes[label] for label in labels], limit, self.taken)
+        position = {name: label for label, name in enumerate(self.index.classes)}
+        rows = self.index.rows([position[self.classes[label]] for label in labels], limit, self.taken)
         names = list(dict.fromkeys(row.shard for row in rows))
         shards = dict(zip(names, self._checked(names), strict=True))
         pieces = [Piece(row.class_name, row.member, shards[row.shard], row.offset, row.size) for row in rows]
