@@ -13,9 +13,10 @@ from timm.data.imagenet_info import ImageNetInfo
 from xmixup_fast.commands.sources import main
 from xmixup_fast.data.catalog import JoinedCatalog, LocalCatalog
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample
-from xmixup_fast.data.registry import DEFAULT, fetched_sources, named_sources, readable_bytes
+from xmixup_fast.data.registry import DEFAULT, fetched_sources, named_sources
 from xmixup_fast.data.remote.cache import SourceFolder
 from xmixup_fast.models.class_names import ids_of_words
+from xmixup_fast.runtime.files import readable_bytes
 
 NAMES = st.lists(st.sampled_from("abcdefg"), min_size=1, unique=True).map(sorted)
 

@@ -113,6 +113,13 @@ def with_spoilt_header(data: bytes) -> bytes:
     return gzip.compress(plain[:at] + b"?" * 100 + plain[at + 100 :])
 
 
+def with_an_empty_header(data: bytes) -> bytes:
+    """A whole .tgz of a tar file of which a header in the middle was zeroed, which tarfile takes for the end."""
+    plain = gzip.decompress(data)
+    at = plain.index(b"n02102040/2")
+    return gzip.compress(plain[:at] + bytes(512) + plain[at + 512 :])
+
+
 def with_other_bytes(data: bytes) -> bytes:
     """A .tgz with a wrong checksum."""
     return data[:-8] + bytes(4) + data[-4:]
@@ -122,7 +129,7 @@ def with_other_bytes(data: bytes) -> bytes:
     ("end", "spoil"),
     [
         *((end, spoil) for end in ("tgz", "tar.xz", "tar.bz2") for spoil in (cut, spoilt, page)),
-        *(("tgz", spoil) for spoil in (no_tar, with_spoilt_header, with_other_bytes)),
+        *(("tgz", spoil) for spoil in (no_tar, with_spoilt_header, with_an_empty_header, with_other_bytes)),
     ],
 )
 def test_a_damaged_archive_is_said_and_comes_anew(tmp_path: Path, end: str, spoil: Callable[[bytes], bytes]) -> None:
@@ -146,6 +153,36 @@ def test_an_archive_without_class_folders_is_refused(tmp_path: Path) -> None:
         write_archive(tmp_path / "a.tgz", members)
         with pytest.raises(ValueError, match="no images in class folders"):
             open_remote(str(tmp_path / "a.tgz"), tmp_path / "cache", print)
+
+
+@pytest.mark.parametrize(
+    ("train", "others"),
+    [
+        (["set/Training/{}"], ["set/Test/{}", "set/README"]),
+        (["TRAIN/{}"], ["Val/{}"]),
+        (["set/data/training/{}"], ["set/data/dev/{}", "docs"]),
+        (["set/train.X1/{}", "set/train.X2/{}"], ["set/val.X/{}"]),
+        (["set/{}"], []),
+        (["{}"], []),
+        (["set/inner/{}"], []),
+    ],
+)
+def test_splits_are_found_as_in_folders(tmp_path: Path, train: list[str], others: list[str]) -> None:
+    members = [f"{where.format(name)}/{i}.JPEG" for where in train for name in CLASSES for i in range(2)]
+    more = [f"{where.format(name)}/{i}.JPEG" for where in others for name in CLASSES for i in (8, 9)]
+    images = write_archive(tmp_path / "a.tgz", list(dict.fromkeys([*more, *members])), 16)
+    lines: list[str] = []
+    catalog = open_remote(str(tmp_path / "a.tgz"), tmp_path / "cache", lines.append)
+    assert catalog.classes == CLASSES
+    found = [one.image.read() for one in catalog.fetch([0, 1, 2], None, print).train]
+    assert sorted(found) == sorted(images[name] for name in members)
+    assert any("others left out" in line for line in lines) == bool(others)
+
+
+def test_splits_without_train_are_an_error(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.tgz", [f"set/{split}/{name}/1.jpg" for split in ("Val", "Test") for name in CLASSES])
+    with pytest.raises(ValueError, match="has Test, Val but no train split"):
+        open_remote(str(tmp_path / "a.tgz"), tmp_path / "cache", print)
 
 
 def test_a_member_that_cannot_be_used_is_a_bad_file_and_others_are_images(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_pieces_come_whole_in_few_requests_and_once(
     pieces = pieces_of(files, members)
     lines: list[str] = []
     fetch_pieces(files, pieces, source, 20, lines.append)
-    assert len(server.gets) == 1 and lines[0].startswith("fetching 40 images, 0.2 MB")
+    assert len(server.gets) == 1 and lines[0].startswith("fetching 40 images, 171 kB")
     for label in ("a", "b/.."):
         held = source.held(label)
         expected = [(piece.member, members[piece.member]) for piece in pieces if piece.class_name == label]

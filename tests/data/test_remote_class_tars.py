@@ -290,7 +290,7 @@ def test_without_a_cache_a_temporary_folder_serves(folder: Path, images: Images)
 SIZES = st.lists(st.integers(1, 3000), min_size=1, max_size=12)
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(SIZES, st.lists(st.one_of(st.none(), st.integers(1, 14)), min_size=1, max_size=4), st.integers(200, 8000))
 def test_several_fetches_give_what_one_gives(sizes: list[int], limits: list[int | None], piece: int) -> None:
     names = [f"{'x' * (i % 3) * 60}{i}.jpg" for i in range(len(sizes))]  # some do not fit into a header

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import socket
 import ssl
 import sys
+import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -191,8 +193,19 @@ def test_a_server_without_ranges_sends_small_files_whole_and_no_large_ones(
     assert len(server.gets) == 2, "the range that is no range, and the file"
     server.forget()
     monkeypatch.setattr(module, "LARGEST_WHOLE", 1_000_000)
-    with pytest.raises(OSError, match=r"has no ranges, and would send all 0\.0 GB"):
+    with pytest.raises(OSError, match=r"has no ranges, and would send all \d+(\.\d)? MB"):
         RemoteFiles(f"{server.url}/a.tar").read(files.path, 1000, 3000)
+
+
+def test_a_full_disk_names_the_folder_for_files_without_ranges(server: RangeServer) -> None:
+    server.fault = lambda request: Fault(whole=True)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # files cannot be longer, as on a full disk
+    try:
+        with pytest.raises(OSError, match=rf"a\.tar: fetched whole into {tempfile.gettempdir()}: .*set TMPDIR"):
+            RemoteFiles(f"{server.url}/a.tar").read(f"{server.url}/a.tar", 1000, 3000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_missing_network_is_known_at_once_and_a_lost_one_is_tried_again(

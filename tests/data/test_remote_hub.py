@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hub_server import HubServer, jpeg, write_parquet, write_tiny_imagenet
 
 OPEN = """
@@ -44,54 +46,83 @@ def of(kind: str, lines: list[str]) -> list[str]:
     return [line for line in lines if line.startswith(kind)]
 
 
-def test_five_of_200_classes_of_a_sorted_repository(tmp_path: Path) -> None:
-    folder = write_tiny_imagenet(tmp_path / "repo", count=4, group=4)
-    url = "hf://datasets/zh-plus/tiny-imagenet/data/train-*.parquet"
-    with HubServer({"zh-plus/tiny-imagenet": folder}) as hub:
-        (first,) = fetched(hub, tmp_path, (url, [3, 50, 51, 120, 199], ""))
-        sent, asked = hub.bytes, len(hub.requests)
-        assert of("classes", first) == ["classes 200"] and len(of("image", first)) == 5 * 4
-        size = sum(int(line.rpartition(" ")[2]) for line in of("image", first))
-        assert sent < 1.2 * size + 100_000  # the end of the file, 500 bytes for each of 200 groups
-        assert asked < 30 and not hub.count("/resolve/main/")  # all of one commit
-        (again,) = fetched(hub, tmp_path, (url, [3, 50], ""))
-        assert of("image", again) == of("image", first)[:8]
-        assert hub.bytes == sent
-    offline, refused = fetched(hub, tmp_path, (url, [3, 199], ""), (url, [4], ""))
+TINY, MIXED = "hf://datasets/zh-plus/tiny-imagenet/data/train-*.parquet", "hf://datasets/made/mixed"
+REFUSED = {
+    "made/missing": "",
+    "made/gated": "",
+    "made/gated/a.parquet": "not-accepted",
+    "made/gated/none.parquet": "accepted",
+    "made/gated@other": "accepted",
+    "made/gated/*.parquet": "accepted",
+}
+"""Tokens for repositories; the last one is accepted."""
+FOLDERS = ["made/below", "made/below/data", "made/odd"]
+
+
+@dataclass
+class Said:
+    """What processes said, which take seconds to begin: one for a sorted repository, one for others, one offline."""
+
+    sorted: list[list[str]]
+    others: list[list[str]]
+    offline: list[list[str]]
+    hubs: list[HubServer]
+    """Of the first two."""
+    root: Path
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> Said:
+    root = tmp_path_factory.mktemp("hub")
+    write_tiny_imagenet(root / "tiny", count=4, group=4)
+    drawn = [jpeg(i, 32) for i in range(100)]
+    labels = [i % 10 for i in range(100)]
+    write_parquet(root / "mixed" / "a.parquet", drawn, labels, names="abcdefghij", group=10)
+    for name, folder in (("below", "data"), ("odd", "plain text"), ("gated", "")):
+        file = "a.parquet" if name == "gated" else "train-0.parquet"
+        write_parquet(root / name / folder / file, [jpeg(0, 16), jpeg(1, 16)], ["cat", "dog"])
+        (root / name / "README.md").write_text("photos")
+    with HubServer({"zh-plus/tiny-imagenet": root / "tiny"}) as first:
+        of_sorted = fetched(first, root, (TINY, [3, 50, 51, 120, 199], ""), (TINY, [3, 50], ""))
+    repositories = {f"made/{name}": root / name for name in ("mixed", "below", "odd", "gated")}
+    with HubServer(repositories, gated={"made/gated": "accepted"}) as hub:
+        named = {**dict.fromkeys(FOLDERS, ""), **REFUSED}
+        others = fetched(hub, root, (MIXED, [0], ""), *((f"hf://datasets/{one}", [0], named[one]) for one in named))
+    offline = fetched(hub, root, (TINY, [3, 199], ""), (TINY, [4], ""), (MIXED, [1, 9], ""))
+    return Said(of_sorted, others, offline, [first, hub], root)
+
+
+def test_five_of_200_classes_of_a_sorted_repository(said: Said) -> None:
+    (first, again), (offline, refused, _), hub = said.sorted, said.offline, said.hubs[0]
+    assert of("classes", first) == ["classes 200"] and len(of("image", first)) == 5 * 4
+    size = sum(int(line.rpartition(" ")[2]) for line in of("image", first))
+    assert hub.bytes < 1.2 * size + 100_000  # the end of the file, 500 bytes for each of 200 groups, once
+    assert len(hub.requests) < 36 and not hub.count("/resolve/main/")  # all of one commit
+    assert of("image", again) == of("image", first)[:8]
     assert of("image", offline) == [line for line in of("image", first) if line.split()[1] in ("3", "199")]
     assert any("nothing answers; takes what was fetched before" in line for line in offline)
     assert "not all images of" in of("error", refused)[0]
 
 
-def test_a_small_repository_that_is_not_sorted_is_there_as_a_whole(tmp_path: Path) -> None:
-    drawn = [jpeg(i, 32) for i in range(100)]
-    path = write_parquet(
-        tmp_path / "repo" / "a.parquet", drawn, [i % 10 for i in range(100)], names="abcdefghij", group=10
-    )
-    with HubServer({"made/mixed": tmp_path / "repo"}) as hub:
-        (first,) = fetched(hub, tmp_path, ("hf://datasets/made/mixed", [0], ""))
-        assert len(of("image", first)) == 10
-        sent = hub.bytes
-        assert path.stat().st_size < sent < 1.5 * path.stat().st_size
-    (offline,) = fetched(hub, tmp_path, ("hf://datasets/made/mixed", [1, 9], ""))
+def test_a_small_repository_that_is_not_sorted_is_there_as_a_whole(said: Said) -> None:
+    first, offline = said.others[0], said.offline[2]
+    assert len(of("image", first)) == 10
+    size = (said.root / "mixed" / "a.parquet").stat().st_size
+    assert size < said.hubs[1].bytes < 1.5 * size + 20_000  # the last is of the others
     assert len(of("image", offline)) == 20 and not of("error", offline)
 
 
-def test_what_is_gated_or_missing_says_what_to_do(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "repo" / "a.parquet", [jpeg(0, 16), jpeg(1, 16)], ["cat", "dog"])
-    names = {
-        "made/missing": "",
-        "made/gated": "",
-        "made/gated/a.parquet": "not-accepted",
-        "made/gated/none.parquet": "accepted",
-        "made/gated@other": "accepted",
-        "made/gated/*.parquet": "accepted",
-    }
-    with HubServer({"made/gated": tmp_path / "repo"}, gated={"made/gated": "accepted"}) as hub:
-        found = fetched(hub, tmp_path, *((f"hf://datasets/{name}", [0], token) for name, token in names.items()))
-    *refused, allowed = found
-    for (name, _), lines in zip(names.items(), refused[:3], strict=False):
-        page = f"{hub.url}/datasets/{'/'.join(name.split('/')[:2])}"
+def test_of_a_repository_the_folder_data_is_taken(said: Said) -> None:
+    top, data, odd = said.others[1:4]
+    assert f"hf://datasets/{FOLDERS[0]}: takes the files in its folder data" in top
+    assert len(of("image", top)) == len(of("image", data)) == 1 and not of("error", top) + of("error", data)
+    assert f"got folders: name one of plain text: hf://datasets/{FOLDERS[2]}/FOLDER" in of("error", odd)[0]
+
+
+def test_what_is_gated_or_missing_says_what_to_do(said: Said) -> None:
+    *refused, allowed = said.others[4:]
+    for name, lines in list(zip(REFUSED, refused, strict=False))[:3]:
+        page = f"{said.hubs[1].url}/datasets/{'/'.join(name.split('/')[:2])}"
         assert f"accept its terms on {page}, then log in: hf auth login" in of("error", lines)[0]
     assert all("no such file" in of("error", lines)[0] for lines in refused[3:])
     assert not of("error", allowed) and len(of("image", allowed)) == 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 from class_tars import JPEG, Images, contents, made_images, tar_of, write_class_tars, write_large_tar
@@ -14,6 +17,7 @@ from xmixup_fast.data.remote.catalog import open_remote
 from xmixup_fast.data.remote.class_tars import ClassTar, ClassTars
 from xmixup_fast.data.remote.errors import NoNetwork, NoRanges, ShortAnswer
 from xmixup_fast.data.remote.layout import Options
+from xmixup_fast.data.remote.parts import all_parts, parts_of
 
 CLASSES = 6
 CHOSEN = [0, 2, 5]
@@ -76,6 +80,72 @@ def test_a_refused_look_for_an_index_stops_no_tars(
     server.missing = 403  # of S3, to those who may not list
     catalog = open_remote(f"{server.url}/{what}", tmp_path, print)
     assert contents(catalog.fetch([3], 2, print)) == first(images, [3])
+
+
+@pytest.mark.parametrize("named", ["large.tar.001", "large.tar.00*", ""])
+def test_the_parts_beside_the_first_are_taken(server: RangeServer, images: Images, tmp_path: Path, named: str) -> None:
+    catalog = open_remote(f"{server.url}/parts/{named}", tmp_path, print)
+    assert catalog.classes == sorted(images)
+    assert contents(catalog.fetch(CHOSEN, 2, print)) == first(images, CHOSEN)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+@pytest.mark.parametrize("named", ["large.tar.001", "large.tar.00*", ""])
+def test_a_part_that_is_missing_is_named(server: RangeServer, tmp_path: Path, missing: int, named: str) -> None:
+    (server.root / "parts" / f"large.tar.00{missing}").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"large\.tar\.00{missing}: no such file"):
+        open_remote(f"{server.url}/parts/{named}", tmp_path, print)
+
+
+@pytest.mark.parametrize("count", [2, 11, 30])
+@pytest.mark.parametrize("form", ["{:03d}", "{}", "letters"])
+def test_parts_are_in_the_order_of_their_numbers(count: int, form: str) -> None:
+    ends = [f"{a}{b}" for a in "ab" for b in ascii_lowercase] if form == "letters" else []
+    there = [f"x/l.tar.{ends[i] if ends else form.format(i + 1)}" for i in range(count)]
+    assert all_parts(parts_of([*sorted(there), "x/l.tar.gz"]), there.__contains__) == there
+    assert all_parts(there[:1], there.__contains__) == there
+    with pytest.raises(ValueError, match=r"m\.tar\.\*: several tars in parts"):
+        all_parts(parts_of([*there, "x/m.tar.001"]), there.__contains__)
+
+
+def test_what_lies_beside_a_source_and_is_no_part_of_it_is_said(
+    server: RangeServer, images: Images, tmp_path: Path
+) -> None:
+    for name in ("table.parquet", "set.tgz", "large.tar.001", "1.jpg", "README.md"):
+        (server.root / "tars" / name).write_bytes(b"x")
+    lines: list[str] = []
+    assert open_remote(f"{server.url}/tars", tmp_path, lines.append).classes == sorted(images)
+    assert lines == [
+        f"{server.url}/tars: takes class tars; 1.jpg, large.tar.001, set.tgz, table.parquet left out: name another "
+        "kind by a pattern"
+    ]
+
+
+def test_where_class_tars_came_from_has_a_version(server: RangeServer, images: Images, tmp_path: Path) -> None:
+    keys = []
+    for labels in ([0], [0, 2], [2, 0]):
+        catalog = open_remote(f"{server.url}/tars", tmp_path, print)
+        catalog.fetch(labels, 2, print)
+        keys.append(catalog.origins()[0]["key"])
+    write_class_tars(server.root / "tars", made_images(CLASSES, 3, 3000, seed=1))
+    catalog = open_remote(f"{server.url}/tars", tmp_path / "other", print)
+    catalog.fetch([0], 2, print)
+    keys.append(catalog.origins()[0]["key"])
+    assert all(keys) and keys[1] == keys[2] and len(set(keys)) == 3
+    assert keys[0].startswith(f"n00000000.tar {len(tar_of(images['n00000000']))} ")
+
+
+@pytest.mark.parametrize("what", ["tars", "large.tar", "set.tgz"])
+def test_a_full_disk_names_the_cache(server: RangeServer, tmp_path: Path, what: str) -> None:
+    with tarfile.open(server.root / "set.tgz", "w:gz") as tar:
+        tar.add(server.root / "large.tar", "set/a/1.jpg")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # files cannot be longer, as on a full disk
+    try:
+        with pytest.raises(OSError, match=rf"^cache: {tmp_path}/cache/sources/.*; name another folder, or none$"):
+            open_remote(f"{server.url}/{what}", tmp_path / "cache", print).fetch([0], 2, print)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_the_parts_of_a_large_tar_are_checked_once_however_many_classes_come(

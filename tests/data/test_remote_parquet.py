@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import resource
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_large_files_that_are_not_sorted_stop(tmp_path: Path, monkeypatch: pytes
         catalog = opened(address, tmp_path)
         before = hub.bytes
         with pytest.raises(
-            ValueError, match=r"20 images of 2 classes, \d\.\d MB, lie in 10 of 20 row groups, .*--fetch-anyway"
+            ValueError, match=r"20 images of 2 classes, \d+ kB, lie in 10 of 20 row groups, .*--fetch-anyway"
         ):
             catalog.fetch([0, 1], None, print)
         assert hub.bytes == before
@@ -256,6 +257,51 @@ def test_damage_is_found_where_it_is(tmp_path: Path) -> None:
     path.write_bytes(data[:-200] + bytes(100) + data[-100:])
     with pytest.raises(ValueError, match=r"a\.parquet: a Parquet file whose end is damaged"):
         opened(path, tmp_path / "3")
+
+
+def test_a_full_disk_names_the_cache(tmp_path: Path) -> None:
+    path = shuffled(tmp_path / "repo")
+    with HubServer({"made/mixed": tmp_path / "repo"}) as hub:
+        catalog = opened(hub.address("made/mixed", path.name), tmp_path)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # files cannot be longer, as on a full disk
+        try:
+            with pytest.raises(OSError, match=rf"^cache: {tmp_path}/sources/.*; name another folder, or none$"):
+                catalog.fetch([0, 1], None, print)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("limit", [2, None])
+@pytest.mark.parametrize("spoil", [lambda data: data[:100], lambda data: b""])
+def test_an_image_that_was_cut_short_in_the_cache_comes_anew(
+    tmp_path: Path, limit: int | None, spoil: Callable[[bytes], bytes]
+) -> None:
+    drawn = [jpeg(i, 32) for i in range(20)]
+    path = write_parquet(tmp_path / "a.parquet", drawn, [i // 10 for i in range(20)], names="ab", group=10)
+    catalog = opened(path, tmp_path / "cache")
+    first = images(catalog.fetch([0, 1], None, print))
+    place = catalog.folder.class_folder("a") / "00000005.jpg"
+    place.write_bytes(spoil(place.read_bytes()))
+    again = opened(path, tmp_path / "cache")
+    assert images(again.fetch([0, 1], limit, print)) == [one for i, one in enumerate(first) if i % 10 < (limit or 10)]
+    assert images(again.fetch([0, 1], None, print)) == first, "whatever was asked for in between"
+
+
+def test_a_damaged_row_group_has_one_name_whatever_is_there(tmp_path: Path) -> None:
+    path = shuffled(tmp_path / "repo")
+    data = path.read_bytes()
+    begin = data.index(jpeg(20, 48)) - 20  # in the header of the page
+    path.write_bytes(data[:begin] + bytes(16) + data[begin + 16 :])
+    with HubServer({"made/mixed": tmp_path / "repo"}) as hub:
+        address = hub.address("made/mixed", "a.parquet")
+        catalog = opened(address, tmp_path / "cache")
+        bad = [catalog.fetch([label], None, print).bad for label in (0, 1)]  # the second is read from the whole file
+        assert parquet.whole(catalog.folder)
+    names = [[one.name for one in of] for of in bad]
+    assert all(of and all(name.startswith(f"{address}/") for name in of) for of in names)
+    assert all(one.reason.startswith(f"{address}: row group 2 is damaged") for of in bad for one in of)
+    assert [of == sorted(of, key=lambda name: int(name.rpartition("/")[2])) for of in names] == [True, True]
 
 
 def test_bad_rows_are_the_same_whatever_is_there(tmp_path: Path) -> None:

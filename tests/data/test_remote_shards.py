@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hub_server import HubServer, wordnet_ids
 from listings import write_shard
+from range_server import RangeServer
 
 from xmixup_fast.__main__ import main
 from xmixup_fast.data.catalog import Catalog
@@ -70,6 +71,44 @@ def test_five_of_200_classes_move_little_more_than_their_images(shards: Path, tm
     assert not found.bad
     local = opened(f"file://{shards}", tmp_path / "local").fetch(labels, None, print)
     assert read(local) == read(found)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "chosen"),
+    [("a-{000..001}.tar", [0, 1]), ("a-00[67].tar", [6, 7]), ("a-005.tar", [5]), ("*.tar", range(8)), ("", range(8))],
+)
+def test_of_shards_that_are_named_no_others_are_used(
+    shards: Path, tmp_path: Path, pattern: str, chosen: list[int]
+) -> None:
+    order = np.random.default_rng(0).permutation(200 * COUNT).tolist()
+    expected: dict[str, list[bytes]] = {}
+    for label, i in (divmod(number, COUNT) for shard in chosen for number in order[100 * shard : 100 * shard + 100]):
+        expected.setdefault(wordnet_ids()[label], []).append(payload(label, i))
+    with RangeServer(shards) as server:
+        catalog = opened(f"{server.url}/{pattern}", tmp_path)
+        assert catalog.classes == sorted(expected)
+        assert catalog.counts == [len(expected[name]) for name in catalog.classes]
+        assert catalog.size == sum((shards / f"a-{shard:03d}.tar").stat().st_size for shard in chosen)
+        for limit in (1, None):
+            found = catalog.fetch([0, 7, len(catalog.classes) - 1], limit, print)
+            own: dict[str, list[bytes]] = {}
+            for name, data in read(found):
+                own.setdefault(name, []).append(data)
+            assert {name: len(of) for name, of in own.items()} == {
+                name: min(limit or COUNT, len(expected[name])) for name in own
+            }
+            assert len(own) == 3 and all(set(of) <= set(expected[name]) for name, of in own.items())
+
+
+def test_shards_that_an_index_does_not_list_are_said(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s" / "a.tar", made(tmp_path, "cat", "dog"))
+    assert main(["index", str(tmp_path / "s")]) == 0
+    write_shard(tmp_path / "s" / "b.tar", made(tmp_path, "cat"))
+    lines: list[str] = []
+    both = open_remote(f"file://{tmp_path}/s/*.tar", tmp_path / "cache", lines.append)
+    assert both.counts == [1, 1] and any("lists no images of b.tar: left out" in line for line in lines)
+    with pytest.raises(ValueError, match=r"lists no images of b\.tar: run xmixup index on all shards again"):
+        opened(f"file://{tmp_path}/s/b.tar", tmp_path / "cache")
 
 
 def made(folder: Path, *labels: str) -> list[tuple[str, str | bytes]]:

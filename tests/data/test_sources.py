@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from class_tars import made_images, write_class_tars, write_large_tar
 from listings import listing, numbered, reasons, write, write_shard, write_table
 from made import SOURCE, TARGET, write_folder
 
 from xmixup_fast.cli import parse_settings
 from xmixup_fast.commands.evaluate import main as evaluate
+from xmixup_fast.data.remote.catalog import open_remote
 from xmixup_fast.data.sources import read_dataset
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.yaml_file import read
@@ -39,6 +43,22 @@ def test_other_names_are_refused(tmp_path: Path) -> None:
         read_dataset(tmp_path / "absent")
     with pytest.raises(ValueError, match="torchvision:MNIST: expected one of Flowers102, Food101"):
         read_dataset("torchvision:MNIST")
+
+
+@pytest.mark.parametrize("what", ["tars", "tars/*.tar", "large.tar", "parts/large.tar.001", "set.tgz", "set.tar.gz"])
+def test_what_only_a_url_reads_is_told_with_the_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    images, photos = made_images(2, 2, 3000), write_folder(tmp_path / "photos", SOURCE, 1)
+    write_class_tars(tmp_path / "tars", images)
+    write_large_tar(tmp_path / "large.tar", images)
+    write_large_tar(tmp_path / "parts" / "large.tar", images, parts=2)
+    for end in ("tgz", "tar.gz"):
+        with tarfile.open(tmp_path / f"set.{end}", "w:gz") as tar:
+            tar.add(photos, "set")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="can be a --source: file:///") as raised:
+        read_dataset(what)
+    url = re.search(r"file:///\S+", str(raised.value))
+    assert url and len(open_remote(url[0], tmp_path / "cache", print).classes) >= 2
 
 
 def test_several_datasets_are_one_in_which_classes_of_one_name_are_one(tmp_path: Path) -> None:

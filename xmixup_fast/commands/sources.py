@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cli import exit_status, parse_options
-from ..runtime.files import default_cache
+from ..runtime.files import default_cache, readable_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Prints the table."""
-    from ..data.registry import DEFAULT, fetched_sources, named_sources, readable_bytes
+    from ..data.registry import DEFAULT, fetched_sources, named_sources
 
     here = fetched_sources(Path(options.cache or default_cache()))
     for name, source in named_sources().items():

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import yaml
 
+from ..runtime.files import readable_bytes
 from .remote.cache import SourceFolder
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 DEFAULT = "tiny-imagenet"
 """The source of a method that needs one, where the settings name none."""
-UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +68,3 @@ def fetched_sources(cache: Path | None) -> list[str]:
         return []
     folders = {name: SourceFolder.newest(cache, source.url) for name, source in named_sources().items()}
     return [name for name, folder in folders.items() if folder and any((folder.path / "lists").iterdir())]
-
-
-def readable_bytes(count: int) -> str:
-    """A number of bytes for people: 146 MB."""
-    for size, unit in UNITS:
-        if count >= size:
-            value = count / size
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{count} bytes"

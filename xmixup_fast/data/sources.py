@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,13 @@ from .readers.folder import read_folder
 from .readers.huggingface import read_huggingface
 from .readers.listing import join
 from .readers.table import read_table
+from .readers.tar_members import as_source
 from .readers.tar_shards import names_shards, read_shards
 from .readers.torchvision_layouts import read_torchvision
 from .readers.tree import extension
 
+_ARCHIVE = re.compile(r"\.(tgz|tar\.(gz|xz|bz2))$", re.IGNORECASE)
+"""How the names of archives end that are read as remote sources are."""
 KINDS = "a folder, a table (.csv, .tsv, .parquet), tar shards (.tar), torchvision:NAME[:ROOT] or hf:NAME[:CONFIG]"
 """The kinds of datasets, as messages list them."""
 
@@ -100,9 +104,12 @@ def _read(name: str, classes: Classes | None, image_field: str | None, needs_tra
         raise ValueError(
             f"{name}: {extension(path.name)} is a compressed archive, whose images cannot be read where they "
             "lie: unpack it, and name the folder; tar shards have to be uncompressed (.tar)"
+            + (f"; {as_source(path)}" if _ARCHIVE.search(name) else "")
         )
     if path.is_file():
-        raise ValueError(f"{name}: expected {KINDS}")
+        is_part = re.search(r"\.tar\.?(\d+|[a-z]{2})$", name, re.IGNORECASE)
+        advice = f"; {as_source(path)}" if is_part else ""
+        raise ValueError(f"{name}: expected {KINDS}{advice}")
     return read_folder(path, classes, needs_train)
 
 

@@ -46,6 +46,18 @@ def file_digest(path: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
+_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+
+
+def readable_bytes(count: float) -> str:
+    """A number of bytes for people: 146 MB."""
+    for size, unit in _UNITS:
+        if count >= size:
+            value = count / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 def write_between_markers(file: Path, writer: str, text: str) -> None:
     """Replaces what a command, the writer, has written to a file before. Raises as :func:`around_markers` does."""
     before, after = around_markers(file, writer)

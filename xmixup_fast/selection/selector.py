@@ -20,11 +20,11 @@ from ..data.catalog import Catalog
 from ..data.center_crops import center_crop_batches
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.decoding.decoder import Decoder
-from ..data.registry import readable_bytes
 from ..models.network import NOTHING_PRETRAINED, Network
 from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
 from ..runtime import distributed
+from ..runtime.files import readable_bytes
 from ..runtime.progress import Progress
 from ..settings.fields import Settings
 from .cache import PassResult, cache_key, cached

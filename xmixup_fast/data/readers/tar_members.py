@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tarfile
+from pathlib import Path
+from typing import Literal
 
 
 def check_end(tar: tarfile.TarFile) -> None:
@@ -22,3 +24,13 @@ def unusable(member: tarfile.TarInfo) -> str | None:
     if not member.isreg() or member.issparse():
         return "a link or special member, not a plain file"
     return None
+
+
+def as_source(path: Path | Literal[False]) -> str:
+    """What messages say of archives and class tars, which are sources where a URL names them.
+
+    Args:
+        path: of the file or folder; False where a URL names it already.
+    """
+    where = f"file://{path.absolute()}" if path else "name it by its URL"
+    return f"class tars and archives of class folders can be a --source: {where}"

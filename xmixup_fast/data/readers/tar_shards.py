@@ -19,7 +19,7 @@ from ..dataset import BadFile, Dataset, FileImage, Findings, Image
 from ..formats import is_image
 from ..layout import PACKED, is_missing, name_splits, some, split_faults, split_guesses, split_parts, why_missing
 from .listing import Entry, Root, collect, refuse
-from .tar_members import check_end, unusable
+from .tar_members import as_source, check_end, unusable
 from .tree import extension, is_silent
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -255,6 +255,7 @@ class _Shard:
 
     def __init__(self, path: Path, image_field: str | None, bad: list[BadFile], opens: _Opens | None = None) -> None:
         self.path = path
+        self._is_here = opens is None
         self._opens = opens or (lambda: path.open("rb"))
         self._damage = (tarfile.TarError, EOFError, ValueError, *(() if opens else (OSError,)))
         self.image_field = image_field
@@ -273,6 +274,9 @@ class _Shard:
         entries: list[Entry] = []
         if self.is_unlabelled() and not self.class_folders():
             reason = f"its images ({len(self.samples)}) have no labels: expected a .cls or .json member beside each"
+            self.bad.append(BadFile(str(self.path), f"{reason}; {as_source(self._is_here and self.path.parent)}"))
+        elif not self.samples and any(field.endswith(".tar") for field in self.ignored):
+            reason = f"holds tar files, no images; {as_source(self._is_here and self.path)}"
             self.bad.append(BadFile(str(self.path), reason))
         for key, sample in self.samples.items() if not self.is_unlabelled() else ():
             try:

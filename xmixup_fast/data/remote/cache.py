@@ -188,6 +188,12 @@ class SourceFolder:
         there = [(name, size) for name, size in files if self.has(class_name, name, size)]
         return held if there == files else Held()
 
+    def sizes(self, class_name: str) -> dict[str, int]:
+        """How long the images of a class were when they were listed, by their names, whether they are there or not."""
+        file = self._list(class_name)
+        read = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return dict(read["files"]) if read.get("class") == class_name else {}
+
     def keep(self, class_name: str, held: Held) -> None:
         """Writes what is there of a class."""
         bad = [(at, *one) for at, one in held.bad]

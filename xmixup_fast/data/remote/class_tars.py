@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ...runtime.files import write_json
+from ...runtime.files import readable_bytes, write_json, writing_to_cache
 from ...runtime.progress import Progress
 from ...runtime.threads import in_flight
 from ..catalog import Log
@@ -73,7 +73,7 @@ class ClassTars(Layout):
         tars = dict(in_flight(lambda name: (name, self._find(name)), names))
         bound = sum(tar.size for tar in tars.values())
         what = "all images" if limit is None else f"up to {limit} images, the first ones,"
-        log(f"fetching {what} of each of {len(names)} classes, at most {bound / 1e6:.1f} MB")
+        log(f"fetching {what} of each of {len(names)} classes, at most {readable_bytes(bound)}")
         fetches = [_ClassFetch(name, tars[name], folder, limit) for name in names]
         with Progress(bound if limit is None else None, "fetching", unit="B") as bar:
             ended, left = threading.Event(), threading.Event()
@@ -206,7 +206,8 @@ class _Chain:
 
     def _keep(self) -> None:
         members = [(name, at, size) for name, (at, size) in self._members.items()]
-        write_json(self._kept, {"next": self._next, "members": members})
+        with writing_to_cache(self._kept.parent):
+            write_json(self._kept, {"next": self._next, "members": members})
 
     def _read(self, begin: int, end: int) -> bytes:
         """Bytes of the parts, one behind the other."""

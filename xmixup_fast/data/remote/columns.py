@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...runtime.files import atomic_write
+from ...runtime.files import atomic_write, writing_to_cache
 from .files import Range, RemoteFile, RemoteFiles
 from .ranges import RangeFile
 
@@ -43,8 +43,7 @@ class Columns:
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(f"{self.name}: a Parquet file whose end is damaged: {error}") from error
         if kept and not kept.is_file():
-            kept.parent.mkdir(exist_ok=True)
-            with atomic_write(kept) as aside:
+            with writing_to_cache(kept.parent), atomic_write(kept) as aside:
                 aside.write_bytes(end)
         groups = [self._metadata.row_group(i) for i in range(self._metadata.num_row_groups)]
         self.rows = [group.num_rows for group in groups]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import tempfile
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -18,6 +20,8 @@ _OF_CONNECTIONS = {
     *("ConnectionError", "TimeoutError", "gaierror", "ClientConnectionError", "ClientPayloadError", "TransportError"),
     *("HTTPClientError", "IncompleteReadError", "ShortAnswer", "RequestException", "TransferEncodingError"),
 }
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Numbers of the errors of a disk that is full."""
 
 
 class NoNetwork(OSError):
@@ -92,6 +96,9 @@ def explained(error: BaseException, name: str) -> OSError:
     status = status_of(error)
     if isinstance(error, NoRanges | ShortAnswer):
         return error
+    if isinstance(error, OSError) and error.errno in _OF_DISKS:
+        folder = tempfile.gettempdir()
+        return OSError(f"{name}: fetched whole into {folder}: {error.strerror}: set TMPDIR to a folder with more space")
     hub = _hub_page(name)
     restricted = {type(one).__name__ for one in _chain(error)} & {"GatedRepoError", "RepositoryNotFoundError"}
     if hub and (status in (401, 403) or restricted):

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ...runtime.files import readable_bytes
 from ...runtime.progress import Progress
 from ..catalog import Log
 from ..dataset import BadFile
@@ -79,7 +80,7 @@ def fetch_pieces(
 
 def to_fetch(images: int, size: float, there: int = 0) -> str:
     """A line on how much will be fetched."""
-    return f"fetching {images} images, {size / 1e6:.1f} MB" + (f" ({there} are there)" if there else "")
+    return f"fetching {images} images, {readable_bytes(size)}" + (f" ({there} are there)" if there else "")
 
 
 def _file_names(pieces: Sequence[Piece]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
+from ...runtime.files import readable_bytes
 from ...runtime.threads import IN_FLIGHT, in_flight, within
 from ...settings.values import public_url
 from ..readers.tar_shards import expand_braces
@@ -120,13 +121,17 @@ class RemoteFiles:
         )
         return found
 
-    def find(self) -> list[str]:
-        """Paths of the URL's files, sorted; numbers and choices in braces stay in their order.
+    def find(self, path: str | None = None) -> list[str]:
+        """Paths of the files at the URL or another path, sorted; numbers and choices in braces stay in their order.
 
-        The URL is of a file, which need not exist, of a folder, whose files are listed without those in its folders, or
-        a pattern such as ``a-{000..012}.tar`` or ``a/*.parquet``.
+        The path is of a file, which need not exist, of a folder, whose files are listed without those in its folders,
+        or a pattern such as ``a-{000..012}.tar`` or ``a/*.parquet``.
         """
-        return [path for one in expand_braces(self.path) for path in self._find(one)]
+        return [path for one in expand_braces(path or self.path) for path in self._find(one)]
+
+    def folders(self) -> list[str]:
+        """Paths of the folders in the URL's folder, sorted."""
+        return sorted(path.rstrip("/") for path, kind in self._listed(self.path) if kind == "directory")
 
     def join(self, *names: str) -> str:
         """The path of a file below the URL's path."""
@@ -277,9 +282,12 @@ class RemoteFiles:
             return sorted(self._path(str(name)) for name in found)
         if path.lower().endswith(_FILES):
             return [path]
+        return sorted(name for name, kind in self._listed(path) if kind == "file" and not name.endswith("/"))
+
+    def _listed(self, path: str) -> set[tuple[str, str]]:
+        """Path and kind (file or directory) of what is in a folder."""
         items = self._request(lambda: self.fs.ls(self._address(path, True), detail=True), self.shown(path))
-        names = {self._path(item["name"]) for item in items if item["type"] == "file"}
-        return sorted(name for name in names if not name.endswith("/"))
+        return {(self._path(item["name"]), item["type"]) for item in items}
 
     def _verified(self, path: str, begin: int, end: int) -> bytes:
         data = self._read_once(self._address(path), begin, end)
@@ -313,7 +321,7 @@ class RemoteFiles:
             size = self.info(path).size
             if size > LARGEST_WHOLE:
                 raise OSError(
-                    f"{self.shown(path)}: its server has no ranges, and would send all {size / 1e9:.1f} GB: "
+                    f"{self.shown(path)}: its server has no ranges, and would send all {readable_bytes(size)}: "
                     "download it, or name a server with ranges"
                 )
             if not self._whole:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,16 +125,29 @@ class Index:
             raise ValueError(f"{columns.name}: has format {version}, but this version reads 1: update it")
         return cls(columns.name, list(counts), list(counts.values()), shards, folder, files, columns)
 
-    def rows(self, labels: Sequence[int], limit: int | None) -> list[Row]:
+    def counts_of(self, shards: Collection[str]) -> dict[str, int]:
+        """Images of each class in some shards, sorted by class; classes without any are left out.
+
+        Reads nothing for all shards, and else two columns. Raises OSError, and ValueError where the index is damaged.
+        """
+        if len(shards) == len(self.shards):
+            return dict(zip(self.classes, self.counts, strict=True))
+        read = self._read(range(len(self._columns.rows)), _COLUMNS[:2])
+        found = Counter(name for rows in read.values() for name, shard in rows if shard in shards)
+        return {name: found[name] for name in self.classes if name in found}
+
+    def rows(self, labels: Sequence[int], limit: int | None, shards: Collection[str] | None = None) -> list[Row]:
         """The first ``limit`` images, or all, of some classes. ``labels`` are positions in ``classes``.
 
-        Reads only the row groups of these classes. Raises OSError, and ValueError where the index is damaged.
+        Where ``shards`` are given, images of other listed shards are left out. Reads only the row groups of these
+        classes. Raises OSError, and ValueError where the index is damaged.
         """
         ends, group_ends = list(accumulate(self.counts)), list(accumulate(self._columns.rows))
         groups = {label: bisect_left(group_ends, ends[label]) for label in labels}
         if any(group == len(group_ends) for group in groups.values()):
             raise ValueError(f"{self.name}: damaged: has {sum(self._columns.rows)} rows, and should have {ends[-1]}")
-        of_group = self._read(sorted(set(groups.values())))
+        read = self._read(sorted(set(groups.values())), _COLUMNS)
+        of_group = {group: [Row(*row) for row in rows] for group, rows in read.items()}
         found: list[Row] = []
         for label, group in groups.items():
             start = ends[label] - self.counts[label] - group_ends[group] + self._columns.rows[group]
@@ -142,12 +155,13 @@ class Index:
             is_complete = [row.class_name for row in rows] == [self.classes[label]] * self.counts[label]
             if not is_complete or any(None in row for row in rows):
                 raise ValueError(f"{self.name}: damaged: its rows of {self.classes[label]} are not where it says")
-            found += rows[:limit]
+            wanted = (row for row in rows if shards is None or row.shard in shards or row.shard not in self.shards)
+            found += islice(wanted, limit)
         return found
 
-    def _read(self, groups: Sequence[int]) -> dict[int, list[Row]]:
-        """The rows of some row groups."""
-        ranges = [one for group in groups for one in self._columns.ranges(group, _COLUMNS)]
+    def _read(self, groups: Sequence[int], names: Sequence[str]) -> dict[int, list[tuple[Any, ...]]]:
+        """The values of some columns in the rows of some row groups."""
+        ranges = [one for group in groups for one in self._columns.ranges(group, names)]
         data = {ranges[i].begin: part for i, part in self._files.read_ranges(ranges)}
-        columns = {group: self._columns.values(group, _COLUMNS, data) for group in groups}
-        return {group: [Row(*row) for row in zip(*values, strict=True)] for group, values in columns.items()}
+        columns = {group: self._columns.values(group, names, data) for group in groups}
+        return {group: list(zip(*values, strict=True)) for group, values in columns.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import unquote
 
-from ...runtime.files import file_digest
+from ...runtime.files import file_digest, readable_bytes
 from ..bad_files import refuse_bad_files, skipped
 from ..dataset import Dataset
 from ..readers.tar_shards import ShardImage, read_open_shards, read_shards
@@ -68,7 +68,7 @@ def _local(name: str, image_field: str | None, log: Callable[[str], object]) -> 
     dataset = read_shards(name, image_field)
     paths = sorted({cast(ShardImage, sample.image).shard for sample in dataset.train})
     sizes = {path: path.stat().st_size for path in paths}
-    log(f"computing the MD5 sums of {len(paths)} shards, {sum(sizes.values()) / 1e6:.1f} MB")
+    log(f"computing the MD5 sums of {len(paths)} shards, {readable_bytes(sum(sizes.values()))}")
     shards: Shards = {
         path.relative_to(dataset.root).as_posix(): {"size": sizes[path], "md5": file_digest(path, "md5")}
         for path in paths

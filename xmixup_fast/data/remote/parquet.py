@@ -16,7 +16,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...runtime.files import write_json, writing_to_cache
+from ...runtime.files import readable_bytes, write_json, writing_to_cache
 from ...runtime.progress import Progress
 from ..catalog import Log
 from ..dataset import BadFile
@@ -203,8 +203,8 @@ class _Parquet(Layout):
         images = sum(map(len, plan.groups.values()))
         raise ValueError(
             f"{self._url}: its rows are not sorted by class: {images} images of {len(plan.rows)} classes, "
-            f"{plan.wanted / 1e6:.1f} MB, lie in {len(plan.groups)} of {len(self._groups)} row groups, "
-            f"{plan.size / 1e6:.1f} MB: read them with --fetch-anyway, or name another source"
+            f"{readable_bytes(plan.wanted)}, lie in {len(plan.groups)} of {len(self._groups)} row groups, "
+            f"{readable_bytes(plan.size)}: read them with --fetch-anyway, or name another source"
         )
 
     def _fetch(self, plan: _Plan, folder: SourceFolder, log: Log) -> dict[int, str]:
@@ -230,7 +230,8 @@ class _Parquet(Layout):
             begin = self._range(table, group).begin
             (images,) = self._tables[table].columns.values(group, [self._schema.image], {begin: data})
         except ValueError as error:
-            return {row.number: str(error) for _, row in wanted}
+            reason = str(error).replace(self._tables[table].columns.name, self._names[table])  # not of the cache
+            return {row.number: reason for _, row in wanted}
         reasons = {}
         for name, row in wanted:
             image: bytes | None = images[row.place]
@@ -245,17 +246,30 @@ class _Parquet(Layout):
 
 
 def _there(folder: SourceFolder, name: str) -> dict[int, Path]:
-    """The images of a class that are there, by the numbers of their rows."""
-    place = folder.class_folder(name)
-    found = place.iterdir() if place.is_dir() else ()
-    return {int(path.stem): path for path in found if path.stem.isdecimal()}
+    """The images of a class that are there, by the numbers of their rows.
+
+    Empty ones, and those that are not as long as the list of the class says, are removed, so that they come anew.
+    """
+    place, sizes = folder.class_folder(name), folder.sizes(name)
+    found: dict[int, Path] = {}
+    for path in place.iterdir() if place.is_dir() else ():
+        if not path.stem.isdecimal():
+            continue
+        size = path.stat().st_size
+        if size and size == sizes.get(path.name, size):
+            found[int(path.stem)] = path
+        else:
+            path.unlink()
+    return found
 
 
 def _labels(tables: Sequence[_Table], label: str, folder: SourceFolder) -> tuple[list[str], list[list[Any]]]:
     """The name of each table where it was first read, for messages, and its labels, which the folder keeps."""
     kept = folder.path / "labels.json"
     if not kept.is_file():
-        write_json(kept, [(columns.name, _labels_of(files, columns, label)) for files, columns in tables])
+        found = [(columns.name, _labels_of(files, columns, label)) for files, columns in tables]
+        with writing_to_cache(folder.path):
+            write_json(kept, found)
     read = json.loads(kept.read_text(encoding="utf-8"))
     return [name for name, _ in read], [labels for _, labels in read]
 
@@ -278,7 +292,7 @@ def _fetch_whole(tables: Sequence[_Table], folder: SourceFolder, log: Log) -> li
     """
     aside, names = folder.path / f"{WHOLE}.part", SafeNames()
     total = sum(columns.file.size for _, columns in tables)
-    log(f"fetching {len(tables)} files whole, {total / 1e6:.1f} MB, as their rows are not sorted by class")
+    log(f"fetching {len(tables)} files whole, {readable_bytes(total)}, as their rows are not sorted by class")
     targets = [aside / f"{i:05d}-{names(files.name(columns.file.path))}" for i, (files, columns) in enumerate(tables)]
     fetch_whole([Whole(table.files, table.columns.file, file) for table, file in zip(tables, targets, strict=True)])
     with writing_to_cache(folder.path):

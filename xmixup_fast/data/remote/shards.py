@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from ..catalog import Log
 from ..layout import some
@@ -21,12 +21,13 @@ def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, optio
 
     Args:
         files: reads them.
-        paths: of the index, which lies beside its shards.
+        paths: of the index, which lies beside its shards, and of the shards to take; of the index alone for all.
         folder: not used, since nothing is kept but images.
         options: not used, since an index names its classes.
-        log: not used, since nothing is guessed.
+        log: gets a line on shards that were named and have no images in the index.
 
-    Raises OSError, and ValueError where the index is damaged, or names shards outside of its folder.
+    Raises OSError, and ValueError where the index is damaged, names shards outside of its folder, or lists none of
+    those to take.
     """
     index = Index.open(files, paths[0])
     outside = [name for name in index.shards if name.startswith("/") or ".." in PurePosixPath(name).parts]
@@ -37,7 +38,14 @@ def layout(files: RemoteFiles, paths: Sequence[str], folder: SourceFolder, optio
             f"{index.name}: was written for shards in {index.folder}, not beside it: run xmixup index "
             "without --output, and copy index.parquet to the shards"
         )
-    return _Shards(files, index, index.folder or paths[0].rpartition("/")[0])
+    base = index.folder or paths[0].rpartition("/")[0]
+    names = [path.removeprefix(f"{base}/") for path in paths[1:]]
+    names = [unquote(name) if files.protocol.startswith("http") else name for name in names] or list(index.shards)
+    if unknown := [name for name in names if name not in index.shards]:
+        if len(unknown) == len(names):
+            raise ValueError(f"{index.name}: lists no images of {some(names)}: run xmixup index on all shards again")
+        log(f"{index.name}: lists no images of {some(unknown)}: left out")
+    return _Shards(files, index, base, frozenset(index.shards).intersection(names))
 
 
 @dataclass
@@ -48,13 +56,17 @@ class _Shards(Layout):
     index: Index
     base: str
     """Folder of the shards."""
+    taken: frozenset[str]
+    """Names of the shards to take."""
 
     def __post_init__(self) -> None:
-        self.classes, self.counts = self.index.classes, list(self.index.counts)
-        self.size = sum(int(shard["size"]) for shard in self.index.shards.values())
+        counts = self.index.counts_of(self.taken)
+        self.classes, self.counts = list(counts), list(counts.values())
+        self.size = sum(int(self.index.shards[name]["size"]) for name in self.taken)
 
     def fetch(self, labels: Sequence[int], limit: int | None, folder: SourceFolder, log: Log) -> None:
-        rows = self.index.rows(labels, limit)
+        position = {name: label for label, name in enumerate(self.index.classes)}
+        rows = self.index.rows([position[self.classes[label]] for label in labels], limit, self.taken)
         names = list(dict.fromkeys(row.shard for row in rows))
         shards = dict(zip(names, self._checked(names), strict=True))
         pieces = [Piece(row.class_name, row.member, shards[row.shard], row.offset, row.size) for row in rows]
