@@ -40,7 +40,7 @@ def readme_loop() -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8").split("## In your own training loop\n")[1]
     code = text.split("```python\n")[1].split("```")[0]
     small = {
-        'source="imagenet/train/", model="resnet50"': "**small",
+        'source="tiny-imagenet", model="resnet50"': "**small",
         "size=224": "size=32",
         '"photos/")': '"photos/", resize=36)',
         "chosen.pool()": "chosen.pool(resize=36)",
