@@ -157,7 +157,10 @@ def test_usage_says_what_the_user_typed(capsys: pytest.CaptureFixture[str]) -> N
         (["train", "--seed", "1"], "target: must be given; see xmixup train --help"),
         (["predict", "run"], "the following arguments are required: FILE_OR_FOLDER"),
         (["predict", "run", "a", "--top-k", "few"], "top_k: expected a whole number, got 'few'"),
-        (["export", "run", "--output", "o"], "format: must be given (safetensors, torch, onnx); see xmixup export --help"),
+        (
+            ["export", "run", "--output", "o"],
+            "format: must be given (safetensors, torch, onnx); see xmixup export --help",
+        ),
         (
             ["export", "run", "--output", "o", "--format", "tf"],
             "format: expected one of safetensors, torch, onnx, got 'tf'",
