@@ -38,6 +38,8 @@ LONG_CHOICES = 40
 """Choices of more characters are listed in the text of a flag instead of beside it."""
 NUMBERS: list[tuple[set[Any], str]] = [({int, list[int]}, "N"), ({float, list[float]}, "X")]
 """Types of numbers, and what --help calls their values."""
+BROKEN_PIPE = 128 + 13
+"""Exit status, as of a process that SIGPIPE has ended."""
 OFF = {"test": "none"}
 """Settings with several values that --no-NAME turns off, and the value that it stands for."""
 NONE: Mapping[str, str] = types.MappingProxyType({})
@@ -50,7 +52,12 @@ def exit_status(work: Callable[[], int | None]) -> int:
     number of the signal that stopped it. An error that all of torchrun's processes have is reported by the first.
     """
     try:
-        return work() or 0
+        status = work() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the output, such as head, has enough; nothing is flushed at the end then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (ValueError, OSError, ImportError) as error:
         if not _is_first_process():
             time.sleep(WAIT_SECONDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,3 +111,15 @@ def test_train_without_flags_is_the_demonstration(
     assert train.main([]) == 0 and started == ["demo"]
     monkeypatch.setattr("xmixup_fast.demo.main", raising(FileExistsError("runs/demo: is there")))
     assert train.main([]) == 2 and capsys.readouterr().err == "error: runs/demo: is there\n"
+
+
+@pytest.mark.parametrize("lines", [0, 1, 1000])
+def test_whoever_reads_the_output_may_have_enough(lines: int) -> None:
+    """As in ``xmixup sources | head -1``: whether the lines are flushed at once, or at the end."""
+    work = f"lambda: print('line\\n' * {lines * 9})"
+    code = f"from xmixup_fast.cli import exit_status; raise SystemExit(exit_status({work}))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
