@@ -53,7 +53,7 @@ def exit_status(work: Callable[[], int | None]) -> int:
     """
     try:
         status = work() or 0
-        sys.stdout.flush()
+        print(end="", flush=True)  # nothing where there is no output at all
         return status
     except BrokenPipeError:  # whoever read the output, such as head, has enough; nothing is flushed at the end then
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

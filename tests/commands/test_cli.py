@@ -123,3 +123,10 @@ def test_whoever_reads_the_output_may_have_enough(lines: int) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_there_need_not_be_an_output() -> None:
+    """As with ``>&-`` in a shell, or in a service."""
+    code = "import sys; from xmixup_fast.cli import exit_status; sys.stdout = None; sys.exit(exit_status(print))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

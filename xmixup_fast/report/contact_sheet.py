@@ -34,7 +34,7 @@ def contact_sheets(
     """Sheets with a row for each target class: training images of the class, then its auxiliary images, best first.
 
     An image that cannot be decoded is added to ``bad``, and the next one takes its place. No image is read that is not
-    shown. A ? stands before a score that is no better than a random class's. ``max_classes`` limits the rows to the
+    shown. Doubtful scores are marked, see :mod:`~xmixup_fast.selection.doubt`. ``max_classes`` limits the rows to the
     first target classes.
     """
     decoder = PillowDecoder(THUMBNAIL, torch.get_num_threads())
