@@ -6,12 +6,20 @@ XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
       "mix(Tensor target_pixels, Tensor target_offsets, Tensor target_sizes, Tensor target_index, "
       "Tensor target_window, Tensor target_flip, Tensor aux_pixels, Tensor aux_offsets, Tensor aux_sizes, "
       "Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam, Tensor? box, float[] mean, float[] std, "
-      "int[] size, ScalarType dtype, bool channels_last) -> Tensor");
+      "int[] size, ScalarType dtype, bool channels_last, bool antialias) -> Tensor");
   m.def(
       "mix_out(Tensor target_pixels, Tensor target_offsets, Tensor target_sizes, Tensor target_index, "
       "Tensor target_window, Tensor target_flip, Tensor aux_pixels, Tensor aux_offsets, Tensor aux_sizes, "
       "Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam, Tensor? box, float[] mean, float[] std, "
-      "int[] size, bool channels_last, Tensor(a!) out) -> ()");
+      "int[] size, bool channels_last, bool antialias, Tensor(a!) out) -> ()");
+  m.def(
+      "mix_plan(Tensor target_pixels, Tensor target_offsets, Tensor target_sizes, Tensor aux_pixels, "
+      "Tensor aux_offsets, Tensor aux_sizes, Tensor plan, Tensor color, float[] mean, float[] std, int[] size, "
+      "ScalarType dtype, bool channels_last, bool antialias, float[] fill, Tensor? noise_quantiles) -> Tensor");
+  m.def(
+      "mix_plan_out(Tensor target_pixels, Tensor target_offsets, Tensor target_sizes, Tensor aux_pixels, "
+      "Tensor aux_offsets, Tensor aux_sizes, Tensor plan, Tensor color, float[] mean, float[] std, int[] size, "
+      "bool channels_last, bool antialias, float[] fill, Tensor? noise_quantiles, Tensor(a!) out) -> ()");
   m.def(
       "draw(SymInt seed, Tensor sample, Tensor epoch, Tensor label, Tensor target_index, Tensor target_sizes, "
       "Tensor offsets, Tensor members, Tensor aux_sizes, Tensor lam_quantiles, int[] size, bool flip) -> "

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from .commands.predict import Prediction
     from .commands.predictions import Predictions
     from .methods.l2sp import l2sp
+    from .ops.augmentation import Augmentation
     from .ops.image_pool import Crops, ImagePool
     from .ops.lam import cutmix_boxes
-    from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix
+    from .ops.mix_plan import MixPlan
+    from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix, mix_plan
     from .ops.xmixup import MixedLabels, XMixup, joint_labels
     from .report.results import EvaluationResult, SelectionResult
     from .runtime.extension import __version__, build_info, cpu_level
@@ -32,10 +34,12 @@ warnings.filterwarnings("ignore", "IProgress not found")
 
 # The same imports as above: tests/project/test_package.py compares them.
 _LAZY = {
+    "Augmentation": "ops.augmentation",
     "Crops": "ops.image_pool",
     "DrawOutput": "ops.operators",
     "EvaluationResult": "report.results",
     "ImagePool": "ops.image_pool",
+    "MixPlan": "ops.mix_plan",
     "MixedLabels": "ops.xmixup",
     "Prediction": "commands.predict",
     "Predictions": "commands.predictions",
@@ -54,15 +58,18 @@ _LAZY = {
     "joint_labels": "ops.xmixup",
     "l2sp": "methods.l2sp",
     "mix": "ops.operators",
+    "mix_plan": "ops.operators",
     "predict": "commands.functions",
     "select": "commands.functions",
 }
 
 __all__ = [
+    "Augmentation",
     "Crops",
     "DrawOutput",
     "EvaluationResult",
     "ImagePool",
+    "MixPlan",
     "MixedLabels",
     "Prediction",
     "Predictions",
@@ -81,6 +88,7 @@ __all__ = [
     "joint_labels",
     "l2sp",
     "mix",
+    "mix_plan",
     "predict",
     "select",
 ]

@@ -4,7 +4,9 @@
 
 #include <cstdint>
 
+#include "column.h"
 #include "inline.h"
+#include "plan.h"
 
 namespace xmixup {
 
@@ -24,9 +26,10 @@ struct CropBatch {
   const int64_t* offsets;  // [images] first byte of an image
   const int32_t* sizes;    // [images][height, width]
   int64_t images;
-  const int64_t* index;   // [batch] index of the image
-  const int32_t* window;  // [batch][top, left, height, width]
-  const bool* flip;       // [batch] whether the window is mirrored left to right
+  Column<int64_t> index;     // [batch] index of the image
+  Column<Rectangle> window;  // [batch]
+  Column<uint8_t> flip;      // [batch] whether the window is mirrored left to right
+  Column<Rectangle> erased;  // [batch] in the output, what is filled in place of the image; or null
 };
 
 enum class OutType { float32, bfloat16, float16 };
@@ -34,16 +37,25 @@ enum class OutType { float32, bfloat16, float16 };
 struct MixArgs {
   CropBatch target;
   CropBatch aux;
-  const float* lam;    // [batch]; checked, but without effect where there are boxes
-  const int32_t* box;  // [batch][top, left, height, width] in the output, where the auxiliary image shows; or null
-  float scale[3];      // per channel: 1 / (255 std)
-  float bias[3];       // per channel: -mean / std
-  void* out;           // [batch][height][width][3], or [batch][3][height][width]
+  Column<float> lam;       // [batch]; checked, but without effect where there are boxes
+  Column<Rectangle> box;   // [batch] in the output, where the auxiliary image shows; or null
+  Column<uint8_t> boxed;   // [batch] which samples have a box; null: all, where there are boxes
+  Column<uint64_t> noise;  // [batch] key of the noise that erased pixels are filled with; null without rectangles
+  const float*
+      color;      // [batch][target, aux][3][4] matrices of R, G, B, 1 in 0..255, whose results are clamped; or null
+  float fill[3];  // per channel: what erased pixels are filled with, in 0..255
+  float noise_scale[3];          // per channel: a standard deviation of the noise that is added to it, 255 std
+  const float* noise_quantiles;  // [256] of the normal distribution, one for each random byte; null: no noise
+  float scale[3];                // per channel: 1 / (255 std)
+  float bias[3];                 // per channel: -mean / std
+  void* out;                     // [batch][height][width][3], or [batch][3][height][width]
   OutType out_type;
   int64_t batch;
   int32_t height;
   int32_t width;
   bool channels_last;
+  bool plan;       // whether the columns are those of a packed plan, for messages
+  bool antialias;  // filter axes along which a window is larger than the output, instead of taking two pixels of each
 };
 
 // Weights of one sample and channel: an output is t * target + (a * aux + bias) for the bytes t and a of the images.
@@ -65,15 +77,15 @@ enum class WindowFault { none, index, image, window };
 
 // Compares in 64 bits, so that no int32 can overflow its way past the check.
 XMIXUP_INLINE WindowFault check_window(const CropBatch& crops, int64_t b) {
-  const int64_t i = crops.index[b];
+  const int64_t i = at(crops.index, b);
   if (i < 0 || i >= crops.images) return WindowFault::index;
   const int64_t height = crops.sizes[2 * i], width = crops.sizes[2 * i + 1], begin = crops.offsets[i];
   if (height < 0 || width < 0 || begin < 0 || begin > crops.pixel_bytes ||
       height * width > (crops.pixel_bytes - begin) / 3) {
     return WindowFault::image;
   }
-  const int32_t* window = crops.window + 4 * b;
-  const int64_t top = window[0], left = window[1], rows = window[2], columns = window[3];
+  const Rectangle& window = at(crops.window, b);
+  const int64_t top = window.top, left = window.left, rows = window.height, columns = window.width;
   if (top < 0 || left < 0 || rows < 1 || columns < 1 || top + rows > height || left + columns > width ||
       rows > kMaxWindowSide || columns > kMaxWindowSide) {
     return WindowFault::window;
@@ -81,16 +93,29 @@ XMIXUP_INLINE WindowFault check_window(const CropBatch& crops, int64_t b) {
   return WindowFault::none;
 }
 
-XMIXUP_INLINE bool box_fits(const MixArgs& args, int64_t b) {
-  const int32_t* box = args.box + 4 * b;
-  const int64_t top = box[0], left = box[1], height = box[2], width = box[3];
+// Whether a rectangle, which may be empty, lies inside the output.
+XMIXUP_INLINE bool fits_output(const MixArgs& args, const Rectangle& rectangle) {
+  const int64_t top = rectangle.top, left = rectangle.left, height = rectangle.height, width = rectangle.width;
   return top >= 0 && left >= 0 && height >= 0 && width >= 0 && top + height <= args.height &&
          left + width <= args.width;
 }
 
+// Where the auxiliary image of a sample shows; null for samples that are blended.
+XMIXUP_INLINE const Rectangle* box_of(const MixArgs& args, int64_t b) {
+  if (args.box.first == nullptr || (args.boxed.first != nullptr && at(args.boxed, b) == 0)) return nullptr;
+  return &at(args.box, b);
+}
+
+// What is filled in place of one of a sample's images; null for nothing.
+XMIXUP_INLINE const Rectangle* erased_of(const CropBatch& crops, int64_t b) {
+  if (crops.erased.first == nullptr) return nullptr;
+  const Rectangle& erased = at(crops.erased, b);
+  return erased.height > 0 && erased.width > 0 ? &erased : nullptr;
+}
+
 // Whether a window has the output's size, so that nothing is resampled.
 XMIXUP_INLINE bool is_crop(const CropBatch& crops, int64_t b, const MixArgs& args) {
-  return crops.window[4 * b + 2] == args.height && crops.window[4 * b + 3] == args.width;
+  return at(crops.window, b).height == args.height && at(crops.window, b).width == args.width;
 }
 
 // Bilinear resampling along one axis, with pixel centres at half-integers: a row (or column) of the output is
@@ -115,10 +140,10 @@ XMIXUP_INLINE LinearTap linear_tap(int32_t out_position, int32_t out_size, int32
 
 // First byte of row y of a sample's window.
 XMIXUP_INLINE const uint8_t* window_row(const CropBatch& crops, int64_t b, int32_t y) {
-  const int64_t i = crops.index[b];
-  const int32_t* window = crops.window + 4 * b;
+  const int64_t i = at(crops.index, b);
+  const Rectangle& window = at(crops.window, b);
   const int64_t width = crops.sizes[2 * i + 1];
-  return crops.pixels + crops.offsets[i] + 3 * ((window[0] + static_cast<int64_t>(y)) * width + window[1]);
+  return crops.pixels + crops.offsets[i] + 3 * ((window.top + static_cast<int64_t>(y)) * width + window.left);
 }
 
 }  // namespace xmixup

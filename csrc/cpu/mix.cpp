@@ -26,7 +26,7 @@ struct alignas(64) CacheLine {
 int64_t widest_window(const MixArgs& args) {
   int64_t widest = 0;
   for (int64_t b = 0; b < args.batch; ++b) {
-    widest = std::max({widest, int64_t{args.target.window[4 * b + 3]}, int64_t{args.aux.window[4 * b + 3]}});
+    widest = std::max({widest, int64_t{at(args.target.window, b).width}, int64_t{at(args.aux.window, b).width}});
   }
   return widest;
 }
@@ -53,4 +53,6 @@ void run_mix(const MixArgs& args, int32_t /*device_index*/) {
 STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CPU, m) {
   m.impl("mix", TORCH_BOX(&xmixup::mix<xmixup::run_mix>));
   m.impl("mix_out", TORCH_BOX(&xmixup::mix_out<xmixup::run_mix>));
+  m.impl("mix_plan", TORCH_BOX(&xmixup::mix_plan<xmixup::run_mix>));
+  m.impl("mix_plan_out", TORCH_BOX(&xmixup::mix_plan_out<xmixup::run_mix>));
 }

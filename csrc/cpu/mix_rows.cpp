@@ -191,8 +191,8 @@ class ResampledRows {
     crops_ = &crops;
     b_ = b;
     out_height_ = args.height;
-    height_ = crops.window[4 * b + 2];
-    width_ = crops.window[4 * b + 3];
+    height_ = at(crops.window, b).height;
+    width_ = at(crops.window, b).width;
     count_ = 3 * args.width;
     const int64_t row = padded_row(args.width);
     base_ = reinterpret_cast<int32_t*>(scratch);
@@ -201,7 +201,7 @@ class ResampledRows {
     row_ = scratch + 3 * row;
     window_row_ = scratch + 4 * row;
     within_pair_ = true;
-    for (int32_t i = 0; i < count_; i += Vec::kLanes) fill_tables(i, args.width, crops.flip[b]);
+    for (int32_t i = 0; i < count_; i += Vec::kLanes) fill_tables(i, args.width, at(crops.flip, b) != 0);
   }
 
   // Row y. It is valid until the next call.
@@ -262,8 +262,8 @@ class ResampledRows {
 template <bool planar, typename Out, typename TargetRow, typename AuxRow>
 void mix_sample_rows(const MixArgs& args, int64_t b, int32_t begin, int32_t end, bool stream,
                      const TargetRow& target_row, const AuxRow& aux_row) {
-  const int32_t* box = args.box == nullptr ? nullptr : args.box + 4 * b;
-  const float lam = box == nullptr ? args.lam[b] : 1.0f;
+  const Rectangle* box = box_of(args, b);
+  const float lam = box == nullptr ? at(args.lam, b) : 1.0f;
   const Weights weights(lam, args);
   const int32_t width = args.width;
   const int64_t plane = static_cast<int64_t>(args.height) * width;
@@ -272,10 +272,10 @@ void mix_sample_rows(const MixArgs& args, int64_t b, int32_t begin, int32_t end,
     const auto target = target_row(y);
     if (lam != 1.0f) {
       mix_row<true, planar>(target, aux_row(y), weights, 0, width, out, plane, stream);
-    } else if (box == nullptr || y < box[0] || y >= box[0] + box[2] || box[3] == 0) {
+    } else if (box == nullptr || y < box->top || y >= box->top + box->height || box->width == 0) {
       mix_row<false, planar>(target, target, weights, 0, width, out, plane, stream);
     } else {  // in the box the auxiliary image takes the place of the target, with a weight of 1
-      const int32_t left = box[1], right = box[1] + box[3];
+      const int32_t left = box->left, right = box->left + box->width;
       const auto aux = aux_row(y);
       mix_row<false, planar>(target, target, weights, 0, left, out, plane, stream);
       mix_row<false, planar>(aux, aux, weights, left, right, out, plane, stream);
@@ -287,12 +287,13 @@ void mix_sample_rows(const MixArgs& args, int64_t b, int32_t begin, int32_t end,
 template <bool planar, typename Out>
 void mix_sample(const MixArgs& args, int64_t b, int32_t begin, int32_t end, bool stream, int64_t widest_window,
                 float* scratch) {
-  const bool uses_aux = args.box == nullptr ? args.lam[b] != 1.0f : args.box[4 * b + 2] > 0 && args.box[4 * b + 3] > 0;
+  const Rectangle* box = box_of(args, b);
+  const bool uses_aux = box == nullptr ? at(args.lam, b) != 1.0f : box->height > 0 && box->width > 0;
   if (is_crop(args.target, b, args) && (!uses_aux || is_crop(args.aux, b, args))) {
     const auto byte_row = [&](const CropBatch& crops) {
       return [&args, &crops, b, end](int32_t y) {
         if (y + kRowsAhead < end) prefetch(window_row(crops, b, y + kRowsAhead), 3 * args.width);
-        return ByteRow{window_row(crops, b, y), args.width, crops.flip[b]};
+        return ByteRow{window_row(crops, b, y), args.width, at(crops.flip, b) != 0};
       };
     };
     mix_sample_rows<planar, Out>(args, b, begin, end, stream, byte_row(args.target), byte_row(args.aux));

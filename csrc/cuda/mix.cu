@@ -41,9 +41,9 @@ __device__ inline Window load_window(const CropBatch& crops, int64_t b) {
   XMIXUP_DEVICE_ASSERT(fault != WindowFault::index, "mix: an index is outside its image pool");
   XMIXUP_DEVICE_ASSERT(fault != WindowFault::image, "mix: an image is outside its pool's pixels");
   XMIXUP_DEVICE_ASSERT(fault != WindowFault::window, "mix: a window is outside its image");
-  const int32_t* window = crops.window + 4 * b;
-  return {window_row(crops, b, 0), 3 * static_cast<int64_t>(crops.sizes[2 * crops.index[b] + 1]), window[2], window[3],
-          crops.flip[b]};
+  const Rectangle& window = at(crops.window, b);
+  return {window_row(crops, b, 0), 3 * static_cast<int64_t>(crops.sizes[2 * at(crops.index, b) + 1]), window.height,
+          window.width, at(crops.flip, b) != 0};
 }
 
 // What all pixels of one sample share.
@@ -57,15 +57,15 @@ struct Sample {
 };
 
 __device__ inline Sample load_sample(const MixArgs& args, int64_t b) {
-  XMIXUP_DEVICE_ASSERT(args.lam[b] >= 0.0f && args.lam[b] <= 1.0f, "mix: a lam is outside 0 to 1");
-  Sample sample = {load_window(args.target, b), load_window(args.aux, b), args.lam[b], 0, 0, 0, 0};
-  if (args.box != nullptr) {
-    XMIXUP_DEVICE_ASSERT(box_fits(args, b), "mix: a box is outside the output");
-    const int32_t* box = args.box + 4 * b;
-    sample.box_top = box[0];
-    sample.box_left = box[1];
-    sample.box_bottom = box[0] + box[2];
-    sample.box_right = box[1] + box[3];
+  const float lam = at(args.lam, b);
+  XMIXUP_DEVICE_ASSERT(lam >= 0.0f && lam <= 1.0f, "mix: a lam is outside 0 to 1");
+  Sample sample = {load_window(args.target, b), load_window(args.aux, b), lam, 0, 0, 0, 0};
+  if (const Rectangle* box = box_of(args, b); box != nullptr) {
+    XMIXUP_DEVICE_ASSERT(fits_output(args, *box), "mix: a box is outside the output");
+    sample.box_top = box->top;
+    sample.box_left = box->left;
+    sample.box_bottom = box->top + box->height;
+    sample.box_right = box->left + box->width;
     sample.lam = 1.0f;
   }
   if (sample.lam == 1.0f && !sample.has_box()) sample.aux = sample.target;
@@ -296,4 +296,6 @@ void run_mix(const MixArgs& args, int32_t device_index) {
 STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, XMIXUP_DEVICE_KEY, m) {
   m.impl("mix", TORCH_BOX(&xmixup::mix<xmixup::run_mix>));
   m.impl("mix_out", TORCH_BOX(&xmixup::mix_out<xmixup::run_mix>));
+  m.impl("mix_plan", TORCH_BOX(&xmixup::mix_plan<xmixup::run_mix>));
+  m.impl("mix_plan_out", TORCH_BOX(&xmixup::mix_plan_out<xmixup::run_mix>));
 }

@@ -60,21 +60,27 @@ int main(int argc, char** argv) {
   const std::vector<uint8_t> pixels(3 * kHeight * kWidth, 7);
   const int64_t offset = 0, index[kBatch] = {};
   const int32_t size[2] = {kHeight, kWidth};
-  bool flip[kBatch];
-  int32_t window[kBatch][4];
+  uint8_t flip[kBatch];
+  xmixup::Rectangle window[kBatch];
   float lam[kBatch];
   for (int b = 0; b < kBatch; ++b) {
     flip[b] = chosen->flip;
     lam[b] = chosen->lam;
-    const int32_t place[4] = {b, b, chosen->window, chosen->window};
-    std::memcpy(window[b], place, sizeof place);
+    window[b] = {b, b, chosen->window, chosen->window};
   }
   float* const out = cache_line_floats(kBatch * 3 * kSize * kSize);
 
   xmixup::MixArgs args{};
-  args.target = {pixels.data(), static_cast<int64_t>(pixels.size()), &offset, size, 1, index, window[0], flip};
+  args.target.pixels = pixels.data();
+  args.target.pixel_bytes = static_cast<int64_t>(pixels.size());
+  args.target.offsets = &offset;
+  args.target.sizes = size;
+  args.target.images = 1;
+  args.target.index = {index, sizeof index[0]};
+  args.target.window = {window, sizeof window[0]};
+  args.target.flip = {flip, sizeof flip[0]};
   args.aux = args.target;
-  args.lam = lam;
+  args.lam = {lam, sizeof lam[0]};
   for (int c = 0; c < 3; ++c) {
     args.scale[c] = 0.017f;
     args.bias[c] = -2.0f;

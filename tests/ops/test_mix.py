@@ -220,9 +220,9 @@ def test_opcheck(memory_format: torch.memory_format, batch: int) -> None:
     inputs = MixInputs.make(batch, memory_format=memory_format, boxes=True, dtype=torch.bfloat16)
     last = inputs.memory_format == torch.channels_last
     mix, mix_out = torch.ops.xmixup_fast.mix.default, torch.ops.xmixup_fast.mix_out.default
-    results = torch.library.opcheck(mix, (*inputs.raw(), inputs.dtype, last))
+    results = torch.library.opcheck(mix, (*inputs.raw(), inputs.dtype, last, False))
     assert set(results.values()) == {"SUCCESS"}
-    results = torch.library.opcheck(mix_out, (*inputs.raw(), last, inputs.empty_out()))
+    results = torch.library.opcheck(mix_out, (*inputs.raw(), last, False, inputs.empty_out()))
     assert set(results.values()) == {"SUCCESS"}
 
 

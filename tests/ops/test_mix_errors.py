@@ -84,7 +84,7 @@ def test_wrong_lam_is_named(lam: torch.Tensor, message: str) -> None:
 def named_tensors(inputs: MixInputs) -> dict[str, Any]:
     """The arguments of torch.ops.xmixup_fast.mix_out."""
     schema = torch.ops.xmixup_fast.mix_out.default._schema
-    values = (*inputs.raw(), inputs.memory_format == torch.channels_last, inputs.empty_out())
+    values = (*inputs.raw(), inputs.memory_format == torch.channels_last, False, inputs.empty_out())
     return dict(zip((argument.name for argument in schema.arguments), values, strict=True))
 
 

@@ -3,7 +3,20 @@
 Importing it registers the operators as ``torch.ops.xmixup_fast``.
 """
 
+from .augmentation import Augmentation
 from .image_pool import Crops, ImagePool, Images
-from .operators import DrawOutput, draw, dual_head_cross_entropy, mix
+from .mix_plan import MixPlan
+from .operators import DrawOutput, draw, dual_head_cross_entropy, mix, mix_plan
 
-__all__ = ["Crops", "DrawOutput", "ImagePool", "Images", "draw", "dual_head_cross_entropy", "mix"]
+__all__ = [
+    "Augmentation",
+    "Crops",
+    "DrawOutput",
+    "ImagePool",
+    "Images",
+    "MixPlan",
+    "draw",
+    "dual_head_cross_entropy",
+    "mix",
+    "mix_plan",
+]

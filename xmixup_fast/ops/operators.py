@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..runtime import extension  # noqa: F401  (registers the operators)
 from .arguments import tensor_of
+from .augmentation import Augmentation
 from .image_pool import Crops, ImagePool
+from .mix_plan import MixPlan
 
 _library = torch.ops.xmixup_fast
 
@@ -34,6 +36,7 @@ def mix(
     std: Sequence[float] | Tensor,
     size: int | Sequence[int],
     box: Tensor | None = None,
+    antialias: bool = False,
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.channels_last,
     out: Tensor | None = None,
@@ -67,6 +70,8 @@ def mix(
         std: standard deviation of each channel, for images in 0..1; positive.
         size: height and width of the output, 1 to 16384 pixels each; or an integer for both.
         box: int32[B, 4], top, left, height and width of a rectangle in the output, which may be empty.
+        antialias: filter an axis along which a window is larger than the output, as torchvision's ``antialias=True``
+            does; otherwise each pixel of the output is interpolated between two pixels along an axis.
         dtype: float32, bfloat16 or float16; the last two are the float32 result, rounded to nearest.
         memory_format: ``torch.channels_last`` or ``torch.contiguous_format``.
         out: tensor to write the result to, [B, 3, height, width] in this memory format and in one of these dtypes;
@@ -81,8 +86,6 @@ def mix(
             a window outside of its image. Nothing has been written then.
         ValueError: ``memory_format`` is neither of the two.
     """
-    if memory_format not in (torch.channels_last, torch.contiguous_format):
-        raise ValueError(f"memory_format: expected torch.channels_last or torch.contiguous_format, got {memory_format}")
     arguments = {
         "target_pixels": target.pixels,
         "target_offsets": target.offsets,
@@ -101,7 +104,8 @@ def mix(
         "mean": _listed(mean),
         "std": _listed(std),
         "size": _sides(size),
-        "channels_last": memory_format == torch.channels_last,
+        "channels_last": _is_channels_last(memory_format),
+        "antialias": antialias,
     }
     if out is None:
         mixed: Tensor = _library.mix(**arguments, dtype=dtype)
@@ -109,6 +113,76 @@ def mix(
     # mix_out returns nothing: torch.compile does not take operators that return the tensor that they write to.
     _library.mix_out(**arguments, out=out)
     return out
+
+
+def mix_plan(
+    target: ImagePool,
+    aux: ImagePool,
+    plan: MixPlan,
+    *,
+    mean: Sequence[float] | Tensor,
+    std: Sequence[float] | Tensor,
+    size: int | Sequence[int],
+    augmentation: Augmentation | None = None,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.channels_last,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Renders a plan of :func:`draw`: mixes a window of a target image with one of an auxiliary image, in one pass.
+
+    As :func:`mix`, whose arguments the plan's columns are. Besides, each window's colours are changed by the plan's
+    matrix and clamped, and a rectangle of it is filled, before both windows are mixed.
+
+    Args:
+        target: pool of the target images.
+        aux: pool of the auxiliary images; without such, ``target`` again.
+        plan: of B samples, for outputs of this size.
+        mean: as for :func:`mix`.
+        std: as for :func:`mix`.
+        size: as for :func:`mix`.
+        augmentation: the one that the plan was drawn with: tells what erased rectangles are filled with, and whether
+            windows are filtered where they are reduced.
+        dtype: as for :func:`mix`.
+        memory_format: as for :func:`mix`.
+        out: as for :func:`mix`.
+
+    Returns:
+        ``out``, or else a new tensor [B, 3, height, width] of ``dtype``.
+
+    Raises:
+        RuntimeError: as for :func:`mix`; or a rectangle of the plan is outside of the output.
+        ValueError: ``memory_format`` is neither of the two.
+    """
+    antialias, filled = (False, "mean") if augmentation is None else (augmentation.antialias, augmentation.fill)
+    noise = augmentation.noise_quantiles if augmentation is not None and filled == "noise" else None
+    arguments = {
+        "target_pixels": target.pixels,
+        "target_offsets": target.offsets,
+        "target_sizes": target.sizes,
+        "aux_pixels": aux.pixels,
+        "aux_offsets": aux.offsets,
+        "aux_sizes": aux.sizes,
+        "plan": _packed(plan.rows),
+        "color": _packed(plan.color),
+        "mean": _listed(mean),
+        "std": _listed(std),
+        "size": _sides(size),
+        "channels_last": _is_channels_last(memory_format),
+        "antialias": antialias,
+        "fill": _listed(mean) if isinstance(filled, str) else filled,
+        "noise_quantiles": noise,
+    }
+    if out is None:
+        mixed: Tensor = _library.mix_plan(**arguments, dtype=dtype)
+        return mixed
+    _library.mix_plan_out(**arguments, out=out)
+    return out
+
+
+def _is_channels_last(memory_format: torch.memory_format) -> bool:
+    if memory_format not in (torch.channels_last, torch.contiguous_format):
+        raise ValueError(f"memory_format: expected torch.channels_last or torch.contiguous_format, got {memory_format}")
+    return memory_format == torch.channels_last
 
 
 class DrawOutput(NamedTuple):
@@ -301,16 +375,39 @@ _MIX_TENSORS = (*(f"target_{name}" for name in _SIDE_TENSORS), *(f"aux_{name}" f
 
 @torch.library.register_fake("xmixup_fast::mix")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> Tensor:
-    *tensors, box, _mean, _std, size, dtype, channels_last = arguments
+    *tensors, box, _mean, _std, size, dtype, channels_last, _antialias = arguments
     device = _check_devices("mix", _MIX_TENSORS, tensors, box=box)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((tensors[-1].shape[0], 3, *size), dtype=dtype, device=device, memory_format=memory_format)
+    return _empty_batch(tensors[-1].shape[0], size, dtype, device, channels_last)
 
 
 @torch.library.register_fake("xmixup_fast::mix_out")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> None:
-    *tensors, box, _mean, _std, _size, _channels_last, out = arguments
+    *tensors, box, _mean, _std, _size, _channels_last, _antialias, out = arguments
     _check_devices("mix", _MIX_TENSORS, tensors, box=box, out=out)
+
+
+_POOL_TENSORS = ("pixels", "offsets", "sizes")
+_PLAN_TENSORS = (*(f"{side}_{name}" for side in ("target", "aux") for name in _POOL_TENSORS), "plan", "color")
+
+
+@torch.library.register_fake("xmixup_fast::mix_plan")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> Tensor:
+    *tensors, _mean, _std, size, dtype, channels_last, _antialias, _fill, noise_quantiles = arguments
+    device = _check_devices("mix_plan", _PLAN_TENSORS, tensors, noise_quantiles=noise_quantiles)
+    return _empty_batch(tensors[-2].shape[0], size, dtype, device, channels_last)
+
+
+@torch.library.register_fake("xmixup_fast::mix_plan_out")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> None:
+    *tensors, _mean, _std, _size, _channels_last, _antialias, _fill, noise_quantiles, out = arguments
+    _check_devices("mix_plan", _PLAN_TENSORS, tensors, noise_quantiles=noise_quantiles, out=out)
+
+
+def _empty_batch(
+    batch: int, size: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool
+) -> Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty((batch, 3, *size), dtype=dtype, device=device, memory_format=memory_format)
 
 
 _DRAW_TENSORS = (

@@ -8,19 +8,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .augmentation import Augmentation
 from .image_pool import Crops, ImagePool
+from .mix_plan import MixPlan
 from .operators import DrawOutput
 
 
-def gather(pool: ImagePool, crops: Crops, size: tuple[int, int]) -> Tensor:
-    """Cuts windows out, resamples them to ``size`` and flips them: float32[B, height, width, 3] in 0..255."""
+def gather(pool: ImagePool, crops: Crops, size: tuple[int, int], antialias: bool = False) -> Tensor:
+    """Cuts windows out, resamples them to ``size`` and flips them: float32[B, height, width, 3] in 0..255.
+
+    With ``antialias``, each axis along which a window is larger is filtered by a triangle as wide as two pixels of the
+    output.
+    """
     views = []
     for index, window, flip in zip(crops.index.tolist(), crops.window.tolist(), crops.flip.tolist(), strict=True):
         top, left, height, width = window
         view = pool[index][top : top + height, left : left + width].float()
         if (height, width) != tuple(size):
             planes = view.permute(2, 0, 1).unsqueeze(0)
-            view = F.interpolate(planes, size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+            planes = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=antialias)
+            view = planes[0].permute(1, 2, 0)
         views.append(view.flip(1) if flip else view)
     return torch.stack(views) if views else torch.empty((0, *size, 3), device=pool.device)
 
@@ -36,6 +43,7 @@ def mix(
     std: Sequence[float],
     size: tuple[int, int],
     box: Tensor | None = None,
+    antialias: bool = False,
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> Tensor:
@@ -53,13 +61,87 @@ def mix(
     - Blending adds less than 6u (1 + |mean|) / std: at most 3u / std by the weights, u |mean| / std by the bias, and
       2u (1 + |mean|) / std by the two sums.
     """
+    lam = lam.view(-1, 1, 1, 1) if box is None else 1 - inside(box, size).unsqueeze(-1).float()
+    t, a = gather(target, target_crops, size, antialias), gather(aux, aux_crops, size, antialias)
+    return blend(t, a, lam, mean, std).to(dtype).contiguous(memory_format=memory_format)
+
+
+def blend(target: Tensor, aux: Tensor, lam: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Blends and normalises images, float32[B, height, width, 3] in 0..255: float32[B, 3, height, width]."""
     scale, bias = (
         torch.tensor(values, dtype=torch.float32, device=lam.device) for values in channel_constants(mean, std)
     )
-    lam = lam.view(-1, 1, 1, 1) if box is None else 1 - inside(box, size).unsqueeze(-1).float()
-    t, a = gather(target, target_crops, size), gather(aux, aux_crops, size)
-    mixed = t * (lam * scale) + (a * ((1 - lam) * scale) + bias)
-    return mixed.permute(0, 3, 1, 2).to(dtype).contiguous(memory_format=memory_format)
+    return (target * (lam * scale) + (aux * ((1 - lam) * scale) + bias)).permute(0, 3, 1, 2)
+
+
+def mix_plan(
+    target: ImagePool,
+    aux: ImagePool,
+    plan: MixPlan,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: tuple[int, int],
+    augmentation: Augmentation | None = None,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Tensor:
+    """Renders a plan, equal to :func:`xmixup_fast.mix_plan` but for rounding.
+
+    Each window is resampled and mirrored, then its colours are changed and clamped, then its rectangle is filled; then
+    both are mixed as by :func:`mix`.
+    """
+    augmentation = augmentation or Augmentation()
+    sides = []
+    for side, (pool, crops, erased) in enumerate(
+        ((target, plan.target_crops, plan.target_erased), (aux, plan.aux_crops, plan.aux_erased))
+    ):
+        view = gather(pool, crops, size, augmentation.antialias)
+        if len(plan.color):
+            matrix, shift = plan.color[:, side, :, :3], plan.color[:, side, :, 3]
+            view = (torch.einsum("bij,bhwj->bhwi", matrix, view) + shift[:, None, None]).clamp(0, 255)
+        filling = filled(plan.noise, side, augmentation, mean=mean, std=std, size=size)
+        sides.append(filling.where(inside(erased, size).unsqueeze(-1), view))
+    lam = plan.lam.view(-1, 1, 1, 1)
+    lam = (1 - inside(plan.box, size).unsqueeze(-1).float()).where(plan.boxed.view(-1, 1, 1, 1), lam)
+    return blend(*sides, lam, mean, std).to(dtype).contiguous(memory_format=memory_format)
+
+
+NOISE_PIXELS = 5
+"""Pixels that the 16 random bytes of a Philox call give noise to."""
+
+
+def filled(
+    noise: Tensor,
+    side: int,
+    augmentation: Augmentation,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: tuple[int, int],
+) -> Tensor:
+    """What the erased pixels of target (side 0) or auxiliary images (1) are filled with: float32[B, H, W, 3] in 0..255.
+
+    Noise of channel c of pixel (y, x) is ``255 (mean[c] + std[c] quantile)``, for the quantile that byte
+    ``3 (x % 5) + c`` of four random words names, lowest byte first. The words are Philox's for the counter
+    ``(x // 5, y, side, 0)``, whose key is the sample's.
+    """
+    device, batch = noise.device, len(noise)
+    constant = mean if isinstance(augmentation.fill, str) else augmentation.fill
+    fill = 255 * torch.tensor(constant, dtype=torch.float32, device=device).expand(batch, *size, 3)
+    if augmentation.fill != "noise":
+        return fill
+    height, width = size
+    groups = -(-width // NOISE_PIXELS)
+    y, group = torch.meshgrid(torch.arange(height), torch.arange(groups), indexing="ij")
+    counter = torch.stack([group, y, torch.full_like(y, side), torch.zeros_like(y)], dim=-1).view(-1, 4).to(device)
+    levels = []
+    for key in noise.tolist():
+        words = philox(counter, key)
+        octets = (words.unsqueeze(-1) >> torch.arange(0, 32, 8, device=device) & 255).view(height, groups, 16)
+        levels.append(octets[..., : 3 * NOISE_PIXELS].reshape(height, groups * NOISE_PIXELS, 3)[:, :width])
+    scale = 255 * torch.tensor(std, dtype=torch.float32, device=device)
+    return fill + augmentation.noise_quantiles[torch.stack(levels)] * scale if levels else fill
 
 
 def inside(box: Tensor, size: tuple[int, int]) -> Tensor:
