@@ -98,14 +98,20 @@ class MixPlan(NamedTuple):
         rows = torch.zeros((len(lam), WORDS), dtype=torch.int32, device=lam.device)
         color = lam.new_empty((0, 2, 3, 4), dtype=torch.float32) if color is None else color
         plan = cls(rows, color)
+        plan.aux_label.fill_(-1)
+        plan.boxed.fill_(box is not None)
         columns = [*zip((*plan.target_crops, *plan.aux_crops), (*target_crops, *aux_crops), strict=True)]
-        columns += [(plan.lam, lam), (plan.aux_label, -1 if aux_label is None else aux_label)]
-        if box is not None:
-            columns += [(plan.box, box), (plan.boxed, True)]
-        given = ((plan.target_erased, target_erased), (plan.aux_erased, aux_erased), (plan.noise, noise))
+        columns += [(plan.lam, lam)]
+        given = (
+            (plan.aux_label, aux_label),
+            (plan.box, box),
+            (plan.target_erased, target_erased),
+            (plan.aux_erased, aux_erased),
+            (plan.noise, noise),
+        )
         columns += [(column, values) for column, values in given if values is not None]
         for column, values in columns:
-            column.copy_(torch.as_tensor(values))
+            column.copy_(values)
         return plan
 
     def part(self, begin: int, end: int) -> MixPlan:

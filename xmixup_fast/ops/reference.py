@@ -104,7 +104,7 @@ def mix_plan(
         sides.append(filling.where(inside(erased, size).unsqueeze(-1), view))
     lam = plan.lam.view(-1, 1, 1, 1)
     lam = (1 - inside(plan.box, size).unsqueeze(-1).float()).where(plan.boxed.view(-1, 1, 1, 1), lam)
-    return blend(*sides, lam, mean, std).to(dtype).contiguous(memory_format=memory_format)
+    return blend(sides[0], sides[1], lam, mean, std).to(dtype).contiguous(memory_format=memory_format)
 
 
 NOISE_PIXELS = 5
