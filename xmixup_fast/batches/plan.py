@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ops.image_pool import Crops
+from ..ops.mix_plan import MixPlan
 
 Second = Literal["partner", "auxiliary"]
 """What each target image is mixed with: another image of the batch, or an auxiliary image."""
@@ -23,16 +24,12 @@ class StepPlan:
     """int64[B]: positions of the samples among the training images."""
     label: Tensor
     """int64[B]: their target classes."""
-    crops: Crops
-    """Windows of W >= B target images: those of the samples and, in a part of a batch, those of their partners."""
+    mix: MixPlan
+    """What the operator renders: windows, flips, colours, erased rectangles, and how two images become one."""
     lam: Tensor
     """float32[B] in 0..1: the final weight of each target image and of its label; 1 where a sample is not mixed."""
-    box: Tensor | None = None
-    """int32[B, 4]: top, left, height and width of the box with the second image; None where images are blended."""
-    partner: Tensor | None = None
-    """int64[B]: position among ``crops`` of the image that each is mixed with, for mixing within the batch."""
-    auxiliary: Crops | None = None
-    """Windows of B auxiliary images; None where there are none."""
+    second: Second | None = None
+    """What the second image of each pair is; None where there is none."""
     second_label: Tensor | None = None
     """int64[B]: target classes of the partners, or else source classes of the auxiliary images."""
 
@@ -51,23 +48,12 @@ class StepPlan:
         if (begin, end) == (0, len(self)):
             return self
         own = slice(begin, end)
-        crops, partner = _rows(self.crops, own), None
-        if self.partner is not None:
-            partners = _rows(self.crops, self.partner[own])
-            crops = Crops(
-                torch.cat([crops.index, partners.index]),
-                torch.cat([crops.window, partners.window]),
-                torch.cat([crops.flip, partners.flip]),
-            )
-            partner = torch.arange(end - begin, 2 * (end - begin), device=self.lam.device)
         return StepPlan(
             sample=self.sample[own],
             label=self.label[own],
-            crops=crops,
+            mix=self.mix.part(begin, end),
             lam=self.lam[own],
-            box=None if self.box is None else self.box[own],
-            partner=partner,
-            auxiliary=None if self.auxiliary is None else _rows(self.auxiliary, own),
+            second=self.second,
             second_label=None if self.second_label is None else self.second_label[own],
         )
 
@@ -76,11 +62,24 @@ class StepPlan:
         cuts = [len(self) * part // parts for part in range(parts + 1)]
         return [self.part(begin, end) for begin, end in pairwise(cuts)]
 
+    @property
+    def target_windows(self) -> Crops:
+        """All windows of target images that the plan looks at: those of the samples, then those of their partners."""
+        own = self.mix.target_crops
+        if self.second != "partner":
+            return own
+        return Crops(*(torch.cat(both) for both in zip(own, self.mix.aux_crops, strict=True)))
+
+    def with_target_windows(self, crops: Crops) -> StepPlan:
+        """The plan with other images and windows in place of those of :attr:`target_windows`; flips stay."""
+        mix = self.mix.copy()
+        sides = [mix.target_crops] if self.second == "auxiliary" else [mix.target_crops, mix.aux_crops]
+        for side, number in zip(sides, (0, len(crops.index) - len(self)), strict=False):
+            side.index.copy_(crops.index[number : number + len(self)])
+            side.window.copy_(crops.window[number : number + len(self)])
+        return replace(self, mix=mix)
+
     def tensors(self) -> list[Tensor]:
         """All tensors of the plan, in a fixed order."""
-        fields = (self.sample, self.label, self.lam, self.box, self.partner, self.second_label)
-        return [tensor for tensor in (*fields, *self.crops, *(self.auxiliary or ())) if tensor is not None]
-
-
-def _rows(crops: Crops, which: slice | Tensor) -> Crops:
-    return Crops(crops.index[which], crops.window[which], crops.flip[which])
+        given = (self.sample, self.label, self.lam, self.second_label, *self.mix)
+        return [tensor for tensor in given if tensor is not None]

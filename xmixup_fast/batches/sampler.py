@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..ops.arguments import as_int64
+from ..ops.augmentation import Augmentation
 from ..ops.auxiliary_index import NO_AUXILIARY, AuxiliaryIndex
 from ..ops.image_pool import Images
-from ..ops.lam import beta_quantiles, cutmix_boxes
-from ..ops.operators import DrawOutput
+from ..ops.lam import beta_quantiles
+from ..ops.mix_plan import MixPlan
 from ..settings.fields import Settings
 from .plan import Second, StepPlan
 from .seeds import SeedUse, hash_integers
@@ -22,6 +24,23 @@ from .seeds import SeedUse, hash_integers
 def run_steps(settings: Settings, images: int) -> int:
     """The steps of fine-tuning that the settings ask for, with a number of training images, counted by weight."""
     return settings.steps or -(-settings.epochs * images // settings.batch_size)
+
+
+class Order(NamedTuple):
+    """Samples in the order of the run."""
+
+    sample: Tensor
+    """int64[n]: positions among the training images."""
+    number: Tensor
+    """int64[n]: numbers of the samples in :func:`xmixup_fast.draw`: the repetition is their upper half."""
+    label: Tensor
+    """int64[n]: target classes."""
+    epoch: Tensor
+    """int64[n]"""
+
+    def part(self, begin: int, end: int) -> Order:
+        """Samples ``begin`` to ``end``."""
+        return Order(*(tensor[begin:end] for tensor in self))
 
 
 class Sampler:
@@ -72,8 +91,12 @@ class Sampler:
             raise ValueError(f"batch_size: expected at least {world_size}, the processes, got {batch_size}")
         self.share = (batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
         """Where this process's part of a batch begins and ends."""
+        self.augmentation = Augmentation.of(**settings.augmentation).to(self.device)
+        """What happens to images besides their place and mirroring; :func:`.render.render` needs it, too."""
+        self.means = images.means if self.augmentation.contrast else None
+        """uint8[n, 8, 8, 3]: mean colours of parts of the images, which contrast is changed about."""
         for sizes in (self.sizes, self.auxiliary.sizes):
-            if (sizes < settings.image_size).any():
+            if self.augmentation.scale is None and (sizes < settings.image_size).any():
                 height, width = sizes[sizes.amin(1).argmin()].tolist()
                 raise ValueError(f"image_size: {settings.image_size} is more than an image has, {height}x{width}")
         self.weight = self._weight(weights)
@@ -91,6 +114,9 @@ class Sampler:
         self.mixed_samples = round((1 - settings.unmixed_share) * self.steps * batch_size)
         """How many samples come before the unmixed share at the end."""
         self.quantiles = beta_quantiles(settings.alpha, settings.fold).to(self.device)
+        self.unmixed = torch.ones(2, device=self.device)
+        """The quantiles of weights that are always 1."""
+        self.no_auxiliary = NO_AUXILIARY.to(self.device)
         self.any_class = self.auxiliary.as_one_class()
         """The auxiliary images of all target classes, as if there were a single one."""
         self.balanced = self._by_class() if settings.sampler == "balanced" else None
@@ -109,38 +135,44 @@ class Sampler:
             any_class: auxiliary images are drawn from those of all target classes, all equally likely, and not from
                 those of the sample's class.
         """
-        settings = self.settings
-        begin, end = step * settings.batch_size, (step + 1) * settings.batch_size
-        position = torch.arange(begin, end, device=self.device)
-        sample, repetition = self._order(begin, end)
-        label = self.labels[sample]
-        drawn = self._draw(sample, repetition, position, any_class)
-        generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
-        # Drawn in this order whether needed or not, so that all methods see the same partners and weights.
-        partner = self._to_device(torch.randperm(len(sample), generator=generator))
-        chance = self._to_device(torch.rand(len(sample), generator=generator, dtype=torch.float32))
-
-        lam, boxes = torch.ones_like(drawn.lam), None
-        if second is not None:
-            lam = self._lam(drawn.lam, chance, position)
-            if box:
-                boxes, lam = cutmix_boxes(lam, drawn.center, (settings.image_size, settings.image_size))
-        second_label = None
-        if second == "partner":
-            second_label = label[partner]
-        elif self.has_auxiliary:
-            second_label = self.auxiliary.labels[drawn.aux_crops.index]
-        plan = StepPlan(
-            sample=sample,
-            label=label,
-            crops=drawn.target_crops,
-            lam=lam,
-            box=boxes,
-            partner=partner if second == "partner" else None,
-            auxiliary=drawn.aux_crops if self.has_auxiliary else None,
-            second_label=second_label,
+        settings, batch_size = self.settings, self.settings.batch_size
+        order = self._order(step * batch_size, (step + 1) * batch_size)
+        partner, mixed = self._pairing(step, second)
+        draws_auxiliary = self.has_auxiliary and second != "partner"
+        auxiliary = self.any_class if any_class else self.auxiliary if draws_auxiliary else self.no_auxiliary
+        plan = ops.draw(
+            settings.seed,
+            sample=order.number,
+            epoch=order.epoch,
+            label=torch.zeros_like(order.label) if any_class else order.label,
+            target_index=order.sample,
+            target_sizes=self.sizes,
+            target_means=self.means,
+            offsets=auxiliary.offsets,
+            members=auxiliary.members,
+            aux_sizes=auxiliary.sizes,
+            aux_means=auxiliary.means,
+            aux_labels=auxiliary.labels,
+            partner=partner,
+            mixed=mixed,
+            lam_quantiles=self.unmixed if second is None else self.quantiles,
+            one_lam=settings.lam_per == "batch",
+            size=(settings.image_size, settings.image_size),
+            flip=settings.flip,
+            box=box and second is not None,
+            augmentation=self.augmentation,
         )
-        return plan.part(*self.share)
+        return self._as_step(plan, order, "auxiliary" if draws_auxiliary else second).part(*self.share)
+
+    def _as_step(self, plan: MixPlan, order: Order, second: Second | None) -> StepPlan:
+        return StepPlan(
+            sample=order.sample,
+            label=order.label,
+            mix=plan,
+            lam=plan.lam.contiguous(),
+            second=second,
+            second_label=None if second is None else plan.aux_label.contiguous(),
+        )
 
     @property
     def class_counts(self) -> Tensor:
@@ -167,33 +199,37 @@ class Sampler:
             raise ValueError(f"weights[{worst}]: expected a positive integer, got {int(weight[worst])}")
         return weight
 
-    def _draw(self, sample: Tensor, repetition: Tensor, position: Tensor, any_class: bool) -> DrawOutput:
-        """All that depends on seed, image, repetition and epoch alone, for samples at positions of the run's order."""
-        settings = self.settings
-        auxiliary = self.any_class if any_class else self.auxiliary
-        return ops.draw(
-            settings.seed,
-            sample=sample + (repetition << 32),
-            epoch=position // self.epoch_length,
-            label=torch.zeros_like(sample) if any_class else self.labels[sample],
-            target_index=sample,
-            target_sizes=self.sizes,
-            offsets=auxiliary.offsets,
-            members=auxiliary.members,
-            aux_sizes=auxiliary.sizes,
-            lam_quantiles=self.quantiles,
-            size=(settings.image_size, settings.image_size),
-            flip=settings.flip,
-        )
+    def _pairing(self, step: int, second: Second | None) -> tuple[Tensor | None, Tensor | None]:
+        """The partners of a step's samples, int64[B], and which of these are mixed, bool[B]; None for no partners, and
+        where all are mixed. Both depend on the seed and the step alone."""
+        settings, batch_size = self.settings, self.settings.batch_size
+        by_chance = second is not None and settings.mix_probability < 1
+        partner = mixed = None
+        if second == "partner" or by_chance:
+            generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
+            # Drawn in this order whether needed or not, so that all methods see the same partners and weights.
+            permutation = torch.randperm(batch_size, generator=generator)
+            partner = self._to_device(permutation) if second == "partner" else None
+            if by_chance:
+                chance = torch.rand(batch_size, generator=generator, dtype=torch.float32)
+                chance = chance[:1].expand(batch_size) if settings.lam_per == "batch" else chance
+                mixed = self._to_device(chance < settings.mix_probability)
+        begin = step * batch_size
+        if second is not None and begin + batch_size > self.mixed_samples:
+            early = torch.arange(begin, begin + batch_size, device=self.device) < self.mixed_samples
+            mixed = early if mixed is None else mixed & early
+        return partner, mixed
 
-    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The samples of an epoch in their order, and which repetition of its image each is: int64[N] both."""
+    def _epoch(self, epoch: int) -> Order:
+        """The samples of an epoch in their order."""
         generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, SeedUse.EPOCH, epoch))
         order = self._to_device(torch.randperm(self.epoch_length, generator=generator))
         if self.balanced is not None:
-            return self._dealt(epoch, order)
-        # index_select refuses an order that was left on the CPU, as [order] would not.
-        return self.appearances.index_select(0, order), self.repetitions.index_select(0, order)
+            sample, repetition = self._dealt(epoch, order)
+        else:
+            # index_select refuses an order that was left on the CPU, as [order] would not.
+            sample, repetition = (each.index_select(0, order) for each in (self.appearances, self.repetitions))
+        return Order(sample, sample + (repetition << 32), self.labels[sample], torch.full_like(sample, epoch))
 
     def _dealt(self, epoch: int, order: Tensor) -> tuple[Tensor, Tensor]:
         """Deals the samples of an epoch to the classes in turn, and returns them in this order.
@@ -223,17 +259,9 @@ class Sampler:
         """Brings what was drawn on the CPU to the device, without waiting for it."""
         return drawn.to(self.device, non_blocking=True)
 
-    def _order(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        """The samples at positions ``begin`` to ``end`` of the run's order, and their repetitions."""
+    def _order(self, begin: int, end: int) -> Order:
+        """The samples at positions ``begin`` to ``end`` of the run's order."""
         images = self.epoch_length
         epochs = range(begin // images, -(-end // images))
-        parts = [[x[max(begin - e * images, 0) : end - e * images] for x in self.epoch(e)] for e in epochs]
-        samples, repetitions = zip(*parts, strict=True)
-        return torch.cat(samples), torch.cat(repetitions)
-
-    def _lam(self, drawn: Tensor, chance: Tensor, position: Tensor) -> Tensor:
-        """The weights that were drawn, or the first of them for the whole batch; 1 where a sample is not mixed."""
-        if self.settings.lam_per == "batch":
-            drawn, chance = drawn[:1].expand_as(drawn), chance[:1].expand_as(chance)
-        mixed = (chance < self.settings.mix_probability) & (position < self.mixed_samples)
-        return drawn.where(mixed, 1.0)
+        parts = [self.epoch(e).part(max(begin - e * images, 0), end - e * images) for e in epochs]
+        return parts[0] if len(parts) == 1 else Order(*map(torch.cat, zip(*parts, strict=True)))

@@ -92,6 +92,43 @@ class Augmentation:
         middles = (np.arange(NOISE_LEVELS) + 0.5) / NOISE_LEVELS
         set_to("noise_quantiles", torch.from_numpy(ndtri(middles)).float())
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        crop: Literal["random", "resized"] = "random",
+        scale: Sequence[float] | None = None,
+        ratio: Sequence[float] | None = None,
+        color_jitter: float | Sequence[float] | None = None,
+        color_jitter_prob: float = 1.0,
+        erase: float = 0.0,
+        erase_fill: Literal["mean", "noise"] | Sequence[float] = "mean",
+        antialias: bool = False,
+    ) -> Augmentation:
+        """The augmentation by the names that it has as settings of a run, and in timm's train.py.
+
+        Args:
+            crop: windows of the output's size (random), or of any size (resized).
+            scale: least and greatest area of a resized crop, as a share of the image's; 0.08 and 1 if not given.
+            ratio: least and greatest width over height of a resized crop; 3/4 and 4/3 if not given.
+            color_jitter: brightness, contrast, saturation and perhaps hue; one number is that of the first three.
+            color_jitter_prob: the probability that an image's colours are changed.
+            erase: the probability that a rectangle of an image is erased.
+            erase_fill: see :attr:`fill`.
+            antialias: see :attr:`antialias`.
+
+        Raises TypeError or ValueError, which names the argument.
+        """
+        if crop not in ("random", "resized"):
+            raise ValueError(f"crop: expected random or resized, got {describe(crop)}")
+        given: dict[str, Any] = {"erase": erase, "fill": erase_fill, "antialias": antialias}
+        if crop == "resized":
+            given |= {"scale": (0.08, 1.0) if scale is None else scale}
+            given |= {} if ratio is None else {"ratio": ratio}
+        elif scale is not None or ratio is not None:
+            raise ValueError(f"{'ratio' if scale is None else 'scale'}: expected nothing with crop random")
+        return cls(**given, **_jitter(color_jitter), jitter_probability=color_jitter_prob)
+
     @property
     def jitters(self) -> bool:
         """Whether colours are changed."""
@@ -105,6 +142,21 @@ class Augmentation:
         for name in ("ratios", "erase_ratios", "turns", "noise_quantiles"):
             object.__setattr__(moved, name, getattr(self, name).to(device))
         return moved
+
+
+def _jitter(color_jitter: Any) -> dict[str, float]:
+    """Brightness, contrast, saturation and hue by their names."""
+    if color_jitter is None:
+        return {}
+    if isinstance(color_jitter, Sequence | Tensor | np.ndarray) and not isinstance(color_jitter, str):
+        values = as_list("color_jitter", color_jitter, "numbers")
+    else:
+        values = [as_number("color_jitter", color_jitter)]
+    if len(values) not in (1, 3, 4):
+        raise ValueError(f"color_jitter: expected 1, 3 or 4 numbers, got {describe(color_jitter)}")
+    values = values * 3 if len(values) == 1 else values
+    names = ("brightness", "contrast", "saturation", "hue")
+    return dict(zip(names, values, strict=False))
 
 
 def _ratio_quantiles(ratio: tuple[float, float]) -> Tensor:

@@ -26,6 +26,8 @@ class AuxiliaryIndex(NamedTuple):
     """int64[K_t + 1]: where each target class begins in ``members``."""
     members: Tensor
     """int64[M]: images of each target class."""
+    means: Tensor | None = None
+    """uint8[n, 8, 8, 3]: mean colours of parts of each image, for changes of contrast; see :attr:`ImagePool.means`."""
 
     @classmethod
     def of(cls, pool: ImagePool, source_classes: Relatives) -> AuxiliaryIndex:
@@ -50,8 +52,7 @@ class AuxiliaryIndex(NamedTuple):
 
     def to(self, device: torch.device) -> AuxiliaryIndex:
         """The index on another device."""
-        labels, sizes, offsets, members = (tensor.to(device) for tensor in self)
-        return AuxiliaryIndex(labels, sizes, offsets, members)
+        return AuxiliaryIndex(*(None if tensor is None else tensor.to(device) for tensor in self))  # type: ignore[arg-type]
 
     def as_one_class(self) -> AuxiliaryIndex:
         """The images of all target classes, each once, as those of a single class."""

@@ -118,6 +118,16 @@ class MixPlan(NamedTuple):
         """The plan of samples ``begin`` to ``end``: views of this one."""
         return MixPlan(self.rows[begin:end], self.color[begin:end])
 
+    def copy(self) -> MixPlan:
+        """A plan of its own memory."""
+        return MixPlan(self.rows.clone(), self.color)
+
+    def aux_alone(self) -> MixPlan:
+        """The plan that shows the auxiliary images, not mixed, as target images of their own pool."""
+        crops, unmixed = self.aux_crops, torch.ones_like(self.lam)
+        color = self.color[:, 1:].expand_as(self.color)
+        return MixPlan.of(crops, crops, unmixed, target_erased=self.aux_erased, noise=self.noise, color=color)
+
     def _crops(self, index: int, window: int, flip: int) -> Crops:
         return Crops(self._int64(index), self.rows[:, window : window + 4], self._flag(flip))
 

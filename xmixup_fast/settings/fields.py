@@ -177,8 +177,26 @@ class Settings:
     cache: str | None = None
     """Folder that keeps decoded images and what selections saw for later runs, or none; $XMIXUP_CACHE or
     ~/.cache/xmixup_fast if not given."""
+    crop: Literal["random", "resized"] = "random"
+    """What training looks at: windows of the image size at random places (random), as in the paper, or windows of
+    random size, resized to it (resized), as torchvision's RandomResizedCrop and timm take them."""
+    scale: list[float] | None = None
+    """Least and greatest area of a resized crop, as a share of the image's; 0.08 1 if not given."""
+    ratio: list[float] | None = None
+    """Least and greatest width over height of a resized crop; 3/4 and 4/3 if not given."""
     flip: bool = True
     """Mirror training images left to right, half of the time."""
+    color_jitter: float | list[float] | None = None
+    """Random changes of brightness, contrast, saturation and perhaps hue, as torchvision's ColorJitter; one number
+    stands for the first three."""
+    color_jitter_prob: float = 1.0
+    """Probability that an image's colours are changed."""
+    erase: float = 0.0
+    """Probability that a random rectangle of an image is erased (timm's reprob)."""
+    erase_fill: Literal["mean", "noise"] = "mean"
+    """What erased rectangles are filled with: the mean colour, or noise (timm's remode pixel)."""
+    antialias: bool = False
+    """Filter resized crops that are larger than the image size, instead of interpolating two of their pixels."""
     val_fraction: float = 0.2
     """Part of the training images to validate on, where the target has no validation split."""
     test_fraction: float = 0.2
@@ -245,7 +263,7 @@ class Settings:
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
         for name in ("val_fraction", "test_fraction", "ema_decay"):
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
-        for name in ("mix_probability", "unmixed_share"):
+        for name in ("mix_probability", "unmixed_share", "color_jitter_prob", "erase"):
             self._check(name, "a number from 0 to 1", lambda value: 0 <= value <= 1)
         self._check("layer_decay", "a number above 0, up to 1", lambda value: 0 < value <= 1)
         self._check("freeze", "backbone, or a positive number", lambda value: value == "backbone" or value >= 1)
@@ -277,8 +295,20 @@ class Settings:
                 parse_bytes(self.memory_budget)
             except ValueError as error:
                 raise ValueError(f"memory_budget: {error}") from None
+        self._check_augmentation()
         expected = f"full, or at least image_size, {self.image_size}"
         self._check("resize", expected, lambda value: value == "full" or value >= self.image_size)
+
+    def _check_augmentation(self) -> None:
+        for name, most in (("scale", 1.0), ("ratio", float("inf"))):
+            if self.crop == "random":
+                self._check(name, "nothing with crop random", lambda value: False)
+            expected = "a positive number and one no less" + ", up to 1" * (name == "scale")
+            self._check(name, expected, lambda v, most=most: len(v) == 2 and 0 < v[0] <= v[1] <= most)  # type: ignore[misc]
+        jitter = [self.color_jitter] if isinstance(self.color_jitter, float) else self.color_jitter or [0.0]
+        expected = "1, 3 or 4 numbers from 0 on, the fourth up to 0.5"
+        fits = len(jitter) in (1, 3, 4) and all(0 <= value < float("inf") for value in jitter) and jitter[3:] <= [0.5]
+        self._check("color_jitter", expected, lambda value: fits)
 
     def _check(self, name: str, expected: str, holds: typing.Callable[[Any], bool]) -> None:
         value = getattr(self, name)
@@ -289,6 +319,12 @@ class Settings:
     def short_side(self) -> int | None:
         """Short side at which images are kept, in pixels; None for their own size."""
         return None if self.resize == "full" else self.resize or round(self.image_size * 8 / 7)
+
+    @property
+    def augmentation(self) -> dict[str, Any]:
+        """The keyword arguments of :meth:`xmixup_fast.Augmentation.of`."""
+        names = ("crop", "scale", "ratio", "color_jitter", "color_jitter_prob", "erase", "erase_fill", "antialias")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def cache_folder(self) -> Path | None:

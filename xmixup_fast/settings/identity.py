@@ -37,6 +37,9 @@ NOT_HASHED = (
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "source_images": (100,),
     "sampler": ("shuffle",),
+    "crop": ("random",),
+    "color_jitter_prob": (1.0,),
+    "erase_fill": ("mean",),
     "keep": ("last",),
     "optimizer": ("sgd",),
     "schedule": ("cosine",),

@@ -81,7 +81,15 @@ class SettingsKwargs(TypedDict, total=False):
     storage: Literal["auto", "resident", "stream"]
     memory_budget: str | None
     cache: str | None
+    crop: Literal["random", "resized"]
+    scale: list[float] | None
+    ratio: list[float] | None
     flip: bool
+    color_jitter: float | list[float] | None
+    color_jitter_prob: float
+    erase: float
+    erase_fill: Literal["mean", "noise"]
+    antialias: bool
     val_fraction: float
     test_fraction: float
     split_by: Literal["content", "order"]
