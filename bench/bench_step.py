@@ -34,6 +34,7 @@ from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.ops.image_format import ImageFormat, OutputBuffers
 from xmixup_fast.ops.image_pool import Crops, ImagePool
+from xmixup_fast.ops.mix_plan import MixPlan
 from xmixup_fast.training.trainer import StepParts, Trainer
 
 TARGET_CLASSES, SOURCE_CLASSES, IMAGES, STEPS = 10, 100, 200, 10**6
@@ -47,6 +48,7 @@ class UserMixup:
 
     steps = STEPS
     has_unused_parameters = False
+    augmentation = None
 
     def __init__(self, pool: ImagePool, network: Network, settings: Settings, mix: Callable[[Tensor, Tensor], Batch]):
         self.pictures = [pool[i].permute(2, 0, 1).contiguous() for i in range(len(pool))]
@@ -73,7 +75,8 @@ class UserMixup:
     def plan(self, sampler: UserMixup, step: int) -> StepPlan:
         index = torch.randint(0, len(self.pictures), (self.batch_size,))
         crops = Crops(index, torch.zeros(self.batch_size, 4), torch.zeros(self.batch_size))
-        return StepPlan(sample=index, label=self.labels[index], crops=crops, lam=torch.ones(self.batch_size))
+        lam = torch.ones(self.batch_size)
+        return StepPlan(sample=index, label=self.labels[index], mix=MixPlan.of(crops, crops, lam), lam=lam)
 
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[None, Crops]]:
         return ((None, batch) for batch in crops)
@@ -155,7 +158,9 @@ def check_inputs(trainer: Trainer) -> None:
     fused = first_images(trainer)
     expected = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "mix", lambda *a, out, **k: expected.append(reference.mix(*a, **k)) or expected[-1])
+        patch.setattr(
+            ops, "mix_plan", lambda *a, out, **k: expected.append(reference.mix_plan(*a, **k)) or expected[-1]
+        )
         first_images(trainer)
     for batch, wanted in zip(fused, expected, strict=True):
         torch.testing.assert_close(batch, wanted, rtol=0, atol=4e-6)

@@ -53,7 +53,10 @@ def test_every_repetition_in_an_epoch_has_draws_of_its_own() -> None:
     for epoch in range(2):
         plan, plain = sampler.plan(epoch, second="auxiliary"), once.plan(epoch, second="auxiliary")
         rows, plain_rows = (
-            {(int(i), *w.tolist(), float(x)) for i, w, x in zip(p.sample, p.crops.window, p.lam, strict=True)}
+            {
+                (int(i), *w.tolist(), float(x))
+                for i, w, x in zip(p.sample, p.mix.target_crops.window, p.lam, strict=True)
+            }
             for p in (plan, plain)
         )
         assert len(rows) == 22

@@ -18,6 +18,7 @@ from test_decoding import DECODERS, Bytes, decoded, encoded, made_decoder, photo
 from torch import Tensor
 
 from xmixup_fast.data.dataset import BadFile
+from xmixup_fast.data.decoding.steps import window_views
 
 OTHERS = DECODERS[1:]
 """All decoders but Pillow, with which they are compared."""
@@ -121,8 +122,9 @@ def test_windows_have_the_same_pixels_as_whole_images(decoder: str) -> None:
     windows = [[numbers.randrange(70 - 20), numbers.randrange(70 - 20), 20, 20] for _ in files]
     made = made_decoder(decoder, None)
     with ThreadPoolExecutor(2) as workers:
-        batch = made.window_decoder(workers)(images, windows)
-    for got, whole, (top, left, height, width) in zip(batch, wholes, windows, strict=True):
+        pixels = made.window_decoder(workers)(images, windows)
+    views = window_views(pixels, windows)
+    for got, whole, (top, left, height, width) in zip(views, wholes, windows, strict=True):
         assert torch.equal(got, whole[top : top + height, left : left + width])
 
 

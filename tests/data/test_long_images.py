@@ -95,9 +95,10 @@ def test_windows_of_streams_are_those_of_pools(folder: Path, tmp_path: Path, dec
     corners = (pool.sizes - 32) * torch.tensor([0.4, 0.6])
     for index in (torch.arange(8), torch.tensor([0, 2, 6])):
         windows = torch.cat([corners[index].int(), torch.full((len(index), 2), 32, dtype=torch.int32)], dim=1)
-        ((batch, _),) = stream.fetch([Crops(index, windows, torch.zeros(len(index), dtype=torch.bool))])
+        ((batch, crops),) = stream.fetch([Crops(index, windows, torch.zeros(len(index), dtype=torch.bool))])
         for i, (top, left, height, width) in zip(range(len(index)), windows.tolist(), strict=True):
-            assert torch.equal(batch[i], pool[int(index[i])][top : top + height, left : left + width])
+            got = batch[int(crops.index[i])]
+            assert torch.equal(got, pool[int(index[i])][top : top + height, left : left + width])
 
 
 def test_predictions_are_of_the_middle(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transfer import Array, Case, array, cross_entropy, log_softmax
 
-from xmixup_fast import ops
 from xmixup_fast.batches.plan import StepPlan
 from xmixup_fast.methods import METHODS
 from xmixup_fast.methods.cotuning import Cotuning
@@ -19,7 +18,6 @@ from xmixup_fast.methods.rifle import Rifle
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
 from xmixup_fast.ops.lam import cutmix_boxes
-from xmixup_fast.ops.operators import DrawOutput
 from xmixup_fast.settings.fields import Settings
 
 
@@ -172,18 +170,15 @@ def test_boxes_are_cut_off_at_the_edges_and_the_weight_is_the_rest() -> None:
     assert box_of(1.0, (0.2, 0.9))[1] == 1.0 and 0 in box_of(1.0, (0.2, 0.9))[0][2:]
 
 
-def pasted(case: Case, images: Array, others: Array, plan: StepPlan) -> tuple[Array, Array]:
-    """CutMix pixel by pixel, out of what ops.draw gives, and the share of each image outside of its box."""
-    drawn = drawn_for(case, plan)
+def pasted(images: Array, others: Array, plan: StepPlan) -> tuple[Array, Array]:
+    """CutMix pixel by pixel, with the plan's boxes, and the share of each image outside of its box."""
     size = images.shape[-1]
     mixed, own = images.copy(), np.empty(len(images))
-    for b, (lam, (y, x)) in enumerate(zip(drawn.lam.tolist(), drawn.center.tolist(), strict=True)):
-        side = round((1 - lam) ** 0.5 * size)
-        top, left = int(y * size) - side // 2, int(x * size) - side // 2
+    for b, (top, left, height, width) in enumerate(plan.mix.box.tolist()):
         kept = 0
         for row in range(size):
             for column in range(size):
-                if top <= row < top + side and left <= column < left + side:
+                if top <= row < top + height and left <= column < left + width:
                     mixed[b, :, row, column] = others[b, :, row, column]
                 else:
                     kept += 1
@@ -191,64 +186,40 @@ def pasted(case: Case, images: Array, others: Array, plan: StepPlan) -> tuple[Ar
     return mixed, own
 
 
-def drawn_for(case: Case, plan: StepPlan, epoch: int = 0) -> DrawOutput:
-    """The random numbers behind a plan of a case, whose samples are all of one epoch."""
-    return ops.draw(
-        case.settings.seed,
-        sample=plan.sample,
-        epoch=torch.full_like(plan.sample, epoch),
-        label=plan.label,
-        target_index=plan.sample,
-        target_sizes=case.target.sizes,
-        offsets=case.index.offsets,
-        members=case.index.members,
-        aux_sizes=case.aux.sizes,
-        lam_quantiles=case.sampler.quantiles,
-        size=(case.settings.image_size, case.settings.image_size),
-    )
-
-
 def test_cutmix_pastes_the_partner_and_weighs_labels_by_area() -> None:
     case = Case(alpha=1.0, fold=False)
     plan = case.plan("cutmix", 1)
     images = array(case.target_images(plan))
-    mixed, own = pasted(case, images, images[plan.partner.numpy()], plan)
+    mixed, own = pasted(images, array(case.partner_images(plan)), plan)
     np.testing.assert_allclose(array(case.mixed(plan)), mixed, atol=1e-6)
     np.testing.assert_allclose(array(plan.lam), own, rtol=1e-6)
     assert len(set(own.round(3))) > 3
     logits = log_softmax(logits_of(case, case.mixed(plan))[1])
-    soft = own[:, None] * np.eye(3)[plan.label] + (1 - own[:, None]) * np.eye(3)[plan.label[plan.partner]]
+    soft = own[:, None] * np.eye(3)[plan.label] + (1 - own[:, None]) * np.eye(3)[plan.second_classes]
     assert case.loss("cutmix", plan).item() == pytest.approx(-(soft * logits).sum(1).mean(), rel=1e-5)
 
 
 def test_xcutmix_pastes_the_auxiliary_image_and_weighs_both_heads_by_area() -> None:
     case = Case(alpha=1.0, fold=False, source_weight=0.7)
     plan = case.plan("xcutmix", 1)
-    mixed, own = pasted(case, array(case.target_images(plan)), array(case.auxiliary_images(plan)), plan)
+    mixed, own = pasted(array(case.target_images(plan)), array(case.auxiliary_images(plan)), plan)
     np.testing.assert_allclose(array(case.mixed(plan)), mixed, atol=1e-6)
     _, target, source = logits_of(case, case.mixed(plan))
     losses = own * cross_entropy(target, plan.label) + 0.7 * (1 - own) * cross_entropy(source, plan.second_classes)
     assert case.loss("xcutmix", plan).item() == pytest.approx(losses.mean(), rel=1e-5)
 
 
-def test_boxes_lie_anywhere_and_depend_on_seed_and_epoch() -> None:
-    case = Case(batch_size=12)
-    plan = case.sampler.plan(0)
-    centers = torch.stack([drawn_for(case, plan, epoch).center for epoch in range(200)])
-    assert centers.shape == (200, 12, 2) and centers.min() >= 0 and centers.max() < 1
-    assert float((centers.mean((0, 1)) - 0.5).abs().max()) < 0.02
-    assert float((centers.var((0, 1)) - 1 / 12).abs().max()) < 0.005
-
+def test_boxes_depend_on_seed_and_epoch() -> None:
     def boxes(step: int, **settings: Any) -> Tensor:
         sampler = Case(batch_size=12, alpha=1.0, **settings).sampler
-        found = sampler.plan(step, second="partner", box=True).box
-        assert found is not None
-        return found
+        plan = sampler.plan(step, second="partner", box=True)
+        assert plan.mix.boxed.all()
+        return plan.mix.box
 
     assert torch.equal(boxes(7), boxes(7)) and not torch.equal(boxes(7), boxes(8))
     assert not torch.equal(boxes(7), boxes(7, seed=1))
     auxiliary = Case(batch_size=12, alpha=1.0).sampler.plan(7, second="auxiliary", box=True)
-    assert torch.equal(auxiliary.box, boxes(7))  # the same for every method
+    assert torch.equal(auxiliary.mix.box, boxes(7))  # the same for every method
 
 
 # --- Co-Tuning ---
@@ -320,7 +291,9 @@ def test_seqtrain_first_learns_the_source_then_the_target() -> None:
             expected = cross_entropy(source, plan.second_classes).mean()
         else:
             wanted = plain.sampler.plan(step - 4)
-            assert torch.equal(plan.label, wanted.label) and torch.equal(plan.crops.window, wanted.crops.window)
+            assert torch.equal(plan.label, wanted.label) and torch.equal(
+                plan.mix.target_crops.window, wanted.mix.target_crops.window
+            )
             _, target, _ = logits_of(case, case.target_images(wanted))
             expected = cross_entropy(target, plan.label).mean()
         if step == 4:
@@ -339,14 +312,13 @@ def test_seqtrain_first_learns_the_source_then_the_target() -> None:
 def test_seqtrain_draws_from_the_union_of_the_auxiliary_images() -> None:
     case = Case(batch_size=12)
     plans = [case.sampler.plan(step, any_class=True) for step in range(300)]
-    indices = torch.cat([plan.auxiliary.index for plan in plans if plan.auxiliary is not None])
+    indices = torch.cat([plan.mix.aux_crops.index for plan in plans])
     counts = indices.bincount(minlength=8)
     assert counts[2] == counts[6] == 0  # of no class
     expected = 3600 / 6
     assert (counts[[0, 1, 3, 4, 5, 7]] - expected).abs().max() < 5 * expected**0.5
     for plan in plans[:5]:
-        assert plan.auxiliary is not None
-        assert torch.equal(plan.second_classes, case.aux.labels[plan.auxiliary.index])
+        assert torch.equal(plan.second_classes, case.aux.labels[plan.mix.aux_crops.index])
 
 
 # --- settings ---

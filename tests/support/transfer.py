@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,13 @@ from torch import Tensor, nn
 from xmixup_fast.batches.plan import StepPlan
 from xmixup_fast.batches.render import Pools, render, render_auxiliary
 from xmixup_fast.batches.sampler import Sampler
-from xmixup_fast.data.center_crops import center_crop_batches
+from xmixup_fast.data.center_crops import center_crop_batches, plain_images
 from xmixup_fast.methods import METHODS, REGULARIZERS, Method
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.ops.image_format import ImageFormat, OutputBuffers
-from xmixup_fast.ops.image_pool import ImagePool, Images
+from xmixup_fast.ops.image_pool import Crops, ImagePool, Images
 from xmixup_fast.runtime.device import DTYPES
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.trainer import StepParts, Trainer
@@ -83,14 +82,25 @@ class Case:
 
     def target_images(self, plan: StepPlan) -> Tensor:
         """The target images of a plan, as cropped there, not mixed."""
-        return self.mixed(replace(plan, lam=torch.ones_like(plan.lam), box=None, partner=None, auxiliary=None))
+        return self.alone(plan.mix.target_crops)
+
+    def partner_images(self, plan: StepPlan) -> Tensor:
+        """The partners of a plan, as cropped there, not mixed."""
+        return self.alone(plan.mix.aux_crops)
+
+    def alone(self, crops: Crops) -> Tensor:
+        """Windows of target images, not mixed."""
+        return plain_images(self.target, crops, self.form, self.buffer(len(crops.index)))
 
     def auxiliary_images(self, plan: StepPlan) -> Tensor:
         """The auxiliary images of a plan, as cropped there."""
         return render_auxiliary(plan, self.pools, self.form, self.output(plan))
 
     def output(self, plan: StepPlan) -> Tensor:
-        return OutputBuffers().get("test", len(plan), self.form, plan.lam.device)
+        return self.buffer(len(plan))
+
+    def buffer(self, batch: int) -> Tensor:
+        return OutputBuffers().get("test", batch, self.form, self.target.device)
 
     def method(self, name: str) -> Method:
         method = METHODS[name](self.settings, self.network)

@@ -202,7 +202,7 @@ def test_a_value_that_the_host_reads_fails(monkeypatch: pytest.MonkeyPatch) -> N
     original = base.render
 
     def reading(plan: StepPlan, pools: Pools, form: ImageFormat, out: Tensor) -> Tensor:
-        assert plan.crops.index.tolist()
+        assert plan.mix.target_crops.index.tolist()
         return original(plan, pools, form, out)
 
     monkeypatch.setattr(base, "render", reading)

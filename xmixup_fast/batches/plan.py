@@ -81,5 +81,5 @@ class StepPlan:
 
     def tensors(self) -> list[Tensor]:
         """All tensors of the plan, in a fixed order."""
-        given = (self.sample, self.label, self.lam, self.second_label, *self.mix)
+        given = [self.sample, self.label, self.lam, self.second_label, *self.mix]
         return [tensor for tensor in given if tensor is not None]

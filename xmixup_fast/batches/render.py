@@ -62,13 +62,13 @@ def render(plan: StepPlan, pools: Pools, form: ImageFormat, out: Tensor) -> Tens
     Returns ``out``.
     """
     second = _auxiliary(pools) if plan.second == "auxiliary" else pools.target
-    return _mix_plan(pools.target, second, plan.mix, pools, form, out)
+    return _rendered(plan.mix, pools._replace(auxiliary=second), form, out)
 
 
 def render_auxiliary(plan: StepPlan, pools: Pools, form: ImageFormat, out: Tensor) -> Tensor:
     """The plan's auxiliary images alone, as :func:`render`. Raises ValueError where there are none."""
     pool = _auxiliary(pools)
-    return _mix_plan(pool, pool, plan.mix.aux_alone(), pools, form, out)
+    return _rendered(plan.mix.aux_alone(), pools._replace(target=pool), form, out)
 
 
 def _auxiliary(pools: Pools) -> ImagePool:
@@ -77,12 +77,10 @@ def _auxiliary(pools: Pools) -> ImagePool:
     return pools.auxiliary
 
 
-def _mix_plan(
-    target: ImagePool, second: ImagePool, plan: MixPlan, pools: Pools, form: ImageFormat, out: Tensor
-) -> Tensor:
+def _rendered(plan: MixPlan, pools: Pools, form: ImageFormat, out: Tensor) -> Tensor:
     return ops.mix_plan(
-        target,
-        second,
+        pools.target,
+        _auxiliary(pools),
         plan,
         mean=form.mean,
         std=form.std,

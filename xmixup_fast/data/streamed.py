@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..ops.image_pool import Crops, ImagePool
-from .dataset import Sample
+from ..ops.mean_colors import GRID, mean_colors
+from .dataset import BadFile, Sample
 from .decoding.decoder import Decoder, ordered_map
 
 AHEAD = 2
@@ -34,6 +36,23 @@ class StreamedImages:
         self.labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64, device=device)
         self.decoder = decoder
 
+    @cached_property
+    def means(self) -> Tensor:
+        """uint8[n, 8, 8, 3]: mean colours of parts of each image, for which all images are decoded once, when asked.
+
+        Raises ValueError for an image that can no longer be decoded.
+        """
+        if self.decoder.log is not None:
+            self.decoder.log(f"reading {len(self)} streamed images once, whose mean colours --color-jitter needs")
+        decoded = self.decoder.decode(sample.image for sample in self.samples)
+        means = torch.empty((len(self), GRID, GRID, 3), dtype=torch.uint8)
+        for i, image in enumerate(decoded):
+            if isinstance(image, BadFile):
+                raise ValueError(f"{image.name}: could be decoded before and no longer can: {image.reason}")
+            size = torch.tensor([image.shape[:2]], dtype=torch.int32)
+            means[i : i + 1] = mean_colors(image.flatten(), torch.zeros(1, dtype=torch.int64), size)
+        return means.to(self.labels.device)
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -44,7 +63,7 @@ class StreamedImages:
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         """Yields a pool of windows for each batch of crops, and crops that show all of them. Decodes batches ahead.
 
-        All windows of a batch have the same size. An image that appears twice in a batch is decoded twice.
+        A window that appears twice in a batch is decoded once.
 
         Raises ValueError with the names of all images that can no longer be decoded.
         """
@@ -52,11 +71,16 @@ class StreamedImages:
             decode_windows = self.decoder.window_decoder(workers)
 
             def decode(batch: Crops) -> tuple[ImagePool, Crops]:
-                images = [self.samples[i].image for i in batch.index.tolist()]
-                windows = decode_windows(images, batch.window.tolist()).to(self.labels.device)
-                pool = ImagePool.from_dense(windows, self.labels[batch.index])
-                whole = batch.window.clone()
-                whole[:, :2] = 0
-                return pool, Crops(torch.arange(len(images), device=whole.device), whole, batch.flip)
+                asked = torch.cat([batch.index.unsqueeze(1), batch.window], dim=1)
+                distinct, index = asked.unique(dim=0, return_inverse=True)
+                rows = distinct.tolist()
+                pixels = decode_windows([self.samples[row[0]].image for row in rows], [row[1:] for row in rows])
+                sizes = distinct[:, 3:].int()
+                ends = (3 * distinct[:, 3] * distinct[:, 4]).cumsum(0)
+                offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
+                labels = self.labels[distinct[:, 0]]
+                pool = ImagePool(pixels.to(self.labels.device), offsets, sizes.contiguous(), labels)
+                whole = torch.cat([torch.zeros_like(batch.window[:, :2]), batch.window[:, 2:]], dim=1)
+                return pool, Crops(index, whole, batch.flip)
 
             yield from ordered_map(conductor, decode, crops, AHEAD)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..runtime.files import atomic_write
 from ..runtime.tensor_files import write_tensors
 from .arguments import as_int64, describe
+from .mean_colors import mean_colors
 
 FLUSH_BYTES = 2**24
 """After so many bytes, :meth:`ImagePool.write` syncs its file to the disk, while the next images are made."""
@@ -49,6 +51,10 @@ class Images(Protocol):
     @property
     def labels(self) -> Tensor:
         """int64[n]: the class of each image."""
+
+    @property
+    def means(self) -> Tensor:
+        """uint8[n, 8, 8, 3]: the mean colour of each of 8 x 8 equal parts of each image."""
 
     def __len__(self) -> int: ...
 
@@ -247,7 +253,18 @@ class ImagePool:
         """A copy of the pool on another device, or the pool itself where it is there already."""
         if self.device == torch.device(device):
             return self
-        return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
+        moved = replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
+        if "means" in vars(self):
+            vars(moved)["means"] = self.means.to(device)
+        return moved
+
+    @cached_property
+    def means(self) -> Tensor:
+        """uint8[n, 8, 8, 3]: the mean colour of each of 8 x 8 equal parts of each image, computed when first asked for.
+
+        A pixel on the border of two parts counts in both, by the share of it that lies in each.
+        """
+        return mean_colors(self.pixels, self.offsets, self.sizes)
 
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         """Yields the pool itself with each batch of crops, as :class:`Images` describes."""

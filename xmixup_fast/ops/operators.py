@@ -483,3 +483,65 @@ def _check_devices(op: str, names: Sequence[str], tensors: Sequence[Any], **opti
                 f"xmixup_fast.{op}: {name}: expected a tensor on {device}, as {names[0]}, got one on {tensor.device}"
             )
     return device
+
+
+# SHIM-BEGIN
+_old_draw = draw
+
+
+def draw(  # type: ignore[no-redef]
+    seed,
+    *,
+    sample,
+    epoch,
+    label,
+    target_index,
+    target_sizes,
+    offsets,
+    members,
+    aux_sizes,
+    lam_quantiles,
+    size,
+    flip=True,
+    box=False,
+    augmentation=None,
+    target_means=None,
+    aux_means=None,
+    aux_labels=None,
+    partner=None,
+    mixed=None,
+    one_lam=False,
+):
+    from .lam import cutmix_boxes
+
+    d = _old_draw(
+        seed,
+        sample=sample,
+        epoch=epoch,
+        label=label,
+        target_index=target_index,
+        target_sizes=target_sizes,
+        offsets=offsets,
+        members=members,
+        aux_sizes=aux_sizes,
+        lam_quantiles=lam_quantiles,
+        size=size,
+        flip=flip,
+    )
+    lam = d.lam[:1].expand_as(d.lam) if one_lam else d.lam
+    lam = lam if mixed is None else lam.where(mixed, 1.0)
+    boxes = None
+    if box:
+        boxes, lam = cutmix_boxes(lam, d.center, size)
+    aux, aux_label = d.aux_crops, None
+    if partner is not None:
+        aux = Crops(*(t[partner] for t in d.target_crops))
+        aux_label = label[partner]
+    elif not len(members):
+        aux = d.target_crops
+    elif aux_labels is not None:
+        aux_label = aux_labels[aux.index]
+    return MixPlan.of(d.target_crops, aux, lam, aux_label=aux_label, box=boxes)
+
+
+# SHIM-END

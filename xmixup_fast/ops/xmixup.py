@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .arguments import as_channels, as_flag, as_int64, as_integer, as_number, as_size, describe, is_integer
+from .augmentation import Augmentation
 from .auxiliary_index import AuxiliaryIndex, Relatives
 from .image_pool import Crops, ImagePool
-from .lam import beta_quantiles, cutmix_boxes
-from .operators import DrawOutput, draw, mix
+from .lam import beta_quantiles
+from .mix_plan import MixPlan
+from .operators import draw, mix, mix_plan
 
 Integers = Tensor | NDArray[Any] | Sequence[int]
 """One integer for each image of a batch."""
@@ -78,14 +80,22 @@ class XMixup:
             where everything happens.
         source_classes: for each target class, the labels of the auxiliary images with which it may be mixed, all of
             these images equally likely. K rows, or a mapping from the target classes 0 to K - 1 to rows.
-        size: height and width of the crops that are taken, at random places; or an integer for both.
+        size: height and width of the mixed images; or an integer for both.
         mean: of each channel, for images in 0..1: the network's own.
         std: of each channel, likewise.
         target: the images that indices refer to, where batches are given as indices.
         cutmix: paste a box of the auxiliary image, as CutMix does, whose area gives the weights; else blend.
         alpha: the weights are drawn from Beta(alpha, alpha).
         fold: take max(lam, 1 - lam), so that the target image leads.
+        crop: windows of ``size`` at random places (random), or of random size, resized to it (resized).
+        scale: least and greatest area of a resized crop, as a share of its image's; 0.08 and 1 if not given.
+        ratio: least and greatest width over height of a resized crop; 3/4 and 4/3 if not given.
         flip: mirror images left to right, half of the time.
+        color_jitter: brightness, contrast, saturation and perhaps hue; one number stands for the first three.
+        color_jitter_prob: the probability that an image's colours are changed.
+        erase: the probability that a rectangle of an image is erased.
+        erase_fill: what it is filled with: the mean colour, or noise.
+        antialias: filter resized crops that are larger than ``size``.
         seed: of all draws.
         dtype: of the images: float32, bfloat16 or float16.
         memory_format: of the images: ``torch.channels_last`` or ``torch.contiguous_format``.
@@ -110,7 +120,15 @@ class XMixup:
         cutmix: bool = False,
         alpha: float = 0.2,
         fold: bool = True,
+        crop: Literal["random", "resized"] = "random",
+        scale: Sequence[float] | None = None,
+        ratio: Sequence[float] | None = None,
         flip: bool = True,
+        color_jitter: float | Sequence[float] | None = None,
+        color_jitter_prob: float = 1.0,
+        erase: float = 0.0,
+        erase_fill: Literal["mean", "noise"] = "mean",
+        antialias: bool = False,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.channels_last,
@@ -129,13 +147,25 @@ class XMixup:
         self._channels_last = memory_format == torch.channels_last  # torch.save cannot keep a torch.memory_format
         alpha, fold = as_number("alpha", alpha, positive=True), as_flag("fold", fold)
         _check_pool("aux", aux)
+        self.augmentation = Augmentation.of(
+            crop=crop,
+            scale=scale,
+            ratio=ratio,
+            color_jitter=color_jitter,
+            color_jitter_prob=color_jitter_prob,
+            erase=erase,
+            erase_fill=erase_fill,
+            antialias=antialias,
+        ).to(aux.device)
         self._index = AuxiliaryIndex.of(aux, source_classes)
-        _check_sizes("aux", aux, self._index.members.unique(), self.size)
+        if self.augmentation.contrast:
+            self._index = self._index._replace(means=aux.means)
+        self._check_sizes("aux", aux, self._index.members.unique())
         if target is not None:
             _check_pool("target", target)
             if target.device != aux.device:
                 raise ValueError(f"target: expected a pool on {aux.device}, where aux is, got one on {target.device}")
-            _check_sizes("target", target, torch.arange(len(target), device=aux.device), self.size)
+            self._check_sizes("target", target, torch.arange(len(target), device=aux.device))
         self._quantiles = beta_quantiles(alpha, fold).to(aux.device)
 
     @property
@@ -173,10 +203,8 @@ class XMixup:
             RuntimeError: a class, epoch or index is out of range, an image smaller than the crops, or ``out`` of a
                 wrong dtype, shape or device, as for :func:`xmixup_fast.draw` and :func:`xmixup_fast.mix`.
         """
-        pool, drawn, mixed = self._draw(images, labels, sample, epoch)
-        box, lam = cutmix_boxes(drawn.lam, drawn.center, self.size) if self.cutmix else (None, drawn.lam)
-        image = self._mix(pool, drawn.target_crops, drawn.aux_crops, lam, box=box, out=out)
-        return image, mixed._replace(lam=lam)
+        pool, plan, mixed = self._draw(images, labels, sample, epoch, box=self.cutmix)
+        return self._render(pool, self.aux, plan, out), mixed
 
     def pairs(
         self,
@@ -192,10 +220,10 @@ class XMixup:
             labels, whose ``lam`` weighs both: with ``w = lam.view(-1, 1, 1, 1)``, feature maps are blended as
             ``w * target_maps + (1 - w) * aux_maps``.
         """
-        pool, drawn, mixed = self._draw(images, labels, sample, epoch)
-        alone = torch.ones_like(drawn.lam)
-        target = self._mix(pool, drawn.target_crops, drawn.aux_crops, alone)
-        return target, self._mix(self.aux, drawn.aux_crops, drawn.aux_crops, alone), mixed
+        pool, plan, mixed = self._draw(images, labels, sample, epoch, box=False)
+        alone = plan.copy()
+        alone.lam.fill_(1)
+        return self._render(pool, self.aux, alone), self._render(self.aux, self.aux, plan.aux_alone()), mixed
 
     def plain(self, images: Tensor) -> Tensor:
         """The centre crops of a batch, normalised as mixed images are: what to validate on.
@@ -229,11 +257,12 @@ class XMixup:
         moved.target = None if self.target is None else self.target.to(device)
         moved._index = self._index.to(moved.aux.device)
         moved._quantiles = self._quantiles.to(device)
+        moved.augmentation = self.augmentation.to(device)
         return moved
 
     def _draw(
-        self, images: Tensor, labels: Integers, sample: Integers | None, epoch: int | Integers | None
-    ) -> tuple[ImagePool, DrawOutput, MixedLabels]:
+        self, images: Tensor, labels: Integers, sample: Integers | None, epoch: int | Integers | None, *, box: bool
+    ) -> tuple[ImagePool, MixPlan, MixedLabels]:
         pool, index = self._pool(images)
         shape, device = index.shape, self.aux.device
         labels = as_int64("labels", labels, shape, device, ", a target class for each image")
@@ -251,46 +280,56 @@ class XMixup:
         elif isinstance(epoch, Tensor) and epoch.dim() == 0:
             epoch = epoch.expand(shape)
         epoch = as_int64("epoch", epoch, shape, device, ", an epoch for each image, or an integer")
-        drawn = draw(
+        plan = draw(
             self.seed,
             sample=sample,
             epoch=epoch,
             label=labels,
             target_index=index,
             target_sizes=pool.sizes,
+            target_means=pool.means if self.augmentation.contrast else None,
             offsets=self._index.offsets,
             members=self._index.members,
             aux_sizes=self.aux.sizes,
+            aux_means=self._index.means,
+            aux_labels=self.aux.labels,
             lam_quantiles=self._quantiles,
             size=self.size,
             flip=self.flip,
+            box=box,
+            augmentation=self.augmentation,
         )
-        return pool, drawn, MixedLabels(labels, self.aux.labels[drawn.aux_crops.index], drawn.lam)
+        return pool, plan, MixedLabels(labels, plan.aux_label.contiguous(), plan.lam.contiguous())
 
-    def _mix(
-        self,
-        pool: ImagePool,
-        crops: Crops,
-        aux_crops: Crops,
-        lam: Tensor,
-        *,
-        box: Tensor | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        return mix(
+    def _render(self, pool: ImagePool, aux: ImagePool, plan: MixPlan, out: Tensor | None = None) -> Tensor:
+        return mix_plan(
             pool,
-            crops,
-            self.aux,
-            aux_crops,
-            lam,
+            aux,
+            plan,
             mean=self.mean,
             std=self.std,
             size=self.size,
-            box=box,
+            augmentation=self.augmentation,
             dtype=self.dtype,
             memory_format=self.memory_format,
             out=out,
         )
+
+    def _check_sizes(self, name: str, pool: ImagePool, which: Tensor) -> None:
+        """Raises ValueError where one of these images of the pool, int64[n], is smaller than the crops.
+
+        Resized crops fit into any image.
+        """
+        if self.augmentation.scale is not None:
+            return
+        sizes = pool.sizes[which]
+        small = (sizes < torch.tensor(self.size, device=sizes.device)).any(1).nonzero().flatten().tolist()
+        if small:
+            height, width = sizes[small[0]].tolist()
+            raise ValueError(
+                f"size: expected crops that fit into the images, got {self.size[0]} x {self.size[1]}; image "
+                f"{int(which[small[0]])} of {name} has {height} x {width}"
+            )
 
     def _pool(self, images: Tensor) -> tuple[ImagePool, Tensor]:
         if not isinstance(images, Tensor):
@@ -318,22 +357,10 @@ class XMixup:
 
 
 # For torch.load, which takes no other classes by default.
-torch.serialization.add_safe_globals([AuxiliaryIndex, MixedLabels, XMixup])
+torch.serialization.add_safe_globals([Augmentation, AuxiliaryIndex, MixedLabels, XMixup])
 
 
 def _check_pool(name: str, pool: object) -> None:
     """Raises TypeError for what is no pool."""
     if not isinstance(pool, ImagePool):
         raise TypeError(f"{name}: expected an ImagePool, got {describe(pool)}; ImagePool.from_images makes one")
-
-
-def _check_sizes(name: str, pool: ImagePool, which: Tensor, size: tuple[int, int]) -> None:
-    """Raises ValueError where one of these images of the pool, int64[n], is smaller than the crops."""
-    sizes = pool.sizes[which]
-    small = (sizes < torch.tensor(size, device=sizes.device)).any(1).nonzero().flatten().tolist()
-    if small:
-        height, width = sizes[small[0]].tolist()
-        raise ValueError(
-            f"size: expected crops that fit into the images, got {size[0]} x {size[1]}; image {int(which[small[0]])} "
-            f"of {name} has {height} x {width}"
-        )

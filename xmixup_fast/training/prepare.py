@@ -98,7 +98,8 @@ class TrainingSetup:
     def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
         """The batches that the first step looks at, each [B, 3, size, size], and the titles of their images."""
         parts, form = self.parts, self.parts.network.image_format(self.images.settings.image_size)
-        ((plan, pools),) = fetch(parts.images, parts.auxiliary, [parts.method.plan(parts.sampler, 0)])
+        plans = [parts.method.plan(parts.sampler, 0)]
+        ((plan, pools),) = fetch(parts.images, parts.auxiliary, plans, parts.sampler.augmentation)
         titles = parts.method.titles(plan, parts.network.classes, list(map(readable_name, self.source_classes)))
         return parts.method.images(plan, pools, form, OutputBuffers()), titles
 
@@ -168,6 +169,8 @@ def prepare(
     weights = [sample.weight for sample in without(data.dataset.train, images.bad)]
     log(_counts(settings, images, sum(weights)))
     index = auxiliary.index if auxiliary else None
+    if auxiliary and index and settings.changes_contrast:
+        index = index._replace(means=auxiliary.pool.means)
     rank, world_size = distributed.rank(), distributed.world_size()
     sampler = Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights)
     if settings.class_weights is not None:

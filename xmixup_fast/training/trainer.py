@@ -210,7 +210,8 @@ class Trainer:
         self._batches = self._batches_from_here()
 
     def _batches_from_here(self) -> Iterator[tuple[StepPlan, Pools]]:
-        yield from fetch(self.images, self.auxiliary, (self._plan(step) for step in range(self.steps_done, self.steps)))
+        plans = (self._plan(step) for step in range(self.steps_done, self.steps))
+        yield from fetch(self.images, self.auxiliary, plans, self.sampler.augmentation)
 
     def _plan(self, step: int) -> StepPlan:
         with self.span("plan"):

@@ -20,7 +20,7 @@ from torch.utils.dlpack import from_dlpack
 from ..dataset import BadFile, Image
 from .decoder import Decoder, ordered_map
 from .notes import Notes
-from .steps import Encoded, Steps, Windows, kept_size
+from .steps import Encoded, Steps, Windows, kept_size, window_bytes, window_views
 
 BATCH_IMAGES = 16
 BATCH_BYTES = 2**25
@@ -72,14 +72,19 @@ class DaliDecoder(Decoder):
             batch = steps.crop_each(workers, encoded, windows)
             _warn(len(data), error)
             return batch
-        if len(data) == len(images):
-            return from_dlpack(regions.as_tensor())
-        others = [i for i in range(len(images)) if i not in data]
-        batch = torch.empty(len(images), *windows[0][2:], 3, dtype=torch.uint8)
-        batch[others] = steps.crop_each(workers, [encoded[i] for i in others], [windows[i] for i in others])
+        if len(data) == len(images) and regions.is_dense_tensor():
+            return from_dlpack(regions.as_tensor()).flatten()
+        pixels = torch.empty(window_bytes(windows), dtype=torch.uint8)
+        places = window_views(pixels, windows)
         for i, region in zip(data, regions, strict=True):
-            batch[i] = from_dlpack(region)
-        return batch
+            places[i].copy_(from_dlpack(region))
+        others = [i for i in range(len(images)) if i not in data]
+        if others:
+            rest = [windows[i] for i in others]
+            cropped = window_views(steps.crop_each(workers, [encoded[i] for i in others], rest), rest)
+            for i, crop in zip(others, cropped, strict=True):
+                places[i].copy_(crop)
+        return pixels
 
     def _crop_whole(self, workers: Executor, pipeline: _Pipeline, images: Sequence[Image], windows: Windows) -> Tensor:
         """Decodes whole images, a few at a time, and copies their windows."""

@@ -67,11 +67,11 @@ class Decoder(ABC):
 
     @abstractmethod
     def window_decoder(self, workers: Executor) -> Callable[[Sequence[Image], Windows], Tensor]:
-        """Makes a function that decodes one window of each image, uint8[B, height, width, 3].
+        """Makes a function that decodes one window of each image, one after the other: uint8[bytes], as in a pool.
 
-        Its pixels are equal to the same pixels of :meth:`decode`. The function takes B images and their windows, which
-        all have one size and lie inside their images, and is called by one thread at a time. It raises ValueError with
-        the names of all images that cannot be decoded. ``workers`` decode, with as many threads as the decoder has.
+        Its pixels are equal to the same pixels of :meth:`decode`. The function takes B >= 1 images and their windows,
+        which lie inside their images, and is called by one thread at a time. It raises ValueError with the names of all
+        images that cannot be decoded. ``workers`` decode, with as many threads as the decoder has.
         """
 
     def all_unreadable(self, samples: Sequence[Sample], bad: Sequence[BadFile]) -> bool:

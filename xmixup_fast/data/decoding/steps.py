@@ -114,27 +114,27 @@ class Steps:
     def crop_each(
         self, workers: Executor, items: Sequence[Item], windows: Windows, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """Copies one window of each image to a batch on ``device``, uint8[B, height, width, 3].
+        """Copies one window of each image to ``device``, one after the other: uint8[bytes], as a pool has them.
 
         Images that have not been read or decoded are, by ``workers``.
 
         Raises ValueError with the names of all images that cannot be decoded.
         """
-        out = torch.empty(len(windows), *windows[0][2:], 3, dtype=torch.uint8, device=device)
+        pixels = torch.empty(window_bytes(windows), dtype=torch.uint8, device=device)
 
-        def crop(item: Item, window: Sequence[int], row: Tensor) -> BadFile | None:
+        def crop(item: Item, window: Sequence[int], place: Tensor) -> BadFile | None:
             resized = self._resized(item)
             if isinstance(resized, BadFile):
                 return resized
             top, left, height, width = window
-            row.copy_(resized[top : top + height, left : left + width])
+            place.copy_(resized[top : top + height, left : left + width])
             return None
 
-        bad = [result for result in workers.map(crop, items, windows, out) if result]
+        bad = [result for result in workers.map(crop, items, windows, window_views(pixels, windows)) if result]
         if bad:
             lines = "".join(f"\n  {item.name}: {item.reason}" for item in bad)
             raise ValueError(f"images that could be decoded before no longer can:{lines}")
-        return out
+        return pixels
 
     def _resized(self, item: Item) -> Tensor | BadFile:
         """Takes all steps that have not been taken: uint8[H, W, 3] on any device."""
@@ -151,6 +151,18 @@ class Steps:
             return item
         resized: Tensor = resize(item.permute(2, 0, 1), [self.short_side], antialias=True)
         return resized.permute(1, 2, 0)
+
+
+def window_bytes(windows: Windows) -> int:
+    """The bytes of the pixels of windows."""
+    return sum(3 * height * width for _, _, height, width in windows)
+
+
+def window_views(pixels: Tensor, windows: Windows) -> list[Tensor]:
+    """Each of some windows that lie one after the other in uint8[bytes]: uint8[height, width, 3]."""
+    sizes = [3 * height * width for _, _, height, width in windows]
+    parts = zip(pixels.split(sizes), windows, strict=True)
+    return [part.view(height, width, 3) for part, (_, _, height, width) in parts]
 
 
 def kept_size(height: int, width: int) -> tuple[int, int]:
