@@ -2,7 +2,8 @@
 
 At the end of a parallel loop, threads of GNU OpenMP (libgomp), which torch brings on Linux, spin until the last one is
 there, 300,000 rounds or about 7 ms, before they sleep. Where other processes want the cores, they hold the very core
-that the last thread waits for. A short spin outlasts the waits of an idle machine, nearly all, and little more.
+that the last thread waits for. Threads that never spin have to be woken after each loop, which costs time on an idle
+machine. A short spin is between the two: bench/busy.py measures them all.
 
 A CPU quota stops all threads of a container once they have used it up, until its next period. One of OpenMP's threads
 that is stopped stops all at the end of the loop, so that the quota is rounded down.
@@ -19,8 +20,8 @@ import sys
 
 from .control_group import cpu_quota
 
-SPIN_COUNT = 20_000
-"""Rounds of about 24 ns that threads of libgomp spin, as bench/busy.py measures them."""
+SPIN_COUNT = 10_000
+"""Rounds that threads of libgomp spin, of about 24 ns each."""
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 """Environment variables that say how threads wait."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
