@@ -138,3 +138,8 @@ def test_functions_take_no_more_threads_than_the_quota_feeds(
             assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_documentation_names_the_same_count() -> None:
+    page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    assert f'os.environ.setdefault("GOMP_SPINCOUNT", "{openmp.SPIN_COUNT}")' in page
