@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "xmixup") -> int:
 
 def _run(arguments: Sequence[str], prog: str) -> int:
     from .cli import exit_status  # late, so that an interrupt within is a line, too
+    from .runtime.openmp import set_environment
 
+    set_environment()
     command, *rest = [*arguments, ""]
     module = command.replace("-", "_")
     if module.replace("_", "-") in COMMANDS:

@@ -25,10 +25,12 @@ import sys
 from collections.abc import Sequence
 
 from .cli import exit_status, parse_settings
+from .runtime.openmp import set_environment
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.train") -> int:
     """Runs the command; returns its exit status, 2 for an error that the user can mend."""
+    set_environment()
     given = sys.argv[1:] if arguments is None else arguments
 
     def work() -> None:

@@ -76,7 +76,7 @@ class Options:
     device: str = "auto"
     """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
     threads: int | None = None
-    """CPU threads; PyTorch's default if not given."""
+    """CPU threads; if not given, PyTorch's default, or what a CPU quota feeds if that is less."""
 
 
 def run(options: Options, log: Callable[[str], object] = print, *, writes: bool = True) -> EvaluationResult:

@@ -149,13 +149,17 @@ class Exporter:
         import onnxruntime
         import torch
 
+        from ..runtime.device import default_threads
+
         program = torch.onnx.export(
             self.program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
         )
         assert program is not None
         program.model.metadata_props.update(self.metadata(program=True))
         program.save(path, external_data=False)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = default_threads()  # it has threads of its own, by default one for each core
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
     def expected(self, images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from ..cli import Parser, exit_status
+from ..runtime.openmp import cpu_count, describe_threads, describe_waiting
 
 _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
 
@@ -28,8 +29,11 @@ def _version(*packages: str) -> str:
 
 def collect() -> dict[str, str]:
     """Versions, build and devices, a printable line each."""
+    cpus = cpu_count()  # before torch, which may bind the thread to one
+
     import torch
 
+    from ..runtime.device import default_threads
     from ..runtime.extension import build_info, cpu_level
 
     build = build_info()
@@ -49,7 +53,8 @@ def collect() -> dict[str, str]:
         "pillow-heif": _version("pillow-heif"),
         "Python": platform.python_version(),
         "system": platform.platform(),
-        "threads": str(torch.get_num_threads()),
+        "threads": describe_threads(default_threads(), cpus),
+        "waiting": describe_waiting(),
         "GPUs": ", ".join(gpus) or "none",
     }
 

@@ -105,7 +105,7 @@ def predict(
 
     from ..data.decoding.choose import make_decoder
     from ..models.trained import load, needed_temperature
-    from ..runtime.device import usable_device
+    from ..runtime.device import default_threads, usable_device
 
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
@@ -118,7 +118,7 @@ def predict(
     network, preprocessing = load(weights)
     temperature = needed_temperature(weights) if calibrated else 1.0
     classifier = _Classifier(network, preprocessing, top_k, place, flip=tta == "flip", temperature=temperature)
-    decode = make_decoder(decoder, classifier.preprocessing.resize, place, torch.get_num_threads(), _complain).decode
+    decode = make_decoder(decoder, classifier.preprocessing.resize, place, default_threads(), _complain).decode
     paths = [images] if isinstance(images, str | os.PathLike) else images
     return _predictions(paths, decode, classifier, batch_size, bad_files)
 

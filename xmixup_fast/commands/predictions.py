@@ -53,16 +53,16 @@ def _line(one: Prediction | BadFile) -> str:
 
 def _thumbnail(one: Prediction | BadFile) -> str:
     """A small picture of an image, as an HTML element; empty for a file that cannot be used, or is gone by now."""
-    import torch
     from PIL import Image
 
     from ..data.decoding.decoder import PillowDecoder
     from ..report.html import jpeg_url
     from ..report.notebook import paper
+    from ..runtime.device import default_threads
 
     if isinstance(one, BadFile):
         return ""
-    (pixels,) = PillowDecoder(THUMBNAIL, torch.get_num_threads()).decode([FileImage(Path(one.file))])
+    (pixels,) = PillowDecoder(THUMBNAIL, default_threads()).decode([FileImage(Path(one.file))])
     if isinstance(pixels, BadFile):
         return ""
     picture = Image.fromarray(pixels.numpy())

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.device import reproducible, usable_device
+from ..runtime.device import default_threads, reproducible, usable_device
 from ..runtime.files import write_text
 from ..settings.fields import Settings
 from ..training.prepare import prepare
@@ -87,7 +87,7 @@ def _peak_memory() -> int:
 
 
 def _machine(settings: Settings) -> dict[str, Any]:
-    return {"device": usable_device(settings.device), "threads": settings.threads or torch.get_num_threads()}
+    return {"device": usable_device(settings.device), "threads": settings.threads or default_threads()}
 
 
 def _end_with_parent() -> None:

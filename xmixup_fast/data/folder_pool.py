@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from ..ops.image_pool import ImagePool
+from ..runtime.device import default_threads
 from ..settings.fields import Settings
 from ..settings.values import as_type
 from .bad_files import refuse_bad_files, skipped
@@ -64,7 +65,7 @@ def decoded_pool(
     """
     _check(resize, decoder)
     short_side = None if resize == "full" else int(resize)
-    decode = make_decoder(decoder, short_side, torch.device("cpu"), torch.get_num_threads(), log)
+    decode = make_decoder(decoder, short_side, torch.device("cpu"), default_threads(), log)
     store = ImageStore(decode, None, None, log)
     return replace(store.build(samples, title), classes=tuple(names)), store.bad
 

@@ -7,12 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 import matplotlib
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.dataset import BadFile, Dataset, Sample
 from ..data.decoding.decoder import PillowDecoder
 from ..models.class_names import readable_name
+from ..runtime.device import default_threads
 from ..selection.choice import MARK, Selection
 
 ROWS = 20
@@ -37,7 +37,7 @@ def contact_sheets(
     shown. Doubtful scores are marked, see :mod:`~xmixup_fast.selection.doubt`. ``max_classes`` limits the rows to the
     first target classes.
     """
-    decoder = PillowDecoder(THUMBNAIL, torch.get_num_threads())
+    decoder = PillowDecoder(THUMBNAIL, default_threads())
 
     def thumbnails(samples: Iterable[Sample], count: int) -> list[Image.Image]:
         rest = iter(samples)

@@ -1,1 +1,1 @@
-"""Files, devices, processes and signals: what every room of the package needs from the machine that it runs on."""
+"""Files, devices, processes, signals, limits: what every room of the package needs from the machine that it runs on."""

@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 
 from . import distributed
+from .control_group import memory_left
 from .extension import build_info
+from .openmp import threads_under_quota
 
 
 def usable_device(name: str) -> str:
@@ -51,8 +53,8 @@ def usable_device(name: str) -> str:
 def reproducible(seed: int, threads: int | None) -> Iterator[None]:
     """Seeds PyTorch's random number generators, and lets cuDNN use deterministic kernels only.
 
-    Also sets PyTorch's number of CPU threads, if given, takes float32 as the default dtype, and turns gradients on,
-    whatever the caller has set. Afterwards, all of it is as it was before.
+    Also sets PyTorch's number of CPU threads, to :func:`default_threads` if not given, takes float32 as the default
+    dtype, and turns gradients on, whatever the caller has set. Afterwards, all of it is as it was before.
     """
     threads_before, dtype_before = torch.get_num_threads(), torch.get_default_dtype()
     devices = range(torch.cuda.device_count())
@@ -63,7 +65,7 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
         torch.enable_grad(),
     ):
         torch.manual_seed(seed)
-        torch.set_num_threads(threads or threads_before)
+        torch.set_num_threads(threads or default_threads())
         torch.set_default_dtype(torch.float32)
         try:
             yield
@@ -72,11 +74,20 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
             torch.set_default_dtype(dtype_before)
 
 
+def default_threads() -> int:
+    """PyTorch's number of CPU threads, or those that a CPU quota feeds, if these are fewer.
+
+    PyTorch itself starts a thread for each core of the machine, however little of them a container may use. Where
+    OMP_NUM_THREADS or MKL_NUM_THREADS is set, PyTorch's number holds.
+    """
+    return threads_under_quota(torch.get_num_threads())
+
+
 def free_memory(device: torch.device) -> int:
-    """How many bytes can still be allocated on a device; on a CPU, within the limit of the process's control group."""
+    """How many bytes can still be allocated on a device; on a CPU, within the limits of control groups."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(min(_available(), _left_to_control_group()))
+    return int(min(_available(), memory_left()))
 
 
 def _available() -> int:
@@ -86,20 +97,6 @@ def _available() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):  # systems other than Linux: all memory, free or not
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _left_to_control_group() -> float:
-    """How many bytes the limit of a control group (version 2) leaves; infinity without a limit.
-
-    Pages of files that have not been used lately count as free, because the kernel drops them first.
-    """
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = int((folder / "memory.max").read_text())
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return max(limit - int((folder / "memory.current").read_text()) + int(statistics["inactive_file"]), 0)
-    except (OSError, ValueError, KeyError):
-        return float("inf")
 
 
 DTYPES = {None: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

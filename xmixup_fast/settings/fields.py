@@ -230,7 +230,7 @@ class Settings:
     """Where to train: cpu, cuda or cuda:1; auto takes a GPU where there is one. Each process that torchrun starts takes
     a GPU of its own."""
     threads: int | None = None
-    """CPU threads; PyTorch's default if not given."""
+    """CPU threads; if not given, PyTorch's default, or what a CPU quota feeds if that is less."""
     resume: Literal["never", "auto"] = "never"
     """Go on with the run that the output folder holds, or begin one where it holds none (auto)."""
     data_changed: Literal["error", "ignore"] = "error"

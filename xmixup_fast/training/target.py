@@ -20,6 +20,7 @@ from ..data.manifest import Manifest, Match, Row, reasons
 from ..data.near_duplicates import SHORT_SIDE, near_duplicates
 from ..data.sources import read_target, real_name
 from ..data.understood import class_counts, to_json, understood
+from ..runtime.device import default_threads
 from ..runtime.distributed import local_rank_zero_first
 from ..settings.fields import Settings
 from ..settings.identity import short_hash
@@ -120,7 +121,7 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
     for line in _seen_before(settings, done.dataset, contents):
         log(line)
     if settings.near_duplicates:
-        threads = settings.threads or torch.get_num_threads()
+        threads = settings.threads or default_threads()
         decoder = make_decoder(settings.decoder, SHORT_SIDE, torch.device("cpu"), threads, log)
         for line in near_duplicates(done.dataset, contents, decoder):
             log(line)
@@ -156,7 +157,7 @@ def contents_of(
 ) -> tuple[dict[str, Content], list[BadFile]]:
     """The contents of images of a dataset, and those that cannot be read. OSError where the cache cannot be written."""
     with local_rank_zero_first():
-        return read_contents(dataset, samples, settings.cache_folder, settings.threads or torch.get_num_threads())
+        return read_contents(dataset, samples, settings.cache_folder, settings.threads or default_threads())
 
 
 def _recorded(match: Match, settings: Settings, log: Callable[[str], object]) -> Dataset:
