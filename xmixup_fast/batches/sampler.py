@@ -12,8 +12,8 @@ from .. import ops
 from ..ops.arguments import as_int64
 from ..ops.auxiliary_index import NO_AUXILIARY, AuxiliaryIndex
 from ..ops.image_pool import Images
-from ..ops.lam import beta_quantiles, cutmix_boxes
-from ..ops.operators import DrawOutput
+from ..ops.lam import beta_quantiles
+from ..ops.mix_plan import MixPlan
 from ..settings.fields import Settings
 from .plan import Second, StepPlan
 from .seeds import SeedUse, hash_integers
@@ -114,28 +114,23 @@ class Sampler:
         position = torch.arange(begin, end, device=self.device)
         sample, repetition = self._order(begin, end)
         label = self.labels[sample]
-        drawn = self._draw(sample, repetition, position, any_class)
         generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
         # Drawn in this order whether needed or not, so that all methods see the same partners and weights.
         partner = self._to_device(torch.randperm(len(sample), generator=generator))
         chance = self._to_device(torch.rand(len(sample), generator=generator, dtype=torch.float32))
-
-        lam, boxes = torch.ones_like(drawn.lam), None
-        if second is not None:
-            lam = self._lam(drawn.lam, chance, position)
-            if box:
-                boxes, lam = cutmix_boxes(lam, drawn.center, (settings.image_size, settings.image_size))
+        mixed = self._mixed(chance, position) if second is not None else torch.zeros_like(sample, dtype=torch.bool)
+        drawn = self._draw(sample, repetition, position, mixed, box=box, any_class=any_class)
         second_label = None
         if second == "partner":
             second_label = label[partner]
         elif self.has_auxiliary:
-            second_label = self.auxiliary.labels[drawn.aux_crops.index]
+            second_label = drawn.aux_label
         plan = StepPlan(
             sample=sample,
             label=label,
             crops=drawn.target_crops,
-            lam=lam,
-            box=boxes,
+            lam=drawn.lam,
+            box=drawn.box if box and second is not None else None,
             partner=partner if second == "partner" else None,
             auxiliary=drawn.aux_crops if self.has_auxiliary else None,
             second_label=second_label,
@@ -167,8 +162,13 @@ class Sampler:
             raise ValueError(f"weights[{worst}]: expected a positive integer, got {int(weight[worst])}")
         return weight
 
-    def _draw(self, sample: Tensor, repetition: Tensor, position: Tensor, any_class: bool) -> DrawOutput:
-        """All that depends on seed, image, repetition and epoch alone, for samples at positions of the run's order."""
+    def _draw(
+        self, sample: Tensor, repetition: Tensor, position: Tensor, mixed: Tensor, *, box: bool, any_class: bool
+    ) -> MixPlan:
+        """All that depends on seed, image, repetition and epoch alone, for samples at positions of the run's order.
+
+        ``lam`` is 1 where a sample is not ``mixed``.
+        """
         settings = self.settings
         auxiliary = self.any_class if any_class else self.auxiliary
         return ops.draw(
@@ -184,6 +184,10 @@ class Sampler:
             lam_quantiles=self.quantiles,
             size=(settings.image_size, settings.image_size),
             flip=settings.flip,
+            box=box,
+            aux_labels=auxiliary.labels,
+            mixed=mixed,
+            one_lam=settings.lam_per == "batch",
         )
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
@@ -231,9 +235,8 @@ class Sampler:
         samples, repetitions = zip(*parts, strict=True)
         return torch.cat(samples), torch.cat(repetitions)
 
-    def _lam(self, drawn: Tensor, chance: Tensor, position: Tensor) -> Tensor:
-        """The weights that were drawn, or the first of them for the whole batch; 1 where a sample is not mixed."""
+    def _mixed(self, chance: Tensor, position: Tensor) -> Tensor:
+        """Which samples are mixed: bool[B]."""
         if self.settings.lam_per == "batch":
-            drawn, chance = drawn[:1].expand_as(drawn), chance[:1].expand_as(chance)
-        mixed = (chance < self.settings.mix_probability) & (position < self.mixed_samples)
-        return drawn.where(mixed, 1.0)
+            chance = chance[:1].expand_as(chance)
+        return (chance < self.settings.mix_probability) & (position < self.mixed_samples)

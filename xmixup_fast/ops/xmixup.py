@@ -13,8 +13,9 @@ from torch import Tensor
 from .arguments import as_channels, as_flag, as_int64, as_integer, as_number, as_size, describe, is_integer
 from .auxiliary_index import AuxiliaryIndex, Relatives
 from .image_pool import Crops, ImagePool
-from .lam import beta_quantiles, cutmix_boxes
-from .operators import DrawOutput, draw, mix
+from .lam import beta_quantiles
+from .mix_plan import MixPlan
+from .operators import draw, mix, mix_plan
 
 Integers = Tensor | NDArray[Any] | Sequence[int]
 """One integer for each image of a batch."""
@@ -173,10 +174,19 @@ class XMixup:
             RuntimeError: a class, epoch or index is out of range, an image smaller than the crops, or ``out`` of a
                 wrong dtype, shape or device, as for :func:`xmixup_fast.draw` and :func:`xmixup_fast.mix`.
         """
-        pool, drawn, mixed = self._draw(images, labels, sample, epoch)
-        box, lam = cutmix_boxes(drawn.lam, drawn.center, self.size) if self.cutmix else (None, drawn.lam)
-        image = self._mix(pool, drawn.target_crops, drawn.aux_crops, lam, box=box, out=out)
-        return image, mixed._replace(lam=lam)
+        pool, plan, mixed = self._draw(images, labels, sample, epoch, box=self.cutmix)
+        image = mix_plan(
+            pool,
+            self.aux,
+            plan,
+            mean=self.mean,
+            std=self.std,
+            size=self.size,
+            dtype=self.dtype,
+            memory_format=self.memory_format,
+            out=out,
+        )
+        return image, mixed
 
     def pairs(
         self,
@@ -192,10 +202,8 @@ class XMixup:
             labels, whose ``lam`` weighs both: with ``w = lam.view(-1, 1, 1, 1)``, feature maps are blended as
             ``w * target_maps + (1 - w) * aux_maps``.
         """
-        pool, drawn, mixed = self._draw(images, labels, sample, epoch)
-        alone = torch.ones_like(drawn.lam)
-        target = self._mix(pool, drawn.target_crops, drawn.aux_crops, alone)
-        return target, self._mix(self.aux, drawn.aux_crops, drawn.aux_crops, alone), mixed
+        pool, plan, mixed = self._draw(images, labels, sample, epoch, box=False)
+        return self._alone(pool, plan.target_crops), self._alone(self.aux, plan.aux_crops), mixed
 
     def plain(self, images: Tensor) -> Tensor:
         """The centre crops of a batch, normalised as mixed images are: what to validate on.
@@ -206,19 +214,7 @@ class XMixup:
         size = torch.tensor(self.size, dtype=torch.int32, device=index.device).expand(len(index), 2)
         window = torch.cat([(pool.sizes[index] - size) // 2, size], dim=1)
         crops = Crops(index, window, torch.zeros_like(index, dtype=torch.bool))
-        alone = torch.ones(len(index), device=index.device)
-        return mix(
-            pool,
-            crops,
-            pool,
-            crops,
-            alone,
-            mean=self.mean,
-            std=self.std,
-            size=self.size,
-            dtype=self.dtype,
-            memory_format=self.memory_format,
-        )
+        return self._alone(pool, crops)
 
     def to(self, device: torch.device | str) -> XMixup:
         """The same draws with images on another device, or itself where they are there already."""
@@ -232,8 +228,8 @@ class XMixup:
         return moved
 
     def _draw(
-        self, images: Tensor, labels: Integers, sample: Integers | None, epoch: int | Integers | None
-    ) -> tuple[ImagePool, DrawOutput, MixedLabels]:
+        self, images: Tensor, labels: Integers, sample: Integers | None, epoch: int | Integers | None, *, box: bool
+    ) -> tuple[ImagePool, MixPlan, MixedLabels]:
         pool, index = self._pool(images)
         shape, device = index.shape, self.aux.device
         labels = as_int64("labels", labels, shape, device, ", a target class for each image")
@@ -251,7 +247,7 @@ class XMixup:
         elif isinstance(epoch, Tensor) and epoch.dim() == 0:
             epoch = epoch.expand(shape)
         epoch = as_int64("epoch", epoch, shape, device, ", an epoch for each image, or an integer")
-        drawn = draw(
+        plan = draw(
             self.seed,
             sample=sample,
             epoch=epoch,
@@ -264,32 +260,25 @@ class XMixup:
             lam_quantiles=self._quantiles,
             size=self.size,
             flip=self.flip,
+            box=box,
+            aux_labels=self.aux.labels,
         )
-        return pool, drawn, MixedLabels(labels, self.aux.labels[drawn.aux_crops.index], drawn.lam)
+        # Copied out of the plan's rows, so that labels are tensors without gaps.
+        return pool, plan, MixedLabels(labels, plan.aux_label.contiguous(), plan.lam.contiguous())
 
-    def _mix(
-        self,
-        pool: ImagePool,
-        crops: Crops,
-        aux_crops: Crops,
-        lam: Tensor,
-        *,
-        box: Tensor | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
+    def _alone(self, pool: ImagePool, crops: Crops) -> Tensor:
+        """Windows of a pool that are mixed with nothing."""
         return mix(
             pool,
             crops,
-            self.aux,
-            aux_crops,
-            lam,
+            pool,
+            crops,
+            torch.ones(len(crops.index), device=crops.index.device),
             mean=self.mean,
             std=self.std,
             size=self.size,
-            box=box,
             dtype=self.dtype,
             memory_format=self.memory_format,
-            out=out,
         )
 
     def _pool(self, images: Tensor) -> tuple[ImagePool, Tensor]:
