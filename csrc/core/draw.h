@@ -155,7 +155,7 @@ XMIXUP_INLINE DrawFault draw_mixing(const DrawArgs& args, int64_t b, PlanRow& ro
 // Draws the auxiliary side of a sample: a member of its class; or its partner's target side; or, where there is
 // neither, `target`, its own target side, of which nothing is erased. `matrices` are those of both sides.
 XMIXUP_INLINE FoundFault draw_aux(const DrawArgs& args, int64_t b, const DrawnImage& target, DrawnImage* aux,
-                                   int64_t* label, float* matrices) {
+                                  int64_t* label, float* matrices) {
   float* matrix = matrices == nullptr ? nullptr : matrices + 12;
   *label = -1;
   const bool has_partner = args.partner != nullptr;

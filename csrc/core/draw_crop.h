@@ -55,8 +55,9 @@ XMIXUP_INLINE bool draw_resized_window(const CropSettings& crop, const DrawKey& 
       return true;
     }
   }
-  *window = middle_window(crop.shape.ratio_roots, height, width);
-  return true;
+  const QuantileTable& roots = crop.shape.ratio_roots;
+  *window = middle_window(roots, height, width);
+  return is_ratio_root(roots.entries[0]) && is_ratio_root(roots.entries[roots.intervals]);
 }
 
 // Draws a window of an image, and whether it is mirrored. False as above.

@@ -24,12 +24,14 @@ struct Sides {
   bool is_valid;  // whether the root is a positive number, as all in the table must be
 };
 
+XMIXUP_INLINE bool is_ratio_root(float x) { return x > 0.0f && x <= 0x1.fffffep127f; }
+
 XMIXUP_INLINE Sides draw_sides(const ShapeSettings& shape, int32_t height, int32_t width, Words words) {
   const float whole = static_cast<float>(static_cast<int64_t>(height) * width);
   const float share = interpolate(shape.least_area, shape.most_area, uniform_float(words.a));
   const float side = square_root(product(whole, share)), ratio_root = quantile_at(shape.ratio_roots, words.b);
   return {nearest_whole(product(side, ratio_root)), nearest_whole(quotient(side, ratio_root)),
-          ratio_root > 0.0f && ratio_root <= 0x1.fffffep127f};
+          is_ratio_root(ratio_root)};
 }
 
 }  // namespace xmixup

@@ -18,8 +18,8 @@ from xmixup_fast.methods.l2sp import half_squared_distance
 from xmixup_fast.methods.rifle import Rifle
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
-from xmixup_fast.ops.lam import cutmix_boxes
-from xmixup_fast.ops.operators import DrawOutput
+from xmixup_fast.ops.mix_plan import MixPlan
+from xmixup_fast.ops.reference_draw import Key, centers, cutmix_boxes
 from xmixup_fast.settings.fields import Settings
 
 
@@ -177,7 +177,7 @@ def pasted(case: Case, images: Array, others: Array, plan: StepPlan) -> tuple[Ar
     drawn = drawn_for(case, plan)
     size = images.shape[-1]
     mixed, own = images.copy(), np.empty(len(images))
-    for b, (lam, (y, x)) in enumerate(zip(drawn.lam.tolist(), drawn.center.tolist(), strict=True)):
+    for b, (lam, (y, x)) in enumerate(zip(drawn.lam.tolist(), centers_for(case, plan).tolist(), strict=True)):
         side = round((1 - lam) ** 0.5 * size)
         top, left = int(y * size) - side // 2, int(x * size) - side // 2
         kept = 0
@@ -191,7 +191,12 @@ def pasted(case: Case, images: Array, others: Array, plan: StepPlan) -> tuple[Ar
     return mixed, own
 
 
-def drawn_for(case: Case, plan: StepPlan, epoch: int = 0) -> DrawOutput:
+def centers_for(case: Case, plan: StepPlan, epoch: int = 0) -> Tensor:
+    """The middles of the boxes of a plan of a case, whose samples are all of one epoch."""
+    return centers(Key(case.settings.seed, plan.sample, torch.full_like(plan.sample, epoch)))
+
+
+def drawn_for(case: Case, plan: StepPlan, epoch: int = 0) -> MixPlan:
     """The random numbers behind a plan of a case, whose samples are all of one epoch."""
     return ops.draw(
         case.settings.seed,
@@ -234,7 +239,7 @@ def test_xcutmix_pastes_the_auxiliary_image_and_weighs_both_heads_by_area() -> N
 def test_boxes_lie_anywhere_and_depend_on_seed_and_epoch() -> None:
     case = Case(batch_size=12)
     plan = case.sampler.plan(0)
-    centers = torch.stack([drawn_for(case, plan, epoch).center for epoch in range(200)])
+    centers = torch.stack([centers_for(case, plan, epoch) for epoch in range(200)])
     assert centers.shape == (200, 12, 2) and centers.min() >= 0 and centers.max() < 1
     assert float((centers.mean((0, 1)) - 0.5).abs().max()) < 0.02
     assert float((centers.var((0, 1)) - 1 / 12).abs().max()) < 0.005

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from . import registrations  # noqa: F401  (registers the operators)
 from .arguments import tensor_of
-from .augmentation import Augmentation
+from .augmentation import Augmentation, as_augmentation
 from .image_pool import Crops, ImagePool
 from .mix_plan import MixPlan
 
 _library = torch.ops.xmixup_fast
-_NO_AUGMENTATION = Augmentation()
 
 
 def mix(
@@ -265,9 +264,8 @@ def draw(
             label without members, an image smaller than its window, contrast without means. Only those parts of the
             tables are checked that the samples use. With ``scale`` or contrast, an image has at most 2**24 pixels a
             side; with erasing, the output.
+        TypeError: ``augmentation`` is something else.
     """
-    chosen = augmentation or _NO_AUGMENTATION
-    steps = [chosen.brightness, chosen.contrast, chosen.saturation, chosen.hue, chosen.jitter_probability]
     rows, color = _library.draw(
         seed=seed,
         sample=_packed(sample),
@@ -284,16 +282,11 @@ def draw(
         partner=_packed(partner),
         mixed=_packed(mixed),
         lam_quantiles=_packed(lam_quantiles),
-        ratios=None if chosen.scale is None else chosen.ratios,
-        turns=chosen.turns if chosen.jitters and chosen.hue > 0 else None,
-        erase_ratios=chosen.erase_ratios if chosen.erase > 0 else None,
         size=_sides(size),
         flip=flip,
         box=box,
         one_lam=one_lam,
-        scale=[] if chosen.scale is None else list(chosen.scale),
-        jitter=steps if chosen.jitters else [],
-        erase=[chosen.erase, *chosen.erase_scale] if chosen.erase > 0 else [],
+        **as_augmentation(augmentation).draw_arguments(),
     )
     return MixPlan(rows, color)
 

@@ -174,7 +174,7 @@ def middle_windows(extent: Tensor, ratios: Tensor) -> Tensor:
 def random_sides(extent: Tensor, scale: tuple[float, float], ratios: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
     """The root of a random area times the root of a random aspect ratio, and divided by it; rounded, float32[B]."""
     share = interpolate(scale[0], scale[1], uniform(words[:, 0]))
-    side = (extent.prod(1).float() * share).sqrt()
+    side = square_root(extent.prod(1).float() * share)
     root = quantiles(ratios, words[:, 1])
     return (side * root).round(), (side / root).round()
 
@@ -304,7 +304,7 @@ def cutmix_boxes(lam: Tensor, center: Tensor, size: Sequence[int]) -> tuple[Tens
     Returns:
         The boxes, int32[B, 4], and the final weights, float32[B]: the share of each image that its box leaves visible.
     """
-    root = (1 - lam).sqrt()
+    root = square_root(1 - lam)
     begins, extents = [], []
     for pixels, middle in zip(size, center.unbind(1), strict=True):
         side = (root * pixels).round().long()
@@ -333,6 +333,11 @@ def interpolate(left: float, right: float, fraction: Tensor) -> Tensor:
 def float32(number: float, like: Tensor) -> Tensor:
     """A number as a tensor where another one is."""
     return torch.tensor(number, dtype=torch.float32, device=like.device)
+
+
+def square_root(x: Tensor) -> Tensor:
+    """The float32 nearest to the root: float32's own ``sqrt`` is off by a unit in the last place at times."""
+    return x.double().sqrt().float()
 
 
 def uniform(words: Tensor) -> Tensor:
