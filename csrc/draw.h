@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -20,33 +21,58 @@ struct DrawTensors {
   const Tensor& label;
   const Tensor& target_index;
   const Tensor& target_sizes;
+  const std::optional<Tensor>& target_means;
   const Tensor& offsets;
   const Tensor& members;
   const Tensor& aux_sizes;
+  const std::optional<Tensor>& aux_means;
+  const std::optional<Tensor>& aux_labels;
+  const std::optional<Tensor>& partner;
+  const std::optional<Tensor>& mixed;
   const Tensor& lam_quantiles;
+  const std::optional<Tensor>& ratios;
+  const std::optional<Tensor>& turns;
+  const std::optional<Tensor>& erase_ratios;
 };
 
-// target_window, target_flip, aux_index, aux_window, aux_flip, lam, center
-using DrawOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+struct DrawSettings {
+  const std::vector<int64_t>& size;
+  bool flip;
+  bool box;
+  bool one_lam;
+  const std::vector<double>& scale;   // none, or least and greatest area
+  const std::vector<double>& jitter;  // none, or brightness, contrast, saturation, hue, probability
+  const std::vector<double>& erase;   // none, or probability, least and greatest area
+};
+
+// plan, color
+using DrawOutputs = std::tuple<Tensor, Tensor>;
 
 // Checks everything but the values inside the tensors. The result is complete but for the outputs.
 // Throws std::runtime_error (RuntimeError in Python) naming the argument, what it is and what was expected.
-DrawArgs check_draw(int64_t seed, const DrawTensors& tensors, const std::vector<int64_t>& size, bool flip);
-
-// Checks values, of tensors in host memory: all of lam_quantiles and offsets, and of the others what the samples use.
-void check_draw_values(const DrawArgs& args);
+DrawArgs check_draw(int64_t seed, const DrawTensors& tensors, const DrawSettings& settings);
 
 DrawOutputs allocate_draw_outputs(DrawArgs& args, const Tensor& sample);
+
+// Throws for what draw_sample finds wrong with a sample, of tensors in host memory.
+[[noreturn]] void fail_draw(const DrawArgs& args, int64_t b);
 
 // The operator, which calls a device's `run` with checked arguments.
 using RunDraw = void(const DrawArgs& args, int32_t device_index);
 
 template <RunDraw* run>
 DrawOutputs draw(int64_t seed, Tensor sample, Tensor epoch, Tensor label, Tensor target_index, Tensor target_sizes,
-                 Tensor offsets, Tensor members, Tensor aux_sizes, Tensor lam_quantiles, std::vector<int64_t> size,
-                 bool flip) {
-  DrawArgs args = check_draw(
-      seed, {sample, epoch, label, target_index, target_sizes, offsets, members, aux_sizes, lam_quantiles}, size, flip);
+                 std::optional<Tensor> target_means, Tensor offsets, Tensor members, Tensor aux_sizes,
+                 std::optional<Tensor> aux_means, std::optional<Tensor> aux_labels, std::optional<Tensor> partner,
+                 std::optional<Tensor> mixed, Tensor lam_quantiles, std::optional<Tensor> ratios,
+                 std::optional<Tensor> turns, std::optional<Tensor> erase_ratios, std::vector<int64_t> size, bool flip,
+                 bool box, bool one_lam, std::vector<double> scale, std::vector<double> jitter,
+                 std::vector<double> erase) {
+  DrawArgs args =
+      check_draw(seed,
+                 {sample, epoch, label, target_index, target_sizes, target_means, offsets, members, aux_sizes,
+                  aux_means, aux_labels, partner, mixed, lam_quantiles, ratios, turns, erase_ratios},
+                 {size, flip, box, one_lam, scale, jitter, erase});
   DrawOutputs outputs = allocate_draw_outputs(args, sample);
   run(args, sample.get_device_index());
   return outputs;

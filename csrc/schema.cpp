@@ -22,9 +22,10 @@ XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
       "bool channels_last, bool antialias, float[] fill, Tensor? noise_quantiles, Tensor(a!) out) -> ()");
   m.def(
       "draw(SymInt seed, Tensor sample, Tensor epoch, Tensor label, Tensor target_index, Tensor target_sizes, "
-      "Tensor offsets, Tensor members, Tensor aux_sizes, Tensor lam_quantiles, int[] size, bool flip) -> "
-      "(Tensor target_window, Tensor target_flip, Tensor aux_index, Tensor aux_window, Tensor aux_flip, Tensor lam, "
-      "Tensor center)");
+      "Tensor? target_means, Tensor offsets, Tensor members, Tensor aux_sizes, Tensor? aux_means, Tensor? aux_labels, "
+      "Tensor? partner, Tensor? mixed, Tensor lam_quantiles, Tensor? ratios, Tensor? turns, Tensor? erase_ratios, "
+      "int[] size, bool flip, bool box, bool one_lam, float[] scale, float[] jitter, float[] erase) -> "
+      "(Tensor plan, Tensor color)");
   m.def(
       "dual_head_cross_entropy(Tensor target_logits, Tensor source_logits, Tensor target_labels, Tensor source_labels, "
       "Tensor lam, float source_weight, float label_smoothing) -> "

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from .methods.l2sp import l2sp
     from .ops.augmentation import Augmentation
     from .ops.image_pool import Crops, ImagePool
-    from .ops.lam import cutmix_boxes
     from .ops.mix_plan import MixPlan
-    from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix, mix_plan
+    from .ops.operators import draw, dual_head_cross_entropy, mix, mix_plan
     from .ops.xmixup import MixedLabels, XMixup, joint_labels
     from .report.results import EvaluationResult, SelectionResult
     from .runtime.extension import __version__, build_info, cpu_level
@@ -36,7 +35,6 @@ warnings.filterwarnings("ignore", "IProgress not found")
 _LAZY = {
     "Augmentation": "ops.augmentation",
     "Crops": "ops.image_pool",
-    "DrawOutput": "ops.operators",
     "EvaluationResult": "report.results",
     "ImagePool": "ops.image_pool",
     "MixPlan": "ops.mix_plan",
@@ -50,7 +48,6 @@ _LAZY = {
     "__version__": "runtime.extension",
     "build_info": "runtime.extension",
     "cpu_level": "runtime.extension",
-    "cutmix_boxes": "ops.lam",
     "draw": "ops.operators",
     "dual_head_cross_entropy": "ops.operators",
     "evaluate": "commands.functions",
@@ -66,7 +63,6 @@ _LAZY = {
 __all__ = [
     "Augmentation",
     "Crops",
-    "DrawOutput",
     "EvaluationResult",
     "ImagePool",
     "MixPlan",
@@ -80,7 +76,6 @@ __all__ = [
     "__version__",
     "build_info",
     "cpu_level",
-    "cutmix_boxes",
     "draw",
     "dual_head_cross_entropy",
     "evaluate",

@@ -1,6 +1,8 @@
 // `draw` on the CPU: torch's threads share the samples.
 #include "../draw.h"
 
+#include <atomic>
+
 #include "../schema.h"
 
 namespace xmixup {
@@ -10,10 +12,17 @@ namespace {
 constexpr int64_t kSamplesPerTask = 256;
 
 void run_draw(const DrawArgs& args, int32_t /*device_index*/) {
-  check_draw_values(args);
+  std::atomic<int64_t> wrong{args.batch};  // the first sample with which something is wrong
   torch::stable::parallel_for(0, args.batch, kSamplesPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) draw_sample(args, b);
+    for (int64_t b = begin; b < end; ++b) {
+      if (draw_sample(args, b).fault == DrawFault::none) continue;
+      int64_t first = wrong.load();
+      while (b < first && !wrong.compare_exchange_weak(first, b)) {
+      }
+      return;
+    }
   });
+  if (wrong < args.batch) fail_draw(args, wrong);
 }
 
 }  // namespace

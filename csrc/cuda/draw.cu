@@ -11,17 +11,22 @@ constexpr int kThreads = 128;
 __global__ void __launch_bounds__(kThreads) draw_kernel(const DrawArgs args) {
   const int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (b >= args.batch) return;
-  const DrawFault fault = check_sample(args, b);
+  const DrawFault fault = draw_sample(args, b).fault;
   XMIXUP_DEVICE_ASSERT(fault != DrawFault::epoch, "draw: an epoch is outside 0 to 2**32 - 1");
   XMIXUP_DEVICE_ASSERT(fault != DrawFault::target_index, "draw: a target_index is outside target_sizes");
-  XMIXUP_DEVICE_ASSERT(fault != DrawFault::target_size, "draw: a target image is smaller than its window");
+  XMIXUP_DEVICE_ASSERT(fault != DrawFault::target_size,
+                       "draw: a target image is smaller than its window, or too large");
+  XMIXUP_DEVICE_ASSERT(fault != DrawFault::partner, "draw: a partner is outside the batch");
   XMIXUP_DEVICE_ASSERT(fault != DrawFault::label, "draw: a label is outside the classes");
+  XMIXUP_DEVICE_ASSERT(fault != DrawFault::offsets, "draw: an offset is outside members");
   XMIXUP_DEVICE_ASSERT(fault != DrawFault::no_members, "draw: a class has no members");
   XMIXUP_DEVICE_ASSERT(fault != DrawFault::member, "draw: a member is outside aux_sizes");
-  XMIXUP_DEVICE_ASSERT(fault != DrawFault::aux_size, "draw: an auxiliary image is smaller than its window");
-  draw_sample(args, b);
-  const float lam = args.lam[b];
-  XMIXUP_DEVICE_ASSERT(lam >= 0.0f && lam <= 1.0f, "draw: a lam is outside 0 to 1");
+  XMIXUP_DEVICE_ASSERT(fault != DrawFault::aux_size,
+                       "draw: an auxiliary image is smaller than its window, or too large");
+  XMIXUP_DEVICE_ASSERT(fault != DrawFault::ratios, "draw: ratios are not positive");
+  XMIXUP_DEVICE_ASSERT(fault != DrawFault::erase_ratios, "draw: erase_ratios are not positive");
+  XMIXUP_DEVICE_ASSERT(fault != DrawFault::turns, "draw: turns are not cosines and sines");
+  XMIXUP_DEVICE_ASSERT(fault != DrawFault::lam, "draw: a lam is outside 0 to 1");
 }
 
 void run_draw(const DrawArgs& args, int32_t device_index) {

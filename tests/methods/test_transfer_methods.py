@@ -17,7 +17,7 @@ from xmixup_fast.methods.l2sp import half_squared_distance
 from xmixup_fast.methods.rifle import Rifle
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
-from xmixup_fast.ops.lam import cutmix_boxes
+from xmixup_fast.ops.reference_draw import cutmix_boxes
 from xmixup_fast.settings.fields import Settings
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,40 +10,62 @@ import pytest
 import scipy.stats
 import torch
 import torch._dynamo.testing
+from draw_inputs import RECIPE, DrawInputs, assert_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import DrawInputs
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from xmixup_fast import ops
-from xmixup_fast.ops import operators, reference
+from xmixup_fast import Augmentation, MixPlan, ops
+from xmixup_fast.ops import reference
 from xmixup_fast.ops.lam import beta_quantiles
-from xmixup_fast.ops.operators import DrawOutput
+from xmixup_fast.ops.reference_draw import Key, centers, philox
 
 INT32_MAX = 2**31 - 1
 
 
-def tensors(draws: DrawOutput) -> list[Tensor]:
-    return [*draws.target_crops, *draws.aux_crops, draws.lam, draws.center]
+def shares(least: float, most: float) -> st.SearchStrategy[tuple[float, float]]:
+    """Two numbers in this range, the first no greater than the second."""
+    return st.tuples(st.floats(least, most), st.floats(least, most)).map(lambda pair: (min(pair), max(pair)))
 
 
-def assert_same(draws: DrawOutput, expected: DrawOutput) -> None:
-    for actual, wanted in zip(tensors(draws), tensors(expected), strict=True):
-        assert actual.dtype == wanted.dtype and actual.device == wanted.device and torch.equal(actual, wanted)
+@st.composite
+def augmentations(draw: st.DrawFn) -> Augmentation:
+    """Any augmentation, mostly with some parts alone."""
+    return Augmentation(
+        scale=draw(st.one_of(st.none(), shares(1e-3, 1.0))),
+        ratio=draw(shares(0.05, 20.0)),
+        **{name: draw(st.sampled_from([0.0, 0.4, 1.7])) for name in ("brightness", "contrast", "saturation")},
+        hue=draw(st.sampled_from([0.0, 0.1, 0.5])),
+        jitter_probability=draw(st.sampled_from([0.0, 0.7, 1.0])),
+        erase=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        erase_scale=draw(shares(1e-3, 1.0)),
+        erase_ratio=draw(shares(0.05, 20.0)),
+    )
 
 
 @st.composite
 def draw_inputs(draw: st.DrawFn) -> DrawInputs:
-    """Any seed, samples and epochs; windows as large as their images or far smaller; any table; also no members."""
+    """Any seed, samples and epochs; windows as large as their images or far smaller; any table; also no members.
+
+    Half of them with any augmentation. Images of resized windows have any sizes, also of a single pixel.
+    """
+    augmentation = draw(st.one_of(st.none(), augmentations()))
+    room = draw(st.sampled_from([0, 1, 30, 2**24 - 301 if augmentation else 2**31 - 301]))
     inputs = DrawInputs.make(
         batch=draw(st.integers(0, 6)),
         size=(draw(st.integers(1, 300)), draw(st.integers(1, 300))),
-        room=draw(st.sampled_from([0, 1, 30, 2**31 - 301])),
+        room=room,
         aux_images=draw(st.integers(0, 5)),
         intervals=draw(st.one_of(st.integers(1, 20), st.integers(1, 5000))),
         seed=draw(st.integers(0, 2**31)),
     )
+    if augmentation:
+        inputs = inputs.augmented(augmentation, draw(st.integers(0, 100)), draw(st.sampled_from([3, 500, 2**24])))
+    if draw(st.booleans()):
+        inputs = inputs.with_mixed(draw(st.integers(0, 100)))
+    if draw(st.integers(0, 2)) == 0:
+        inputs = inputs.with_partners(draw(st.integers(0, 100)))
     batch = len(inputs.sample)
     samples = draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=batch, max_size=batch))
     epochs = draw(st.lists(st.integers(0, 2**32 - 1), min_size=batch, max_size=batch))
@@ -55,6 +75,8 @@ def draw_inputs(draw: st.DrawFn) -> DrawInputs:
         sample=torch.tensor(samples, dtype=torch.int64),
         epoch=torch.tensor(epochs, dtype=torch.int64),
         flip=draw(st.booleans()),
+        box=draw(st.booleans()),
+        one_lam=draw(st.booleans()),
     )
 
 
@@ -80,7 +102,7 @@ PI = "243f6a88 85a308d3 13198a2e 03707344 a4093822 299f31d0"
 )
 def test_philox_gives_the_published_words(counter_and_key: str, expected: str) -> None:
     *counter, key_low, key_high = (int(word, 16) for word in counter_and_key.split())
-    words = reference.philox(torch.tensor([counter]), key_high << 32 | key_low)
+    words = philox(torch.tensor([counter]), key_high << 32 | key_low)
     assert [f"{word:08x}" for word in words[0].tolist()] == expected.split()
 
 
@@ -99,19 +121,27 @@ def test_the_kernels_draw_the_published_words(device: torch.device) -> None:
 # --- what a draw depends on ---
 
 
-def test_a_sample_is_drawn_alike_in_any_batch_and_order(device: torch.device) -> None:
-    inputs = DrawInputs.make(300).to(device)
+KINDS = {
+    "plain": DrawInputs.make(300),
+    "augmented": DrawInputs.make(300).augmented().with_mixed(),
+    "pasted": replace(DrawInputs.make(300), box=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_is_drawn_alike_in_any_batch_and_order(device: torch.device, kind: str) -> None:
+    inputs = KINDS[kind].to(device)
     whole = inputs.call(ops.draw)
     parts = [inputs.of(slice(*bounds)).call(ops.draw) for bounds in ((0, 1), (1, 130), (130, 300))]
-    for together, *apart in zip(tensors(whole), *map(tensors, parts), strict=True):
-        assert torch.equal(together, torch.cat(apart))
+    assert_same(MixPlan(*map(torch.cat, zip(*parts, strict=True))), whole)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0)).to(device)
-    for straight, mixed in zip(tensors(whole), tensors(inputs.of(order).call(ops.draw)), strict=True):
-        assert torch.equal(straight[order], mixed)
+    assert torch.equal(inputs.of(order).call(ops.draw).rows, whole.rows[order])
+    if kind == "augmented":
+        assert torch.equal(inputs.of(order).call(ops.draw).color, whole.color[order])
 
 
 def test_any_number_of_threads_draws_the_same() -> None:
-    inputs = DrawInputs.make(5000)
+    inputs = DrawInputs.make(5000).augmented()
     threads = torch.get_num_threads()
     try:
         for n in (1, 2, 3):
@@ -138,12 +168,15 @@ def test_seed_sample_and_epoch_each_change_everything(device: torch.device, name
     assert (before.aux_crops.index != after.aux_crops.index).sum() > 20
 
 
-def test_without_members_the_rest_is_drawn_alike(device: torch.device) -> None:
-    inputs = DrawInputs.make(20).to(device)
+def test_without_members_the_target_side_is_repeated(device: torch.device) -> None:
+    inputs = DrawInputs.make(200).augmented().to(device)
     alone = replace(inputs, label=inputs.label - 9, offsets=inputs.offsets[:1], members=inputs.members[:0])
-    expected, draws = inputs.call(ops.draw), alone.call(ops.draw)
-    assert_same(draws, expected._replace(aux_crops=draws.aux_crops))
-    assert not any(tensor.any() for tensor in draws.aux_crops)
+    expected, plan = inputs.call(ops.draw), alone.call(ops.draw)
+    for sides in ((plan.target_crops, plan.aux_crops), (plan.target_crops, expected.target_crops)):
+        assert all(map(torch.equal, *sides))
+    assert torch.equal(plan.color, expected.color[:, :1].expand(-1, 2, -1, -1))
+    assert torch.equal(plan.target_erased, expected.target_erased) and torch.equal(plan.lam, expected.lam)
+    assert plan.target_erased.any() and not plan.aux_erased.any() and (plan.aux_label == -1).all()
 
 
 # --- the odds, with a fixed seed: 40000 draws of which none may be less likely than one in a hundred ---
@@ -153,7 +186,7 @@ ROOM, MEMBERS = 6, 7
 
 
 @pytest.fixture(scope="module")
-def many() -> DrawOutput:
+def many() -> MixPlan:
     """Draws of consecutive samples in consecutive epochs, as a run makes them: images 6 pixels larger than windows."""
     classes = torch.arange(DRAWS) % 2
     sizes = torch.tensor([[5 + ROOM, 7 + ROOM]], dtype=torch.int32)
@@ -179,7 +212,7 @@ def assert_uniform(values: Tensor, count: int) -> None:
 
 
 @pytest.mark.parametrize("side", ["target_crops", "aux_crops"])
-def test_every_window_and_flip_is_equally_likely(many: DrawOutput, side: str) -> None:
+def test_every_window_and_flip_is_equally_likely(many: MixPlan, side: str) -> None:
     crops = getattr(many, side)
     top, left, height, width = crops.window.unbind(1)
     assert (height == 5).all() and (width == 7).all()
@@ -188,7 +221,7 @@ def test_every_window_and_flip_is_equally_likely(many: DrawOutput, side: str) ->
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_every_member_of_a_class_is_equally_likely(many: DrawOutput, label: int) -> None:
+def test_every_member_of_a_class_is_equally_likely(many: MixPlan, label: int) -> None:
     assert_uniform(many.aux_crops.index[label::2] - label * MEMBERS, MEMBERS)
 
 
@@ -207,9 +240,11 @@ def test_weights_follow_the_beta_distribution(alpha: float, fold: bool) -> None:
     assert lam[0] >= (0.5 if fold else 0) and lam[-1] <= 1
 
 
-def test_what_is_drawn_for_one_purpose_tells_nothing_of_another(many: DrawOutput) -> None:
-    columns = [*(crops.window[:, k] for crops in many[:2] for k in (0, 1)), many.target_crops.flip, many.aux_crops.flip]
-    columns += [many.aux_crops.index % MEMBERS, many.lam, *many.center.unbind(1)]
+def test_what_is_drawn_for_one_purpose_tells_nothing_of_another(many: MixPlan) -> None:
+    sides = (many.target_crops, many.aux_crops)
+    center = centers(Key(2024, torch.arange(DRAWS) % 200, torch.arange(DRAWS) // 200))
+    columns = [*(crops.window[:, k] for crops in sides for k in (0, 1)), *(crops.flip for crops in sides)]
+    columns += [many.aux_crops.index % MEMBERS, many.lam, *center.unbind(1)]
     now = torch.stack([column.double() for column in columns])
     next_epoch, next_sample = now.roll(-200, 1), now.roll(-1, 1)
     correlation = torch.corrcoef(torch.cat([now, next_epoch, next_sample]))[: len(now)]
@@ -242,153 +277,61 @@ def test_the_longest_table_is_read_to_its_end(device: torch.device) -> None:
 # --- the operator inside torch ---
 
 
-@pytest.mark.parametrize("aux_images", [0, 5])
-@pytest.mark.parametrize("batch", [0, 1, 3])
-def test_opcheck(batch: int, aux_images: int) -> None:
-    inputs = DrawInputs.make(batch, aux_images=aux_images)
-    results = torch.library.opcheck(torch.ops.xmixup_fast.draw.default, inputs.raw())
+INSIDE_TORCH = {
+    "plain": DrawInputs.make(),
+    "alone": DrawInputs.make(aux_images=0),
+    "augmented": DrawInputs.make().augmented().with_mixed(),
+    "partners": replace(DrawInputs.make().augmented().with_partners(), box=True),
+    "empty": DrawInputs.make(0).augmented(),
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE_TORCH)
+def test_opcheck(kind: str) -> None:
+    results = torch.library.opcheck(torch.ops.xmixup_fast.draw.default, (), INSIDE_TORCH[kind].raw())
     assert set(results.values()) == {"SUCCESS"}
 
 
-def test_compiles_to_one_graph_that_serves_every_step() -> None:
+@pytest.mark.parametrize("augmentation", [None, RECIPE], ids=["plain", "augmented"])
+def test_compiles_to_one_graph_that_serves_every_step(augmentation: Augmentation | None) -> None:
+    torch._dynamo.reset()  # else it knows of the other case that seeds and batches differ
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
 
     @torch.compile(backend=counter, fullgraph=True)
-    def step(arguments: dict[str, Any]) -> DrawOutput:
-        return ops.draw(**arguments)
+    def step(arguments: dict[str, Any]) -> MixPlan:
+        return ops.draw(**arguments, augmentation=augmentation)
 
+    def call(inputs: DrawInputs) -> None:
+        arguments = {name: value for name, value in vars(inputs).items() if name != "augmentation"}
+        assert_same(step(arguments), replace(inputs, augmentation=augmentation).call(ops.draw))
+
+    made = DrawInputs.make().augmented(augmentation or Augmentation())
     for number in range(3):
-        inputs = DrawInputs.make()
-        for tensor in (inputs.sample, inputs.epoch, inputs.label):
+        for tensor in (made.sample, made.epoch, made.label):
             tensor.fill_(number)
-        assert_same(step(vars(inputs)), inputs.call(ops.draw))
+        call(made)
     assert counter.frame_count == 1
     for seed in (8, -1, 2**63 - 1, -(2**63)):  # the second seed makes a graph for all
-        inputs = replace(DrawInputs.make(), seed=seed)
-        assert_same(step(vars(inputs)), inputs.call(ops.draw))
+        call(replace(made, seed=seed))
     assert counter.frame_count == 2
     for batch in (2, 5, 6):  # and so does the second batch size
-        inputs = DrawInputs.make().of(torch.arange(batch) % 3)
-        assert_same(step(vars(inputs)), inputs.call(ops.draw))
+        call(made.of(torch.arange(batch) % 3))
     assert counter.frame_count == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_leaves_it_alone(device: torch.device, dtype: torch.dtype) -> None:
-    inputs = DrawInputs.make().to(device)
+    inputs = DrawInputs.make().augmented().to(device)
     expected = inputs.call(ops.draw)
     with torch.autocast(device.type, dtype):
         assert_same(inputs.call(ops.draw), expected)
 
 
-def test_fake_cuda_tensors_give_fake_cuda_draws() -> None:
-    inputs = DrawInputs.make()
+@pytest.mark.parametrize("kind", INSIDE_TORCH)
+def test_fake_cuda_tensors_give_fake_cuda_plans(kind: str) -> None:
+    inputs = INSIDE_TORCH[kind]
     expected = inputs.call(ops.draw)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        draws = inputs.to(torch.device("cuda")).call(ops.draw)
-        for fake, real in zip(tensors(draws), tensors(expected), strict=True):
+        plan = inputs.to(torch.device("cuda")).call(ops.draw)
+        for fake, real in zip(plan, expected, strict=True):
             assert fake.device.type == "cuda" and (fake.shape, fake.dtype) == (real.shape, real.dtype)
-
-
-# --- wrong arguments ---
-
-Spoil = Callable[[Tensor], Tensor]
-
-
-@pytest.mark.parametrize(
-    ("name", "spoil", "message"),
-    [
-        ("sample", lambda t: t.view(1, -1), r"expected int64\[any\], got int64\[1, 3\]"),
-        ("sample", lambda t: t.int(), r"expected int64\[any\], got int32\[3\]"),
-        ("epoch", lambda t: t[:2], r"expected int64\[3\], got int64\[2\]"),
-        ("label", lambda t: t.double(), r"expected int64\[3\], got float64\[3\]"),
-        ("target_index", lambda t: t.int(), r"expected int64\[3\], got int32\[3\]"),
-        ("target_sizes", lambda t: t.long(), r"expected int32\[any, 2\], got int64\[4, 2\]"),
-        ("target_sizes", lambda t: t.view(-1), r"expected int32\[any, 2\], got int32\[8\]"),
-        ("offsets", lambda t: t.int(), r"expected int64\[any\], got int32\[4\]"),
-        ("offsets", lambda t: t[:0], "expected one number more than there are classes, got none"),
-        ("members", lambda t: t.int(), r"expected int64\[any\], got int32"),
-        ("aux_sizes", lambda t: t[:, :1], r"expected int32\[any, 2\], got int32\[10, 1\]"),
-        ("lam_quantiles", lambda t: t.double(), r"expected float32\[any\], got float64\[17\]"),
-        ("lam_quantiles", lambda t: t[:1], "expected 2 to 16777217 numbers, got 1"),
-        ("lam_quantiles", lambda t: t[:1].repeat(2**24 + 2), "expected 2 to 16777217 numbers, got 16777218"),
-        ("size", lambda _: (5,), r"expected height and width, 1 to 2147483647 pixels each, got \[5\]"),
-        ("size", lambda _: (5, 0), r"expected height and width.*got \[5, 0\]"),
-        ("size", lambda _: (2**31, 7), r"expected height and width.*got \[2147483648, 7\]"),
-    ],
-)
-def test_wrong_arguments_are_named(device: torch.device, name: str, spoil: Spoil, message: str) -> None:
-    inputs = DrawInputs.make().to(device)
-    with pytest.raises(RuntimeError, match=f"xmixup_fast.draw: {name}: {message}"):
-        replace(inputs, **{name: spoil(getattr(inputs, name))}).call(ops.draw)
-
-
-@pytest.mark.parametrize(
-    ("name", "spoil", "message", "assertion"),
-    [
-        ("epoch", lambda t: t * 0 - 1, r"epoch\[0\]: expected .* 0 to 2\*\*32 - 1, got -1", "an epoch is outside"),
-        ("epoch", lambda t: t * 0 + 2**32, r"epoch\[0\]: expected .*, got 4294967296", "an epoch is outside"),
-        ("target_index", lambda t: t + 4, r"target_index\[0\]: expected .* 0 to 3, got [4-7]", "a target_index is"),
-        ("target_index", lambda t: t * 0 - 1, r"target_index\[0\]: expected .* 0 to 3, got -1", "a target_index is"),
-        ("target_sizes", lambda t: t * 0 + 6, r"target_sizes\[\d\]: .* 5 x 7, got 6 x 6", "target image is smaller"),
-        ("target_sizes", lambda t: -t, r"target_sizes\[\d\]: .* a window of 5 x 7, got -", "target image is smaller"),
-        ("label", lambda t: t * 0 + 3, r"label\[0\]: expected a class from 0 to 2, got 3", "a label is outside"),
-        ("label", lambda t: t * 0 - 1, r"label\[0\]: expected a class from 0 to 2, got -1", "a label is outside"),
-        ("offsets", lambda t: t * (t == t[-1]), r"label\[\d\]: expected a class with members", "a class has no"),
-        ("offsets", lambda t: t - 1, r"offsets\[0\]: expected .* rise from 0 to \d+, .*, got -1", None),
-        ("offsets", lambda t: t + 99, r"offsets\[0\]: expected .* rise from 0 to \d+, .*, got 99", "a class has no"),
-        ("offsets", lambda t: t[:-1], r"offsets\[2\]: expected .* rise from 0 to \d+, .*, got \d", None),
-        ("offsets", lambda t: t[[0, 2, 1, 3]], r"offsets\[2\]: expected numbers that rise from 0 to", None),
-        ("members", lambda t: t + 10, "members: expected images from 0 to 9, got 1\\d for", "a member is outside"),
-        ("members", lambda t: t * 0 - 1, "members: expected images from 0 to 9, got -1 for", "a member is outside"),
-        ("aux_sizes", lambda t: t - 100, r"aux_sizes\[\d\]: .* a window of 5 x 7, got -", "auxiliary image is smaller"),
-        ("lam_quantiles", lambda t: t - 2, r"lam_quantiles\[0\]: expected .* 0 to 1, as quantiles", "a lam is outside"),
-        ("lam_quantiles", lambda t: t + 2, r"lam_quantiles\[0\]: expected .* 0 to 1, as quantiles", "a lam is outside"),
-        ("lam_quantiles", lambda t: t * torch.nan, r"lam_quantiles\[0\]: expected .*, got nan", "a lam is outside"),
-        ("lam_quantiles", lambda t: t.flip(0), r"lam_quantiles\[1\]: expected .* from 0\.\d+ to 1, as quantiles", None),
-    ],
-)
-def test_wrong_values_are_named(
-    device: torch.device, name: str, spoil: Spoil, message: str, assertion: str | None
-) -> None:
-    if device.type == "cuda":
-        pytest.skip("a device-side assert ends the process's CUDA context")
-    inputs = DrawInputs.make()
-    spoiled = replace(inputs, **{name: spoil(getattr(inputs, name))})
-    if operators._library is torch.ops.xmixup_fast:
-        with pytest.raises(RuntimeError, match=f"xmixup_fast.draw: {message}"):
-            spoiled.call(ops.draw)
-    elif assertion:  # a GPU looks at no more of the tables than the samples use
-        with pytest.raises(RuntimeError, match=f"device-side assert triggered: draw: .*{assertion}"):
-            spoiled.call(ops.draw)
-
-
-def test_a_seed_of_more_than_64_bits_is_refused() -> None:
-    with pytest.raises((RuntimeError, OverflowError)):
-        replace(DrawInputs.make(), seed=2**63).call(ops.draw)
-
-
-TENSORS = [name for name, value in vars(DrawInputs.make()).items() if isinstance(value, Tensor)]
-
-
-@pytest.mark.parametrize("fake", [False, True])
-@pytest.mark.parametrize("name", TENSORS[1:])
-def test_tensors_on_another_device_are_named(name: str, fake: bool) -> None:
-    inputs = DrawInputs.make()
-    spoiled = replace(inputs, **{name: getattr(inputs, name).to("meta")})
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext(),
-        pytest.raises(RuntimeError, match=f"draw: {name}: expected a tensor on cpu, as sample, got one on meta"),
-    ):
-        spoiled.call(ops.draw)
-
-
-@pytest.mark.parametrize("name", TENSORS)
-def test_tensors_with_gaps_are_taken_and_none_is_named(device: torch.device, name: str) -> None:
-    inputs = DrawInputs.make().to(device)
-    gaps = replace(inputs, **{name: torch.stack([getattr(inputs, name)] * 2, -1)[..., 0]})
-    assert_same(gaps.call(ops.draw), inputs.call(ops.draw))
-    with pytest.raises(RuntimeError, match=rf"xmixup_fast.draw: {name}: expected a contiguous .*, got strides \["):
-        operators._library.draw(*gaps.raw())
-    with pytest.raises(RuntimeError, match=f"xmixup_fast.draw: {name}: expected a tensor, got None"):
-        replace(inputs, **{name: None}).call(ops.draw)

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo.testing
+from draw_inputs import DrawInputs
 from made import SOURCE, TARGET, write_folder
-from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, make_pool
+from samples import IMAGENET, LossInputs, MixInputs, make_pool
 from test_cpu_levels import DTYPES, mix_many
 from torch import Tensor
 from transfer import Case
 
 import xmixup_fast
-from xmixup_fast import DrawOutput, ImagePool, ops
+from xmixup_fast import ImagePool, MixPlan, ops
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
@@ -64,7 +65,7 @@ class Step:
 
     def run(self, out: Tensor) -> list[Tensor]:
         """Windows, weights, images, loss and gradients."""
-        draws: DrawOutput = self.drawn.call(ops.draw)
+        draws: MixPlan = self.drawn.call(ops.draw)
         images = (self.target, draws.target_crops, self.aux, draws.aux_crops, draws.lam)
         mixed = ops.mix(*images, size=(32, 32), **IMAGENET, out=out)
         losses = replace(self.heads, lam=draws.lam).with_gradients(ops.dual_head_cross_entropy)
@@ -99,10 +100,11 @@ def test_mix_gives_the_cpus_bits() -> None:
 
 
 def test_draw_gives_the_cpus_bits() -> None:
-    inputs = DrawInputs.make(5000, room=200, aux_images=100, classes=20, intervals=4096)
-    draws, expected = inputs.to(CUDA).call(ops.draw), inputs.call(ops.draw)
-    for drawn, wanted in zip((*draws[0], *draws[1], draws[2]), (*expected[0], *expected[1], expected[2]), strict=True):
-        assert torch.equal(drawn.cpu(), wanted)
+    inputs = DrawInputs.make(5000, (32, 32), room=200, aux_images=100, classes=20, intervals=4096)
+    augmented = inputs.augmented(most=400).with_mixed()
+    for one in (inputs, augmented, replace(augmented, box=True, one_lam=True), augmented.with_partners()):
+        for drawn, wanted in zip(one.to(CUDA).call(ops.draw), one.call(ops.draw), strict=True):
+            assert torch.equal(drawn.cpu(), wanted)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -273,9 +275,9 @@ def test_a_compiled_step_runs_on_without_recompiling() -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 7), ("loss", 4)])
+@pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 1), ("loss", 4)])
 def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
-    """Draw has 7 results; the loss 3, and each sample's loss as scratch. With `out`, mix has none."""
+    """Draw has a plan, without colours; the loss 3 results, and each sample's loss as scratch. With `out`, mix has none."""
     step = Step.make(CUDA)
     out = step.empty_out()
     draws = step.drawn.call(ops.draw)
@@ -294,7 +296,8 @@ def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
 
 WRONG_VALUE = """
 import torch
-from samples import DrawInputs, LossInputs, MixInputs
+from draw_inputs import DrawInputs
+from samples import LossInputs, MixInputs
 from xmixup_fast import ops
 
 inputs = {maker}.make(boxes=True) if "{maker}" == "MixInputs" else {maker}.make()
@@ -325,7 +328,7 @@ def run_child(command: list[str], **environment: str) -> subprocess.CompletedPro
         ("mix", "box[1, 3]", 8, "mix: a box is outside the output"),
         ("draw", "epoch[0]", -1, "draw: an epoch is outside 0 to 2**32 - 1"),
         ("draw", "target_index[2]", 4, "draw: a target_index is outside target_sizes"),
-        ("draw", "target_sizes[:]", 4, "draw: a target image is smaller than its window"),
+        ("draw", "target_sizes[:]", 4, "draw: a target image is smaller than its window, or too large"),
         ("draw", "label[0]", 3, "draw: a label is outside the classes"),
         ("draw", "offsets[:]", 0, "draw: a class has no members"),
         ("draw", "members[:]", 10, "draw: a member is outside aux_sizes"),
@@ -346,7 +349,8 @@ def test_a_wrong_value_is_a_device_side_assert(op: str, place: str, value: objec
 ALL_KERNELS = """
 from itertools import product
 import torch
-from samples import DrawInputs, LossInputs, MixInputs
+from draw_inputs import DrawInputs
+from samples import LossInputs, MixInputs
 from xmixup_fast import ops
 
 device = torch.device("{device}")

@@ -10,7 +10,7 @@ import torch._dynamo.testing
 from samples import IMAGENET, make_pool
 from torch import Tensor
 
-from xmixup_fast import ImagePool, MixedLabels, XMixup, cutmix_boxes, joint_labels
+from xmixup_fast import ImagePool, MixedLabels, XMixup, joint_labels
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 from xmixup_fast.ops.lam import beta_quantiles
@@ -53,12 +53,11 @@ def test_a_batch_is_what_the_reference_draws_and_mixes(device: torch.device, cut
         aux_sizes=aux.sizes,
         lam_quantiles=beta_quantiles(0.2, fold=True).to(device),
         size=SIZE,
+        box=cutmix,
     )
-    box, weight = cutmix_boxes(drawn.lam, drawn.center, SIZE) if cutmix else (None, drawn.lam)
-    crops = (pool, drawn.target_crops, aux, drawn.aux_crops)
-    expected = reference.mix(*crops, weight, size=SIZE, box=box, **IMAGENET)
+    expected = reference.mix_plan(pool, aux, drawn, size=SIZE, **IMAGENET)
     torch.testing.assert_close(mixed, expected, rtol=0, atol=4e-6)
-    assert torch.equal(target, labels) and torch.equal(lam, weight) and (lam >= 0.4).all() and (lam < 1).any()
+    assert torch.equal(target, labels) and torch.equal(lam, drawn.lam) and (lam >= 0.4).all() and (lam < 1).any()
     assert torch.equal(source, aux.labels[drawn.aux_crops.index])
     assert all(int(s) in CLASSES[int(t)] for s, t in zip(source, target, strict=True))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import native
 import torch
 
-from xmixup_fast.ops import operators
+from xmixup_fast.ops import registrations
 
 
 def load() -> Path:
@@ -15,5 +15,5 @@ def load() -> Path:
     (library,) = native.build("cuda_emulation").glob("libcuda_emulation.*")
     torch.ops.load_library(library)
     loss = "xmixup_fast_cuda_emulation::dual_head_cross_entropy"
-    torch.library.register_autograd(loss, operators._backward, setup_context=operators._setup_context)
+    torch.library.register_autograd(loss, registrations.backward, setup_context=registrations.setup_context)
     return library

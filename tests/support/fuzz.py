@@ -28,7 +28,8 @@ from typing import Any
 
 import emulation
 import torch
-from samples import IMAGENET, DrawInputs, LossInputs, MixInputs, is_within, unchecked_pool
+from fuzz_draw import call_draw, draw_arguments
+from samples import IMAGENET, LossInputs, MixInputs, is_within, unchecked_pool
 from spoiling import spoil
 from torch import Tensor
 
@@ -74,18 +75,6 @@ def call_mix(mix: Callable[..., Any], arguments: dict[str, Any], **more: Any) ->
         pixels, offsets, sizes, *crops = (arguments[f"{side}_{name}"] for name in SIDE)
         sides += [unchecked_pool(pixels, offsets, sizes), Crops(*crops)]
     return mix(*sides, **options)
-
-
-def draw_arguments(rng: random.Random) -> dict[str, Any]:
-    inputs = DrawInputs.make(
-        batch=rng.choice([0, 1, 2, 3, 300]),
-        size=(rng.randint(1, 300), rng.randint(1, 300)),
-        room=rng.choice([0, 1, 30, 2**31 - 301]),
-        aux_images=rng.randint(0, 5),
-        intervals=rng.choice([rng.randint(1, 20), rng.randint(1, 5000)]),
-        seed=rng.getrandbits(31),
-    )
-    return {**vars(inputs), "seed": rng.randint(-(2**63), 2**63 - 1), "flip": rng.random() < 0.5}
 
 
 def loss_arguments(rng: random.Random) -> dict[str, Any]:
@@ -164,6 +153,8 @@ class Call:
         operators._library = library  # type: ignore[assignment]
         if self.op == "mix":
             return call_mix(ops.mix, self.arguments)
+        if self.op == "draw":
+            return call_draw(ops.draw, self.arguments)
         return getattr(ops, self.op)(**self.arguments)
 
     def explain(self, error: Exception) -> str | None:
@@ -172,7 +163,7 @@ class Call:
         names = "|".join(map(re.escape, self.arguments))
         if isinstance(error, RuntimeError) and re.match(rf"xmixup_fast\.{self.op}: ({names})\b", message):
             return "refused by name"
-        if isinstance(error, ValueError) and re.match(rf"({names}): expected", message):
+        if isinstance(error, (TypeError, ValueError)) and re.match(rf"({names}): expected", message):
             return "refused by name"
         if self.emulated and message.startswith(f"device-side assert triggered: {self.op}: "):
             return "device-side assert"
@@ -192,12 +183,11 @@ class Call:
             assert given["std"] != IMAGENET["std"] or given["mean"] != IMAGENET["mean"] or result.isfinite().all()
         elif self.op == "draw":
             batch = len(given["sample"])
-            for crops in result[:2]:
-                assert (crops.index.dtype, crops.index.shape) == (torch.int64, (batch,))
-                assert (crops.window.dtype, crops.window.shape) == (torch.int32, (batch, 4))
-                assert (crops.flip.dtype, crops.flip.shape) == (torch.bool, (batch,))
-            assert (result.lam.dtype, result.lam.shape) == (torch.float32, (batch,))
-            assert result.lam.isfinite().all()
+            assert (result.rows.dtype, result.rows.shape) == (torch.int32, (batch, 32))
+            colored = batch if len(result.color) else 0
+            assert (result.color.dtype, result.color.shape) == (torch.float32, (colored, 2, 3, 4))
+            assert ((result.lam >= 0) & (result.lam <= 1)).all()
+            assert result.color.isfinite().all()
         else:
             assert result.dtype == torch.float32 and result.shape == ()
             usual = len(given["lam"]) > 0 and not {"target_logits", "source_logits", "source_weight"} & {*self.spoiled}
@@ -213,10 +203,10 @@ class Call:
             error = 2 * call_mix(error_of_mix, given) + TINY
             assert is_within(result, expected, error), "mix: other numbers than the reference's"
         elif self.op == "draw":
-            given = given | {"flip": bool(given["flip"])}
-            expected = reference.draw(**given)
-            pairs = zip((*result[0], *result[1], *result[2:]), (*expected[0], *expected[1], *expected[2:]), strict=True)
-            assert all(torch.equal(*pair) for pair in pairs), "draw: other numbers than the reference's"
+            given = given | {name: bool(given[name]) for name in ("flip", "box", "one_lam")}
+            given["size"] = sides(given["size"])
+            expected = call_draw(reference.draw, given)
+            assert all(map(torch.equal, result, expected)), "draw: other numbers than the reference's"
         else:
             inputs = LossInputs(**given)
             # Labels, and lam, may be sequences of numbers.

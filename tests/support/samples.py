@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from xmixup_fast import Crops, ImagePool
 from xmixup_fast.ops import reference
-from xmixup_fast.ops.operators import DrawOutput
 
 Numbers = tuple[float, float, float]
 
@@ -194,90 +193,6 @@ def is_within(mixed: torch.Tensor, expected: torch.Tensor, error: torch.Tensor) 
     """Whether ``mixed``, of any dtype, is a rounding of numbers that differ from ``expected`` by at most ``error``."""
     low, high = ((expected.double() + sign * error).to(mixed.dtype) for sign in (-1, 1))  # rounding keeps the order
     return bool(((mixed >= low) & (mixed <= high)).all())
-
-
-@dataclass
-class DrawInputs:
-    """The arguments of one call of `draw`, in the schema's order."""
-
-    seed: int
-    sample: torch.Tensor
-    epoch: torch.Tensor
-    label: torch.Tensor
-    target_index: torch.Tensor
-    target_sizes: torch.Tensor
-    offsets: torch.Tensor
-    members: torch.Tensor
-    aux_sizes: torch.Tensor
-    lam_quantiles: torch.Tensor
-    size: tuple[int, int]
-    flip: bool = True
-
-    @classmethod
-    def make(
-        cls,
-        batch: int = 3,
-        size: tuple[int, int] = (5, 7),
-        *,
-        room: int = 9,
-        images: int = 4,
-        aux_images: int = 10,
-        classes: int = 3,
-        intervals: int = 16,
-        seed: int = 0,
-    ) -> DrawInputs:
-        """Random arguments. Every class has a member, unless there are no auxiliary images.
-
-        Args:
-            batch: number of samples.
-            size: height and width of the windows.
-            room: images are up to so many pixels larger than the windows.
-            images: number of target images.
-            aux_images: number of auxiliary images.
-            classes: number of target classes.
-            intervals: number of intervals of the table of quantiles.
-            seed: of the random numbers.
-        """
-        generator = torch.Generator().manual_seed(seed)
-
-        def random_below(n: int, *shape: int) -> torch.Tensor:
-            return torch.randint(0, n, shape, generator=generator)
-
-        def random_sizes(n: int) -> torch.Tensor:
-            return (torch.tensor(size) + random_below(room + 1, n, 2)).int()
-
-        lengths = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + random_below(5, classes)]) * (aux_images > 0)
-        offsets = lengths.cumsum(0)
-        quantiles = torch.rand(intervals + 1, generator=generator).sort().values
-        return cls(
-            seed=seed,
-            sample=random_below(2**62, batch),
-            epoch=random_below(2**32, batch),
-            label=random_below(classes, batch),
-            target_index=random_below(images, batch),
-            target_sizes=random_sizes(images),
-            offsets=offsets,
-            members=random_below(max(aux_images, 1), int(offsets[-1])),
-            aux_sizes=random_sizes(aux_images),
-            lam_quantiles=quantiles,
-            size=size,
-        )
-
-    def to(self, device: torch.device) -> DrawInputs:
-        return replace(self, **{n: v.to(device) for n, v in vars(self).items() if isinstance(v, torch.Tensor)})
-
-    def of(self, samples: slice | torch.Tensor) -> DrawInputs:
-        """The arguments for some samples of the batch."""
-        names = ("sample", "epoch", "label", "target_index")
-        return replace(self, **{name: getattr(self, name)[samples] for name in names})
-
-    def call(self, draw: Any) -> DrawOutput:
-        """Calls `draw` of `ops` or `reference` with these arguments."""
-        return draw(**vars(self))
-
-    def raw(self) -> tuple[Any, ...]:
-        """The arguments of torch.ops.xmixup_fast.draw, in the schema's order."""
-        return tuple(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor
 from xmixup_fast import ops
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.ops.image_pool import ImagePool
-from xmixup_fast.ops.lam import beta_quantiles, cutmix_boxes
+from xmixup_fast.ops.lam import beta_quantiles
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.mixing_share import NEARLY_ONE, batch_note, expected_auxiliary_share
 
@@ -38,8 +38,9 @@ def drawn_weights(settings: Settings, box: bool) -> Tensor:
         aux_sizes=torch.empty((0, 2), dtype=torch.int32),
         lam_quantiles=beta_quantiles(settings.alpha, settings.fold),
         size=size,
+        box=box,
     )
-    return cutmix_boxes(drawn.lam, drawn.center, size)[1] if box else drawn.lam
+    return drawn.lam
 
 
 @pytest.mark.parametrize("box", [False, True])

@@ -6,12 +6,11 @@ Importing it registers the operators as ``torch.ops.xmixup_fast``.
 from .augmentation import Augmentation
 from .image_pool import Crops, ImagePool, Images
 from .mix_plan import MixPlan
-from .operators import DrawOutput, draw, dual_head_cross_entropy, mix, mix_plan
+from .operators import draw, dual_head_cross_entropy, mix, mix_plan
 
 __all__ = [
     "Augmentation",
     "Crops",
-    "DrawOutput",
     "ImagePool",
     "Images",
     "MixPlan",

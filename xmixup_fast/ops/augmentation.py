@@ -134,6 +134,18 @@ class Augmentation:
         """Whether colours are changed."""
         return self.jitter_probability > 0 and any((self.brightness, self.contrast, self.saturation, self.hue))
 
+    def draw_arguments(self) -> dict[str, Any]:
+        """The tables and settings that the operator ``draw`` takes."""
+        steps = [self.brightness, self.contrast, self.saturation, self.hue, self.jitter_probability]
+        return {
+            "ratios": None if self.scale is None else self.ratios,
+            "turns": self.turns if self.jitters and self.hue > 0 else None,
+            "erase_ratios": self.erase_ratios if self.erase > 0 else None,
+            "scale": [] if self.scale is None else list(self.scale),
+            "jitter": steps if self.jitters else [],
+            "erase": [self.erase, *self.erase_scale] if self.erase > 0 else [],
+        }
+
     def to(self, device: torch.device | str) -> Augmentation:
         """The same augmentation with its tables on another device, or itself where they are there already."""
         if self.turns.device == torch.device(device):
@@ -157,6 +169,15 @@ def _jitter(color_jitter: Any) -> dict[str, float]:
     values = values * 3 if len(values) == 1 else values
     names = ("brightness", "contrast", "saturation", "hue")
     return dict(zip(names, values, strict=False))
+
+
+def as_augmentation(value: Any) -> Augmentation:
+    """The augmentation, or one that changes nothing for None. Raises TypeError for another value."""
+    if value is None:
+        return _NONE
+    if not isinstance(value, Augmentation):
+        raise TypeError(f"augmentation: expected an Augmentation or None, got {describe(value)}")
+    return value
 
 
 def _ratio_quantiles(ratio: tuple[float, float]) -> Tensor:
@@ -192,3 +213,6 @@ def _as_fill(fill: Any) -> Any:
     if len(values) != 3:
         raise ValueError(f"fill: expected mean, noise or R, G, B, got {describe(fill)}")
     return tuple(_as_share(f"fill[{c}]", value, 1.0) for c, value in enumerate(values))
+
+
+_NONE = Augmentation()

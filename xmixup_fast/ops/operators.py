@@ -9,16 +9,16 @@ or window stops it, and the next synchronisation reports a device-side assert, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..runtime import extension  # noqa: F401  (registers the operators)
+from . import registrations  # noqa: F401  (registers the operators)
 from .arguments import tensor_of
-from .augmentation import Augmentation
+from .augmentation import Augmentation, as_augmentation
 from .image_pool import Crops, ImagePool
 from .mix_plan import MixPlan
 
@@ -185,19 +185,6 @@ def _is_channels_last(memory_format: torch.memory_format) -> bool:
     return memory_format == torch.channels_last
 
 
-class DrawOutput(NamedTuple):
-    """The random numbers of a batch of B samples, on one device."""
-
-    target_crops: Crops
-    """Windows and flips of the target images."""
-    aux_crops: Crops
-    """Positions, windows and flips of the auxiliary images."""
-    lam: Tensor
-    """float32[B] in 0..1: the weight of each target image."""
-    center: Tensor
-    """float32[B, 2] in 0..1: the middle of a pasted rectangle, as fractions of the image's height and width."""
-
-
 def draw(
     seed: int,
     *,
@@ -212,25 +199,47 @@ def draw(
     lam_quantiles: Tensor,
     size: int | Sequence[int],
     flip: bool = True,
-) -> DrawOutput:
-    """Draws the random arguments of :func:`mix`: crops of target images, auxiliary images and their crops, and weights.
+    box: bool = False,
+    augmentation: Augmentation | None = None,
+    target_means: Tensor | None = None,
+    aux_means: Tensor | None = None,
+    aux_labels: Tensor | None = None,
+    partner: Tensor | None = None,
+    mixed: Tensor | None = None,
+    one_lam: bool = False,
+) -> MixPlan:
+    """Draws all that is random in a batch of mixed images: the plan that :func:`mix_plan` renders.
 
     Apart from the tables, a sample's random numbers depend on the seed, its ``sample`` and its ``epoch`` alone. They
     have the same bits in any batch and order, in any process and on any device. Random words of 32 bits come from
     Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405), whose key is the seed and whose counter is the
     sample, the epoch and the purpose of the words. A whole number below n is ``word * n >> 32``, whose probabilities
-    are uneven by less than ``n / 2**32``. A flip is a word whose upper bit is 0. A coordinate of ``center`` is a word's
-    upper 24 bits, divided by ``2**24``. With u made in the same way, ``lam`` is the table of quantiles, interpolated
-    linearly at ``u * Q``.
+    are uneven by less than ``n / 2**32``. A uniform number u is a word's upper 24 bits, divided by ``2**24``; a table
+    of Q + 1 quantiles is interpolated linearly at ``u * Q``. All tensors are on one device, with any strides.
 
-    Without members there are no auxiliary images: then ``aux_crops`` are zeros, and labels are ignored. All tensors are
-    on one device, with any strides.
+    **Second image.** With ``members``, an image of the sample's class. With ``partner``, the target image of another
+    sample, with its window, flip, colours and erased rectangle. With neither, the target image again.
+
+    **Windows** have the output's size and a random place. With ``augmentation.scale``, area and aspect ratio are
+    random as in torchvision's ``RandomResizedCrop``: the first of ten tries that fits into the image, or else the
+    largest window in the middle whose aspect ratio is allowed.
+
+    **Colours** are changed as by torchvision's ``ColorJitter``, in the order that a word tells among the 24 orders of
+    brightness, contrast, saturation and hue; a step whose setting is 0 is left out. The four factors are a word each.
+    Nothing is clamped between the steps. Contrast is about the mean grey that the 8 x 8 mean colours of the image tell
+    of the window. Hue turns colours about the grey axis.
+
+    **Erased rectangles** lie in the output. They are drawn as by torchvision's ``RandomErasing``, in ten tries.
+
+    **Weights** are quantiles of ``lam_quantiles`` at random places. With ``box``, a box of the auxiliary image is
+    pasted (CutMix, arXiv 1905.04899): its sides are ``sqrt(1 - lam)`` of the output's, rounded, its middle is anywhere
+    in the output, where it is cut off at the edges, and the plan's ``lam`` is the share that it leaves visible.
 
     Args:
         seed: seed of the run, ``-2**63`` to ``2**63 - 1``.
         sample: int64[B], any numbers that identify the training images.
         epoch: int64[B], 0 to 2**32 - 1.
-        label: int64[B], target class of each sample, 0 to K - 1.
+        label: int64[B], target class of each sample, 0 to K - 1; ignored without members and partners.
         target_index: int64[B], position of each sample's image in ``target_sizes``.
         target_sizes: int32[n, 2], height and width of the target images, in pixels.
         offsets: int64[K + 1], where each target class begins in ``members``, rising from 0 to M.
@@ -239,30 +248,47 @@ def draw(
         aux_sizes: int32[m, 2], height and width of the auxiliary images, in pixels.
         lam_quantiles: float32[Q + 1] in 0..1, quantiles of the distribution of ``lam`` at 0, 1/Q, ... 1, with Q from 1
             to 2**24. :func:`xmixup_fast.ops.lam.beta_quantiles` makes the table of a Beta distribution.
-        size: height and width of all windows, in pixels; or an integer for both.
+        size: height and width of the output, in pixels; or an integer for both.
         flip: mirror half of the images left to right.
+        box: paste a box of the auxiliary image; else both images are blended.
+        augmentation: what else happens to the images; its tables are on the device of the tensors.
+        target_means: uint8[n, 8, 8, 3], mean R, G, B in a grid over each target image, which contrast needs.
+        aux_means: uint8[m, 8, 8, 3], likewise of the auxiliary images.
+        aux_labels: int64[m], labels of the auxiliary images, for the plan's ``aux_label``, which otherwise is -1.
+        partner: int64[B], positions in the batch; not with members. The plan's ``aux_label`` is the partner's label.
+        mixed: bool[B], ``lam`` is 1 where false; all samples are mixed if not given.
+        one_lam: the first sample's ``lam`` is that of all samples.
 
     Raises:
-        RuntimeError: an argument has a wrong dtype, shape or device, or holds a wrong value: a
-            number out of range, a label without members, an image smaller than its window, falling offsets or
-            quantiles. Only those members and sizes are checked that the samples use.
+        RuntimeError: an argument has a wrong dtype, shape or device, or holds a wrong value: a number out of range, a
+            label without members, an image smaller than its window, contrast without means. Only those parts of the
+            tables are checked that the samples use. With ``scale`` or contrast, an image has at most 2**24 pixels a
+            side; with erasing, the output.
+        TypeError: ``augmentation`` is something else.
     """
-    target_window, target_flip, aux_index, aux_window, aux_flip, lam, center = _library.draw(
+    rows, color = _library.draw(
         seed=seed,
         sample=_packed(sample),
         epoch=_packed(epoch),
         label=_packed(label),
         target_index=_packed(target_index),
         target_sizes=_packed(target_sizes),
+        target_means=_packed(target_means),
         offsets=_packed(offsets),
         members=_packed(members),
         aux_sizes=_packed(aux_sizes),
+        aux_means=_packed(aux_means),
+        aux_labels=_packed(aux_labels),
+        partner=_packed(partner),
+        mixed=_packed(mixed),
         lam_quantiles=_packed(lam_quantiles),
         size=_sides(size),
         flip=flip,
+        box=box,
+        one_lam=one_lam,
+        **as_augmentation(augmentation).draw_arguments(),
     )
-    aux_crops = Crops(aux_index, aux_window, aux_flip)
-    return DrawOutput(Crops(target_index, target_window, target_flip), aux_crops, lam, center)
+    return MixPlan(rows, color)
 
 
 def dual_head_cross_entropy(
@@ -365,121 +391,3 @@ def _sides(size: Any) -> Any:
 def _listed(values: Any) -> Any:
     """The numbers of an array or tensor as a list; what is neither as it is."""
     return values.tolist() if isinstance(values, Tensor | np.ndarray) else values
-
-
-# Fake kernels tell torch.compile the shapes of results. They get their arguments by position, in the schema's order.
-
-_SIDE_TENSORS = ("pixels", "offsets", "sizes", "index", "window", "flip")
-_MIX_TENSORS = (*(f"target_{name}" for name in _SIDE_TENSORS), *(f"aux_{name}" for name in _SIDE_TENSORS), "lam")
-
-
-@torch.library.register_fake("xmixup_fast::mix")  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> Tensor:
-    *tensors, box, _mean, _std, size, dtype, channels_last, _antialias = arguments
-    device = _check_devices("mix", _MIX_TENSORS, tensors, box=box)
-    return _empty_batch(tensors[-1].shape[0], size, dtype, device, channels_last)
-
-
-@torch.library.register_fake("xmixup_fast::mix_out")  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> None:
-    *tensors, box, _mean, _std, _size, _channels_last, _antialias, out = arguments
-    _check_devices("mix", _MIX_TENSORS, tensors, box=box, out=out)
-
-
-_POOL_TENSORS = ("pixels", "offsets", "sizes")
-_PLAN_TENSORS = (*(f"{side}_{name}" for side in ("target", "aux") for name in _POOL_TENSORS), "plan", "color")
-
-
-@torch.library.register_fake("xmixup_fast::mix_plan")  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> Tensor:
-    *tensors, _mean, _std, size, dtype, channels_last, _antialias, _fill, noise_quantiles = arguments
-    device = _check_devices("mix_plan", _PLAN_TENSORS, tensors, noise_quantiles=noise_quantiles)
-    return _empty_batch(tensors[-2].shape[0], size, dtype, device, channels_last)
-
-
-@torch.library.register_fake("xmixup_fast::mix_plan_out")  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> None:
-    *tensors, _mean, _std, _size, _channels_last, _antialias, _fill, noise_quantiles, out = arguments
-    _check_devices("mix_plan", _PLAN_TENSORS, tensors, noise_quantiles=noise_quantiles, out=out)
-
-
-def _empty_batch(
-    batch: int, size: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool
-) -> Tensor:
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((batch, 3, *size), dtype=dtype, device=device, memory_format=memory_format)
-
-
-_DRAW_TENSORS = (
-    "sample",
-    "epoch",
-    "label",
-    "target_index",
-    "target_sizes",
-    "offsets",
-    "members",
-    "aux_sizes",
-    "lam_quantiles",
-)
-
-
-@torch.library.register_fake("xmixup_fast::draw")  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> tuple[Tensor, ...]:
-    _seed, *tensors, _size, _flip = arguments
-    device = _check_devices("draw", _DRAW_TENSORS, tensors)
-    batch = tensors[0].shape[0]
-
-    def empty(dtype: torch.dtype, *shape: int) -> Tensor:
-        return torch.empty((batch, *shape), dtype=dtype, device=device)
-
-    target = empty(torch.int32, 4), empty(torch.bool)
-    aux = empty(torch.int64), empty(torch.int32, 4), empty(torch.bool)
-    return *target, *aux, empty(torch.float32), empty(torch.float32, 2)
-
-
-_LOSS_TENSORS = ("target_logits", "source_logits", "target_labels", "source_labels", "lam")
-
-
-@torch.library.register_fake("xmixup_fast::dual_head_cross_entropy")  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    target_logits, source_logits, *_ = arguments
-    device = _check_devices("dual_head_cross_entropy", _LOSS_TENSORS, arguments[: len(_LOSS_TENSORS)])
-    shapes = ((), target_logits.shape, source_logits.shape)
-    loss, target_grad, source_grad = (torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)
-    return loss, target_grad, source_grad
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, target_grad, source_grad = output
-    ctx.mark_non_differentiable(target_grad, source_grad)
-    ctx.set_materialize_grads(False)  # torch would allocate zeros as gradients of these two
-    ctx.save_for_backward(target_grad, source_grad)
-    ctx.dtype = inputs[0].dtype
-
-
-def _backward(ctx: Any, loss_grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    if torch.is_grad_enabled():
-        raise NotImplementedError("xmixup_fast.dual_head_cross_entropy: second derivatives are not implemented")
-    # float32, so that the scaled loss of float16 training neither overflows nor loses small gradients here.
-    target_grad, source_grad = ((loss_grad * grad).to(ctx.dtype) for grad in ctx.saved_tensors)
-    return target_grad, source_grad, None, None, None, None, None
-
-
-torch.library.register_autograd("xmixup_fast::dual_head_cross_entropy", _backward, setup_context=_setup_context)
-
-
-def _check_devices(op: str, names: Sequence[str], tensors: Sequence[Any], **optional: Tensor | None) -> torch.device:
-    """The device that all tensors are on. Raises RuntimeError for None, and for a tensor on another device.
-
-    No native code checks fake tensors.
-    """
-    for name, tensor in zip(names, tensors, strict=True):
-        if tensor is None:
-            raise RuntimeError(f"xmixup_fast.{op}: {name}: expected a tensor, got None")
-    device: torch.device = tensors[0].device
-    for name, tensor in (*zip(names, tensors, strict=True), *optional.items()):
-        if tensor is not None and tensor.device != device:
-            raise RuntimeError(
-                f"xmixup_fast.{op}: {name}: expected a tensor on {device}, as {names[0]}, got one on {tensor.device}"
-            )
-    return device

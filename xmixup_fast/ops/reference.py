@@ -11,7 +11,9 @@ from torch import Tensor
 from .augmentation import Augmentation
 from .image_pool import Crops, ImagePool
 from .mix_plan import MixPlan
-from .operators import DrawOutput
+from .reference_draw import cutmix_boxes, draw, philox
+
+__all__ = ["cutmix_boxes", "draw", "dual_head_cross_entropy", "mix", "mix_plan", "philox"]
 
 
 def gather(pool: ImagePool, crops: Crops, size: tuple[int, int], antialias: bool = False) -> Tensor:
@@ -157,68 +159,6 @@ def channel_constants(mean: Sequence[float], std: Sequence[float]) -> tuple[list
     scale = [1 / (255 * s) for s in std]
     bias = [-m / s for m, s in zip(mean, std, strict=True)]
     return scale, bias
-
-
-_WORD = 2**32 - 1
-"""Mask of the 32 bits of a random word, which is an element of an int64 tensor."""
-
-
-def draw(
-    seed: int,
-    *,
-    sample: Tensor,
-    epoch: Tensor,
-    label: Tensor,
-    target_index: Tensor,
-    target_sizes: Tensor,
-    offsets: Tensor,
-    members: Tensor,
-    aux_sizes: Tensor,
-    lam_quantiles: Tensor,
-    size: tuple[int, int],
-    flip: bool = True,
-) -> DrawOutput:
-    """Draws the same bits as :func:`xmixup_fast.draw`."""
-
-    def words(purpose: int) -> Tensor:
-        counter = (sample & _WORD, sample >> 32 & _WORD, epoch, torch.full_like(epoch, purpose))
-        return philox(torch.stack(counter, dim=1), seed)
-
-    def crops(index: Tensor, sizes: Tensor, words: Tensor) -> Crops:
-        extent = torch.tensor(size, device=index.device).expand(len(index), 2)
-        corner = uniform_below(sizes[index] - extent + 1, words[:, :2])
-        return Crops(index, torch.cat([corner, extent], dim=1).int(), (words[:, 2] < 2**31) & flip)
-
-    target_crops = crops(target_index, target_sizes, words(0))
-    if len(members):
-        first, last = offsets[label], offsets[label + 1]
-        aux_index = members[first + uniform_below(last - first, words(1)[:, 0])]
-        aux_crops = crops(aux_index, aux_sizes, words(2))
-    else:
-        aux_crops = Crops(*(torch.zeros_like(tensor) for tensor in target_crops))
-    last_words = words(3)
-    position = (last_words[:, 0] >> 8) * (len(lam_quantiles) - 1)
-    left, right = lam_quantiles[position >> 24], lam_quantiles[(position >> 24) + 1]
-    fraction = (position & 2**24 - 1).float() * 2**-24
-    center = (last_words[:, 1:3] >> 8).float() * 2**-24
-    return DrawOutput(target_crops, aux_crops, left + fraction * (right - left), center)
-
-
-def uniform_below(n: Tensor, words: Tensor) -> Tensor:
-    """Elementwise, a whole number from 0 to n - 1 out of a random word, int64."""
-    return n * words >> 32
-
-
-def philox(counter: Tensor, key: int) -> Tensor:
-    """Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): words int64[n, 4] for counters int64[n, 4]."""
-    a, b, c, d = counter.unbind(1)
-    key_low, key_high = key & _WORD, key >> 32 & _WORD
-    for _ in range(10):
-        first, second = a * 0xD2511F53, c * 0xCD9E8D57  # modulo 2**64
-        a, b = (second >> 32 & _WORD) ^ b ^ key_low, second & _WORD
-        c, d = (first >> 32 & _WORD) ^ d ^ key_high, first & _WORD
-        key_low, key_high = key_low + 0x9E3779B9 & _WORD, key_high + 0xBB67AE85 & _WORD
-    return torch.stack([a, b, c, d], dim=1)
 
 
 def dual_head_cross_entropy(

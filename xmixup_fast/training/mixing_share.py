@@ -29,7 +29,7 @@ def expected_auxiliary_share(settings: Settings, *, box: bool) -> MixingShare:
 
     The distribution of the drawn weights is that of :func:`xmixup_fast.ops.draw`, which interpolates a table of
     quantiles. With boxes, the mean over all positions of a box is taken, of which a part may lie outside of the image
-    (:func:`xmixup_fast.ops.lam.cutmix_boxes`). Samples that are not mixed count with weight 1.
+    (:func:`xmixup_fast.ops.reference.cutmix_boxes`). Samples that are not mixed count with weight 1.
     """
     quantiles = beta_quantiles(settings.alpha, settings.fold).double().numpy()
     share = _box_share(quantiles, settings.image_size) if box else _blend_share(quantiles)

@@ -1,0 +1,135 @@
+"""What torch is told of the operators besides their kernels: the shapes of results, and the gradients of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..runtime import extension  # noqa: F401  (registers the operators)
+from .mix_plan import WORDS as PLAN_WORDS
+
+# Fake kernels tell torch.compile the shapes of results. They get their arguments by position, in the schema's order.
+
+_SIDE_TENSORS = ("pixels", "offsets", "sizes", "index", "window", "flip")
+_MIX_TENSORS = (*(f"target_{name}" for name in _SIDE_TENSORS), *(f"aux_{name}" for name in _SIDE_TENSORS), "lam")
+
+
+@torch.library.register_fake("xmixup_fast::mix")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> Tensor:
+    *tensors, box, _mean, _std, size, dtype, channels_last, _antialias = arguments
+    device = _check_devices("mix", _MIX_TENSORS, tensors, box=box)
+    return _empty_batch(tensors[-1].shape[0], size, dtype, device, channels_last)
+
+
+@torch.library.register_fake("xmixup_fast::mix_out")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> None:
+    *tensors, box, _mean, _std, _size, _channels_last, _antialias, out = arguments
+    _check_devices("mix", _MIX_TENSORS, tensors, box=box, out=out)
+
+
+_POOL_TENSORS = ("pixels", "offsets", "sizes")
+_PLAN_TENSORS = (*(f"{side}_{name}" for side in ("target", "aux") for name in _POOL_TENSORS), "plan", "color")
+
+
+@torch.library.register_fake("xmixup_fast::mix_plan")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> Tensor:
+    *tensors, _mean, _std, size, dtype, channels_last, _antialias, _fill, noise_quantiles = arguments
+    device = _check_devices("mix_plan", _PLAN_TENSORS, tensors, noise_quantiles=noise_quantiles)
+    return _empty_batch(tensors[-2].shape[0], size, dtype, device, channels_last)
+
+
+@torch.library.register_fake("xmixup_fast::mix_plan_out")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> None:
+    *tensors, _mean, _std, _size, _channels_last, _antialias, _fill, noise_quantiles, out = arguments
+    _check_devices("mix_plan", _PLAN_TENSORS, tensors, noise_quantiles=noise_quantiles, out=out)
+
+
+def _empty_batch(
+    batch: int, size: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool
+) -> Tensor:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty((batch, 3, *size), dtype=dtype, device=device, memory_format=memory_format)
+
+
+_DRAW_TENSORS = (
+    "sample",
+    "epoch",
+    "label",
+    "target_index",
+    "target_sizes",
+    "target_means",
+    "offsets",
+    "members",
+    "aux_sizes",
+    "aux_means",
+    "aux_labels",
+    "partner",
+    "mixed",
+    "lam_quantiles",
+    "ratios",
+    "turns",
+    "erase_ratios",
+)
+_DRAW_OPTIONAL = {"target_means", "aux_means", "aux_labels", "partner", "mixed", "ratios", "turns", "erase_ratios"}
+
+
+@torch.library.register_fake("xmixup_fast::draw")  # type: ignore[untyped-decorator]
+def _(_seed: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *tensors, _size, _flip, _box, _one_lam, _scale, jitter, _erase = arguments
+    named = dict(zip(_DRAW_TENSORS, tensors, strict=True))
+    optional = {name: named.pop(name) for name in _DRAW_TENSORS if name in _DRAW_OPTIONAL}
+    device = _check_devices("draw", [*named], [*named.values()], **optional)
+    batch = tensors[0].shape[0]
+    rows = torch.empty((batch, PLAN_WORDS), dtype=torch.int32, device=device)
+    return rows, torch.empty((batch if jitter else 0, 2, 3, 4), dtype=torch.float32, device=device)
+
+
+_LOSS_TENSORS = ("target_logits", "source_logits", "target_labels", "source_labels", "lam")
+
+
+@torch.library.register_fake("xmixup_fast::dual_head_cross_entropy")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    target_logits, source_logits, *_ = arguments
+    device = _check_devices("dual_head_cross_entropy", _LOSS_TENSORS, arguments[: len(_LOSS_TENSORS)])
+    shapes = ((), target_logits.shape, source_logits.shape)
+    loss, target_grad, source_grad = (torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)
+    return loss, target_grad, source_grad
+
+
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, target_grad, source_grad = output
+    ctx.mark_non_differentiable(target_grad, source_grad)
+    ctx.set_materialize_grads(False)  # torch would allocate zeros as gradients of these two
+    ctx.save_for_backward(target_grad, source_grad)
+    ctx.dtype = inputs[0].dtype
+
+
+def backward(ctx: Any, loss_grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        raise NotImplementedError("xmixup_fast.dual_head_cross_entropy: second derivatives are not implemented")
+    # float32, so that the scaled loss of float16 training neither overflows nor loses small gradients here.
+    target_grad, source_grad = ((loss_grad * grad).to(ctx.dtype) for grad in ctx.saved_tensors)
+    return target_grad, source_grad, None, None, None, None, None
+
+
+torch.library.register_autograd("xmixup_fast::dual_head_cross_entropy", backward, setup_context=setup_context)
+
+
+def _check_devices(op: str, names: Sequence[str], tensors: Sequence[Any], **optional: Tensor | None) -> torch.device:
+    """The device that all tensors are on. Raises RuntimeError for None, and for a tensor on another device.
+
+    No native code checks fake tensors.
+    """
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor is None:
+            raise RuntimeError(f"xmixup_fast.{op}: {name}: expected a tensor, got None")
+    device: torch.device = tensors[0].device
+    for name, tensor in (*zip(names, tensors, strict=True), *optional.items()):
+        if tensor is not None and tensor.device != device:
+            raise RuntimeError(
+                f"xmixup_fast.{op}: {name}: expected a tensor on {device}, as {names[0]}, got one on {tensor.device}"
+            )
+    return device
