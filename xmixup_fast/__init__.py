@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .ops.operators import DrawOutput, draw, dual_head_cross_entropy, mix
     from .ops.xmixup import MixedLabels, XMixup, joint_labels
     from .report.results import EvaluationResult, SelectionResult
-    from .runtime.extension import __version__, build_info, cpu_level
+    from .runtime.extension import __version__, build_info, cpu_level, free_outputs
     from .settings.fields import Settings
     from .training.result import Result
     from .training.run import fit
@@ -51,6 +51,7 @@ _LAZY = {
     "dual_head_cross_entropy": "ops.operators",
     "evaluate": "commands.functions",
     "fit": "training.run",
+    "free_outputs": "runtime.extension",
     "joint_labels": "ops.xmixup",
     "l2sp": "methods.l2sp",
     "mix": "ops.operators",
@@ -78,6 +79,7 @@ __all__ = [
     "dual_head_cross_entropy",
     "evaluate",
     "fit",
+    "free_outputs",
     "joint_labels",
     "l2sp",
     "mix",
