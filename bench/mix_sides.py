@@ -195,7 +195,7 @@ def fused_alloc(inputs: MixInputs) -> Side:
 
 
 def fresh_output(inputs: MixInputs) -> Tensor:
-    """Memory that torch asks the system for, from 32 MiB on."""
+    """From 32 MiB on, memory that malloc asks the system for, unless as much in one piece was freed before."""
     shape = (len(inputs.lam), 3, *inputs.size)
     return torch.empty(shape, dtype=inputs.dtype, memory_format=inputs.memory_format)
 

@@ -44,7 +44,7 @@ EPOCH_SIDES = {
 OUTPUTS = {
     "fused_alloc": "memory that `mix` reuses: a plain call",
     "fused": "reused output, `out=`",
-    "fused_fresh": "new memory (`torch.empty`)",
+    "fused_fresh": "`torch.empty` as `out=`",
     "touch": "new memory, one write per page, no mixing",
     "huge_pages": "new memory in pages of 2 MiB (`madvise`)",
     "kept_memory": "`torch.empty`, glibc keeps freed memory",
