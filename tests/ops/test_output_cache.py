@@ -217,7 +217,8 @@ def test_a_training_loop_stays_within_three_outputs(used: Callable[[], int]) -> 
         resident.append(resident_bytes())
     # New memory has a fault for each page. AddressSanitizer has some in every call.
     assert sum(calls[10:]) < 0.1 * len(calls[10:]) * MAPPED / resource.getpagesize()
-    assert resident[-1] - resident[9] < 8 * MAPPED
+    # A block lost in each step would make 50. AddressSanitizer keeps freed activations for a while.
+    assert resident[-1] - resident[9] < 25 * MAPPED
     del image, loss
 
 
