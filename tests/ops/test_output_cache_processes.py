@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 
 COMMON = """
-import os, sys, threading
+import os, signal, sys, threading
 import torch
 from dataclasses import replace
 from samples import MixInputs
@@ -58,6 +58,7 @@ pids = []
 for _ in range(4):
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # ends a child that waits for ever
         status = 1
         try:
             child()
@@ -91,6 +92,7 @@ held = mixed(9)
 for number in range(20):
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # ends a child that waits for ever
         status = 1
         try:
             image = mixed(number)
