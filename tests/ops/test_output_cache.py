@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import os
 import pickle
 import random
 import resource
@@ -215,10 +216,10 @@ def test_a_training_loop_stays_within_three_outputs(used: Callable[[], int]) -> 
         loss.backward()
         assert used() + _C.output_cache_bytes()[1] <= 3 * MAPPED
         resident.append(resident_bytes())
-    # New memory has a fault for each page. AddressSanitizer has some in every call.
-    assert sum(calls[10:]) < 0.1 * len(calls[10:]) * MAPPED / resource.getpagesize()
-    # A block lost in each step would make 50. AddressSanitizer keeps freed activations for a while.
-    assert resident[-1] - resident[9] < 25 * MAPPED
+    if "XMIXUP_SANITIZE" not in os.environ:  # whose allocator keeps freed activations, and has faults of its own
+        pages = MAPPED / resource.getpagesize()
+        assert sum(calls[10:]) < 0.1 * len(calls[10:]) * pages  # new memory has a fault for each page
+        assert resident[-1] - resident[9] < 25 * MAPPED  # a block lost in each step would make 50
     del image, loss
 
 
