@@ -190,9 +190,24 @@ def fused(inputs: MixInputs) -> Side:
     return lambda: inputs.call(ops.mix, out=out)
 
 
+def fused_alloc(inputs: MixInputs) -> Side:
+    return lambda: inputs.call(ops.mix)
+
+
+def fresh_output(inputs: MixInputs) -> Tensor:
+    """From 32 MiB on, memory that malloc asks the system for, unless as much in one piece was freed before."""
+    shape = (len(inputs.lam), 3, *inputs.size)
+    return torch.empty(shape, dtype=inputs.dtype, memory_format=inputs.memory_format)
+
+
+def fused_fresh(inputs: MixInputs) -> Side:
+    return lambda: inputs.call(ops.mix, out=fresh_output(inputs))
+
+
 SIDES: dict[str, Callable[[MixInputs], Callable[[], object]]] = {
+    "fused_alloc": fused_alloc,
     "fused": fused,
-    "fused_alloc": lambda inputs: lambda: inputs.call(ops.mix),
+    "fused_fresh": fused_fresh,
     "reference": lambda inputs: lambda: inputs.call(reference.mix),
     "compiled": compiled,
     "torchvision": torchvision,

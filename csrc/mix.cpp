@@ -1,10 +1,12 @@
-// `mix` and `mix_plan`: the checks of their arguments.
+// `mix` and `mix_plan`: the checks of their arguments, and the memory of their outputs.
 #include "mix.h"
 
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "checks.h"
+#include "cpu/output_cache.h"
 
 namespace xmixup {
 namespace {
@@ -46,6 +48,22 @@ std::string rectangle_to_string(const Rectangle& r) {
 }
 
 std::vector<int64_t> out_sizes(const MixArgs& args) { return {args.batch, 3, args.height, args.width}; }
+
+std::vector<int64_t> out_strides(const MixArgs& args) {
+  const int64_t h = args.height, w = args.width;
+  if (args.channels_last) return {3 * h * w, 1, 3 * w, 3};
+  return {3 * h * w, h * w, w, 1};
+}
+
+// Bytes of an output on the CPU that has a block of its own; 0 for others, which torch allocates: small ones, and those
+// of more bytes than 64 bits count, for which it has an error.
+int64_t block_bytes(const MixArgs& args, const Device& device) {
+  constexpr int64_t kMaxBytes = std::numeric_limits<int64_t>::max() / 2;
+  const int64_t image_bytes = 3LL * args.height * args.width * (args.out_type == OutType::float32 ? 4 : 2);
+  if (!device.is_cpu() || !output_cache_is_on() || args.batch > kMaxBytes / image_bytes) return 0;
+  const int64_t bytes = args.batch * image_bytes;
+  return bytes < kCacheOutputsFromBytes ? 0 : bytes;
+}
 
 // How messages of wrong values name a column of samples.
 struct ValueNames {
@@ -187,10 +205,7 @@ void check_plan(MixArgs& args, const Tensor& plan, const Tensor& color, const st
 
 void check_mix_out(const MixArgs& args, const Tensor& pixels, const Tensor& out) {
   const char* op = args.plan ? "mix_plan" : "mix";
-  const int64_t h = args.height, w = args.width;
-  const std::vector<int64_t> sizes = out_sizes(args);
-  const std::vector<int64_t> strides =
-      args.channels_last ? std::vector<int64_t>{3 * h * w, 1, 3 * w, 3} : std::vector<int64_t>{3 * h * w, h * w, w, 1};
+  const std::vector<int64_t> sizes = out_sizes(args), strides = out_strides(args);
   const auto actual = out.sizes();
   if (to_string(actual) != to_string(sizes)) {
     fail(op, "out: expected shape ", to_string(sizes), ", got ", to_string(actual));
@@ -222,8 +237,16 @@ Tensor allocate_mix_out(const MixArgs& args, const Tensor& pixels) {
   using torch::headeronly::MemoryFormat;
   constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};  // as OutType
   const std::vector<int64_t> sizes = out_sizes(args);
-  return torch::stable::empty(sizes, kTypes[static_cast<int>(args.out_type)], std::nullopt, pixels.device(),
-                              std::nullopt, args.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const ScalarType type = kTypes[static_cast<int>(args.out_type)];
+  if (const int64_t bytes = block_bytes(args, pixels.device()); bytes > 0) {
+    void* const block = take_output_block(bytes);
+    // The storage gives its block back when the last tensor, view or array that refers to it is gone. Where from_blob
+    // fails, it does not say whether it has called the deleter; the block is then lost rather than given to two.
+    return torch::stable::from_blob(block, sizes, out_strides(args), pixels.device(), type,
+                                    [bytes](void* data) noexcept { give_back_output_block(data, bytes); });
+  }
+  return torch::stable::empty(sizes, type, std::nullopt, pixels.device(), std::nullopt,
+                              args.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 }  // namespace xmixup

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/level.h"
+#include "cpu/output_cache.h"
 
 namespace py = pybind11;
 
@@ -38,7 +39,9 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  xmixup::cpu_level();  // so that a wrong XMIXUP_CPU_LEVEL fails the import, not the first batch
+  // So that a wrong XMIXUP_CPU_LEVEL or XMIXUP_OUTPUT_CACHE fails the import, not the first batch.
+  xmixup::cpu_level();
+  xmixup::output_cache_is_on();
   m.doc() = "Native operators of xmixup_fast.";
   m.attr("__version__") = XMIXUP_VERSION;
   m.def("build_info", &build_info,
@@ -50,4 +53,13 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "supported_cpu_levels", [] { return level_names(xmixup::supported_cpu_levels()); },
       "The instruction sets that this binary holds and this CPU runs.");
+  m.def("free_outputs", &xmixup::free_output_blocks,
+        "Gives the memory kept for the next outputs on the CPU back to the system; returns its bytes.");
+  m.def(
+      "output_cache_bytes",
+      [] {
+        const xmixup::OutputCacheBytes bytes = xmixup::output_cache_bytes();
+        return py::make_tuple(bytes.in_use, bytes.free);
+      },
+      "Bytes of the blocks that outputs on the CPU are in, and of those kept for the next ones.");
 }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .ops.operators import draw, dual_head_cross_entropy, mix, mix_plan
     from .ops.xmixup import MixedLabels, XMixup, joint_labels
     from .report.results import EvaluationResult, SelectionResult
-    from .runtime.extension import __version__, build_info, cpu_level
+    from .runtime.extension import __version__, build_info, cpu_level, free_outputs
     from .settings.fields import Settings
     from .training.result import Result
     from .training.run import fit
@@ -52,6 +52,7 @@ _LAZY = {
     "dual_head_cross_entropy": "ops.operators",
     "evaluate": "commands.functions",
     "fit": "training.run",
+    "free_outputs": "runtime.extension",
     "joint_labels": "ops.xmixup",
     "l2sp": "methods.l2sp",
     "mix": "ops.operators",
@@ -80,6 +81,7 @@ __all__ = [
     "dual_head_cross_entropy",
     "evaluate",
     "fit",
+    "free_outputs",
     "joint_labels",
     "l2sp",
     "mix",

@@ -75,15 +75,19 @@ def mix(
         dtype: float32, bfloat16 or float16; the last two are the float32 result, rounded to nearest.
         memory_format: ``torch.channels_last`` or ``torch.contiguous_format``.
         out: tensor to write the result to, [B, 3, height, width] in this memory format and in one of these dtypes;
-            ``dtype`` is then ignored. Allocating new memory takes longer than the mixing itself, so pass ``out``
-            wherever the previous batch is no longer needed.
+            ``dtype`` is then ignored. Without it the output is new, and is never overwritten while anything refers to
+            it: the memory of outputs that are gone is taken again, as writing to new memory takes longer than the
+            mixing. So a loop that drops its batches need not pass ``out``.
 
     Returns:
-        ``out``, or else a new tensor [B, 3, height, width] of ``dtype``.
+        ``out``, or else a new tensor [B, 3, height, width] of ``dtype``. On the CPU, from 1 MiB on, ``mix``
+        keeps the memory of up to two outputs that are gone; :func:`xmixup_fast.free_outputs` gives it back. Storages of
+        such outputs cannot grow: ``resize_`` to more elements raises torch's RuntimeError. The environment variable
+        ``XMIXUP_OUTPUT_CACHE=0`` has torch allocate every output.
 
     Raises:
         RuntimeError: an argument has a wrong dtype, shape, device or memory format, an index is outside of its pool, or
-            a window outside of its image. Nothing has been written then.
+            a window outside of its image. Nothing has been written then. Or there is no memory for the output.
         ValueError: ``memory_format`` is neither of the two.
     """
     arguments = {

@@ -192,7 +192,7 @@ class XMixup:
                 drawn from torch's generator, so that ``torch.manual_seed`` makes them the same again.
             epoch: from 0 on; or int64[B], of each sample. Must be given with ``sample``, as an image would otherwise
                 get the same crop, weight and auxiliary image each time.
-            out: where to write, as for :func:`xmixup_fast.mix`; fresh memory otherwise.
+            out: where to write, as for :func:`xmixup_fast.mix`; a new tensor otherwise.
 
         Returns:
             The mixed images, [B, 3, height, width], and their labels.
