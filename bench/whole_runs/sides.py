@@ -183,7 +183,8 @@ def lightning(recipe: Recipe) -> None:
 def huggingface(recipe: Recipe) -> None:
     """Hugging Face's Trainer with its wrapper of timm's networks, and datasets' imagefolder with torchvision's
     transforms, as in the guide on image classification. Workers persist, and gradients are not clipped. The optimiser
-    is given, as the Trainer's own spares normalisation layers and biases weight decay.
+    is given, as the Trainer's own spares normalisation layers and biases weight decay. What datasets knows of the files
+    is kept for later turns.
     """
     import numpy as np
     import torch
