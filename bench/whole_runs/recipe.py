@@ -26,7 +26,8 @@ class Recipe:
     source: str
     """Folder of class folders that xmixup blends with."""
     start: str
-    """Folder of the network that all start from, of 1000 classes, as timm saves one."""
+    """Folder of the network that all start from, of 1000 classes, as timm saves one. The new head's random values are
+    each library's own: timm's are larger than transformers', which shows after few steps."""
     output: str
     """Folder for what the side writes, which does not exist before."""
     cache: str
