@@ -22,6 +22,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -53,6 +54,7 @@ PACKAGES = ("torch", "torchvision", "pillow", "timm", "fastai", "lightning", "tr
 
 def main() -> None:
     asked = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a side's processes end, too
     folder: Path = asked.folder.resolve()
     results = asked.results or folder / "results.jsonl"
     what = {"model": asked.model, "epochs": asked.epochs, "images": asked.images, "workers": asked.workers}
