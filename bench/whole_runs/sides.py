@@ -1,0 +1,343 @@
+"""The sides of a whole run: the same recipe, as the users of each library would write it from its documentation.
+
+python -m whole_runs.sides SIDE RECIPE, with the recipe as JSON: bench/end_to_end.py starts it so
+
+All have as many workers as there are cores, and networks in channels_last, which is faster on CPUs. None writes logs or
+checkpoints between epochs, or anything else that is not needed for the saved model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from whole_runs.recipe import Recipe, imported, saved
+
+
+def ours(recipe: Recipe, method: str, **more: Any) -> None:
+    """:func:`xmixup_fast.fit`. New heads learn as fast as all else, and the last weights are kept, as with the others.
+
+    No report is written, as the others write none, and the test images are not looked at.
+    """
+    from xmixup_fast import fit
+
+    steps = imported()
+    result = fit(
+        recipe.target,
+        model=recipe.model,
+        method=method,
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        lr=recipe.lr,
+        head_lr_multiplier=1.0,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        image_size=recipe.image_size,
+        resize=recipe.resize,
+        seed=recipe.seed,
+        keep="last",
+        test="none",
+        report=False,
+        device="cpu",
+        cache=recipe.cache,
+        output=recipe.output,
+        **more,
+    )
+    saved(result.folder / "model.safetensors", steps)
+
+
+def finetune(recipe: Recipe) -> None:
+    """Ours, plain fine-tuning."""
+    ours(recipe, "finetune")
+
+
+def xmixup(recipe: Recipe) -> None:
+    """Ours, each image blended with one of a source; the source's classes are chosen by the run itself."""
+    ours(recipe, "xmixup", source=recipe.source)
+
+
+def fastai(recipe: Recipe) -> None:
+    """fastai's ``vision_learner``, unfrozen, with a linear head in place of its own, and PyTorch's SGD by OptimWrapper,
+    as fastai's has no Nesterov momentum. Images are mirrored one by one, in the workers, as that costs least on CPUs.
+    """
+    from fastai.callback.channelslast import ChannelsLast
+    from fastai.vision.all import (
+        CrossEntropyLossFlat,
+        FlipItem,
+        ImageDataLoaders,
+        OptimWrapper,
+        ParamScheduler,
+        RandomCrop,
+        RatioResize,
+        SchedCos,
+        accuracy,
+        set_seed,
+        vision_learner,
+    )
+    from PIL import Image
+    from torch import nn
+    from torch.optim import SGD
+
+    steps = imported()
+    set_seed(recipe.seed)
+    with Image.open(next(Path(recipe.target).rglob("*.jpg"))) as image:
+        long_side = round(recipe.resize * max(image.size) / min(image.size))  # which is what RatioResize takes
+    loaders = ImageDataLoaders.from_folder(
+        recipe.target,
+        train="train",
+        valid="val",
+        item_tfms=[RatioResize(long_side), RandomCrop(recipe.image_size), FlipItem()],
+        bs=recipe.batch_size,
+        num_workers=recipe.workers,
+    )
+    features = json.loads(Path(recipe.start, "config.json").read_text())["num_features"]
+    optimizer = {"momentum": recipe.momentum, "nesterov": True, "weight_decay": recipe.weight_decay}
+    learner = vision_learner(
+        loaders,
+        recipe.model,
+        custom_head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, recipe.classes)),
+        loss_func=CrossEntropyLossFlat(),
+        opt_func=partial(OptimWrapper, opt=SGD, **optimizer),
+        metrics=accuracy,
+        cbs=ChannelsLast(),
+        path=recipe.output,
+    )
+    learner.unfreeze()
+    with learner.no_bar():
+        learner.fit(recipe.epochs, lr=recipe.lr, cbs=ParamScheduler({"lr": SchedCos(recipe.lr, 0)}))
+    saved(learner.save("model", with_opt=False), steps, {"0.model.": "", "1.2.": "classifier."})
+
+
+def lightning(recipe: Recipe) -> None:
+    """Lightning's Trainer, with torchvision's ImageFolder, decoder and transforms of tensors, which its documentation
+    calls the fastest, in a DataLoader with persistent workers. No validation before training.
+    """
+    import lightning
+    import timm
+    import torch
+    import torch.nn.functional as F
+    from torch.optim.lr_scheduler import CosineAnnealingLR
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms import v2
+
+    steps = imported()
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = timm.create_model(recipe.model, pretrained=True, num_classes=recipe.classes)
+            self.network = self.network.to(memory_format=torch.channels_last)
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            images, labels = batch
+            return F.cross_entropy(self.network(images), labels)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            images, labels = batch
+            correct = self.network(images).argmax(1) == labels
+            self.log("val_accuracy", correct.float().mean(), batch_size=len(labels))
+
+        def configure_optimizers(self) -> Any:
+            options = {"momentum": recipe.momentum, "nesterov": True, "weight_decay": recipe.weight_decay}
+            optimizer = torch.optim.SGD(self.parameters(), lr=recipe.lr, **options)
+            schedule = CosineAnnealingLR(optimizer, T_max=self.trainer.estimated_stepping_batches)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+    module = Classifier()
+    config = module.network.pretrained_cfg
+    finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config["mean"], config["std"])]
+    crop = {"train": [v2.RandomCrop(recipe.image_size), v2.RandomHorizontalFlip()]}
+    crop["val"] = [v2.CenterCrop(recipe.image_size)]
+
+    def loader(split: str) -> DataLoader:
+        images = ImageFolder(
+            f"{recipe.target}/{split}",
+            v2.Compose([v2.Resize(recipe.resize), *crop[split], *finish]),
+            loader=partial(decode_image, mode=ImageReadMode.RGB),
+        )
+        trains = split == "train"
+        workers = {"num_workers": recipe.workers, "persistent_workers": recipe.workers > 0}
+        return DataLoader(images, recipe.batch_size, shuffle=trains, drop_last=trains, **workers)
+
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=recipe.epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, loader("train"), loader("val"))
+    file = Path(recipe.output, "model.ckpt")
+    trainer.save_checkpoint(file, weights_only=True)
+    saved(file, steps, {"network.": ""}, key="state_dict")
+
+
+def huggingface(recipe: Recipe) -> None:
+    """Hugging Face's Trainer with its wrapper of timm's networks, and datasets' imagefolder with torchvision's
+    transforms, as in the guide on image classification. Workers persist, and gradients are not clipped. The optimiser
+    is given, as the Trainer's own spares normalisation layers and biases weight decay. What datasets knows of the files
+    is kept for later turns.
+    """
+    import numpy as np
+    import torch
+    from datasets import load_dataset
+    from torchvision.transforms import v2
+    from transformers import (
+        AutoModelForImageClassification,
+        DefaultDataCollator,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    steps = imported()
+    set_seed(recipe.seed)
+    splits = {split: f"{recipe.target}/{split}/**" for split in ("train", "val")}
+    data = load_dataset("imagefolder", data_files=splits, cache_dir=recipe.cache)
+    labels = dict(enumerate(data["train"].features["label"].names))
+    network = AutoModelForImageClassification.from_pretrained(
+        recipe.start,
+        num_labels=recipe.classes,
+        id2label=labels,
+        label2id={name: number for number, name in labels.items()},
+        ignore_mismatched_sizes=True,
+    ).to(memory_format=torch.channels_last)
+    config = network.config.pretrained_cfg
+    finish = [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(config["mean"], config["std"]),
+    ]
+    crop = {"train": [v2.RandomCrop(recipe.image_size), v2.RandomHorizontalFlip()]}
+    crop["val"] = [v2.CenterCrop(recipe.image_size)]
+
+    def transformed(split: str) -> Any:
+        transform = v2.Compose([v2.Resize(recipe.resize), *crop[split], *finish])
+
+        def examples(batch: dict[str, Any]) -> dict[str, Any]:
+            images = [transform(image.convert("RGB")) for image in batch["image"]]
+            return {"pixel_values": images, "label": batch["label"]}
+
+        return data[split].with_transform(examples)
+
+    def metrics(predicted: Any) -> dict[str, float]:
+        return {"accuracy": float(np.mean(predicted.predictions.argmax(1) == predicted.label_ids))}
+
+    arguments = TrainingArguments(
+        output_dir=recipe.output,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        learning_rate=recipe.lr,
+        lr_scheduler_type="cosine",
+        max_grad_norm=0.0,
+        eval_strategy="epoch",
+        save_strategy="no",
+        logging_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=recipe.workers,
+        dataloader_persistent_workers=recipe.workers > 0,
+        dataloader_pin_memory=False,
+        dataloader_drop_last=False,
+        use_cpu=True,
+        seed=recipe.seed,
+    )
+    options = {"momentum": recipe.momentum, "nesterov": True, "weight_decay": recipe.weight_decay}
+    optimizer = torch.optim.SGD(network.parameters(), lr=recipe.lr, **options)
+    trainer = Trainer(
+        model=network,
+        args=arguments,
+        data_collator=DefaultDataCollator(),
+        train_dataset=transformed("train"),
+        eval_dataset=transformed("val"),
+        compute_metrics=metrics,
+        optimizers=(optimizer, None),
+    )
+    trainer.train()
+    trainer.save_model()
+    saved(Path(recipe.output, "model.safetensors"), steps)
+
+
+def timm(recipe: Recipe) -> None:
+    """timm's dataset, loader with prefetcher, optimiser, scheduler and loop, as in its train.py; its own transforms are
+    replaced, as they have no crop of a resized image without a random scale.
+    """
+    import torch
+    from timm import create_model
+    from timm.data import create_dataset, create_loader
+    from timm.data.transforms import ToNumpy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+    from timm.utils import AverageMeter, accuracy, random_seed
+    from torchvision.transforms import v2
+
+    steps = imported()
+    random_seed(recipe.seed)
+    device = torch.device("cpu")
+    network = create_model(recipe.model, pretrained=True, num_classes=recipe.classes)
+    network = network.to(device, memory_format=torch.channels_last)
+    config = network.pretrained_cfg
+    crop = {"train": [v2.RandomCrop(recipe.image_size), v2.RandomHorizontalFlip()]}
+    crop["val"] = [v2.CenterCrop(recipe.image_size)]
+
+    def loader(split: str) -> Any:
+        dataset = create_dataset("", root=recipe.target, split=split)
+        made = create_loader(
+            dataset,
+            (3, recipe.image_size, recipe.image_size),
+            recipe.batch_size,
+            is_training=split == "train",
+            mean=config["mean"],
+            std=config["std"],
+            num_workers=recipe.workers,
+            device=device,
+        )
+        dataset.transform = v2.Compose([v2.Resize(recipe.resize), *crop[split], ToNumpy()])
+        return made
+
+    train, val = loader("train"), loader("val")
+    options = {"lr": recipe.lr, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
+    optimizer = create_optimizer_v2(network, opt="sgd", filter_bias_and_bn=False, **options)
+    scheduler, _ = create_scheduler_v2(
+        optimizer, "cosine", recipe.epochs, min_lr=0.0, step_on_epochs=False, updates_per_epoch=len(train)
+    )
+    loss_fn = torch.nn.CrossEntropyLoss()
+    update = 0
+    for epoch in range(recipe.epochs):
+        network.train()
+        for input, target in train:
+            input = input.contiguous(memory_format=torch.channels_last)
+            loss = loss_fn(network(input), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            update += 1
+            scheduler.step_update(update)
+        network.eval()
+        top1 = AverageMeter()
+        with torch.inference_mode():
+            for input, target in val:
+                output = network(input.contiguous(memory_format=torch.channels_last))
+                top1.update(accuracy(output, target)[0].item(), len(target))
+        print(f"epoch {epoch}: {top1.avg:.2f} %", flush=True)
+    file = Path(recipe.output, "model.pth.tar")
+    torch.save({"state_dict": network.state_dict()}, file)
+    saved(file, steps, key="state_dict")
+
+
+SIDES = {side.__name__: side for side in (finetune, xmixup, fastai, lightning, huggingface, timm)}
+
+
+if __name__ == "__main__":
+    told = Recipe(**json.loads(sys.argv[2]))
+    SIDES[sys.argv[1]](told)
