@@ -19,7 +19,7 @@ from samples import LossInputs
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xmixup_fast import ops
-from xmixup_fast.ops import operators, reference
+from xmixup_fast.ops import operators, reference, registrations
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -66,8 +66,7 @@ class Step:
     def run(self, out: Tensor) -> list[Tensor]:
         """Windows, weights, images, loss and gradients."""
         draws: MixPlan = self.drawn.call(ops.draw)
-        images = (self.target, draws.target_crops, self.aux, draws.aux_crops, draws.lam)
-        mixed = ops.mix(*images, size=(32, 32), **IMAGENET, out=out)
+        mixed = ops.mix_plan(self.target, self.aux, draws, size=(32, 32), **IMAGENET, out=out)
         losses = replace(self.heads, lam=draws.lam).with_gradients(ops.dual_head_cross_entropy)
         return [draws.target_crops.window, draws.aux_crops.window, draws.lam, mixed, *losses]
 
@@ -260,8 +259,7 @@ def test_a_compiled_step_runs_on_without_recompiling() -> None:
     @torch.compile(backend=counter, fullgraph=True)
     def forward(step: Step, logits: tuple[Tensor, Tensor], out: Tensor) -> tuple[Tensor, Tensor]:
         draws = step.drawn.call(ops.draw)
-        images = (step.target, draws.target_crops, step.aux, draws.aux_crops, draws.lam)
-        mixed = ops.mix(*images, size=(32, 32), **IMAGENET, out=out)
+        mixed = ops.mix_plan(step.target, step.aux, draws, size=(32, 32), **IMAGENET, out=out)
         labels = (step.heads.target_labels, step.heads.source_labels)
         return mixed, ops.dual_head_cross_entropy(*logits, *labels, draws.lam, source_weight=0.7, label_smoothing=0.1)
 
@@ -277,13 +275,12 @@ def test_a_compiled_step_runs_on_without_recompiling() -> None:
 
 @pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 1), ("loss", 4)])
 def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
-    """Draw has a plan, without colours; the loss 3 results, and each sample's loss as scratch. With `out`, mix has none."""
+    """Draw has a plan; the loss 3 results, and each sample's loss as scratch. With `out`, mix_plan has none."""
     step = Step.make(CUDA)
     out = step.empty_out()
     draws = step.drawn.call(ops.draw)
-    images = (step.target, draws.target_crops, step.aux, draws.aux_crops, draws.lam)
     calls: dict[str, Callable[[], object]] = {
-        "mix": lambda: ops.mix(*images, size=(32, 32), **IMAGENET, out=out),
+        "mix": lambda: ops.mix_plan(step.target, step.aux, draws, size=(32, 32), **IMAGENET, out=out),
         "draw": lambda: step.drawn.call(ops.draw),
         "loss": lambda: torch.ops.xmixup_fast.dual_head_cross_entropy(*step.heads.raw()),
     }

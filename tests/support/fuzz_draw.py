@@ -43,7 +43,8 @@ def draw_arguments(rng: random.Random) -> dict[str, Any]:
     inputs = inputs.with_mixed(rng.getrandbits(31)) if rng.random() < 0.5 else inputs
     inputs = inputs.with_partners(rng.getrandbits(31)) if rng.random() < 0.3 else inputs
     flags = {name: rng.random() < 0.5 for name in ("flip", "box", "one_lam")}
-    tables = {name: getattr(augmentation, name) for name in AUGMENTATION_TABLES} if augmentation else {}
+    tables = augmentation.draw_arguments() if augmentation else {}
+    tables = {name: tables[name] for name in AUGMENTATION_TABLES if tables.get(name) is not None}
     return {**vars(inputs), "seed": rng.randint(-(2**63), 2**63 - 1), **flags, **tables}
 
 
@@ -57,5 +58,5 @@ def call_draw(draw: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     if isinstance(augmentation, Augmentation):
         given["augmentation"] = augmentation = copy.copy(augmentation)
         for name in AUGMENTATION_TABLES:
-            object.__setattr__(augmentation, name, arguments[name])
+            object.__setattr__(augmentation, name, arguments.get(name, getattr(augmentation, name)))
     return draw(**given)
