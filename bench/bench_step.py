@@ -104,47 +104,47 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("side", sides(metafunc.config))
 
 
+def make_trainer(side: str, model: str, size: int, batch: int) -> Trainer:
+    """A trainer of a method or a user's side on made images, whose network counts as pretrained; always the same."""
+    settings = Settings(
+        target="made",
+        source="made",
+        model=model,
+        method=side if side in METHODS else "mixup",
+        image_size=size,
+        batch_size=batch,
+        steps=STEPS,
+    )
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(settings.short_side, settings.short_side * 4 // 3)] * IMAGES
+    target, aux = make_pool(sizes, generator), make_pool(sizes, generator)
+    target.labels.copy_(torch.arange(IMAGES) % TARGET_CLASSES)
+    aux.labels.copy_(torch.arange(IMAGES) % SOURCE_CLASSES)
+    target_names, source_names = [f"t{i}" for i in range(TARGET_CLASSES)], [f"s{i}" for i in range(SOURCE_CLASSES)]
+    network = build(settings.model, "none", target_names, source_classes=source_names)
+    network = network.to(memory_format=torch.channels_last)
+    images: Any = target
+    if side in METHODS:
+        network.source_matched = torch.ones(SOURCE_CLASSES, dtype=torch.bool)  # as if it were pretrained
+        offsets = torch.arange(TARGET_CLASSES + 1) * (IMAGES // TARGET_CLASSES)
+        source = AuxiliaryIndex(aux.labels, aux.sizes, offsets, torch.arange(IMAGES))
+        method: Any = METHODS[side](settings, network)
+        sampler: Any = Sampler(target, source, settings)
+    else:
+        mix = {
+            "torchvision": v2.MixUp(alpha=settings.alpha, num_classes=TARGET_CLASSES),
+            "timm": timm.data.Mixup(settings.alpha, label_smoothing=0, num_classes=TARGET_CLASSES),
+        }
+        method = sampler = images = UserMixup(target, network, settings, mix[side])
+    parts = StepParts(network=network, method=method, regularizer=None, sampler=sampler, images=images, auxiliary=aux)
+    return Trainer(parts, settings)
+
+
 @pytest.fixture(scope="module")
 def trainers(request: pytest.FixtureRequest) -> dict[str, Trainer]:
-    """A trainer of each side on the same made images, with networks that start alike and count as pretrained."""
-    option = request.config.getoption
-    made = {}
-    for side in sides(request.config):
-        settings = Settings(
-            target="made",
-            source="made",
-            model=option("--step-model"),
-            method=side if side in METHODS else "mixup",
-            image_size=option("--step-size"),
-            batch_size=option("--step-batch"),
-            steps=STEPS,
-        )
-        generator = torch.Generator().manual_seed(0)
-        sizes = [(settings.short_side, settings.short_side * 4 // 3)] * IMAGES
-        target, aux = make_pool(sizes, generator), make_pool(sizes, generator)
-        target.labels.copy_(torch.arange(IMAGES) % TARGET_CLASSES)
-        aux.labels.copy_(torch.arange(IMAGES) % SOURCE_CLASSES)
-        target_names, source_names = [f"t{i}" for i in range(TARGET_CLASSES)], [f"s{i}" for i in range(SOURCE_CLASSES)]
-        network = build(settings.model, "none", target_names, source_classes=source_names)
-        network = network.to(memory_format=torch.channels_last)
-        images: Any = target
-        if side in METHODS:
-            network.source_matched = torch.ones(SOURCE_CLASSES, dtype=torch.bool)  # as if it were pretrained
-            offsets = torch.arange(TARGET_CLASSES + 1) * (IMAGES // TARGET_CLASSES)
-            source = AuxiliaryIndex(aux.labels, aux.sizes, offsets, torch.arange(IMAGES))
-            method: Any = METHODS[side](settings, network)
-            sampler: Any = Sampler(target, source, settings)
-        else:
-            mix = {
-                "torchvision": v2.MixUp(alpha=settings.alpha, num_classes=TARGET_CLASSES),
-                "timm": timm.data.Mixup(settings.alpha, label_smoothing=0, num_classes=TARGET_CLASSES),
-            }
-            method = sampler = images = UserMixup(target, network, settings, mix[side])
-        parts = StepParts(
-            network=network, method=method, regularizer=None, sampler=sampler, images=images, auxiliary=aux
-        )
-        made[side] = Trainer(parts, settings)
-    return made
+    """A trainer of each side, with networks that start alike."""
+    workload = [request.config.getoption(f"--step-{name}") for name in ("model", "size", "batch")]
+    return {side: make_trainer(side, *workload) for side in sides(request.config)}
 
 
 def first_images(trainer: Trainer) -> tuple[Tensor, ...]:

@@ -39,7 +39,8 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["threads"] = THREADS
     machine_info["cores"] = len(CORES)
     machine_info["xmixup_fast"] = {**build_info(), "cpu_level": cpu_level()}
-    machine_info["versions"] = {name: _version(name) for name in ("torch", "torchvision", "kornia", "timm")}
+    packages = ("torch", "torchvision", "kornia", "timm", "nvidia-dali-cuda130", "pillow")
+    machine_info["versions"] = {name: _version(name) for name in packages}
 
 
 def _version(package: str) -> str | None:

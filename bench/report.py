@@ -2,12 +2,15 @@
 
 python -m pytest bench --benchmark-only --rounds 30 --benchmark-json FILE.json
 python bench/report.py FILE.json
+
+A run of some benchmarks alone gives the tables of these; it prints which groups are missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from goals import goal_rows
+from results import MissingGroup, Results, best_alternative, group, only
 
 from xmixup_fast.runtime.files import write_between_markers
 
@@ -24,7 +29,6 @@ MIX_GROUPS = {
     "mix-crop-bf16": "crops, bfloat16",
     "mix-resized-f32": "resized, float32",
 }
-ALTERNATIVES = ("compiled", "torchvision", "kornia")
 MIX_SIDES = {
     "fused_alloc": "`mix(...)`: a plain call",
     "fused": "*fused*: `mix(..., out=)`, reused output",
@@ -35,6 +39,31 @@ MIX_SIDES = {
     "kornia": "*kornia*: likewise",
     "ceiling": "*ceiling*: reads and writes as many bytes, mixes nothing",
 }
+AUGMENT_GROUPS = {"augment-f32": "float32", "augment-bf16": "bfloat16"}
+AUGMENT_SIDES = {
+    "fused": "*fused*: `draw` and `mix_plan(..., out=)`",
+    "fused_alloc": "likewise without `out=`",
+    "mix": "`mix(..., out=)` of the same windows, colours left as they are",
+    "mix-resized": "*resized* of the table above",
+    "compiled": "*compiled*: bytes resized in threads, then one torch.compile kernel; does not draw",
+    "torchvision": "*torchvision*: images in threads, the rest batched; does not draw",
+    "kornia": "*kornia*: windows in threads, the rest batched; does not draw",
+    "dali": "*dali*: its pipeline on the CPU, then mixup in torch",
+    "timm": "*timm*: one image per sample, mixed within the batch; its workers share the images without loss",
+    "ceiling": "*ceiling*: reads and writes as many bytes",
+}
+RESIZE_GROUPS = {
+    "resize-antialias-2-to-4": "448 to 896 -> 224, batch 32",
+    "resize-antialias-2.4": "426 -> 180, batch 64",
+    "resize-antialias-6.7": "426 -> 64, batch 64",
+}
+RESIZE_SIDES = {
+    "fused": "*fused*: `mix(..., antialias=True, out=)`, normalised",
+    "torchvision": "*torchvision*: bytes in threads, then normalised in whole batches",
+    "torchvision_bytes": "the same without normalisation",
+    "pillow": "*pillow*: in threads, `reducing_gap=2`, not normalised",
+}
+OVERHEAD_PARTS = ("plan", "draw", "mix", "glue")
 EPOCH_SIDES = {
     "resident": "*resident*: `Sampler.plan` and `render`, from decoded images",
     "stream": "*stream*: the same bits, target images decoded anew",
@@ -50,9 +79,6 @@ OUTPUTS = {
     "kept_memory": "`torch.empty`, glibc keeps freed memory",
 }
 
-Results = dict[str, list[dict[str, Any]]]
-"""extra_info of the benchmarks of each group."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,17 +87,21 @@ def main() -> None:
     results: Results = {}
     for benchmark in run["benchmarks"]:
         results.setdefault(benchmark["group"], []).append(benchmark["extra_info"])
-    sections = [
-        machine(run),
-        headline(results),
-        goals(results),
-        mix_table(results),
-        others(results),
-        epoch_table(results),
-        alloc_table(results),
-    ]
+    sections = [machine(run)]
+    makers = [headline, goals, mix_table, augment_table, resize_table, overhead_table, others, epoch_table, alloc_table]
+    for make in makers:
+        sections += unless_missing(make, results)
     write_between_markers(DOCS / "performance.md", "bench/report.py", "\n\n".join(sections))
-    plot_growth(results, DOCS / "performance.png")
+    unless_missing(lambda results: plot_growth(results, DOCS / "performance.png"), results)
+
+
+def unless_missing(make: Callable[[Results], Any], results: Results) -> list[Any]:
+    """What ``make`` gives for the results; nothing, and a line that says so, where they lack a group that it needs."""
+    try:
+        return [make(results)]
+    except MissingGroup as missing:
+        print(f"left out: {missing}")
+        return []
 
 
 def machine(run: dict[str, Any]) -> str:
@@ -97,45 +127,11 @@ def headline(results: Results) -> str:
     )
 
 
-def best_alternative(over_fused: dict[str, float]) -> tuple[str, float]:
-    """Name and time, in multiples of the fused operator's, of the fastest other way to a batch."""
-    return min(((name, over_fused[name]) for name in ALTERNATIVES if name in over_fused), key=lambda pair: pair[1])
-
-
 def goals(results: Results) -> str:
     """Every goal with its figure, and whether it is met."""
-    rows = []
-
-    def add(what: str, goal: str, value: float, met: bool) -> None:
-        rows.append((what, goal, f"{value:.3g}, {'met' if met else '**missed**'}"))
-
-    for group, title in MIX_GROUPS.items():
-        over = only(results, f"{group}-in-turn")["over_fused"]
-        _, best = best_alternative(over)
-        if group == "mix-resized-f32":
-            add(f"{title}: best alternative / fused", "≥ 3", best, best >= 3)
-            continue
-        add(f"{title}: reference / fused", "≥ 30", over["reference"], over["reference"] >= 30)
-        add(f"{title}: best alternative / fused", "≥ 4", best, best >= 4)
-        add(f"{title}: fused / ceiling", "≤ 1.3", 1 / over["ceiling"], 1 / over["ceiling"] <= 1.3)
-    loop = only(results, "loop")
-    plain = loop["fused_alloc"]["mix"] / loop["fused"]["mix"]
-    add("plain call / `out=`, in a loop with backward", "≤ 1.15", plain, plain <= 1.15)
-    draw = only(results, "draw-in-turn")
-    add("`draw` / `mix`, calls repeated", "< 0.03", draw["over_mix"], draw["over_mix"] < 0.03)
-    add("`draw` / `mix`, calls after other work", "< 0.03", cold := draw["cold_over_mix"], cold < 0.03)
-    loss = only(results, "loss-in-turn")["over_fused"]["reference"]
-    add("loss: reference / fused", "≥ 2", loss, loss >= 2)
-    step = only(results, "step-in-turn")["over_finetune"]["xmixup"]
-    add("training step: xmixup / finetune", "≤ 1.05", step, step <= 1.05)
-    for decoder, pool in pools(results).items():
-        ratio = pool["build_over_decode_only"]
-        add(f"rate: first start / decoding alone ({decoder})", "≥ 0.9", ratio, ratio >= 0.9)
-    over = only(results, "epoch")["over_resident"]
-    add("epoch: dataloader / resident", "≥ 20", over["dataloader"], over["dataloader"] >= 20)
-    add("epoch: timm / resident", "≥ 10", over["timm"], over["timm"] >= 10)
-    select = 1 / only(results, "select-in-turn")["over_forward"]
-    add("rate: selection / bare network", "≥ 0.9", select, select >= 0.9)
+    rows: list[Any] = []
+    for make in goal_rows(MIX_GROUPS, AUGMENT_GROUPS, RESIZE_GROUPS):
+        rows += [row for found in unless_missing(make, results) for row in found]
     what = (
         "### Goals\nA row divides two median times, or rates where it says so. Crops and resized windows are of `mix`."
     )
@@ -143,20 +139,59 @@ def goals(results: Results) -> str:
 
 
 def mix_table(results: Results) -> str:
-    """Milliseconds of each side of `mix`, and in brackets multiples of the fused operator's time."""
-    sides = list(only(results, "mix-crop-f32-in-turn")["seconds"])
-    rows = []
-    for side in sides:
-        row = [MIX_SIDES[side]]
-        for group in MIX_GROUPS:
-            turn = only(results, f"{group}-in-turn")
-            row.append(f"{1e3 * turn['seconds'][side]:.2f} ({turn['over_fused'][side]:.2f})")
-        rows.append(row)
     what = (
         "### mix\nMilliseconds for a batch of 64 images of 224x224 pixels, by way (row) and kind (column; *resized*: "
         "windows as RandomResizedCrop draws them). In brackets, multiples of *fused*."
     )
-    return with_words(what, table(("", *MIX_GROUPS.values()), rows))
+    return with_words(what, sides_table(results, MIX_GROUPS, MIX_SIDES))
+
+
+def augment_table(results: Results) -> str:
+    what = (
+        "### Augmentation\nLikewise for 64 pairs with resized crops, flips, colour jitter of 0.4 in brightness, "
+        "contrast and saturation, and mixup."
+    )
+    return with_words(what, sides_table(results, AUGMENT_GROUPS, AUGMENT_SIDES))
+
+
+def resize_table(results: Results) -> str:
+    what = "### Antialiased resizing\nLikewise for windows of so many pixels in height and width."
+    return with_words(what, sides_table(results, RESIZE_GROUPS, RESIZE_SIDES))
+
+
+def overhead_table(results: Results) -> str:
+    """Shares of a step that are not the network's."""
+    rows = [
+        (
+            f"{at['model']}, {at['batch']} images of {at['size']}x{at['size']}",
+            f"{1e3 * at['step']:.3g}",
+            *(f"{at['share'][part]:.2%}" for part in OVERHEAD_PARTS),
+            f"{at['without_pixels']:.2%}",
+            f"{at['with_pixels']:.2%}",
+        )
+        for at in group(results, "step-overhead")
+    ]
+    what = (
+        "### A step without its network\nShares of the time of an xmixup step. *Plan* contains *draw*; *mix* are the "
+        "pixels, *glue* is what else a step does around the network, its loss and the optimiser's arithmetic."
+    )
+    head = ("step", "ms", *OVERHEAD_PARTS, "all but the pixels", "all")
+    return with_words(what, table(head, rows))
+
+
+def sides_table(results: Results, groups: dict[str, str], words: dict[str, str]) -> str:
+    """Milliseconds of each side that was measured in all groups, and in brackets multiples of the fused operator's."""
+    turns = [only(results, f"{name}-in-turn") for name in groups]
+    rows = []
+    for side in words:
+        if all(side in turn["seconds"] for turn in turns):
+            rows.append(
+                [
+                    words[side],
+                    *(f"{1e3 * turn['seconds'][side]:.2f} ({turn['over_fused'][side]:.2f})" for turn in turns),
+                ]
+            )
+    return table(("", *groups.values()), rows)
 
 
 def others(results: Results) -> str:
@@ -193,14 +228,6 @@ def epoch_table(results: Results) -> str:
     return with_words(what, table(("", "time"), [(EPOCH_SIDES[name], f"{value:.3g}") for name, value in over.items()]))
 
 
-def pools(results: Results) -> dict[str, dict[str, Any]]:
-    """What was measured of building pools, by decoder."""
-    measured = {pool["decoder"]: pool for pool in results.get("pool", [])}
-    if measured.keys() != {"dali", "torchvision"}:
-        raise SystemExit(f"expected the group pool with dali and torchvision, got {sorted(measured)}: run all of bench")
-    return measured
-
-
 def alloc_table(results: Results) -> str:
     measured = only(results, "alloc")
     rows = [(OUTPUTS[name], f"{1e3 * m['seconds']:.2f}", str(m["faults"])) for name, m in measured.items()]
@@ -212,14 +239,6 @@ def alloc_table(results: Results) -> str:
     ]
     what = "The same in a loop that keeps each batch through the backward pass of one convolution."
     return f"{alone}\n\n" + with_words(what, table(("into", "ms", "ms of the step", "page faults"), rows))
-
-
-def only(results: Results, group: str) -> dict[str, Any]:
-    if len(results.get(group, [])) != 1:
-        raise SystemExit(
-            f"expected one benchmark of the group {group}, got {len(results.get(group, []))}: run all of bench"
-        )
-    return results[group][0]
 
 
 def with_words(words: str, rows: str) -> str:
@@ -239,17 +258,17 @@ def plot_growth(results: Results, file: Path) -> None:
         "growth-threads": ("threads (64 crops of 224 x 224)", "ms per batch"),
     }
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.2), layout="constrained")
-    for axis, (group, (x_label, y_label)) in zip(axes, panels.items(), strict=True):
-        points = sorted(results[group], key=lambda point: point["at"])
+    for axis, (name, (x_label, y_label)) in zip(axes, panels.items(), strict=True):
+        points = sorted(group(results, name), key=lambda point: point["at"])
         at = [point["at"] for point in points]
         for side, marker in (("fused", "o"), ("compiled", "s")):
-            unit = [1e6 / n if group == "growth-batch" else 1e3 for n in at]
+            unit = [1e6 / n if name == "growth-batch" else 1e3 for n in at]
             seconds = [point["seconds"][side] for point in points]
             axis.plot(at, [s * u for s, u in zip(seconds, unit, strict=True)], marker=marker, label=side)
         axis.set(xlabel=x_label, ylabel=y_label, ylim=(0, None))
-        if group != "growth-threads":
+        if name != "growth-threads":
             axis.set_xscale("log")
-        if group != "growth-pool":
+        if name != "growth-pool":
             axis.set_xticks(at, [str(n) for n in at])
             axis.minorticks_off()
         axis.grid(alpha=0.3)
