@@ -84,10 +84,10 @@ class Staged:
 def compiled(inputs: AugmentInputs) -> Side:
     """Bytes resized in threads into planes, and a compiled kernel for colours, blend and normalisation, reused output.
 
-    The fastest of what was tried. Slower on a busy machine, in multiples of its time: floats instead of bytes, 1.4;
-    floats without threads, 2.6. Of the kernel's time: an output in planes that is copied to channels_last, or rows of
-    R, G, B that are shifted against each other, as the operator's, 1.1; matmul by the matrices, 1.1; batches in
-    channels_last, 1.5.
+    The fastest of what was tried. Slower on a busy machine, in multiples of its time: floats instead of bytes, 1.4,
+    also with a kernel that shifts rows of R, G, B against each other, as the operator does; floats without threads,
+    2.6. Of the kernel's time: an output in planes that is copied to channels_last, 1.1; matmul by the matrices, 1.2;
+    batches in channels_last, 1.6; such rows of bytes, 4.
     """
     mix = inputs.as_mix()
     scale, bias = (torch.tensor(c).view(3, 1, 1) for c in reference.channel_constants(MEAN, STD))
