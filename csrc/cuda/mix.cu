@@ -1,10 +1,13 @@
 // `mix` on CUDA. A thread computes the same few columns of several rows, so that it finds only once which columns of
 // the images they are made of. It computes 128 bits of a row, or one element where rows are not whole groups of 128
-// bits. In both cases neighbouring threads read and write neighbouring bytes.
+// bits. In both cases neighbouring threads read and write neighbouring bytes. Where colours are changed or windows
+// filtered, another kernel mixes whole pixels (mix_pixels.h).
 #include "../core/floats.h"
 #include "../mix.h"
 #include "../schema.h"
 #include "launch.h"
+#include "mix_pixels.h"
+#include "mix_windows.h"
 #include "store.h"
 
 namespace xmixup {
@@ -24,156 +27,7 @@ constexpr int kRowsPerThread = (channels_last ? 128 : 64) / static_cast<int>(siz
 template <int n>
 constexpr int kResampledColumns = n < 4 ? n : 4;
 
-// --- one sample ---
-
-// The window of one sample in one pool.
-struct Window {
-  const uint8_t* first;  // first byte of its first pixel
-  int64_t row_bytes;     // from one row of the image to the next
-  int32_t height, width;
-  bool flip;
-
-  __device__ const uint8_t* row(int32_t y) const { return first + y * row_bytes; }
-};
-
-__device__ inline Window load_window(const CropBatch& crops, int64_t b) {
-  const WindowFault fault = check_window(crops, b);
-  XMIXUP_DEVICE_ASSERT(fault != WindowFault::index, "mix: an index is outside its image pool");
-  XMIXUP_DEVICE_ASSERT(fault != WindowFault::image, "mix: an image is outside its pool's pixels");
-  XMIXUP_DEVICE_ASSERT(fault != WindowFault::window, "mix: a window is outside its image");
-  const Rectangle& window = at(crops.window, b);
-  return {window_row(crops, b, 0), 3 * static_cast<int64_t>(crops.sizes[2 * at(crops.index, b) + 1]), window.height,
-          window.width, at(crops.flip, b) != 0};
-}
-
-// What all pixels of one sample share.
-struct Sample {
-  Window target;
-  Window aux;  // where lam is 1: the target's window, so that no auxiliary byte is read; its weight is 0
-  float lam;   // 1 where there is a box: each pixel then shows one image alone
-  int32_t box_top, box_left, box_bottom, box_right;
-
-  __device__ bool has_box() const { return box_top < box_bottom && box_left < box_right; }
-};
-
-__device__ inline Sample load_sample(const MixArgs& args, int64_t b) {
-  const float lam = at(args.lam, b);
-  XMIXUP_DEVICE_ASSERT(lam >= 0.0f && lam <= 1.0f, "mix: a lam is outside 0 to 1");
-  Sample sample = {load_window(args.target, b), load_window(args.aux, b), lam, 0, 0, 0, 0};
-  if (const Rectangle* box = box_of(args, b); box != nullptr) {
-    XMIXUP_DEVICE_ASSERT(fits_output(args, *box), "mix: a box is outside the output");
-    sample.box_top = box->top;
-    sample.box_left = box->left;
-    sample.box_bottom = box->top + box->height;
-    sample.box_right = box->left + box->width;
-    sample.lam = 1.0f;
-  }
-  if (sample.lam == 1.0f && !sample.has_box()) sample.aux = sample.target;
-  return sample;
-}
-
-// --- a thread's columns, and their values in the rows of a window ---
-
-// n consecutive elements of an output row: of R G B R G B ..., or of a plane. A thread has the same in all three
-// planes.
-template <int n>
-struct Columns {
-  int32_t x[n];        // pixel
-  int32_t channel[n];  // 0 for planes
-
-  __device__ Columns(int32_t first, bool channels_last) {
-#pragma unroll
-    for (int k = 0; k < n; ++k) {
-      x[k] = channels_last ? (first + k) / 3 : first + k;
-      channel[k] = channels_last ? first + k - 3 * x[k] : 0;
-    }
-  }
-};
-
-// The values of the columns in a window that has the output's size, row by row.
-template <int n>
-class CropRows {
- public:
-  // Loops over rows and planes are unrolled so far that a thread waits for many loads at once.
-  static constexpr int kRowsAtOnce = n == 1 ? 8 : 16 / n, kPlanesAtOnce = 3;
-
-  __device__ CropRows(const Window& window, const Columns<n>& columns, const MixArgs& args, int32_t y)
-      : row_(window.row(y)), row_bytes_(window.row_bytes) {
-#pragma unroll
-    for (int k = 0; k < n; ++k) {
-      byte_[k] = 3 * (window.flip ? args.width - 1 - columns.x[k] : columns.x[k]) + columns.channel[k];
-    }
-  }
-
-  __device__ void next() { row_ += row_bytes_; }
-
-  __device__ float value(int k, int channel) const { return static_cast<float>(__ldg(row_ + byte_[k] + channel)); }
-
- private:
-  const uint8_t* row_;
-  int64_t row_bytes_;
-  uint32_t byte_[n];
-};
-
-// The values of the columns in a window of any size, resampled to the output's: vertically first, then horizontally.
-template <int n>
-class ResampledRows {
- public:
-  // Nothing is unrolled: a value takes four loads, and more of them at once would need too many registers.
-  static constexpr int kRowsAtOnce = 1, kPlanesAtOnce = 1;
-
-  __device__ ResampledRows(const Window& window, const Columns<n>& columns, const MixArgs& args, int32_t y)
-      : window_(window), out_height_(args.height), y_(y), last_(3 * (window.width - 1)) {
-#pragma unroll
-    for (int k = 0; k < n; ++k) {
-      const int32_t x = window.flip ? args.width - 1 - columns.x[k] : columns.x[k];
-      const LinearTap tap = linear_tap(x, args.width, window.width);
-      before_[k] = 3 * tap.before + columns.channel[k];
-      weight_[k] = tap.weight;
-    }
-    find_rows();
-  }
-
-  __device__ void next() {
-    ++y_;
-    find_rows();
-  }
-
-  __device__ float value(int k, int channel) const {
-    const uint32_t after_k = before_[k] < last_ ? before_[k] + 3 : before_[k];
-    const float before = in_column(before_[k] + channel), after = in_column(after_k + channel);
-    return fmaf(weight_[k], after - before, before);
-  }
-
- private:
-  __device__ void find_rows() {
-    const LinearTap tap = linear_tap(y_, out_height_, window_.height);
-    row_before_ = window_.row(tap.before);
-    row_after_ = window_.row(tap.after);
-    row_weight_ = tap.weight;
-  }
-
-  __device__ float in_column(uint32_t byte) const {
-    const auto before = static_cast<float>(__ldg(row_before_ + byte));
-    return fmaf(row_weight_, static_cast<float>(__ldg(row_after_ + byte)) - before, before);
-  }
-
-  const Window& window_;
-  int32_t out_height_, y_;
-  uint32_t last_;       // in a row of the window, the first byte of the last column, which has none after it
-  uint32_t before_[n];  // for each element: the byte of LinearTap::before in a row of the window
-  float weight_[n];     // for each element: LinearTap::weight
-  const uint8_t *row_before_, *row_after_;
-  float row_weight_;
-};
-
 // --- rows ---
-
-// values[c] by comparisons: an index that is not constant could put the array into memory.
-template <typename T>
-__device__ inline T channel_value(int c, const T (&values)[3]) {
-  return c == 0 ? values[0] : c == 1 ? values[1] : values[2];
-}
 
 // Computes one group of a sample: n columns of kRowsPerThread rows. Groups are numbered along the rows first.
 template <template <int> typename Rows, bool boxed, bool channels_last, int n, typename Out>
@@ -228,15 +82,57 @@ __device__ inline void mix_group(const MixArgs& args, const Sample& sample, uint
   }
 }
 
+// The sample that a block mixes a part of, or one beyond the batch; and its image in the output.
+__device__ inline int64_t sample_of_block() { return static_cast<int64_t>(blockIdx.z) * kMaxGridY + blockIdx.y; }
+
+template <typename Out>
+__device__ inline Out* image_of(const MixArgs& args, int64_t b) {
+  return static_cast<Out*>(args.out) + b * 3 * args.height * args.width;
+}
+
+// The group of a sample that a thread mixes.
+__device__ inline uint32_t group_of_thread() { return blockIdx.x * kThreads + threadIdx.x; }
+
+// Fills the erased pixels of a thread's group, which mix_group has mixed as if nothing were erased: so samples without
+// erased pixels cost nothing more. What it needs it finds anew: kept from before, it would take registers of all
+// samples.
+template <typename Out, bool channels_last, int n>
+__device__ inline void fill_erased(const MixArgs& args) {
+  const int64_t b = sample_of_block();
+  const Sample sample = load_sample(args, b);
+  const Changes target(args, args.target, b, 0), aux(args, args.aux, b, 1);
+  const bool crop = sample.is_crop(args);
+  const int32_t columns = crop ? n : kResampledColumns<n>;
+  const int32_t rows = kRowsPerThread<Out, channels_last, 1> / columns;
+  const int32_t row = channels_last ? 3 * args.width : args.width;
+  const auto group = static_cast<int32_t>(group_of_thread());
+  const int32_t groups = row / columns, band = group / groups, first = columns * (group - band * groups);
+  const int32_t begin = band * rows, end = begin + rows < args.height ? begin + rows : args.height;
+#pragma unroll 1
+  for (int32_t y = begin; y < end; ++y) {
+    if (!target.erases_row(y) && !aux.erases_row(y)) continue;
+#pragma unroll 1
+    for (int32_t i = first; i < first + columns; ++i) {
+      const int32_t x = channels_last ? i / 3 : i;
+      if (!target.erases(x, y) && !aux.erases(x, y)) continue;
+#pragma unroll 1
+      for (int32_t plane = 0; plane < (channels_last ? 1 : 3); ++plane) {
+        const float value[1] = {mix_element(args, sample, target, aux, x, y, channels_last ? i - 3 * x : plane)};
+        store(value, image_of<Out>(args, b) + (static_cast<int64_t>(plane) * args.height + y) * row + i);
+      }
+    }
+  }
+}
+
 template <typename Out, bool channels_last, int n>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_kernel(const MixArgs args) {
-  const int64_t b = static_cast<int64_t>(blockIdx.z) * kMaxGridY + blockIdx.y;
+  const int64_t b = sample_of_block();
   if (b >= args.batch) return;
+  check_sample(args, b);
   const Sample sample = load_sample(args, b);
-  Out* image = static_cast<Out*>(args.out) + b * 3 * args.height * args.width;
-  const uint32_t group = blockIdx.x * kThreads + threadIdx.x;
-  const bool crop = sample.target.height == args.height && sample.target.width == args.width &&
-                    sample.aux.height == args.height && sample.aux.width == args.width;
+  Out* image = image_of<Out>(args, b);
+  const uint32_t group = group_of_thread();
+  const bool crop = sample.is_crop(args);
   if (crop && !sample.has_box()) {
     mix_group<CropRows, false, channels_last, n>(args, sample, group, image);
   } else if (crop) {
@@ -246,6 +142,40 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_kernel(cons
   } else {
     mix_group<ResampledRows, true, channels_last, kResampledColumns<n>>(args, sample, group, image);
   }
+  if (erases(args, b)) fill_erased<Out, channels_last, n>(args);
+}
+
+// Pixels of a row that a thread mixes at a time where colours are changed or windows filtered: a whole number of
+// vectors in all layouts. It mixes single ones where rows are not whole groups of them, and of samples whose pixels
+// need more: filtered or erased ones.
+constexpr int kPixelColumns = 4;
+
+template <typename Out>
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_changed_kernel(const MixArgs args) {
+  const int64_t b = sample_of_block();
+  if (b >= args.batch) return;
+  check_sample(args, b);
+  const Sample sample = load_sample(args, b);
+  Out* image = image_of<Out>(args, b);
+  const uint32_t group = group_of_thread();
+  const bool vectors = args.width % kPixelColumns == 0 && reinterpret_cast<uintptr_t>(args.out) % sizeof(uint4) == 0;
+  if (!vectors || erases(args, b) || (args.antialias && sample.is_reduced(args))) {
+    mix_pixels<FilteredRows, 1>(args, sample, b, group, image);
+  } else if (sample.is_crop(args)) {
+    mix_pixels<CropRows, kPixelColumns>(args, sample, b, group, image);
+  } else {
+    mix_pixels<ResampledRows, kPixelColumns>(args, sample, b, group, image);
+  }
+}
+
+// Starts a kernel for so many groups of each sample.
+template <typename Kernel>
+void launch_kernel(Kernel* kernel, int32_t groups, const MixArgs& args, int32_t device_index) {
+  const dim3 grid((groups + kThreads - 1) / kThreads,
+                  static_cast<unsigned>(args.batch < kMaxGridY ? args.batch : kMaxGridY),
+                  static_cast<unsigned>((args.batch + kMaxGridY - 1) / kMaxGridY));
+  Launcher launch(device_index);
+  launch(kernel, grid, dim3(kThreads), args);
 }
 
 template <typename Out, bool channels_last, int n>
@@ -254,11 +184,7 @@ void launch_groups(const MixArgs& args, int32_t device_index) {
   constexpr int32_t columns = kResampledColumns<n>, rows = kRowsPerThread<Out, channels_last, columns>;
   const int32_t row = channels_last ? 3 * args.width : args.width;
   const int32_t groups = row / columns * ((args.height + rows - 1) / rows);
-  const dim3 grid((groups + kThreads - 1) / kThreads,
-                  static_cast<unsigned>(args.batch < kMaxGridY ? args.batch : kMaxGridY),
-                  static_cast<unsigned>((args.batch + kMaxGridY - 1) / kMaxGridY));
-  Launcher launch(device_index);
-  launch(mix_kernel<Out, channels_last, n>, grid, dim3(kThreads), args);
+  launch_kernel(mix_kernel<Out, channels_last, n>, groups, args, device_index);
 }
 
 template <typename Out, bool channels_last>
@@ -274,7 +200,10 @@ void launch_layout(const MixArgs& args, int32_t device_index) {
 
 template <typename Out>
 void launch_mix(const MixArgs& args, int32_t device_index) {
-  if (args.channels_last) {
+  if (args.color != nullptr || args.antialias) {
+    const int32_t groups = args.width * ((args.height + kPixelsPerThread - 1) / kPixelsPerThread);  // single columns
+    launch_kernel(mix_changed_kernel<Out>, groups, args, device_index);
+  } else if (args.channels_last) {
     launch_layout<Out, true>(args, device_index);
   } else {
     launch_layout<Out, false>(args, device_index);
