@@ -5,27 +5,28 @@ python -m pytest bench/bench_draw.py --benchmark-only -s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from conftest import evict_caches, median_seconds_in_turn
+from draw_inputs import RECIPE, DrawInputs, assert_same
 from mix_sides import fused as fused_mix
 from mix_sides import make_inputs
-from samples import DrawInputs
 from torch import Tensor
 
-from xmixup_fast import Crops, ops
+from xmixup_fast import Crops, MixPlan, ops
 from xmixup_fast.ops import reference
 from xmixup_fast.ops.lam import beta_quantiles
-from xmixup_fast.ops.operators import DrawOutput
 
 BATCH, SIZE, ROUNDS, CALLS = 64, (224, 224), 51, 20
 CLASSES, MEMBERS = 102, 1300  # flowers, each with one class of ImageNet
 
 
-def eager(inputs: DrawInputs, generator: torch.Generator) -> DrawOutput:
-    """The same odds from a torch.Generator, in two dozen calls of PyTorch."""
+def eager(inputs: DrawInputs, generator: torch.Generator) -> MixPlan:
+    """The same odds from a torch.Generator, in three dozen calls of PyTorch."""
 
     def below(limit: Tensor) -> Tensor:
         return (torch.rand(limit.shape, dtype=torch.float64, generator=generator) * limit).long()
@@ -41,7 +42,7 @@ def eager(inputs: DrawInputs, generator: torch.Generator) -> DrawOutput:
     place = torch.rand(len(inputs.label), generator=generator) * (len(inputs.lam_quantiles) - 1)
     left = place.long()
     lam = torch.lerp(inputs.lam_quantiles[left], inputs.lam_quantiles[left + 1], place - left)
-    return DrawOutput(target_crops, aux_crops, lam, torch.rand(len(lam), 2, generator=generator))
+    return MixPlan.of(target_crops, aux_crops, lam)
 
 
 @pytest.fixture(scope="module")
@@ -54,47 +55,58 @@ def inputs() -> DrawInputs:
 
 
 @pytest.fixture(scope="module")
-def sides(inputs: DrawInputs) -> dict[str, Any]:
+def recipe(inputs: DrawInputs) -> DrawInputs:
+    """The same call with resized crops, colours, erased rectangles and boxes."""
+    augmented = inputs.augmented(RECIPE)
+    return replace(augmented, target_sizes=inputs.target_sizes, aux_sizes=inputs.aux_sizes, box=True)
+
+
+@pytest.fixture(scope="module")
+def sides(inputs: DrawInputs, recipe: DrawInputs) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     return {
         "fused": lambda: inputs.call(ops.draw),
+        "recipe": lambda: recipe.call(ops.draw),
         "reference": lambda: inputs.call(reference.draw),
         "eager": lambda: eager(inputs, generator),
     }
 
 
-def check(draws: DrawOutput, inputs: DrawInputs, side: str) -> None:
+def check(plan: MixPlan, inputs: DrawInputs, side: str) -> None:
     """What is fused equals the reference; what is eager has other random numbers, but must obey the same limits."""
-    expected = inputs.call(reference.draw)
     if side != "eager":
-        pairs = zip((*draws[0], *draws[1], *draws[2:]), (*expected[0], *expected[1], *expected[2:]), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
-    for crops, sizes in ((draws.target_crops, inputs.target_sizes), (draws.aux_crops, inputs.aux_sizes)):
+        assert_same(plan, inputs.call(reference.draw))
+    for crops, sizes in ((plan.target_crops, inputs.target_sizes), (plan.aux_crops, inputs.aux_sizes)):
         assert (crops.window[:, :2] >= 0).all()
         assert (crops.window[:, :2] + crops.window[:, 2:] <= sizes[crops.index]).all()
-    assert torch.equal(draws.aux_crops.index // MEMBERS, inputs.label)
-    assert (draws.lam >= 0.5).all() and (draws.lam <= 1).all()
-    assert (draws.center >= 0).all() and (draws.center < 1).all()
+    assert torch.equal(plan.aux_crops.index // MEMBERS, inputs.label)
+    assert (plan.lam >= (0 if inputs.box else 0.5)).all() and (plan.lam <= 1).all()
 
 
 @pytest.mark.benchmark(group="draw")
-@pytest.mark.parametrize("side", ["fused", "reference", "eager"])
-def test_draw(benchmark: Any, inputs: DrawInputs, sides: dict[str, Any], side: str) -> None:
-    check(sides[side](), inputs, side)
-    benchmark.pedantic(sides[side], rounds=ROUNDS, iterations=CALLS if side == "fused" else 1, warmup_rounds=1)
+@pytest.mark.parametrize("side", ["fused", "recipe", "reference", "eager"])
+def test_draw(benchmark: Any, inputs: DrawInputs, recipe: DrawInputs, sides: dict[str, Any], side: str) -> None:
+    check(sides[side](), recipe if side == "recipe" else inputs, side)
+    iterations = CALLS if side in ("fused", "recipe") else 1
+    benchmark.pedantic(sides[side], rounds=ROUNDS, iterations=iterations, warmup_rounds=1)
 
 
 @pytest.mark.benchmark(group="draw-in-turn")
 def test_draw_beside_mix(benchmark: Any, sides: dict[str, Any]) -> None:
     """Repeated calls, and single calls after other work, when even the interpreter's code is out of the caches."""
 
-    def repeated() -> None:
-        for _ in range(CALLS):
-            sides["fused"]()
+    def repeated(side: str) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(CALLS):
+                sides[side]()
+
+        return run
 
     mix = fused_mix(make_inputs(BATCH))
-    warm = median_seconds_in_turn({**sides, "fused": repeated, "mix": mix}, ROUNDS)
-    warm["fused"] /= CALLS
+    often = {side: repeated(side) for side in ("fused", "recipe")}
+    warm = median_seconds_in_turn({**sides, **often, "mix": mix}, ROUNDS)
+    for side in often:
+        warm[side] /= CALLS
     cold = {"fused": sides["fused"], "mix": mix}
     cold = benchmark.pedantic(median_seconds_in_turn, args=(cold, ROUNDS, evict_caches), rounds=1)
     over_fused = {name: seconds / warm["fused"] for name, seconds in warm.items()}
@@ -103,7 +115,9 @@ def test_draw_beside_mix(benchmark: Any, sides: dict[str, Any]) -> None:
         seconds=warm, over_fused=over_fused, over_mix=ratio, cold=cold, cold_over_mix=cold_ratio
     )
     print(
-        f"\ndraw: {1e6 * warm['fused']:.1f} us, {ratio:.4f} of mix; reference {over_fused['reference']:.1f}, ", end=""
+        f"\ndraw: {1e6 * warm['fused']:.1f} us, {ratio:.4f} of mix; with the recipe {1e6 * warm['recipe']:.1f} us; "
+        f"reference {over_fused['reference']:.1f}, ",
+        end="",
     )
     print(f"eager {over_fused['eager']:.1f} times that; cold {1e6 * cold['fused']:.0f} us, {cold_ratio:.3f} of mix")
     assert ratio < 0.1  # far above what it is, so that only a build gone wrong can fail it, and no busy machine

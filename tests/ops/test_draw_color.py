@@ -12,6 +12,7 @@ import scipy.stats
 import torch
 import torchvision.transforms.v2.functional as TF
 from draw_inputs import DrawInputs
+from matplotlib.colors import rgb_to_hsv
 from torch import Tensor
 
 from xmixup_fast import Augmentation, MixPlan, ops
@@ -195,21 +196,34 @@ def test_the_matrix_does_what_torchvisions_steps_do() -> None:
         torch.testing.assert_close(applied(plan.color[b, 0], image), 255 * expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize(("hue", "levels"), [(0.02, 1.5), (0.05, 3.5), (0.1, 6.0)])
-def test_turns_are_near_torchvisions_hue(hue: float, levels: float) -> None:
-    """Mean distance, in levels of 0..255, on an image with a photograph's colours: smooth, and mostly unsaturated."""
+def smooth_image() -> Tensor:
+    """An image float32[3, 96, 96] in 0..1 with a photograph's colours: smooth, and mostly unsaturated."""
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(3, 12, 12, generator=generator)
-    grey = torch.rand(1, 12, 12, generator=generator)
-    image = torch.nn.functional.interpolate((0.3 * coarse + 0.7 * grey)[None], (96, 96), mode="bicubic")[0].clamp(0, 1)
+    coarse, grey = torch.rand(3, 12, 12, generator=generator), torch.rand(1, 12, 12, generator=generator)
+    planes = (0.3 * coarse + 0.7 * grey)[None]
+    return torch.nn.functional.interpolate(planes, (96, 96), mode="bicubic")[0].clamp(0.05, 0.95)
+
+
+def hue_of(image: Tensor) -> Tensor:
+    """Hue of each pixel of a float[3, H, W] in 0..1, of whole turns: float64[H, W]."""
+    return torch.from_numpy(rgb_to_hsv(image.clamp(0, 1).permute(1, 2, 0).double().numpy())[..., 0])
+
+
+@pytest.mark.parametrize(("hue", "levels"), [(0.02, 0.75), (0.05, 1.8), (0.1, 3.2)])
+def test_turns_are_torchvisions_hue_within_a_stated_distance(hue: float, levels: float) -> None:
+    """Hue moves as far as torchvision's, within a seventh of the turn. Pixels differ, as torchvision keeps the largest
+    and the smallest channel, and not the grey: by ``levels`` of 0..255 on average, about as much as they are changed.
+    """
+    image = smooth_image()
     inputs, plan = drawn(50, hue=hue)
-    turn = hue * (
-        2 * (Key(inputs.seed, inputs.sample, inputs.epoch).words(TARGET.factors)[:, 3] >> 8).double() / 2**24 - 1
-    )
-    distances = [
-        (applied(matrix, 255 * image.double()).clamp(0, 255) - 255 * TF.adjust_hue(image, float(one))).abs().mean()
-        for matrix, one in zip(plan.color[:, 0], turn, strict=True)
-    ]
-    mean = float(torch.stack(distances).mean())
-    assert mean < levels
-    assert mean < 0.5 * float((255 * image - 255 * TF.adjust_hue(image, hue)).abs().mean()) or hue > 0.05
+    words = Key(inputs.seed, inputs.sample, inputs.epoch).words(TARGET.factors)[:, 3]
+    turns = hue * (2 * (words >> 8).double() / 2**24 - 1)
+    distances, errors = [], []
+    chroma = image.amax(0).double() - image.amin(0)
+    for matrix, turn in zip(plan.color[:, 0], turns, strict=True):
+        ours, theirs = applied(matrix, 255 * image.double()).clamp(0, 255), 255 * TF.adjust_hue(image, float(turn))
+        distances.append((ours - theirs).abs().mean())
+        moved = (hue_of(ours / 255) - hue_of(image) + 0.5) % 1 - 0.5
+        errors.append((chroma * (moved - turn).abs()).sum() / chroma.sum())
+    assert float(torch.stack(errors).mean()) < 0.15 * float(turns.abs().mean())
+    assert levels / 2 < float(torch.stack(distances).mean()) < levels
