@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 from .arguments import as_flag, as_list, as_number, describe
@@ -70,6 +69,8 @@ class Augmentation:
     """float32[256]: quantiles of the normal distribution, at the middles of 256 equal parts."""
 
     def __post_init__(self) -> None:
+        from scipy.special import ndtri  # its import takes long, and most callers of the operators need it not
+
         def set_to(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
@@ -156,7 +157,7 @@ class Augmentation:
         return moved
 
 
-def _jitter(color_jitter: Any) -> dict[str, float]:
+def _jitter(color_jitter: Any) -> dict[str, Any]:
     """Brightness, contrast, saturation and hue by their names."""
     if color_jitter is None:
         return {}
