@@ -6,6 +6,7 @@
 
 #include "column.h"
 #include "inline.h"
+#include "philox.h"
 #include "plan.h"
 
 namespace xmixup {
@@ -144,6 +145,37 @@ XMIXUP_INLINE const uint8_t* window_row(const CropBatch& crops, int64_t b, int32
   const Rectangle& window = at(crops.window, b);
   const int64_t width = crops.sizes[2 * i + 1];
   return crops.pixels + crops.offsets[i] + 3 * ((window.top + static_cast<int64_t>(y)) * width + window.left);
+}
+
+// --- changed colours and erased pixels ---
+
+// The matrix of a sample's target image (side 0) or auxiliary image (1); null for no change of colours. Channel c is
+// clamp_level(fma(m[4 c], r, fma(m[4 c + 1], g, fma(m[4 c + 2], b, m[4 c + 3])))).
+XMIXUP_INLINE const float* color_of(const MixArgs& args, int64_t b, int side) {
+  return args.color == nullptr ? nullptr : args.color + 12 * (2 * b + side);
+}
+
+// A level clamped to 0..255: +0 for -0 and for NaN.
+XMIXUP_INLINE float clamp_level(float level) {
+#if defined(__CUDA_ARCH__)
+  return fminf(fmaxf(level, 0.0f), 255.0f);
+#else
+  const float positive = level > 0.0f ? level : 0.0f;
+  return positive < 255.0f ? positive : 255.0f;
+#endif
+}
+
+// Neighbouring pixels whose noise comes from the 16 bytes of one call of Philox.
+constexpr int32_t kNoisePixels = 5;
+
+// The random bytes of pixels kNoisePixels * group to kNoisePixels * (group + 1) - 1 of row y, three of each pixel.
+XMIXUP_INLINE Words noise_words(uint64_t key, int side, int32_t y, int32_t group) {
+  return philox({static_cast<uint32_t>(group), static_cast<uint32_t>(y), static_cast<uint32_t>(side), 0}, key);
+}
+
+// What channel c of a pixel is filled with, for its random byte.
+XMIXUP_INLINE float noise_level(const MixArgs& args, uint32_t byte, int c) {
+  return args.fill[c] + multiply(args.noise_quantiles[byte], args.noise_scale[c]);
 }
 
 }  // namespace xmixup
