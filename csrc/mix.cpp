@@ -42,7 +42,11 @@ void check_crops(CropBatch& crops, const std::string& name, const CropTensors& t
 }
 
 std::string rectangle_to_string(const Rectangle& r) {
-  return to_string(std::vector<int64_t>{r.top, r.left, r.height, r.width}) + " (top, left, height, width)";
+  std::string text;
+  for (const int32_t number : {r.top, r.left, r.height, r.width}) {
+    text += (text.empty() ? "[" : ", ") + std::to_string(number);
+  }
+  return text + "] (top, left, height, width)";
 }
 
 std::vector<int64_t> out_sizes(const MixArgs& args) { return {args.batch, 3, args.height, args.width}; }

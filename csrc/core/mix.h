@@ -173,9 +173,14 @@ XMIXUP_INLINE Words noise_words(uint64_t key, int side, int32_t y, int32_t group
   return philox({static_cast<uint32_t>(group), static_cast<uint32_t>(y), static_cast<uint32_t>(side), 0}, key);
 }
 
-// What channel c of a pixel is filled with, for its random byte.
-XMIXUP_INLINE float noise_level(const MixArgs& args, uint32_t byte, int c) {
-  return args.fill[c] + multiply(args.noise_quantiles[byte], args.noise_scale[c]);
+// The random byte of channel c of pixel x, out of the noise_words of its group.
+XMIXUP_INLINE uint32_t noise_byte(const Words& words, int32_t x, int32_t c) {
+  const int32_t byte = 3 * (x % kNoisePixels) + c;
+  const uint32_t word = byte < 4 ? words.a : byte < 8 ? words.b : byte < 12 ? words.c : words.d;
+  return word >> (8 * (byte & 3)) & 255;
 }
+
+// What a channel is filled with, for its random byte's quantile of the normal distribution.
+XMIXUP_INLINE float noise_level(float fill, float quantile, float scale) { return fill + multiply(quantile, scale); }
 
 }  // namespace xmixup

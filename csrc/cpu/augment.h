@@ -119,10 +119,10 @@ class Erasing {
 
   void noise_levels(int32_t group, int32_t y, float* levels) const {
     const Words words = noise_words(key_, side_, y, group);
-    const uint32_t word[4] = {words.a, words.b, words.c, words.d};
 #pragma GCC unroll 15
     for (int i = 0; i < kNoiseFloats; ++i) {
-      levels[i] = noise_level(*args_, word[i / 4] >> (8 * (i % 4)) & 255, i % 3);
+      const float quantile = args_->noise_quantiles[noise_byte(words, i / 3, i % 3)];
+      levels[i] = noise_level(args_->fill[i % 3], quantile, args_->noise_scale[i % 3]);
     }
   }
 
