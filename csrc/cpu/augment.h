@@ -46,15 +46,21 @@ class ColorMatrix {
 
  private:
 #if defined(__AVX2__)
-  // The lanes of vector m belong to pixels that begin up to two floats before it. From there, the first float of each
-  // lane's pixel is found by the same shuffle as its second and third float are from one and two floats further on.
+  // Vector m begins in the middle of a pixel, `phase` floats after the pixel's first one.
+  static constexpr int phase(int m) { return m * Vec::kLanes % 3; }
+  // Whether its lanes belong to pixels whose first floats a shuffle does not reach. Then it takes them from two floats
+  // further on, which all lanes but the first allow.
+  static constexpr bool is_shifted(int m) { return (phase(m) + Vec::kLanes - 1) / 3 * 3 >= Vec::kLanes; }
+
   struct PixelIndices {
-    int32_t lane[kVecs][Vec::kLanes];
+    int32_t lane[kVecs][Vec::kLanes];  // of the first float of each lane's pixel
 
     constexpr PixelIndices() : lane{} {
       for (int m = 0; m < kVecs; ++m) {
-        const int phase = m * Vec::kLanes % 3;
-        for (int i = 0; i < Vec::kLanes; ++i) lane[m][i] = (phase + i) / 3 * 3;
+        for (int i = 0; i < Vec::kLanes; ++i) {
+          const int index = (phase(m) + i) / 3 * 3 - (is_shifted(m) ? 2 : 0);
+          lane[m][i] = index > 0 ? index : 0;
+        }
       }
     }
   };
@@ -64,11 +70,14 @@ class ColorMatrix {
     Vec changed[kVecs];
 #pragma GCC unroll 3
     for (int m = 0; m < kVecs; ++m) {
-      const float* const pixel = p + m * Vec::kLanes / 3 * 3;
       const LaneIndices lanes = LaneIndices::load(indices.lane[m]);
-      const Vec r = Vec::permute(pixel, lanes), g = Vec::permute(pixel + 1, lanes), b = Vec::permute(pixel + 2, lanes);
+      const auto channel = [&](int c) {
+        const float* const first = p + m * Vec::kLanes - phase(m) + c;
+        return is_shifted(m) ? Vec::permute(first + 2, lanes).with_first(first) : Vec::permute(first, lanes);
+      };
       const Vec* const k = factors_[m];
-      const Vec sum = multiply_add(k[0], r, multiply_add(k[1], g, multiply_add(k[2], b, k[3])));
+      const Vec sum =
+          multiply_add(k[0], channel(0), multiply_add(k[1], channel(1), multiply_add(k[2], channel(2), k[3])));
       changed[m] = minimum(maximum(sum, Vec::fill(0.0f)), Vec::fill(255.0f));
     }
 #pragma GCC unroll 3

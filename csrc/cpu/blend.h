@@ -19,7 +19,8 @@ struct WeightVecs {
   Vec target[3], aux[3], bias[3];
 
   WeightVecs() = default;
-  // Vector by vector, so that copies stay in registers: the compiler's own copy of so large a struct is a loop in memory.
+  // Vector by vector, so that copies stay in registers: the compiler's own copy of so large a struct is a loop in
+  // memory.
   WeightVecs(const WeightVecs& other) {
 #pragma GCC unroll 3
     for (int m = 0; m < 3; ++m) {

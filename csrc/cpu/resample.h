@@ -201,10 +201,10 @@ class TriangleColumns {
   static constexpr int kAtOnce = 4;  // pixels in a group, whose sums the CPU computes side by side
 
   int32_t width_ = 0;
-  int32_t taps_ = 0;           // of each pixel: as many as the one with most has; the others have weights of zero
-  int32_t* first_ = nullptr;   // for each pixel: the first of its taps, as an index in a row of the window
-  float* weights_ = nullptr;   // for each group: the weights of its pixels' first taps, of the second ones ..., and
-                               // their TriangleTaps::inverse_sum
+  int32_t taps_ = 0;          // of each pixel: as many as the one with most has; the others have weights of zero
+  int32_t* first_ = nullptr;  // for each pixel: the first of its taps, as an index in a row of the window
+  float* weights_ = nullptr;  // for each group: the weights of its pixels' first taps, of the second ones ..., and
+                              // their TriangleTaps::inverse_sum
 };
 
 }  // namespace xmixup::XMIXUP_LEVEL

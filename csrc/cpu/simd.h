@@ -28,10 +28,11 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// All levels have the same functions:
+// The levels have the same functions, but the baseline those alone that it uses:
 // - gather(p, at): the floats p[at], one for each lane.
 // - permute(p, at): the same for indices below kLanes. It may load all of p[0] to p[kLanes - 1].
 // - permute_pair(p, at): the same for indices below 2 * kLanes. It may load all of p[0] to p[2 * kLanes - 1].
+// - with_first(p): the vector with p[0] in its first lane. It may load all of p[0] to p[kLanes - 1].
 // - load_every_third(p): the floats p[0], p[3], p[6] ... It may load two floats beyond p[3 * kLanes - 1].
 // - minimum(a, b), maximum(a, b): b where a is NaN.
 // - store_pair<stream>(a, b, p): stores a, then b. With `stream`, p is aligned to a vector, and the store goes past the
@@ -64,6 +65,7 @@ struct Vec {
     const __m512 first = _mm512_permutex2var_ps(_mm512_loadu_ps(p), low, _mm512_loadu_ps(p + kLanes));
     return {_mm512_permutex2var_ps(first, all, _mm512_loadu_ps(p + 2 * kLanes))};
   }
+  Vec with_first(const float* p) const { return {_mm512_mask_loadu_ps(value, 1, p)}; }
   void store(float* p) const { _mm512_storeu_ps(p, value); }
 };
 
@@ -140,6 +142,7 @@ struct Vec {
   static Vec load_every_third(const float* p) {
     return {_mm256_i32gather_ps(p, _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21), sizeof(float))};
   }
+  Vec with_first(const float* p) const { return {_mm256_blend_ps(value, _mm256_loadu_ps(p), 1)}; }
   void store(float* p) const { _mm256_storeu_ps(p, value); }
 };
 
