@@ -182,6 +182,10 @@ class PlanInputs:
             sides.append(levels)
         device = mix.lam.device
         means, deviations = (torch.tensor(v, dtype=torch.float64, device=device) for v in (mean, std))
-        largest = 1 + 3 * deviations if self.augmentation.fill == "noise" else torch.ones_like(means)
+        fill, quantiles = self.augmentation.fill, self.augmentation.noise_quantiles
+        largest = means.abs() if isinstance(fill, str) else torch.tensor(fill, dtype=torch.float64, device=device).abs()
+        if fill == "noise":
+            largest = largest + quantiles.abs().max() * deviations
+        largest = largest.clamp(min=1)
         rounding = 6 * U * (largest + means.abs()) + 4 * U * largest  # of the blend, and of what is filled
         return ((torch.maximum(*sides) / 255 + rounding) / deviations)[:, :, None, None]
