@@ -182,6 +182,9 @@ void check_plan(MixArgs& args, const Tensor& plan, const Tensor& color, const st
     args.fill[c] = static_cast<float>(255 * fill[c]);
     args.noise_scale[c] = static_cast<float>(255 * std[c]);
     if (!std::isfinite(args.fill[c])) fail(op, "fill[", c, "]: expected a finite number, got ", fill[c]);
+    if (noise_quantiles.has_value() && !std::isfinite(args.noise_scale[c])) {
+      fail(op, "std[", c, "]: expected a finite number for noise, got ", std[c]);
+    }
   }
   if (noise_quantiles.has_value()) {
     check_tensor(op, "noise_quantiles", *noise_quantiles, ScalarType::Float, {256}, expected);

@@ -109,6 +109,7 @@ TENSORS = [name for name, value in named_arguments(plan_samples()).items() if is
         ("noise_quantiles", torch.zeros(256).double(), r"expected float32\[256\], got float64\[256\]"),
         ("mean", (0.5,), "expected 3 numbers, one a channel, got 1"),
         ("std", (0.5, 0.0, 0.5), r"\[1\]: expected a positive number, got 0"),
+        ("std", (0.5, 0.5, 1e37), r"\[2\]: expected a finite number for noise, got 1e\+37"),
         ("size", (0, 7), r"1 to 16384 pixels each, got \[0, 7\]"),
         ("out", torch.empty(3, 3, 5, 8), r"expected shape \[3, 3, 5, 7\], got \[3, 3, 5, 8\]"),
     ],

@@ -59,6 +59,11 @@ def mix(
       width. Neighbouring pixels differ by 255 levels at most, so a window of h x w pixels is off by less than
       255 * 3u (h + w) < (h + w) / 21900 levels. Interpolation rounds three numbers below 256, one vertically and two
       horizontally, which adds 3 * 2**-17 levels. Both together are less than (h + w + 1) / 20000 levels.
+    - The triangle filter of an axis of n pixels, which becomes m, reaches s = n / m pixels to both sides. Its centre is
+      off by less than 3u n. So 2s + 1 weights, which lie in 0..1 and whose sum is at least 3s / 4, are off by less than
+      3u m + 4u each, and the levels by less than 255 * 4 * (3u m + 4u) for that. 2s + 1 products are added for the sum
+      of levels and as many weights for theirs, which adds less than 255u (4s + 4) levels. As m <= n and s <= n, and
+      m s = n, all this is less than 255u (12 n + 40), and for both axes less than (h + w + 10) / 5400 levels.
     - Blending adds less than 6u (1 + |mean|) / std: at most 3u / std by the weights, u |mean| / std by the bias, and
       2u (1 + |mean|) / std by the two sums.
     """
