@@ -44,7 +44,11 @@ void check_crops(CropBatch& crops, const std::string& name, const CropTensors& t
 }
 
 std::string rectangle_to_string(const Rectangle& r) {
-  return to_string(std::vector<int64_t>{r.top, r.left, r.height, r.width}) + " (top, left, height, width)";
+  std::string text;
+  for (const int32_t number : {r.top, r.left, r.height, r.width}) {
+    text += (text.empty() ? "[" : ", ") + std::to_string(number);
+  }
+  return text + "] (top, left, height, width)";
 }
 
 std::vector<int64_t> out_sizes(const MixArgs& args) { return {args.batch, 3, args.height, args.width}; }
@@ -196,6 +200,9 @@ void check_plan(MixArgs& args, const Tensor& plan, const Tensor& color, const st
     args.fill[c] = static_cast<float>(255 * fill[c]);
     args.noise_scale[c] = static_cast<float>(255 * std[c]);
     if (!std::isfinite(args.fill[c])) fail(op, "fill[", c, "]: expected a finite number, got ", fill[c]);
+    if (noise_quantiles.has_value() && !std::isfinite(args.noise_scale[c])) {
+      fail(op, "std[", c, "]: expected a finite number for noise, got ", std[c]);
+    }
   }
   if (noise_quantiles.has_value()) {
     check_tensor(op, "noise_quantiles", *noise_quantiles, ScalarType::Float, {256}, expected);

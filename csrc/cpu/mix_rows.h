@@ -12,13 +12,14 @@ namespace xmixup {
 using MixRows = void(const MixArgs& args, int64_t begin, int64_t end, bool stream, int64_t widest_window,
                      float* scratch);
 
-// Floats that a row of pixels takes in `scratch`: vectors may go 32 floats beyond its end, and rows begin at cache
+// Floats that a row of pixels takes in `scratch`: vectors may go 64 floats beyond its end, and rows begin at cache
 // lines.
-XMIXUP_INLINE int64_t padded_row(int64_t pixels) { return (3 * pixels + 32 + 15) / 16 * 16; }
+XMIXUP_INLINE int64_t padded_row(int64_t pixels) { return (3 * pixels + 64 + 15) / 16 * 16; }
 
-// For each of the two images: four numbers for each element of an output row, and one row of the window.
+// For each of the two images: a row of the output and tables of three numbers for each of its elements; a row of the
+// window, and for a triangle filter a table as long as two.
 XMIXUP_INLINE int64_t mix_scratch_floats(const MixArgs& args, int64_t widest_window) {
-  return 2 * (4 * padded_row(args.width) + padded_row(widest_window));
+  return 2 * (4 * padded_row(args.width) + (args.antialias ? 3 : 1) * padded_row(widest_window));
 }
 
 namespace baseline {

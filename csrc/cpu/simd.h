@@ -28,10 +28,13 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// All levels have the same functions:
+// The levels have the same functions, but the baseline those alone that it uses:
 // - gather(p, at): the floats p[at], one for each lane.
+// - permute(p, at): the same for indices below kLanes. It may load all of p[0] to p[kLanes - 1].
 // - permute_pair(p, at): the same for indices below 2 * kLanes. It may load all of p[0] to p[2 * kLanes - 1].
+// - with_first(p): the vector with p[0] in its first lane. It may load all of p[0] to p[kLanes - 1].
 // - load_every_third(p): the floats p[0], p[3], p[6] ... It may load two floats beyond p[3 * kLanes - 1].
+// - minimum(a, b), maximum(a, b): b where a is NaN.
 // - store_pair<stream>(a, b, p): stores a, then b. With `stream`, p is aligned to a vector, and the store goes past the
 //   caches where the level has an instruction for that.
 #if defined(__AVX512F__)
@@ -52,6 +55,7 @@ struct Vec {
   static Vec load(const uint8_t* p) { return from_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static Vec from_bytes(__m128i bytes) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
   static Vec gather(const float* p, LaneIndices at) { return {_mm512_i32gather_ps(at.value, p, sizeof(float))}; }
+  static Vec permute(const float* p, LaneIndices at) { return {_mm512_permutexvar_ps(at.value, _mm512_loadu_ps(p))}; }
   static Vec permute_pair(const float* p, LaneIndices at) {
     return {_mm512_permutex2var_ps(_mm512_loadu_ps(p), at.value, _mm512_loadu_ps(p + kLanes))};
   }
@@ -61,11 +65,15 @@ struct Vec {
     const __m512 first = _mm512_permutex2var_ps(_mm512_loadu_ps(p), low, _mm512_loadu_ps(p + kLanes));
     return {_mm512_permutex2var_ps(first, all, _mm512_loadu_ps(p + 2 * kLanes))};
   }
+  Vec with_first(const float* p) const { return {_mm512_mask_loadu_ps(value, 1, p)}; }
   void store(float* p) const { _mm512_storeu_ps(p, value); }
 };
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {_mm512_sub_ps(a.value, b.value)}; }
+inline Vec times(Vec a, Vec b) { return {_mm512_mul_ps(a.value, b.value)}; }
+inline Vec minimum(Vec a, Vec b) { return {_mm512_min_ps(a.value, b.value)}; }
+inline Vec maximum(Vec a, Vec b) { return {_mm512_max_ps(a.value, b.value)}; }
 
 template <bool stream>
 inline void store_bits(__m512i bits, void* p) {
@@ -123,6 +131,9 @@ struct Vec {
   static Vec load(const uint8_t* p) { return from_bytes(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
   static Vec from_bytes(__m128i bytes) { return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))}; }
   static Vec gather(const float* p, LaneIndices at) { return {_mm256_i32gather_ps(p, at.value, sizeof(float))}; }
+  static Vec permute(const float* p, LaneIndices at) {
+    return {_mm256_permutevar8x32_ps(_mm256_loadu_ps(p), at.value)};
+  }
   static Vec permute_pair(const float* p, LaneIndices at) {
     const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p), at.value);
     const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p + kLanes), at.value);
@@ -131,11 +142,15 @@ struct Vec {
   static Vec load_every_third(const float* p) {
     return {_mm256_i32gather_ps(p, _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21), sizeof(float))};
   }
+  Vec with_first(const float* p) const { return {_mm256_blend_ps(value, _mm256_loadu_ps(p), 1)}; }
   void store(float* p) const { _mm256_storeu_ps(p, value); }
 };
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
+inline Vec times(Vec a, Vec b) { return {_mm256_mul_ps(a.value, b.value)}; }
+inline Vec minimum(Vec a, Vec b) { return {_mm256_min_ps(a.value, b.value)}; }
+inline Vec maximum(Vec a, Vec b) { return {_mm256_max_ps(a.value, b.value)}; }
 
 template <bool stream>
 inline void store_bits(__m256i bits, void* p) {
@@ -146,23 +161,26 @@ inline void store_bits(__m256i bits, void* p) {
   }
 }
 
-// to_bfloat16 of each lane, as integers of 32 bits. The lanes must not be NaN.
-inline __m256i round_to_bfloat16(Vec a) {
-  const __m256i bits = _mm256_castps_si256(a.value);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
-}
-
 template <bool stream>
 inline void store_pair(Vec a, Vec b, float* p) {
   store_bits<stream>(_mm256_castps_si256(a.value), p);
   store_bits<stream>(_mm256_castps_si256(b.value), p + Vec::kLanes);
 }
 
+// to_bfloat16 of each lane. The lanes must not be NaN. All lanes' upper halves are gathered in one vector and their
+// lower halves in another, so that one operation of 16 bits serves the lanes of both: the upper half, plus one where
+// the lower half is above 0x8000, or equal to it and the upper half odd.
 template <bool stream>
 inline void store_pair(Vec a, Vec b, BFloat16* p) {
-  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(a), round_to_bfloat16(b));  // quarters: a b a b
-  store_bits<stream>(_mm256_permute4x64_epi64(packed, 0b11011000), p);
+  const __m256i halves = _mm256_setr_epi8(2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13,  //
+                                          2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13);
+  const __m256i a_halves = _mm256_shuffle_epi8(_mm256_castps_si256(a.value), halves);
+  const __m256i b_halves = _mm256_shuffle_epi8(_mm256_castps_si256(b.value), halves);
+  const __m256i upper = _mm256_unpacklo_epi64(a_halves, b_halves), lower = _mm256_unpackhi_epi64(a_halves, b_halves);
+  const __m256i even = _mm256_andnot_si256(upper, _mm256_set1_epi16(1));
+  const __m256i carry = _mm256_srli_epi16(_mm256_subs_epu16(lower, even), 15);  // of lower + 0x7fff + 1 - even
+  const __m256i rounded = _mm256_add_epi16(upper, carry);                       // quarters: a b a b
+  store_bits<stream>(_mm256_permute4x64_epi64(rounded, 0b11011000), p);
 }
 
 template <bool stream>
@@ -194,11 +212,49 @@ struct Vec {
 
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return {multiply_add(a.value, b.value, c.value)}; }
 inline Vec subtract(Vec a, Vec b) { return {a.value - b.value}; }
+inline Vec times(Vec a, Vec b) { return {a.value * b.value}; }
 
 template <bool stream, typename T>
 inline void store_pair(Vec a, Vec b, T* p) {
   store_scalar(a.value, p);
   store_scalar(b.value, p + 1);
+}
+
+#endif
+
+// Four floats: the channels of a pixel, and one that does not matter.
+#if defined(__AVX2__)
+
+struct Pixel {
+  __m128 value;
+
+  static Pixel fill(float x) { return {_mm_set1_ps(x)}; }
+  static Pixel load(const float* p) { return {_mm_loadu_ps(p)}; }
+  void store(float* p) const { _mm_storeu_ps(p, value); }
+};
+
+inline Pixel multiply_add(Pixel a, Pixel b, Pixel c) { return {_mm_fmadd_ps(a.value, b.value, c.value)}; }
+inline Pixel times(Pixel a, Pixel b) { return {_mm_mul_ps(a.value, b.value)}; }
+
+#else
+
+struct Pixel {
+  float value[4];
+
+  static Pixel fill(float x) { return {{x, x, x, x}}; }
+  static Pixel load(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  void store(float* p) const {
+    for (int i = 0; i < 4; ++i) p[i] = value[i];
+  }
+};
+
+inline Pixel multiply_add(Pixel a, Pixel b, Pixel c) {
+  for (int i = 0; i < 4; ++i) c.value[i] = multiply_add(a.value[i], b.value[i], c.value[i]);
+  return c;
+}
+inline Pixel times(Pixel a, Pixel b) {
+  for (int i = 0; i < 4; ++i) a.value[i] = a.value[i] * b.value[i];
+  return a;
 }
 
 #endif

@@ -8,7 +8,10 @@
 
 namespace {
 
-constexpr int kBatch = 4, kSize = 224, kHeight = 256, kWidth = 320, kWidest = 256;
+constexpr int kBatch = 4, kSize = 224, kHeight = 512, kWidth = 640, kWidest = 2 * kSize;
+
+// What happens to the images besides; combined by OR.
+enum Extra { kNone = 0, kColor = 1, kErase = 2, kNoise = 4, kAntialias = 8 };
 
 struct Case {
   const char* name;
@@ -17,16 +20,25 @@ struct Case {
   int32_t window;  // height and width
   xmixup::OutType out_type;
   bool channels_last;
+  int extra;
 };
 
 constexpr Case kCases[] = {
-    {"crop", 0.75f, false, kSize, xmixup::OutType::float32, true},
-    {"crop-unmixed", 1.0f, false, kSize, xmixup::OutType::float32, true},
-    {"crop-flipped", 0.75f, true, kSize, xmixup::OutType::float32, true},
-    {"crop-bf16", 0.75f, false, kSize, xmixup::OutType::bfloat16, true},
-    {"crop-planar", 0.75f, false, kSize, xmixup::OutType::float32, false},
-    {"enlarged", 0.75f, true, 180, xmixup::OutType::float32, true},
-    {"reduced", 0.75f, true, kWidest, xmixup::OutType::float32, true},
+    {"crop", 0.75f, false, kSize, xmixup::OutType::float32, true, kNone},
+    {"crop-unmixed", 1.0f, false, kSize, xmixup::OutType::float32, true, kNone},
+    {"crop-flipped", 0.75f, true, kSize, xmixup::OutType::float32, true, kNone},
+    {"crop-bf16", 0.75f, false, kSize, xmixup::OutType::bfloat16, true, kNone},
+    {"crop-planar", 0.75f, false, kSize, xmixup::OutType::float32, false, kNone},
+    {"crop-color", 0.75f, true, kSize, xmixup::OutType::float32, true, kColor},
+    {"crop-erased", 0.75f, true, kSize, xmixup::OutType::float32, true, kErase},
+    {"crop-noise", 0.75f, true, kSize, xmixup::OutType::float32, true, kErase | kNoise},
+    {"enlarged", 0.75f, true, 180, xmixup::OutType::float32, true, kNone},
+    {"enlarged-color", 0.75f, true, 180, xmixup::OutType::float32, true, kColor},
+    {"reduced", 0.75f, true, 256, xmixup::OutType::float32, true, kNone},
+    {"reduced-color", 0.75f, true, 256, xmixup::OutType::float32, true, kColor},
+    {"reduced-antialias", 0.75f, true, 256, xmixup::OutType::float32, true, kAntialias},
+    {"halved", 0.75f, true, kWidest, xmixup::OutType::float32, true, kNone},
+    {"halved-antialias", 0.75f, true, kWidest, xmixup::OutType::float32, true, kAntialias},
 };
 
 xmixup::MixRows* find_kernel(const char* level) {
@@ -43,6 +55,27 @@ const Case* find_case(const char* name) {
   }
   return nullptr;
 }
+
+// What colours, rectangles and noise of a case are made of.
+struct Augmentation {
+  float color[kBatch][2][3][4];
+  xmixup::Rectangle erased[kBatch];
+  uint64_t noise[kBatch];
+  float quantiles[256];
+
+  Augmentation() {
+    for (int b = 0; b < kBatch; ++b) {
+      for (auto& matrix : color[b]) {
+        for (int c = 0; c < 3; ++c) {
+          for (int k = 0; k < 4; ++k) matrix[c][k] = k == c ? 1.1f : k == 3 ? -20.0f : 0.05f;
+        }
+      }
+      erased[b] = {40, 50, kSize / 2, kSize / 2};
+      noise[b] = static_cast<uint64_t>(b);
+    }
+    for (int i = 0; i < 256; ++i) quantiles[i] = 0.01f * static_cast<float>(i - 128);
+  }
+};
 
 float* cache_line_floats(int64_t n) {
   return static_cast<float*>(operator new(n * sizeof(float), std::align_val_t(64)));
@@ -70,6 +103,7 @@ int main(int argc, char** argv) {
   }
   float* const out = cache_line_floats(kBatch * 3 * kSize * kSize);
 
+  const Augmentation augmentation;
   xmixup::MixArgs args{};
   args.target.pixels = pixels.data();
   args.target.pixel_bytes = static_cast<int64_t>(pixels.size());
@@ -79,12 +113,19 @@ int main(int argc, char** argv) {
   args.target.index = {index, sizeof index[0]};
   args.target.window = {window, sizeof window[0]};
   args.target.flip = {flip, sizeof flip[0]};
+  if ((chosen->extra & kErase) != 0) args.target.erased = {augmentation.erased, sizeof augmentation.erased[0]};
   args.aux = args.target;
   args.lam = {lam, sizeof lam[0]};
   for (int c = 0; c < 3; ++c) {
     args.scale[c] = 0.017f;
     args.bias[c] = -2.0f;
+    args.fill[c] = 127.0f;
+    args.noise_scale[c] = 60.0f;
   }
+  if ((chosen->extra & kColor) != 0) args.color = &augmentation.color[0][0][0][0];
+  args.noise = {augmentation.noise, sizeof augmentation.noise[0]};
+  if ((chosen->extra & kNoise) != 0) args.noise_quantiles = augmentation.quantiles;
+  args.antialias = (chosen->extra & kAntialias) != 0;
   args.out = out;
   args.out_type = chosen->out_type;
   args.batch = kBatch;

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plan_samples import PlanInputs
 from samples import LossInputs, MixInputs, make_boxes
 
 from xmixup_fast import _C, ops
@@ -23,7 +24,8 @@ from xmixup_fast.ops import operators
 HERE = Path(__file__).resolve().parent
 LEVELS = _C.supported_cpu_levels()
 
-SUITES = [f"tests/ops/test_{name}.py" for name in ("mix", "mix_memory", "mix_errors", "dual_head_cross_entropy")]
+MIX_SUITES = ("mix", "mix_memory", "mix_errors", "mix_antialias", "mix_plan", "mix_plan_errors")
+SUITES = [f"tests/ops/test_{name}.py" for name in (*MIX_SUITES, "dual_head_cross_entropy")]
 
 CPU = torch.device("cpu")
 
@@ -35,7 +37,7 @@ import sys, torch, test_cpu_levels
 from xmixup_fast import cpu_level
 _, level, file = sys.argv
 assert cpu_level() == level, cpu_level()
-torch.save([test_cpu_levels.mix_many(), test_cpu_levels.lose_many()], file)
+torch.save([test_cpu_levels.mix_many() | test_cpu_levels.render_many(), test_cpu_levels.lose_many()], file)
 """
 
 
@@ -54,6 +56,25 @@ def mix_many(device: torch.device = CPU) -> dict[str, np.ndarray]:
         for inputs in (made, boxed):
             bits = inputs.to(device).call(ops.mix).cpu().contiguous().flatten().view(DTYPES[dtype])
             results.setdefault("resampled" if resampled else f"crop {dtype}", []).append(bits)
+    return {name: torch.cat([bits.int() for bits in arrays]).numpy() for name, arrays in results.items()}
+
+
+def render_many(device: torch.device = CPU) -> dict[str, np.ndarray]:
+    """Likewise the results of plans, with colours, erased rectangles and filtered windows."""
+    results: dict[str, list[torch.Tensor]] = {}
+    sizes = [(4, (6, 5)), (3, (9, 33)), (2, (4, 600)), (8, (201, 231))]
+    for (seed, (batch, size)), memory_format, dtype, fill in product(
+        enumerate(sizes), (torch.channels_last, torch.contiguous_format), DTYPES, ("mean", "noise")
+    ):
+        images = [size, (3 * size[0], 2 * size[1]), (size[0] + 1, 5 * size[1])]
+        crop = MixInputs.make(batch, size, images, memory_format, seed=seed, dtype=dtype)
+        crop.lam[0] = 1
+        other = MixInputs.make(batch, size, images, memory_format, seed=seed, dtype=dtype, resampled=(True, True))
+        for name, mix in (("crop", crop), ("resampled", other), ("filtered", replace(other, antialias=True))):
+            for color in (False, True):
+                inputs = PlanInputs.make(mix, seed, color=color, fill=fill)
+                bits = inputs.to(device).call(ops.mix_plan).cpu().contiguous().flatten().view(DTYPES[dtype])
+                results.setdefault(f"plan {name}", []).append(bits)
     return {name: torch.cat([bits.int() for bits in arrays]).numpy() for name, arrays in results.items()}
 
 
@@ -101,13 +122,13 @@ def test_levels_mix_alike(
     computed: dict[str, list[dict[str, np.ndarray]]], cuda_emulation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
-    cuda = mix_many()
+    cuda = mix_many() | render_many()
     for level, (mixed, _) in computed.items():
-        assert set(mixed) == set(cuda) and len(cuda) == 4
+        assert set(mixed) == set(cuda) and len(cuda) == 7
         for name, bits in mixed.items():
             if level != "baseline":
                 assert np.array_equal(bits, cuda[name]), (level, name)
-            elif name != "resampled":  # rounds twice where the others fuse: a unit in the last place
+            elif name.startswith("crop"):  # rounds twice where the others fuse: a unit in the last place
                 assert np.abs(bits.astype(np.int64) - cuda[name]).max() <= 1, name
 
 

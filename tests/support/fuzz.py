@@ -29,7 +29,8 @@ from typing import Any
 import emulation
 import torch
 from fuzz_draw import call_draw, draw_arguments
-from samples import IMAGENET, LossInputs, MixInputs, is_within, unchecked_pool
+from fuzz_plan import call_mix_plan, error_of_mix_plan, is_comparable, plan_arguments
+from samples import LossInputs, MixInputs, is_within, unchecked_pool
 from spoiling import spoil
 from torch import Tensor
 
@@ -57,10 +58,11 @@ def mix_arguments(rng: random.Random) -> dict[str, Any]:
         dtype=rng.choice([torch.float32, torch.bfloat16, torch.float16]),
         resampled=(rng.random() < 0.3, rng.random() < 0.3),
         boxes=rng.random() < 0.3,
+        antialias=rng.random() < 0.3,
     )
     inputs.lam[: rng.randint(0, 2)] = rng.choice([0.0, 1.0])
     arguments = dict(zip([*MIX_TENSORS, "mean", "std", "size"], inputs.raw(), strict=True))
-    arguments |= {"dtype": inputs.dtype, "memory_format": inputs.memory_format}
+    arguments |= {"dtype": inputs.dtype, "memory_format": inputs.memory_format, "antialias": inputs.antialias}
     if rng.random() < 0.5:
         arguments |= {"out": inputs.empty_out()}
     return arguments
@@ -92,6 +94,7 @@ def loss_arguments(rng: random.Random) -> dict[str, Any]:
 
 MAKERS = {
     "mix": mix_arguments,
+    "mix_plan": plan_arguments,
     "draw": draw_arguments,
     "dual_head_cross_entropy": loss_arguments,
 }
@@ -155,6 +158,8 @@ class Call:
             return call_mix(ops.mix, self.arguments)
         if self.op == "draw":
             return call_draw(ops.draw, self.arguments)
+        if self.op == "mix_plan":
+            return call_mix_plan(ops.mix_plan, self.arguments)
         return getattr(ops, self.op)(**self.arguments)
 
     def explain(self, error: Exception) -> str | None:
@@ -165,7 +170,8 @@ class Call:
             return "refused by name"
         if isinstance(error, (TypeError, ValueError)) and re.match(rf"({names}): expected", message):
             return "refused by name"
-        if self.emulated and message.startswith(f"device-side assert triggered: {self.op}: "):
+        kernel = "mix" if self.op == "mix_plan" else self.op
+        if self.emulated and message.startswith(f"device-side assert triggered: {kernel}: "):
             return "device-side assert"
         if isinstance(error, (RuntimeError, TypeError)) and re.match(TORCH_REFUSES, message):
             return "refused by torch"
@@ -174,13 +180,15 @@ class Call:
     def check(self, result: Any) -> None:
         """Checks shape, dtype and range of a result."""
         given = self.arguments
-        if self.op == "mix":
+        if self.op in ("mix", "mix_plan"):
             out = given.get("out")
             assert out is None or result is out
             assert result.dtype == (given["dtype"] if out is None else out.dtype)
-            assert result.shape == (len(given["lam"]), 3, *sides(given["size"]))
+            batch = len(given["lam" if self.op == "mix" else "plan"])
+            assert result.shape == (batch, 3, *sides(given["size"]))
             assert result.numel() == 0 or result.is_contiguous(memory_format=given["memory_format"])
-            assert given["std"] != IMAGENET["std"] or given["mean"] != IMAGENET["mean"] or result.isfinite().all()
+            usual = not {"mean", "std", "fill", "noise_quantiles"} & {*self.spoiled}
+            assert not usual or result.isfinite().all()
         elif self.op == "draw":
             batch = len(given["sample"])
             assert (result.rows.dtype, result.rows.shape) == (torch.int32, (batch, 32))
@@ -198,10 +206,19 @@ class Call:
         given = self.arguments
         if self.op == "mix":
             given = {name: value for name, value in given.items() if name != "out"}
-            given["size"] = sides(given["size"])
+            given |= {"size": sides(given["size"]), "antialias": bool(given["antialias"])}
             expected = call_mix(reference.mix, given, dtype=torch.float32)
             error = 2 * call_mix(error_of_mix, given) + TINY
             assert is_within(result, expected, error), "mix: other numbers than the reference's"
+        elif self.op == "mix_plan":
+            if not is_comparable(given):
+                return
+            given = {name: value for name, value in given.items() if name != "out"}
+            given |= {"size": sides(given["size"]), "antialias": bool(given["antialias"])}
+            given["plan"] = given["plan"].clone(memory_format=torch.contiguous_format)  # else it has no columns
+            expected = call_mix_plan(reference.mix_plan, given, dtype=torch.float32)
+            error = 2 * call_mix_plan(error_of_mix_plan, given) + TINY
+            assert is_within(result, expected, error), "mix_plan: other numbers than the reference's"
         elif self.op == "draw":
             given = given | {name: bool(given[name]) for name in ("flip", "box", "one_lam")}
             given["size"] = sides(given["size"])
@@ -230,8 +247,8 @@ TINY = 2.0**-126
 """The smallest normal number of float32, which has fewer digits below; added to errors for extreme ``std``."""
 
 
-def error_of_mix(*sides: Any, lam: Tensor, mean: Any, std: Any, size: Any, **_: Any) -> Tensor:
-    return MixInputs(*sides, lam, size).error(mean, std)
+def error_of_mix(*sides: Any, lam: Tensor, mean: Any, std: Any, size: Any, antialias: bool, **_: Any) -> Tensor:
+    return MixInputs(*sides, lam, size, antialias=antialias).error(mean, std)
 
 
 def copy_tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:

@@ -50,6 +50,50 @@ def make_boxes(batch: int, size: tuple[int, int], generator: torch.Generator) ->
     return torch.cat([corner, extent], dim=1).int()
 
 
+def exact_views(pool: ImagePool, crops: Crops, size: tuple[int, int], antialias: bool) -> torch.Tensor:
+    """Windows, resampled to ``size`` and mirrored, by their definition: float64[batch, 3, height, width] in 0..255."""
+    views = []
+    for index, (top, left, height, width), flip in zip(*(t.tolist() for t in crops), strict=True):
+        view = pool[index][top : top + height, left : left + width].double()
+        for dim, extent in enumerate(size):
+            filtered = antialias and view.shape[dim] > extent
+            view = (filter_axis if filtered else interpolate_axis)(view, dim, extent)
+        views.append((view.flip(1) if flip else view).permute(2, 0, 1))
+    return torch.stack(views) if views else torch.empty(0, 3, *size, dtype=torch.float64, device=pool.device)
+
+
+def interpolate_axis(image: torch.Tensor, dim: int, extent: int) -> torch.Tensor:
+    """Bilinear resampling of one axis of an image float64[height, width, 3], with pixel centres at half-integers."""
+    last = image.shape[dim] - 1
+    position = (torch.arange(extent, dtype=torch.float64) + 0.5) * (last + 1) / extent - 0.5
+    position = position.clamp(0, last).to(image.device)
+    before = position.long()
+    weight = (position - before).view(-1, *[1] * (2 - dim))
+    first, second = (image.index_select(dim, i) for i in (before, (before + 1).clamp(max=last)))
+    return first + weight * (second - first)
+
+
+def filter_axis(image: torch.Tensor, dim: int, extent: int) -> torch.Tensor:
+    """Resampling of one axis to a smaller ``extent`` by a triangle that reaches two pixels of the output."""
+    scale = image.shape[dim] / extent
+    centre = scale * (torch.arange(extent, dtype=torch.float64) + 0.5)
+    rows = []
+    for middle in centre.tolist():
+        begin, end = max(int(middle - scale), 0), min(int(middle + scale) + 1, image.shape[dim])
+        pixels = torch.arange(begin, end, dtype=torch.float64, device=image.device) + 0.5
+        weights = (1 - (pixels - middle).abs() / scale).clamp(min=0)
+        rows.append(torch.tensordot(weights / weights.sum(), image.narrow(dim, begin, end - begin), ([0], [dim])))
+    return torch.stack(rows, dim)
+
+
+def view_error(crops: Crops, size: tuple[int, int], antialias: bool) -> torch.Tensor:
+    """The bound that `mix` documents on the error of a resampled window, in levels of 0..255: float64[batch]."""
+    extent, out = crops.window[:, 2:], torch.tensor(size, device=crops.window.device)
+    sides = extent.double().sum(1)
+    interpolated = torch.where((extent != out).any(1), (sides + 1) / 20000, 0)
+    return torch.where((extent > out).any(1) & antialias, (sides + 10) / 5400, interpolated)
+
+
 @dataclass
 class MixInputs:
     """The arguments of one call of `mix`."""
@@ -63,6 +107,7 @@ class MixInputs:
     memory_format: torch.memory_format = torch.channels_last
     dtype: torch.dtype = torch.float32
     box: torch.Tensor | None = None
+    antialias: bool = False
 
     @classmethod
     def make(
@@ -76,6 +121,7 @@ class MixInputs:
         dtype: torch.dtype = torch.float32,
         resampled: tuple[bool, bool] = (False, False),
         boxes: bool = False,
+        antialias: bool = False,
     ) -> MixInputs:
         """Random arguments.
 
@@ -88,6 +134,7 @@ class MixInputs:
             dtype: of the output.
             resampled: whether target windows and auxiliary windows have other sizes than the output.
             boxes: paste auxiliary images into boxes instead of blending.
+            antialias: filter axes along which windows are larger than the output.
         """
         generator = torch.Generator().manual_seed(seed)
         sizes = sizes or [size, (size[0] + 3, size[1] + 1), (size[0], size[1] + 9)]
@@ -108,6 +155,7 @@ class MixInputs:
             memory_format=memory_format,
             dtype=dtype,
             box=box,
+            antialias=antialias,
         )
 
     def swapped(self) -> MixInputs:
@@ -140,30 +188,13 @@ class MixInputs:
     def call(self, mix: Any, **more: Any) -> torch.Tensor:
         """Calls `mix` of `ops` or `reference` with these arguments; ``more`` adds arguments or replaces them."""
         options = {"size": self.size, "box": self.box, "dtype": self.dtype, "memory_format": self.memory_format}
-        options |= IMAGENET | more
+        options |= {"antialias": self.antialias} | IMAGENET | more
         return mix(self.target, self.target_crops, self.aux, self.aux_crops, self.lam, **options)
 
     def exact(self, mean: Numbers = IMAGENET["mean"], std: Numbers = IMAGENET["std"]) -> torch.Tensor:
         """The exact result of `mix`, computed by its definition: float64[batch, 3, height, width]."""
-
-        def resample(image: torch.Tensor, dim: int, extent: int) -> torch.Tensor:
-            last = image.shape[dim] - 1
-            position = (torch.arange(extent, dtype=torch.float64) + 0.5) * (last + 1) / extent - 0.5
-            position = position.clamp(0, last).to(image.device)
-            before = position.long()
-            weight = (position - before).view(-1, *[1] * (2 - dim))
-            first, second = (image.index_select(dim, i).double() for i in (before, (before + 1).clamp(max=last)))
-            return first + weight * (second - first)
-
-        def cut(pool: ImagePool, crops: Crops) -> torch.Tensor:
-            views = []
-            for index, (top, left, height, width), flip in zip(*(t.tolist() for t in crops), strict=True):
-                view = pool[index][top : top + height, left : left + width]
-                view = resample(resample(view, 0, self.size[0]), 1, self.size[1])
-                views.append((view.flip(1) if flip else view).permute(2, 0, 1))
-            return torch.stack(views) if views else torch.empty(0, 3, *self.size, device=pool.device)
-
-        target, aux = cut(self.target, self.target_crops), cut(self.aux, self.aux_crops)
+        target = exact_views(self.target, self.target_crops, self.size, self.antialias)
+        aux = exact_views(self.aux, self.aux_crops, self.size, self.antialias)
         lam = self.lam.double().view(-1, 1, 1, 1)
         if self.box is not None:
             lam = 1 - reference.inside(self.box, self.size).unsqueeze(1).double()
@@ -172,14 +203,9 @@ class MixInputs:
 
     def error(self, mean: Numbers = IMAGENET["mean"], std: Numbers = IMAGENET["std"]) -> torch.Tensor:
         """The bound that `mix` documents on the error of its float32 result: float64[batch, 3, 1, 1]."""
-        device = self.lam.device
-        size = torch.tensor(self.size, device=device)
-        levels = torch.zeros(len(self.lam), dtype=torch.float64, device=device)
-        for crops in (self.target_crops, self.aux_crops):
-            extent = crops.window[:, 2:]
-            side = torch.where((extent != size).any(1), (extent.double().sum(1) + 1) / 20000, 0)
-            levels = levels.maximum(side)
-        means, deviations = (torch.tensor(v, dtype=torch.float64, device=device) for v in (mean, std))
+        sides = [view_error(crops, self.size, self.antialias) for crops in (self.target_crops, self.aux_crops)]
+        levels = torch.maximum(*sides)
+        means, deviations = (torch.tensor(v, dtype=torch.float64, device=levels.device) for v in (mean, std))
         return ((levels[:, None] / 255 + 6 * 2**-24 * (1 + means.abs())) / deviations)[:, :, None, None]
 
     def raw(self) -> tuple[Any, ...]:

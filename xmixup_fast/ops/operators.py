@@ -55,7 +55,7 @@ def mix(
     ``s = 1 / (255 * std)`` and ``bias = -mean / std``. The error of the result is less than
     ``(e / 255 + 6 * 2**-24 * (1 + abs(mean))) / std``. Here ``e`` is the error of resampling, in levels of 0..255: less
     than ``(h + w + 1) / 20000`` for the larger of the two windows, of h x w pixels, and 0 for windows of the output's
-    size.
+    size; where an axis is filtered, less than ``(h + w + 10) / 5400``.
 
     All tensors are on the device of the pools, with any strides. The result is not differentiable: images are bytes,
     and ``lam`` is a random number.
@@ -136,6 +136,12 @@ def mix_plan(
 
     As :func:`mix`, whose arguments the plan's columns are. Besides, each window's colours are changed by the plan's
     matrix and clamped, and a rectangle of it is filled, before both windows are mixed.
+
+    With a row m of the matrix, a channel is ``fma(m[0], R, fma(m[1], G, fma(m[2], B, m[3])))``, clamped to 0..255; what
+    is not a number counts as 0. An error of e levels before it becomes less than
+    ``e * s + 2**-22 * (255 * s + abs(m[3]))``, where s is ``abs(m[0]) + abs(m[1]) + abs(m[2])``, and at most 255.
+    Erased pixels are filled with ``255 * fill``, plus ``255 * std`` times a quantile of the normal distribution for
+    noise: the same for the same key of the plan, row, column, side and channel.
 
     Args:
         target: pool of the target images.

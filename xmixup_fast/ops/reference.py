@@ -27,7 +27,8 @@ def gather(pool: ImagePool, crops: Crops, size: tuple[int, int], antialias: bool
         top, left, height, width = window
         view = pool[index][top : top + height, left : left + width].float()
         if (height, width) != tuple(size):
-            planes = view.permute(2, 0, 1).unsqueeze(0)
+            # A copy, for torch's filter (2.14.1) is wrong for outputs of one column in other layouts than channels_last.
+            planes = view.permute(2, 0, 1).unsqueeze(0).clone(memory_format=torch.channels_last)
             planes = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=antialias)
             view = planes[0].permute(1, 2, 0)
         views.append(view.flip(1) if flip else view)
@@ -60,6 +61,11 @@ def mix(
       width. Neighbouring pixels differ by 255 levels at most, so a window of h x w pixels is off by less than
       255 * 3u (h + w) < (h + w) / 21900 levels. Interpolation rounds three numbers below 256, one vertically and two
       horizontally, which adds 3 * 2**-17 levels. Both together are less than (h + w + 1) / 20000 levels.
+    - The triangle filter of an axis of n pixels, which becomes m, reaches s = n / m pixels to both sides. Its centre is
+      off by less than 3u n. So 2s + 1 weights, which lie in 0..1 and whose sum is at least 3s / 4, are off by less than
+      3u m + 4u each, and the levels by less than 255 * 4 * (3u m + 4u) for that. 2s + 1 products are added for the sum
+      of levels and as many weights for theirs, which adds less than 255u (4s + 4) levels. As m <= n and s <= n, and
+      m s = n, all this is less than 255u (12 n + 40), and for both axes less than (h + w + 10) / 5400 levels.
     - Blending adds less than 6u (1 + |mean|) / std: at most 3u / std by the weights, u |mean| / std by the bias, and
       2u (1 + |mean|) / std by the two sums.
     """
