@@ -25,7 +25,7 @@ def gather(pool: ImagePool, crops: Crops, size: tuple[int, int], antialias: bool
         top, left, height, width = window
         view = pool[index][top : top + height, left : left + width].float()
         if (height, width) != tuple(size):
-            # A copy, for torch's filter (2.14.1) is wrong for outputs of one column in other layouts than channels_last.
+            # Copied, for torch's filter (2.14.1) is wrong for outputs of one column that are not channels_last.
             planes = view.permute(2, 0, 1).unsqueeze(0).clone(memory_format=torch.channels_last)
             planes = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=antialias)
             view = planes[0].permute(1, 2, 0)
