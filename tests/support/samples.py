@@ -54,7 +54,7 @@ def exact_views(pool: ImagePool, crops: Crops, size: tuple[int, int], antialias:
     """Windows, resampled to ``size`` and mirrored, by their definition: float64[batch, 3, height, width] in 0..255."""
     views = []
     for index, (top, left, height, width), flip in zip(*(t.tolist() for t in crops), strict=True):
-        view = pool[index][top : top + height, left : left + width].double()
+        view = pool[index][top : top + height, left : left + width]
         for dim, extent in enumerate(size):
             filtered = antialias and view.shape[dim] > extent
             view = (filter_axis if filtered else interpolate_axis)(view, dim, extent)
@@ -63,26 +63,27 @@ def exact_views(pool: ImagePool, crops: Crops, size: tuple[int, int], antialias:
 
 
 def interpolate_axis(image: torch.Tensor, dim: int, extent: int) -> torch.Tensor:
-    """Bilinear resampling of one axis of an image float64[height, width, 3], with pixel centres at half-integers."""
+    """Bilinear resampling of one axis of an image [height, width, 3], with pixel centres at half-integers: float64."""
     last = image.shape[dim] - 1
     position = (torch.arange(extent, dtype=torch.float64) + 0.5) * (last + 1) / extent - 0.5
     position = position.clamp(0, last).to(image.device)
     before = position.long()
     weight = (position - before).view(-1, *[1] * (2 - dim))
-    first, second = (image.index_select(dim, i) for i in (before, (before + 1).clamp(max=last)))
+    first, second = (image.index_select(dim, i).double() for i in (before, (before + 1).clamp(max=last)))
     return first + weight * (second - first)
 
 
 def filter_axis(image: torch.Tensor, dim: int, extent: int) -> torch.Tensor:
-    """Resampling of one axis to a smaller ``extent`` by a triangle that reaches two pixels of the output."""
+    """Resampling of one axis to a smaller ``extent`` by a triangle two pixels of the output wide: float64."""
     scale = image.shape[dim] / extent
     centre = scale * (torch.arange(extent, dtype=torch.float64) + 0.5)
     rows = []
     for middle in centre.tolist():
         begin, end = max(int(middle - scale), 0), min(int(middle + scale) + 1, image.shape[dim])
-        pixels = torch.arange(begin, end, dtype=torch.float64, device=image.device) + 0.5
-        weights = (1 - (pixels - middle).abs() / scale).clamp(min=0)
-        rows.append(torch.tensordot(weights / weights.sum(), image.narrow(dim, begin, end - begin), ([0], [dim])))
+        centres = torch.arange(begin, end, dtype=torch.float64, device=image.device) + 0.5
+        weights = (1 - (centres - middle).abs() / scale).clamp(min=0)
+        pixels = image.narrow(dim, begin, end - begin).double()
+        rows.append(torch.tensordot(weights / weights.sum(), pixels, ([0], [dim])))
     return torch.stack(rows, dim)
 
 
