@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..ops.image_pool import Crops, ImagePool
 from ..ops.mean_colors import GRID, mean_colors
+from ..runtime.progress import progress
 from .dataset import BadFile, Sample
 from .decoding.decoder import Decoder, ordered_map
 
@@ -42,11 +43,9 @@ class StreamedImages:
 
         Raises ValueError for an image that can no longer be decoded.
         """
-        if self.decoder.log is not None:
-            self.decoder.log(f"reading {len(self)} streamed images once, whose mean colours --color-jitter needs")
         decoded = self.decoder.decode(sample.image for sample in self.samples)
         means = torch.empty((len(self), GRID, GRID, 3), dtype=torch.uint8)
-        for i, image in enumerate(decoded):
+        for i, image in enumerate(progress(decoded, len(self), "reading mean colours of streamed images")):
             if isinstance(image, BadFile):
                 raise ValueError(f"{image.name}: could be decoded before and no longer can: {image.reason}")
             size = torch.tensor([image.shape[:2]], dtype=torch.int32)
@@ -58,7 +57,10 @@ class StreamedImages:
 
     def to(self, device: torch.device | str) -> StreamedImages:
         """The same images, with labels, sizes and batches on another device."""
-        return StreamedImages(self.samples, self.sizes, self.decoder, device)
+        moved = StreamedImages(self.samples, self.sizes, self.decoder, device)
+        if "means" in vars(self):
+            vars(moved)["means"] = self.means.to(device)
+        return moved
 
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         """Yields a pool of windows for each batch of crops, and crops that show all of them. Decodes batches ahead.

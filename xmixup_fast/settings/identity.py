@@ -48,7 +48,8 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "test": ("run", "hold"),
     "duplicates": ("warn",),
 }
-"""Neutral values besides None, False and zero. Whether images that are put aside are looked at changes no run."""
+"""Neutral values of these settings, besides None; of all others False and zero are neutral. Whether images that are put
+aside are looked at changes no run."""
 
 
 def affects_result(name: str, settings: Settings) -> bool:
@@ -67,14 +68,16 @@ def run_hash(settings: Settings) -> str:
     its neutral value (None, False, zero, or the one in NEUTRAL) is left out, so that a new setting which is neutral by
     default changes no hash.
     """
+    given = asdict(replace(settings.without_secrets(), resize=settings.resize or settings.short_side))
     values = {
-        name: value
-        for name, value in asdict(
-            replace(settings.without_secrets(), resize=settings.resize or settings.short_side)
-        ).items()
-        if value and value not in NEUTRAL.get(name, ()) and affects_result(name, settings)
+        name: value for name, value in given.items() if not _is_neutral(name, value) and affects_result(name, settings)
     }
     return short_hash(json.dumps(values, sort_keys=True))
+
+
+def _is_neutral(name: str, value: object) -> bool:
+    """Whether a value leaves a run what it was before there was the setting. A zero that is not neutral counts."""
+    return value is None or value in NEUTRAL[name] if name in NEUTRAL else not value
 
 
 def short_hash(text: str) -> str:
