@@ -285,7 +285,8 @@ def test_all_tensors_of_a_plan_are_copied() -> None:
     values = [getattr(plan, field.name) for field in fields(plan)]
     assert all(value is not None for value in values)
     for value in values:
-        assert {id(tensor) for tensor in ([value] if isinstance(value, Tensor) else value)} <= found
+        tensors = [value] if isinstance(value, Tensor) else value if isinstance(value, tuple) else []
+        assert {id(tensor) for tensor in tensors} <= found
 
 
 # --- settings ---
