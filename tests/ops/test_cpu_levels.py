@@ -129,8 +129,8 @@ def test_levels_mix_alike(
             if level != "baseline":
                 assert np.array_equal(bits, cuda[name]), (level, name)
                 continue
-            # It computes in double precision what the others fuse: about one result in 2**29 is rounded otherwise. In
-            # crops, that is a unit in the last place; what is resampled or changed in colour goes on from such a result.
+            # It computes in double precision what the others fuse: about one result in 2**29 is rounded otherwise. Of
+            # crops, that is a unit in the last place; what is resampled or changed in colour goes on from it.
             assert (bits != cuda[name]).mean() < 1e-6, name
             if name.startswith("crop"):
                 assert np.abs(bits.astype(np.int64) - cuda[name]).max() <= 1, name

@@ -23,7 +23,7 @@ SIZES = ((5, 7), (16, 32))
 def results_of_all_kernels(device: torch.device) -> Iterator[Tensor]:
     """What calls give that launch every kernel, and every part of it, at least once."""
     for dtype, layout, size, resampled in product(DTYPES, FORMATS, SIZES, (False, True)):
-        options = {"dtype": dtype, "resampled": (resampled, resampled)}
+        options: dict[str, Any] = {"dtype": dtype, "resampled": (resampled, resampled)}
         for boxes in (False, True):
             yield MixInputs.make(3, size, [size], layout, boxes=boxes, **options).to(device).call(ops.mix)
         images = [(3 * size[0], 2 * size[1])] if resampled else [size]
