@@ -59,6 +59,16 @@ def xmixup(recipe: Recipe) -> None:
     ours(recipe, "xmixup", source=recipe.source)
 
 
+def crops(recipe: Recipe, finish: list[Any]) -> dict[str, Any]:
+    """torchvision's transforms for train and val: resized, cropped, half of the training images mirrored; then
+    ``finish``."""
+    from torchvision.transforms import v2
+
+    random = [v2.RandomCrop(recipe.image_size), v2.RandomHorizontalFlip()]
+    crop = {"train": random, "val": [v2.CenterCrop(recipe.image_size)]}
+    return {split: v2.Compose([v2.Resize(recipe.resize), *crop[split], *finish]) for split in crop}
+
+
 def fastai(recipe: Recipe) -> None:
     """fastai's ``vision_learner``, unfrozen, with a linear head in place of its own, and PyTorch's SGD by OptimWrapper,
     as fastai's has no Nesterov momentum. Images are mirrored one by one, in the workers, as that costs least on CPUs.
@@ -111,21 +121,13 @@ def fastai(recipe: Recipe) -> None:
     saved(learner.save("model", with_opt=False), steps, {"0.model.": "", "1.2.": "classifier."})
 
 
-def lightning(recipe: Recipe) -> None:
-    """Lightning's Trainer, with torchvision's ImageFolder, decoder and transforms of tensors, which its documentation
-    calls the fastest, in a DataLoader with persistent workers. No validation before training.
-    """
+def lightning_classifier(recipe: Recipe) -> Any:
+    """The class of Lightning's module."""
     import lightning
     import timm
     import torch
     import torch.nn.functional as F
     from torch.optim.lr_scheduler import CosineAnnealingLR
-    from torch.utils.data import DataLoader
-    from torchvision.datasets import ImageFolder
-    from torchvision.io import ImageReadMode, decode_image
-    from torchvision.transforms import v2
-
-    steps = imported()
 
     class Classifier(lightning.LightningModule):
         def __init__(self) -> None:
@@ -148,19 +150,30 @@ def lightning(recipe: Recipe) -> None:
             schedule = CosineAnnealingLR(optimizer, T_max=self.trainer.estimated_stepping_batches)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    return Classifier
+
+
+def lightning(recipe: Recipe) -> None:
+    """Lightning's Trainer, with torchvision's ImageFolder, decoder and transforms of tensors, which its documentation
+    calls the fastest, in a DataLoader with persistent workers. No validation before training.
+    """
+    import lightning
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms import v2
+
+    classifier = lightning_classifier(recipe)  # here, as it imports what the module needs
+    steps = imported()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
-    module = Classifier()
+    module = classifier()
     config = module.network.pretrained_cfg
-    finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config["mean"], config["std"])]
-    crop = {"train": [v2.RandomCrop(recipe.image_size), v2.RandomHorizontalFlip()]}
-    crop["val"] = [v2.CenterCrop(recipe.image_size)]
+    transforms = crops(recipe, [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config["mean"], config["std"])])
 
     def loader(split: str) -> DataLoader:
-        images = ImageFolder(
-            f"{recipe.target}/{split}",
-            v2.Compose([v2.Resize(recipe.resize), *crop[split], *finish]),
-            loader=partial(decode_image, mode=ImageReadMode.RGB),
-        )
+        decode = partial(decode_image, mode=ImageReadMode.RGB)
+        images = ImageFolder(f"{recipe.target}/{split}", transforms[split], loader=decode)
         trains = split == "train"
         workers = {"num_workers": recipe.workers, "persistent_workers": recipe.workers > 0}
         return DataLoader(images, recipe.batch_size, shuffle=trains, drop_last=trains, **workers)
@@ -180,58 +193,11 @@ def lightning(recipe: Recipe) -> None:
     saved(file, steps, {"network.": ""}, key="state_dict")
 
 
-def huggingface(recipe: Recipe) -> None:
-    """Hugging Face's Trainer with its wrapper of timm's networks, and datasets' imagefolder with torchvision's
-    transforms, as in the guide on image classification. Workers persist, and gradients are not clipped. The optimiser
-    is given, as the Trainer's own spares normalisation layers and biases weight decay. What datasets knows of the files
-    is kept for later turns.
-    """
-    import numpy as np
-    import torch
-    from datasets import load_dataset
-    from torchvision.transforms import v2
-    from transformers import (
-        AutoModelForImageClassification,
-        DefaultDataCollator,
-        Trainer,
-        TrainingArguments,
-        set_seed,
-    )
+def huggingface_arguments(recipe: Recipe) -> Any:
+    """The arguments of Hugging Face's Trainer."""
+    from transformers import TrainingArguments
 
-    steps = imported()
-    set_seed(recipe.seed)
-    splits = {split: f"{recipe.target}/{split}/**" for split in ("train", "val")}
-    data = load_dataset("imagefolder", data_files=splits, cache_dir=recipe.cache)
-    labels = dict(enumerate(data["train"].features["label"].names))
-    network = AutoModelForImageClassification.from_pretrained(
-        recipe.start,
-        num_labels=recipe.classes,
-        id2label=labels,
-        label2id={name: number for number, name in labels.items()},
-        ignore_mismatched_sizes=True,
-    ).to(memory_format=torch.channels_last)
-    config = network.config.pretrained_cfg
-    finish = [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(config["mean"], config["std"]),
-    ]
-    crop = {"train": [v2.RandomCrop(recipe.image_size), v2.RandomHorizontalFlip()]}
-    crop["val"] = [v2.CenterCrop(recipe.image_size)]
-
-    def transformed(split: str) -> Any:
-        transform = v2.Compose([v2.Resize(recipe.resize), *crop[split], *finish])
-
-        def examples(batch: dict[str, Any]) -> dict[str, Any]:
-            images = [transform(image.convert("RGB")) for image in batch["image"]]
-            return {"pixel_values": images, "label": batch["label"]}
-
-        return data[split].with_transform(examples)
-
-    def metrics(predicted: Any) -> dict[str, float]:
-        return {"accuracy": float(np.mean(predicted.predictions.argmax(1) == predicted.label_ids))}
-
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=recipe.output,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
@@ -252,11 +218,51 @@ def huggingface(recipe: Recipe) -> None:
         use_cpu=True,
         seed=recipe.seed,
     )
+
+
+def huggingface(recipe: Recipe) -> None:
+    """Hugging Face's Trainer with its wrapper of timm's networks, and datasets' imagefolder with torchvision's
+    transforms, as in the guide on image classification. Workers persist, and gradients are not clipped. The optimiser
+    is given, as the Trainer's own spares normalisation layers and biases weight decay. What datasets knows of the files
+    is kept for later turns.
+    """
+    import numpy as np
+    import torch
+    from datasets import load_dataset
+    from torchvision.transforms import v2
+    from transformers import AutoModelForImageClassification, DefaultDataCollator, Trainer, set_seed
+
+    steps = imported()
+    set_seed(recipe.seed)
+    splits = {split: f"{recipe.target}/{split}/**" for split in ("train", "val")}
+    data = load_dataset("imagefolder", data_files=splits, cache_dir=recipe.cache)
+    labels = dict(enumerate(data["train"].features["label"].names))
+    network = AutoModelForImageClassification.from_pretrained(
+        recipe.start,
+        num_labels=recipe.classes,
+        id2label=labels,
+        label2id={name: number for number, name in labels.items()},
+        ignore_mismatched_sizes=True,
+    ).to(memory_format=torch.channels_last)
+    config = network.config.pretrained_cfg
+    normalise = v2.Normalize(config["mean"], config["std"])
+    transforms = crops(recipe, [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalise])
+
+    def transformed(split: str) -> Any:
+        def examples(batch: dict[str, Any]) -> dict[str, Any]:
+            images = [transforms[split](image.convert("RGB")) for image in batch["image"]]
+            return {"pixel_values": images, "label": batch["label"]}
+
+        return data[split].with_transform(examples)
+
+    def metrics(predicted: Any) -> dict[str, float]:
+        return {"accuracy": float(np.mean(predicted.predictions.argmax(1) == predicted.label_ids))}
+
     options = {"momentum": recipe.momentum, "nesterov": True, "weight_decay": recipe.weight_decay}
     optimizer = torch.optim.SGD(network.parameters(), lr=recipe.lr, **options)
     trainer = Trainer(
         model=network,
-        args=arguments,
+        args=huggingface_arguments(recipe),
         data_collator=DefaultDataCollator(),
         train_dataset=transformed("train"),
         eval_dataset=transformed("val"),
@@ -268,44 +274,58 @@ def huggingface(recipe: Recipe) -> None:
     saved(Path(recipe.output, "model.safetensors"), steps)
 
 
+def timm_loader(recipe: Recipe, split: str, config: dict[str, Any], transform: Any) -> Any:
+    """timm's loader of a split, with a transform in place of its own; ``config`` is the network's."""
+    import torch
+    from timm.data import create_dataset, create_loader
+
+    dataset = create_dataset("", root=recipe.target, split=split)
+    loader = create_loader(
+        dataset,
+        (3, recipe.image_size, recipe.image_size),
+        recipe.batch_size,
+        is_training=split == "train",
+        mean=config["mean"],
+        std=config["std"],
+        num_workers=recipe.workers,
+        device=torch.device("cpu"),
+    )
+    dataset.transform = transform
+    return loader
+
+
+def timm_accuracy(network: Any, batches: Any) -> float:
+    """The accuracy in per cent, as timm's train.py computes it."""
+    import torch
+    from timm.utils import AverageMeter, accuracy
+
+    network.eval()
+    top1 = AverageMeter()
+    with torch.inference_mode():
+        for input, target in batches:
+            output = network(input.contiguous(memory_format=torch.channels_last))
+            top1.update(accuracy(output, target)[0].item(), len(target))
+    return float(top1.avg)
+
+
 def timm(recipe: Recipe) -> None:
     """timm's dataset, loader with prefetcher, optimiser, scheduler and loop, as in its train.py; its own transforms are
     replaced, as they have no crop of a resized image without a random scale.
     """
     import torch
     from timm import create_model
-    from timm.data import create_dataset, create_loader
     from timm.data.transforms import ToNumpy
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
-    from timm.utils import AverageMeter, accuracy, random_seed
-    from torchvision.transforms import v2
+    from timm.utils import random_seed
 
+    transforms = crops(recipe, [ToNumpy()])  # here, as it imports torchvision's
     steps = imported()
     random_seed(recipe.seed)
-    device = torch.device("cpu")
     network = create_model(recipe.model, pretrained=True, num_classes=recipe.classes)
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(torch.device("cpu"), memory_format=torch.channels_last)
     config = network.pretrained_cfg
-    crop = {"train": [v2.RandomCrop(recipe.image_size), v2.RandomHorizontalFlip()]}
-    crop["val"] = [v2.CenterCrop(recipe.image_size)]
-
-    def loader(split: str) -> Any:
-        dataset = create_dataset("", root=recipe.target, split=split)
-        made = create_loader(
-            dataset,
-            (3, recipe.image_size, recipe.image_size),
-            recipe.batch_size,
-            is_training=split == "train",
-            mean=config["mean"],
-            std=config["std"],
-            num_workers=recipe.workers,
-            device=device,
-        )
-        dataset.transform = v2.Compose([v2.Resize(recipe.resize), *crop[split], ToNumpy()])
-        return made
-
-    train, val = loader("train"), loader("val")
+    train, val = (timm_loader(recipe, split, config, transforms[split]) for split in ("train", "val"))
     options = {"lr": recipe.lr, "momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
     optimizer = create_optimizer_v2(network, opt="sgd", filter_bias_and_bn=False, **options)
     scheduler, _ = create_scheduler_v2(
@@ -323,13 +343,7 @@ def timm(recipe: Recipe) -> None:
             optimizer.step()
             update += 1
             scheduler.step_update(update)
-        network.eval()
-        top1 = AverageMeter()
-        with torch.inference_mode():
-            for input, target in val:
-                output = network(input.contiguous(memory_format=torch.channels_last))
-                top1.update(accuracy(output, target)[0].item(), len(target))
-        print(f"epoch {epoch}: {top1.avg:.2f} %", flush=True)
+        print(f"epoch {epoch}: {timm_accuracy(network, val):.2f} %", flush=True)
     file = Path(recipe.output, "model.pth.tar")
     torch.save({"state_dict": network.state_dict()}, file)
     saved(file, steps, key="state_dict")

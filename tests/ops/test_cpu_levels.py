@@ -128,7 +128,11 @@ def test_levels_mix_alike(
         for name, bits in mixed.items():
             if level != "baseline":
                 assert np.array_equal(bits, cuda[name]), (level, name)
-            elif name.startswith("crop"):  # rounds twice where the others fuse: a unit in the last place
+                continue
+            # It computes in double precision what the others fuse: about one result in 2**29 is rounded otherwise. Of
+            # crops, that is a unit in the last place; what is resampled or changed in colour goes on from it.
+            assert (bits != cuda[name]).mean() < 1e-6, name
+            if name.startswith("crop"):
                 assert np.abs(bits.astype(np.int64) - cuda[name]).max() <= 1, name
 
 

@@ -1,12 +1,11 @@
-"""What only a GPU can show: ``pytest -m gpu``. The operators' own tests run there as well, by the `device` fixture."""
+"""What only a GPU can show: ``pytest -m gpu``. The operators' own tests run there as well, by the `device` fixture.
+
+Wrong values and memory checks are in test_kernel_calls.py.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,6 @@ from xmixup_fast.models.trained import save
 pytestmark = pytest.mark.gpu
 
 CUDA = torch.device("cuda")
-TESTS = Path(__file__).resolve().parents[1]
 LONG = 500_000_000
 """Clock cycles, about a quarter of a second: far longer than the host needs for a call."""
 
@@ -287,95 +285,3 @@ def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
     calls[op]()
     assert torch.cuda.memory_stats()["allocation.all.allocated"] - before == allocations
-
-
-# --- wrong values, and memory checks: in processes of their own ---
-
-WRONG_VALUE = """
-import torch
-from draw_inputs import DrawInputs
-from samples import LossInputs, MixInputs
-from xmixup_fast import ops
-
-inputs = {maker}.make(boxes=True) if "{maker}" == "MixInputs" else {maker}.make()
-inputs = inputs.to(torch.device("{device}"))
-inputs.{place} = {value}
-inputs.call(ops.{op})
-torch.cuda.synchronize()
-"""
-
-MAKERS = {"mix": "MixInputs", "draw": "DrawInputs", "dual_head_cross_entropy": "LossInputs"}
-
-
-def run_child(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(TESTS / "support"), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    variables = {**os.environ, "PYTHONPATH": paths, **environment}
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
-
-
-@pytest.mark.parametrize(
-    ("op", "place", "value", "message"),
-    [
-        ("mix", "target_crops.index[1]", 3, "mix: an index is outside its image pool"),
-        ("mix", "aux_crops.index[2]", -1, "mix: an index is outside its image pool"),
-        ("mix", "target.offsets[inputs.target_crops.index[0]]", 10**15, "mix: an image is outside its pool's pixels"),
-        ("mix", "aux_crops.window[0, 1]", 2**31 - 1, "mix: a window is outside its image"),
-        ("mix", "lam[1]", 1.5, "mix: a lam is outside 0 to 1"),
-        ("mix", "lam[1]", "float('nan')", "mix: a lam is outside 0 to 1"),
-        ("mix", "box[1, 3]", 8, "mix: a box is outside the output"),
-        ("draw", "epoch[0]", -1, "draw: an epoch is outside 0 to 2**32 - 1"),
-        ("draw", "target_index[2]", 4, "draw: a target_index is outside target_sizes"),
-        ("draw", "target_sizes[:]", 4, "draw: a target image is smaller than its window, or too large"),
-        ("draw", "label[0]", 3, "draw: a label is outside the classes"),
-        ("draw", "offsets[:]", 0, "draw: a class has no members"),
-        ("draw", "members[:]", 10, "draw: a member is outside aux_sizes"),
-        ("draw", "aux_sizes[:]", 4, "draw: an auxiliary image is smaller than its window"),
-        ("draw", "lam_quantiles[:]", 2, "draw: a lam is outside 0 to 1"),
-        ("dual_head_cross_entropy", "lam[0]", -0.5, "dual_head_cross_entropy: a lam is outside 0 to 1"),
-        ("dual_head_cross_entropy", "target_labels[2]", 5, "dual_head_cross_entropy: a target label has no logit"),
-        ("dual_head_cross_entropy", "source_labels[1]", -1, "dual_head_cross_entropy: a source label has no logit"),
-    ],
-)
-def test_a_wrong_value_is_a_device_side_assert(op: str, place: str, value: object, message: str) -> None:
-    script = WRONG_VALUE.format(maker=MAKERS[op], op=op, place=place, value=value, device=CUDA)
-    done = run_child([sys.executable, "-c", script])
-    assert done.returncode != 0
-    assert message in done.stdout + done.stderr and "device-side assert triggered" in done.stderr, done.stderr
-
-
-ALL_KERNELS = """
-from itertools import product
-import torch
-from draw_inputs import DrawInputs
-from samples import LossInputs, MixInputs
-from xmixup_fast import ops
-
-device = torch.device("{device}")
-dtypes = (torch.float32, torch.bfloat16, torch.float16)
-layouts = (torch.channels_last, torch.contiguous_format)
-for dtype, layout, size, resampled in product(dtypes, layouts, ((5, 7), (16, 32)), (False, True)):
-    for boxes in (False, True):
-        inputs = MixInputs.make(
-            3, size, [size], layout, dtype=dtype, resampled=(resampled, resampled), boxes=boxes
-        ).to(device)
-        inputs.call(ops.mix)
-for batch in (1, 129):
-    DrawInputs.make(batch).to(device).call(ops.draw)
-for dtype in dtypes:
-    LossInputs.make(5, (3, 300), dtype).to(device).with_gradients(ops.dual_head_cross_entropy)
-torch.cuda.synchronize()
-print("done")
-"""
-SANITIZER = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
-
-
-@pytest.mark.skipif(SANITIZER is None, reason="needs compute-sanitizer")
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
-def test_kernels_pass_compute_sanitizer(tool: str) -> None:
-    assert SANITIZER is not None
-    script = ALL_KERNELS.format(device=CUDA)
-    # What torch tries and gets refused at its start is no error of the kernels.
-    options = ["--tool", tool, "--report-api-errors", "no", "--error-exitcode", "9"]
-    # Without torch's cache, each tensor is an allocation of its own, whose ends are checked.
-    done = run_child([SANITIZER, *options, sys.executable, "-c", script], PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-    assert done.returncode == 0 and "done" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]

@@ -63,6 +63,7 @@ def test_settings_make_an_augmentation(values: dict[str, Any], expected: dict[st
 def test_the_timm_recipe_is_timms() -> None:
     made = Augmentation.of(**replace(PLAIN, **read_recipe("timm")).augmentation)
     assert (made.scale, made.contrast, made.hue, made.erase, made.fill) == ((0.08, 1.0), 0.4, 0.0, 0.25, "noise")
+    assert made.antialias
     assert made.ratio == pytest.approx((3 / 4, 4 / 3))
 
 
@@ -71,6 +72,8 @@ def test_only_what_changes_images_changes_a_runs_key() -> None:
     assert run_hash(replace(PLAIN, **neutral)) == run_hash(PLAIN)
     for values in ({"crop": "resized"}, {"color_jitter": 0.4}, {"erase": 0.25}, {"antialias": True}):
         assert run_hash(replace(PLAIN, **values)) != run_hash(PLAIN)
+    jitters = [replace(PLAIN, color_jitter=0.4, color_jitter_prob=share) for share in (0.0, 0.5, 1.0)]
+    assert len({run_hash(settings) for settings in jitters}) == 3
 
 
 # --- the same by keyword ---
