@@ -68,7 +68,7 @@ def test_a_mapping_means_what_its_rows_in_the_order_of_its_keys_mean(data: st.Da
     mapping = {names[target]: form(rows[target]) for target in order}
     aux = made_aux()
     expected, actual = AuxiliaryIndex.of(aux, rows), AuxiliaryIndex.of(aux, mapping)
-    assert all(map(torch.equal, actual, expected))
+    assert actual.means is expected.means is None and all(map(torch.equal, actual[:-1], expected[:-1]))
     for target, row in enumerate(rows):
         members = actual.members[actual.offsets[target] : actual.offsets[target + 1]]
         assert set(aux.labels[members].tolist()) == set(row)

@@ -135,6 +135,11 @@ class Augmentation:
         """Whether colours are changed."""
         return self.jitter_probability > 0 and any((self.brightness, self.contrast, self.saturation, self.hue))
 
+    @property
+    def needs_means(self) -> bool:
+        """Whether contrast is changed, for which :func:`xmixup_fast.draw` needs the images' mean colours."""
+        return self.contrast > 0 and self.jitter_probability > 0
+
     def draw_arguments(self) -> dict[str, Any]:
         """The tables and settings that the operator ``draw`` takes."""
         steps = [self.brightness, self.contrast, self.saturation, self.hue, self.jitter_probability]
@@ -217,3 +222,5 @@ def _as_fill(fill: Any) -> Any:
 
 
 _NONE = Augmentation()
+
+torch.serialization.add_safe_globals([Augmentation])  # for torch.load, which takes no other classes by default
