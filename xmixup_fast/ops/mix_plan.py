@@ -103,6 +103,8 @@ class MixPlan(NamedTuple):
             raise TypeError(f"lam: expected float32[batch], got {describe(lam)}")
         if color is None:
             color = torch.empty((0, 2, 3, 4), dtype=torch.float32, device=lam.device)
+        if not isinstance(color, Tensor) or color.dim() == 0:
+            raise TypeError(f"color: expected float32[batch, 2, 3, 4] or float32[0, 2, 3, 4], got {describe(color)}")
         check_tensor("color", color, torch.float32, (len(lam) if len(color) else 0, 2, 3, 4), lam.device)
         rows = torch.zeros((len(lam), WORDS), dtype=torch.int32, device=lam.device)
         plan = cls(rows, color.clone(memory_format=torch.contiguous_format))
