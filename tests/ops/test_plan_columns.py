@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 from plan_samples import PlanInputs
 from samples import MixInputs, is_within
 from test_mix_memory import PAGE, forbid
@@ -77,6 +78,19 @@ def test_a_copy_shares_no_memory() -> None:
             tensor.fill_(7)
     given["color"].fill_(7)
     assert all(map(torch.equal, plan, before))
+
+
+def test_plans_compiled_are_those_made_step_by_step() -> None:
+    given = columns()
+
+    def made() -> list[Tensor]:
+        plan = MixPlan.of(**given)
+        return [*plan, *plan.target_alone(), *plan.aux_alone((5, 7)), *plan.target_crops, *plan.aux_crops]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(made, backend="aot_eager", fullgraph=True)
+    for actual, expected in zip(compiled(), made(), strict=True):
+        assert torch.equal(actual, expected)
 
 
 # --- one image of each pair ---

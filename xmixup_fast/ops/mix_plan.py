@@ -162,7 +162,9 @@ class MixPlan(NamedTuple):
         return self.rows[:, word : word + 2].view(torch.int64)[:, 0]
 
     def _flag(self, byte: int) -> Tensor:
-        return self.rows.view(torch.bool)[:, byte]
+        # Not rows.view(torch.bool): where compiled code writes to such a view, all of the rows are copied as bools, and
+        # copying makes every byte of a bool 0 or 1.
+        return self.rows.view(torch.uint8)[:, byte].view(torch.bool)
 
 
 torch.serialization.add_safe_globals([MixPlan])  # for torch.load, which takes no other classes by default
