@@ -135,7 +135,7 @@ def test_both_kernels_give_the_same_bits(device: torch.device, case: PlanCase) -
 
 def test_noise_is_that_of_the_reference(device: torch.device) -> None:
     inputs = MixInputs.make(3, (17, 44), memory_format=torch.contiguous_format)
-    whole = torch.tensor([[0, 0, 17, 44]]).expand(3, 4)
+    whole = torch.tensor([[0, 0, 17, 44]], dtype=torch.int32).expand(3, 4)
     plan = MixPlan.of(
         inputs.target_crops,
         inputs.aux_crops,
@@ -158,9 +158,8 @@ def test_a_rectangle_outside_of_the_output_is_refused(
     if device.type == "cuda":
         pytest.skip("a device-side assert ends the process")
     inputs = MixInputs.make(2)
-    plan = MixPlan.of(
-        inputs.target_crops, inputs.aux_crops, inputs.lam, **{f"{side}_erased": torch.tensor([rectangle, rectangle])}
-    )
+    erased = torch.tensor([rectangle, rectangle], dtype=torch.int32)
+    plan = MixPlan.of(inputs.target_crops, inputs.aux_crops, inputs.lam, **{f"{side}_erased": erased})
     for color in (plan.color, IDENTITY.expand(2, 2, 3, 4).contiguous()):
         with pytest.raises(RuntimeError, match="mix: an erased rectangle is outside the output"):
             PlanCase(inputs, plan._replace(color=color), Augmentation()).render()

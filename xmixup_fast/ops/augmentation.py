@@ -69,8 +69,6 @@ class Augmentation:
     """float32[256]: quantiles of the normal distribution, at the middles of 256 equal parts."""
 
     def __post_init__(self) -> None:
-        from scipy.special import ndtri  # its import takes long, and most callers of the operators need it not
-
         def set_to(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
@@ -90,8 +88,8 @@ class Augmentation:
         set_to("erase_ratios", _ratio_quantiles(self.erase_ratio))
         angle = np.linspace(-math.pi, math.pi, TURN_INTERVALS + 1)
         set_to("turns", torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)], axis=1)).float())
-        middles = (np.arange(NOISE_LEVELS) + 0.5) / NOISE_LEVELS
-        set_to("noise_quantiles", torch.from_numpy(ndtri(middles)).float())
+        middles = torch.from_numpy((np.arange(NOISE_LEVELS) + 0.5) / NOISE_LEVELS)
+        set_to("noise_quantiles", torch.special.ndtri(middles).float())
 
     @classmethod
     def of(
