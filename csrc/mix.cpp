@@ -69,12 +69,15 @@ int64_t block_bytes(const MixArgs& args, const Device& device) {
   return bytes < kCacheOutputsFromBytes ? 0 : bytes;
 }
 
+// The operator that a call's messages name.
+const char* op_of(const MixArgs& args) { return args.plan ? "mix_plan" : "mix"; }
+
 // How messages of wrong values name a column of samples.
 struct ValueNames {
   const char* op;
   bool is_plan;
 
-  explicit ValueNames(const MixArgs& args) : op(args.plan ? "mix_plan" : "mix"), is_plan(args.plan) {}
+  explicit ValueNames(const MixArgs& args) : op(op_of(args)), is_plan(args.plan) {}
 
   std::string of(const std::string& column, int64_t b) const {
     const std::string sample = "[" + std::to_string(b) + "]";
@@ -211,7 +214,7 @@ void check_plan(MixArgs& args, const Tensor& plan, const Tensor& color, const st
 }
 
 void check_mix_out(const MixArgs& args, const Tensor& pixels, const Tensor& out) {
-  const char* op = args.plan ? "mix_plan" : "mix";
+  const char* op = op_of(args);
   const std::vector<int64_t> sizes = out_sizes(args), strides = out_strides(args);
   const auto actual = out.sizes();
   if (to_string(actual) != to_string(sizes)) {
@@ -246,7 +249,7 @@ Tensor allocate_mix_out(const MixArgs& args, const Tensor& pixels) {
   const std::vector<int64_t> sizes = out_sizes(args);
   const ScalarType type = kTypes[static_cast<int>(args.out_type)];
   if (const int64_t bytes = block_bytes(args, pixels.device()); bytes > 0) {
-    void* const block = take_output_block(bytes);
+    void* const block = take_output_block(op_of(args), bytes);
     // The storage gives its block back when the last tensor, view or array that refers to it is gone. Where from_blob
     // fails, it does not say whether it has called the deleter; the block is then lost rather than given to two.
     return torch::stable::from_blob(block, sizes, out_strides(args), pixels.device(), type,

@@ -44,11 +44,11 @@ def plan_of(target: ImagePool, source: ImagePool, augmentation: Augmentation, si
         label=count,
         target_index=count,
         target_sizes=target.sizes,
-        target_means=target.means if augmentation.contrast else None,
+        target_means=target.means if augmentation.needs_means else None,
         offsets=torch.arange(PAIRS + 1),
         members=count,
         aux_sizes=source.sizes,
-        aux_means=source.means if augmentation.contrast else None,
+        aux_means=source.means if augmentation.needs_means else None,
         lam_quantiles=beta_quantiles(1.0, fold=True),
         size=size,
         box=box,
@@ -67,11 +67,10 @@ def columns(target: ImagePool, source: ImagePool, size: int) -> dict[str, list[T
     found = {"first image": [target[i] for i in range(PAIRS)]}
     for title, settings in PARTS.items():
         augmentation = Augmentation.of(**settings)
-        alone = plan_of(target, source, augmentation, size, box=False).copy()
-        alone.lam.fill_(1)
-        found[title] = pictures(target, source, alone, augmentation)
+        plan = plan_of(target, source, augmentation, size, box=False)
+        found[title] = pictures(target, source, plan.target_alone(), augmentation)
     found["second image"] = [source[i] for i in range(PAIRS)]
-    found["all of it"] = pictures(source, source, alone.aux_alone(), augmentation)
+    found["all of it"] = pictures(target, source, plan.aux_alone(size), augmentation)
     for title, box in (("blended", False), ("as a box", True)):
         plan = plan_of(target, source, augmentation, size, box=box)
         found[title] = pictures(target, source, plan, augmentation)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from .ops.augmentation import Augmentation
     from .ops.image_pool import Crops, ImagePool
     from .ops.mix_plan import MixPlan
+    from .ops.mixed_labels import MixedLabels, joint_labels
     from .ops.operators import draw, dual_head_cross_entropy, mix, mix_plan
-    from .ops.xmixup import MixedLabels, XMixup, joint_labels
+    from .ops.xmixup import XMixup
     from .report.results import EvaluationResult, SelectionResult
     from .runtime.extension import __version__, build_info, cpu_level, free_outputs
     from .settings.fields import Settings
@@ -38,7 +39,7 @@ _LAZY = {
     "EvaluationResult": "report.results",
     "ImagePool": "ops.image_pool",
     "MixPlan": "ops.mix_plan",
-    "MixedLabels": "ops.xmixup",
+    "MixedLabels": "ops.mixed_labels",
     "Prediction": "commands.predict",
     "Predictions": "commands.predictions",
     "Result": "training.result",
@@ -53,7 +54,7 @@ _LAZY = {
     "evaluate": "commands.functions",
     "fit": "training.run",
     "free_outputs": "runtime.extension",
-    "joint_labels": "ops.xmixup",
+    "joint_labels": "ops.mixed_labels",
     "l2sp": "methods.l2sp",
     "mix": "ops.operators",
     "mix_plan": "ops.operators",

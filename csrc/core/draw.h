@@ -136,19 +136,16 @@ XMIXUP_INLINE float drawn_lam(const DrawArgs& args, int64_t b) {
   return quantile_at(args.lam_quantiles, random_words(key, Purpose::lam_and_center).a);
 }
 
-// Draws the weight of a sample's target image, and the box if there are boxes.
-XMIXUP_INLINE DrawFault draw_mixing(const DrawArgs& args, int64_t b, PlanRow& row) {
-  float lam = drawn_lam(args, b);
-  if (!(lam >= 0.0f && lam <= 1.0f)) return DrawFault::lam;
-  if (args.mixed != nullptr && !args.mixed[b]) lam = 1.0f;
-  Rectangle box{0, 0, 0, 0};
+// Draws the weight of a sample's target image, and the box, which is empty where there are no boxes.
+XMIXUP_INLINE DrawFault draw_mixing(const DrawArgs& args, int64_t b, float* lam, Rectangle* box) {
+  *lam = drawn_lam(args, b);
+  if (!(*lam >= 0.0f && *lam <= 1.0f)) return DrawFault::lam;
+  if (args.mixed != nullptr && !args.mixed[b]) *lam = 1.0f;
+  *box = {0, 0, 0, 0};
   if (args.box) {
     const Words words = random_words(key_of(args, b), Purpose::lam_and_center);
-    lam = cut_box(lam, uniform_float(words.b), uniform_float(words.c), args.crop.height, args.crop.width, &box);
+    *lam = cut_box(*lam, uniform_float(words.b), uniform_float(words.c), args.crop.height, args.crop.width, box);
   }
-  row.lam = lam;
-  row.box = box;
-  row.boxed = args.box;
   return DrawFault::none;
 }
 
@@ -184,7 +181,7 @@ XMIXUP_INLINE FoundFault draw_aux(const DrawArgs& args, int64_t b, const DrawnIm
           whose};
 }
 
-// Writes the plan of a sample, unless something is wrong with it.
+// Writes the row of a sample, unless something is wrong with it. Its matrices may have been written even then.
 XMIXUP_INLINE FoundFault draw_sample(const DrawArgs& args, int64_t b) {
   const DrawFault wrong = check_target(args, b);
   if (wrong != DrawFault::none) return {wrong, b};
@@ -198,6 +195,10 @@ XMIXUP_INLINE FoundFault draw_sample(const DrawArgs& args, int64_t b) {
   int64_t aux_label;
   const FoundFault aux_fault = draw_aux(args, b, target, &aux, &aux_label, matrices);
   if (aux_fault.fault != DrawFault::none) return aux_fault;
+  float lam;
+  Rectangle box;
+  const DrawFault mixing_fault = draw_mixing(args, b, &lam, &box);
+  if (mixing_fault != DrawFault::none) return {mixing_fault, b};
 
   PlanRow& row = args.plan[b];
   row.target_index = target.index;
@@ -210,8 +211,11 @@ XMIXUP_INLINE FoundFault draw_sample(const DrawArgs& args, int64_t b) {
   row.aux_flip = aux.flip;
   row.aux_erased = aux.erased;
   row.noise = erasing.c | static_cast<uint64_t>(erasing.d) << 32;
+  row.lam = lam;
+  row.box = box;
+  row.boxed = args.box;
   for (uint8_t& byte : row.unused) byte = 0;
-  return {draw_mixing(args, b, row), b};
+  return {DrawFault::none, b};
 }
 
 }  // namespace xmixup

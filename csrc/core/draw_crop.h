@@ -49,7 +49,7 @@ XMIXUP_INLINE bool draw_resized_window(const CropSettings& crop, const DrawKey& 
     const Words words = random_words(key, purpose, k);
     const Sides sides = draw_sides(crop.shape, height, width, words);
     if (!sides.is_valid) return false;
-    const float rows = sides.shorter, columns = sides.longer;
+    const float rows = sides.over_root, columns = sides.times_root;
     if (rows >= 1.0f && rows <= static_cast<float>(height) && columns >= 1.0f && columns <= static_cast<float>(width)) {
       *window = place(height, width, static_cast<int32_t>(rows), static_cast<int32_t>(columns), words.c, words.d);
       return true;

@@ -22,7 +22,7 @@ XMIXUP_INLINE bool draw_erased(const EraseSettings& erase, const DrawKey& key, P
     const Words words = random_words(key, purpose, k);
     const Sides sides = draw_sides(erase.shape, height, width, words);
     if (!sides.is_valid) return false;
-    const float rows = sides.longer, columns = sides.shorter;
+    const float rows = sides.times_root, columns = sides.over_root;
     if (rows < static_cast<float>(height) && columns < static_cast<float>(width)) {
       *erased = place(height, width, static_cast<int32_t>(rows), static_cast<int32_t>(columns), words.c, words.d);
       return true;

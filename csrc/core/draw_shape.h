@@ -19,9 +19,9 @@ struct ShapeSettings {
 
 // Rounded to whole pixels.
 struct Sides {
-  float longer;   // the square root of the area, times the root of the aspect ratio
-  float shorter;  // and divided by it; the longer one for ratios below 1
-  bool is_valid;  // whether the root is a positive number, as all in the table must be
+  float times_root;  // the square root of the area, times the root of the aspect ratio
+  float over_root;   // and divided by it
+  bool is_valid;     // whether the root is a positive number, as all in the table must be
 };
 
 XMIXUP_INLINE bool is_ratio_root(float x) { return x > 0.0f && x <= 0x1.fffffep127f; }

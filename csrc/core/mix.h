@@ -8,17 +8,9 @@
 #include "inline.h"
 #include "philox.h"
 #include "plan.h"
+#include "rounding.h"
 
 namespace xmixup {
-
-// A product that is rounded by itself: no compiler may fuse it with a sum.
-XMIXUP_INLINE float multiply(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
 
 // An image pool, and for each sample a window of one of its images.
 struct CropBatch {
@@ -131,7 +123,7 @@ struct LinearTap {
 
 XMIXUP_INLINE LinearTap linear_tap(int32_t out_position, int32_t out_size, int32_t window_size) {
   const float ratio = static_cast<float>(window_size) / static_cast<float>(out_size);
-  float position = multiply(static_cast<float>(out_position) + 0.5f, ratio) - 0.5f;
+  float position = product(static_cast<float>(out_position) + 0.5f, ratio) - 0.5f;
   if (position < 0.0f) position = 0.0f;
   int32_t before = static_cast<int32_t>(position);
   if (before > window_size - 1) before = window_size - 1;
@@ -181,6 +173,6 @@ XMIXUP_INLINE uint32_t noise_byte(const Words& words, int32_t x, int32_t c) {
 }
 
 // What a channel is filled with, for its random byte's quantile of the normal distribution.
-XMIXUP_INLINE float noise_level(float fill, float quantile, float scale) { return fill + multiply(quantile, scale); }
+XMIXUP_INLINE float noise_level(float fill, float quantile, float scale) { return fill + product(quantile, scale); }
 
 }  // namespace xmixup

@@ -23,14 +23,14 @@ struct TriangleTaps {
 // Weight of pixel first + j of the window.
 XMIXUP_INLINE float triangle_weight(const TriangleTaps& taps, int32_t j) {
   const float offset = static_cast<float>(taps.first + j) + 0.5f - taps.centre;
-  const float weight = 1.0f - multiply(offset < 0.0f ? -offset : offset, taps.inverse_support);
+  const float weight = 1.0f - product(offset < 0.0f ? -offset : offset, taps.inverse_support);
   return weight > 0.0f ? weight : 0.0f;
 }
 
 XMIXUP_INLINE TriangleTaps triangle_taps(int32_t out_position, int32_t out_size, int32_t window_size) {
   const float scale = static_cast<float>(window_size) / static_cast<float>(out_size);
   const float support = scale > 1.0f ? scale : 1.0f;
-  const float centre = multiply(scale, static_cast<float>(out_position) + 0.5f);
+  const float centre = product(scale, static_cast<float>(out_position) + 0.5f);
   const int32_t begin = static_cast<int32_t>(centre - support + 0.5f);
   const int32_t end = static_cast<int32_t>(centre + support + 0.5f);
   TriangleTaps taps = {begin > 0 ? begin : 0, 0, centre, 1.0f / support, 0.0f};

@@ -23,10 +23,16 @@ void mix_sample_rows(const MixArgs& args, int64_t b, int32_t begin, int32_t end,
   const int64_t plane = static_cast<int64_t>(args.height) * width;
   Out* out = static_cast<Out*>(args.out) + 3 * plane * b + (planar ? 1 : 3) * static_cast<int64_t>(begin) * width;
   for (int32_t y = begin; y < end; ++y, out += (planar ? 1 : 3) * static_cast<int64_t>(width)) {
+    const bool crosses_box = box != nullptr && y >= box->top && y < box->top + box->height && box->width > 0;
+    if (crosses_box && box->width == width) {  // nothing of the target shows, so its row need not be made
+      const auto aux = aux_row(y);
+      mix_row<false, planar>(aux, aux, weights, 0, width, out, plane, stream);
+      continue;
+    }
     const auto target = target_row(y);
     if (lam != 1.0f) {
       mix_row<true, planar>(target, aux_row(y), weights, 0, width, out, plane, stream);
-    } else if (box == nullptr || y < box->top || y >= box->top + box->height || box->width == 0) {
+    } else if (!crosses_box) {
       mix_row<false, planar>(target, target, weights, 0, width, out, plane, stream);
     } else {  // in the box the auxiliary image takes the place of the target, with a weight of 1
       const int32_t left = box->left, right = box->left + box->width;

@@ -62,12 +62,12 @@ class OutputCache {
 
   bool is_on() const { return is_on_; }
 
-  void* take(size_t bytes) {
+  void* take(const char* op, size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     ++calls_;
     while (!free_.empty() && calls_ - free_.front().freed_at > kIdleCalls) unmap_oldest();
     void* data = find(bytes);
-    if (data == nullptr) data = map(bytes);
+    if (data == nullptr) data = map(op, bytes);
     in_use_ += bytes;
     return data;
   }
@@ -118,7 +118,7 @@ class OutputCache {
     return nullptr;
   }
 
-  void* map(size_t bytes) {
+  void* map(const char* op, size_t bytes) {
     const auto map_once = [bytes] {
       return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     };
@@ -126,7 +126,7 @@ class OutputCache {
     if (data == MAP_FAILED && unmap_all() > 0) data = map_once();
     if (data == MAP_FAILED) {
       const int error = errno;
-      throw std::runtime_error("xmixup_fast.mix: can't allocate memory: you tried to allocate " +
+      throw std::runtime_error(std::string("xmixup_fast.") + op + ": can't allocate memory: you tried to allocate " +
                                std::to_string(bytes) + " bytes for the output. Error code " + std::to_string(error) +
                                " (" + std::strerror(error) + ")");
     }
@@ -163,7 +163,7 @@ size_t whole_pages(int64_t bytes) {
 
 bool output_cache_is_on() { return OutputCache::instance().is_on(); }
 
-void* take_output_block(int64_t bytes) { return OutputCache::instance().take(whole_pages(bytes)); }
+void* take_output_block(const char* op, int64_t bytes) { return OutputCache::instance().take(op, whole_pages(bytes)); }
 
 void give_back_output_block(void* block, int64_t bytes) noexcept {
   OutputCache::instance().give_back(block, whole_pages(bytes));

@@ -1,5 +1,6 @@
-// The memory of `mix`'s outputs on the CPU: blocks of its own, each used again once no tensor refers to it. The system
-// gives new memory page by page, when each is first written, which takes several times as long as mixing does.
+// The memory of `mix`'s and `mix_plan`'s outputs on the CPU: blocks of its own, each used again once no tensor refers
+// to it. The system gives new memory page by page, when each is first written, which takes several times as long as
+// mixing does.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +14,9 @@ constexpr int64_t kCacheOutputsFromBytes = 1 << 20;
 // neither 0, 1 nor empty.
 bool output_cache_is_on();
 
-// A block for an output of so many bytes, at a page's beginning, with any content. Throws std::runtime_error where the
-// system has no memory.
-void* take_output_block(int64_t bytes);
+// A block for an output of so many bytes, at a page's beginning, with any content. Throws std::runtime_error, which
+// names the operator `op`, where the system has no memory.
+void* take_output_block(const char* op, int64_t bytes);
 
 // Takes a block back that take_output_block gave for as many bytes. May be called by any thread, with or without
 // Python's lock, and while the process exits.

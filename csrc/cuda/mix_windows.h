@@ -225,7 +225,7 @@ class AxisTaps {
         for (int c = 0; c < 3; ++c) rgb[c] = fmaf(weight, pixel[c], rgb[c]);
       }
 #pragma unroll
-      for (int c = 0; c < 3; ++c) rgb[c] = multiply(rgb[c], taps_.inverse_sum);
+      for (int c = 0; c < 3; ++c) rgb[c] = product(rgb[c], taps_.inverse_sum);
     } else {
       load(taps_.first, rgb);
       if (taps_.centre == 0.0f) return;  // of a crop all weights are 0

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import io
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,9 +16,15 @@ from hypothesis import strategies as st
 from samples import IMAGENET, LossInputs, MixInputs, make_pool
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.data import DataLoader
 
-from xmixup_fast import ImagePool, MixedLabels, XMixup, dual_head_cross_entropy, joint_labels, ops
+from xmixup_fast import (
+    ImagePool,
+    MixedLabels,
+    XMixup,
+    dual_head_cross_entropy,
+    joint_labels,
+    ops,
+)
 from xmixup_fast.ops.auxiliary_index import AuxiliaryIndex
 
 SIZE = (9, 12)
@@ -68,7 +71,7 @@ def test_a_mapping_means_what_its_rows_in_the_order_of_its_keys_mean(data: st.Da
     mapping = {names[target]: form(rows[target]) for target in order}
     aux = made_aux()
     expected, actual = AuxiliaryIndex.of(aux, rows), AuxiliaryIndex.of(aux, mapping)
-    assert actual.means is expected.means is None and all(map(torch.equal, actual[:4], expected[:4]))
+    assert actual.means is expected.means is None and all(map(torch.equal, actual[:-1], expected[:-1]))
     for target, row in enumerate(rows):
         members = actual.members[actual.offsets[target] : actual.offsets[target + 1]]
         assert set(aux.labels[members].tolist()) == set(row)
@@ -291,53 +294,6 @@ def test_an_integer_stands_for_both_sides() -> None:
     assert_same_plans(replace(draws, size=5).call(ops.draw), draws.call(ops.draw))
     inputs = MixInputs.make(3, size=(5, 5))
     assert torch.equal(inputs.call(ops.mix, size=np.int64(5)), inputs.call(ops.mix))
-
-
-# --- copies, files and workers ---
-
-
-def through_torch_save(value: Any) -> Any:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    buffer.seek(0)
-    return torch.load(buffer)
-
-
-COPIES = [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value)), through_torch_save]
-
-
-@pytest.mark.parametrize("copied", COPIES)
-@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_copies_and_files_give_the_same(copied: Callable[[Any], Any], memory_format: torch.memory_format) -> None:
-    xmixup = made(dtype=torch.bfloat16, memory_format=memory_format, cutmix=True, seed=5)
-    again = copied(xmixup)
-    assert_same(again, xmixup)
-    assert again.memory_format == memory_format and again.aux is not xmixup.aux
-    pool, mixed = copied(xmixup.aux), copied(xmixup(*made_batch())[1])
-    for name in ("pixels", "offsets", "sizes", "labels"):
-        assert torch.equal(getattr(pool, name), getattr(xmixup.aux, name))
-    assert isinstance(mixed, MixedLabels)
-
-
-class Collate:
-    """A collate function, for workers that get it by pickle."""
-
-    def __init__(self) -> None:
-        self.xmixup = made()
-        self.images, self.labels, _, _ = made_batch()
-
-    def __call__(self, index: list[int]) -> tuple[Tensor, MixedLabels]:
-        return self.xmixup(self.images[index], self.labels[index], index, 3)
-
-
-def test_workers_that_are_spawned_mix_the_same() -> None:
-    collate = Collate()
-    loader = DataLoader(
-        range(6), batch_size=3, num_workers=1, collate_fn=collate, multiprocessing_context="spawn"
-    )  # fmt: skip
-    for (images, labels), index in zip(loader, ([0, 1, 2], [3, 4, 5]), strict=True):
-        expected, expected_labels = collate(index)
-        assert torch.equal(images, expected) and all(map(torch.equal, labels, expected_labels))
 
 
 # --- torch's default dtype ---

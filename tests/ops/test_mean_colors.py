@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from samples import make_pool
 
 from xmixup_fast import ImagePool
+from xmixup_fast.ops.mean_colors import dense_mean_colors
 
 
 def exact(image: torch.Tensor) -> list[list[list[int]]]:
@@ -51,6 +52,28 @@ def test_images_of_any_size_are_side_by_side() -> None:
     assert torch.equal(pool.means[0], pool[0])  # each part is a pixel
     blocks = pool[3].view(8, 2, 8, 3, 3).double().mean((1, 3))
     assert torch.equal(pool.means[3].double(), (blocks + 0.5).floor())
+
+
+@given(height=st.integers(1, 12), width=st.integers(1, 12), batch=st.integers(0, 3), seed=st.integers(0, 2**31))
+@settings(max_examples=20)
+def test_images_of_one_size_have_the_means_of_their_pool(height: int, width: int, batch: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
+    assert torch.equal(dense_mean_colors(images), ImagePool.from_dense(images).means)
+
+
+def test_no_image_is_so_large_that_sums_are_rounded() -> None:
+    white = torch.full((1, 3000, 2999, 3), 255, dtype=torch.uint8)
+    assert (dense_mean_colors(white) == 255).all()
+    white[:, 0, 0] = 0  # one part's mean is just below 255
+    assert (dense_mean_colors(white) == 255).all()
+
+
+def test_autocast_leaves_means_alone() -> None:
+    images = make_pool([(40, 50)], torch.Generator().manual_seed(0))[0].unsqueeze(0)
+    expected = dense_mean_colors(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(dense_mean_colors(images), expected)
 
 
 def test_white_and_black_stay_what_they_are() -> None:

@@ -149,6 +149,13 @@ def test_rows_with_gaps_are_copied(device: torch.device) -> None:
     assert torch.equal(mixed, inputs.call(ops.mix_plan))
 
 
+@pytest.mark.parametrize(("augmentation", "got"), [({}, r"\{\}"), ("timm", "'timm'"), (MixPlan, "a type")])
+def test_what_is_no_augmentation_is_refused(augmentation: Any, got: str) -> None:
+    inputs = plan_samples()
+    with pytest.raises(TypeError, match=f"augmentation: expected an Augmentation or None, got {got}"):
+        inputs.call(ops.mix_plan, augmentation=augmentation)
+
+
 def test_other_memory_formats_are_refused() -> None:
     inputs = plan_samples()
     inputs = replace(inputs, mix=replace(inputs.mix, memory_format=torch.preserve_format))

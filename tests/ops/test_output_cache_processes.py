@@ -134,6 +134,17 @@ del free
 print("done")
 """
 
+CALLS = """
+from samples import IMAGENET
+
+def mix(inputs):
+    return inputs.call(ops.mix)
+
+def mix_plan(inputs):
+    plan = ops.MixPlan.of(inputs.target_crops, inputs.aux_crops, inputs.lam, box=inputs.box)
+    return ops.mix_plan(inputs.target, inputs.aux, plan, size=inputs.size, **IMAGENET)
+"""
+
 NO_MEMORY = """
 import resource
 
@@ -148,10 +159,10 @@ pair = [large.call(ops.mix) for _ in range(2)]
 del pair
 before = _C.output_cache_bytes()[1]
 limit(16 << 20)
-image = larger.call(ops.mix)
+image = call(larger)
 assert _C.output_cache_bytes()[1] == 0 < before, "the free blocks make room"
 try:
-    larger.call(ops.mix)
+    call(larger)
 except RuntimeError as error:
     print(error)
 assert _C.output_cache_bytes()[0] == image.nbytes // 4096 * 4096 + 4096
@@ -172,10 +183,11 @@ def test_the_process_ends_while_outputs_are_alive() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory is mapped")
-def test_no_memory_is_said() -> None:
-    done = run(NO_MEMORY)
+@pytest.mark.parametrize("op", ["mix", "mix_plan"])
+def test_no_memory_is_said(op: str) -> None:
+    done = run(f"{CALLS}\ncall = {op}\n{NO_MEMORY}")
     assert done.returncode == 0, done.stderr
-    message = "xmixup_fast.mix: can't allocate memory: you tried to allocate "
+    message = f"xmixup_fast.{op}: can't allocate memory: you tried to allocate "
     assert done.stdout.startswith(message) and done.stdout.endswith("(Cannot allocate memory)\ndone\n")
 
 

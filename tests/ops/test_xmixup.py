@@ -104,15 +104,23 @@ def test_without_sample_ids_draws_follow_torchs_generator(device: torch.device) 
         assert all(torch.equal(a, b) for a, b in zip(again[1], before[1], strict=True))
 
 
-def test_pairs_are_what_a_call_mixes(device: torch.device) -> None:
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "erased": {"erase": 1.0, "erase_fill": "noise"},
+    "all": {"crop": "resized", "color_jitter": (0.4, 0.4, 0.4, 0.1), "erase": 1.0, "erase_fill": "noise"},
+}
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_pairs_are_what_a_call_mixes(device: torch.device, augmentation: str) -> None:
     batch = made_batch(device)
-    xmixup = made_xmixup(device, fold=False)
+    xmixup = made_xmixup(device, fold=False, alpha=1.0, **AUGMENTATIONS[augmentation])
     mixed, labels = xmixup(*batch, 2)
     target, aux, pair_labels = xmixup.pairs(*batch, 2)
     assert all(torch.equal(a, b) for a, b in zip(pair_labels, labels, strict=True))
     # Mixing and normalising commute, because the weights' sum is 1.
     lam = labels.lam.view(-1, 1, 1, 1)
-    torch.testing.assert_close(lam * target + (1 - lam) * aux, mixed, rtol=0, atol=4e-6)
+    torch.testing.assert_close(lam * target + (1 - lam) * aux, mixed, rtol=0, atol=1e-5)
     assert target.is_contiguous(memory_format=torch.channels_last) and not torch.equal(target, mixed)
 
 
@@ -138,16 +146,67 @@ def test_dtype_layout_and_out_are_those_asked_for(device: torch.device) -> None:
     assert written is out and torch.equal(out, plain)
 
 
-def test_compiles_to_one_graph_that_serves_every_epoch() -> None:
+@pytest.mark.parametrize("by_index", [False, True])
+@pytest.mark.parametrize("call", ["__call__", "pairs"])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_compiles_to_one_graph_that_serves_every_epoch(augmentation: str, call: str, by_index: bool) -> None:
+    torch._dynamo.reset()  # so that what was compiled before makes no shape dynamic
     cpu = torch.device("cpu")
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    xmixup, (images, labels, sample) = made_xmixup(cpu), made_batch(cpu)
-    compiled = torch.compile(xmixup, backend=counter, fullgraph=True)
+    images, labels, sample = made_batch(cpu)
+    xmixup = made_xmixup(cpu, target=ImagePool.from_dense(images), **AUGMENTATIONS[augmentation])
+    given = torch.arange(len(images)) if by_index else images
+    eager = getattr(xmixup, call)
+    compiled = torch.compile(eager, backend=counter, fullgraph=True)
     for epoch in range(3):
         epochs = torch.full_like(sample, epoch)
-        expected, actual = (call(images, labels, sample, epochs) for call in (xmixup, compiled))
-        assert torch.equal(actual[0], expected[0]) and torch.equal(actual[1].lam, expected[1].lam)
+        expected, actual = (mix(given, labels, sample, epochs) for mix in (eager, compiled))
+        assert all(map(torch.equal, actual[:-1], expected[:-1]))
+        assert torch.equal(actual[-1].lam, expected[-1].lam)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("planes", [False, True])
+def test_contrast_is_about_the_means_of_a_batchs_images(device: torch.device, planes: bool) -> None:
+    """The pool of the same images, made before, gives the same batch as the images themselves."""
+    images, labels, sample = made_batch(device)
+    target = ImagePool.from_dense(images)
+    xmixup = made_xmixup(device, target=target, color_jitter=(0, 0.9, 0))
+    dense, _ = xmixup(images.permute(0, 3, 1, 2) if planes else images, labels, sample, 0)
+    by_index, _ = xmixup(torch.arange(6, device=device), labels, sample, 0)
+    assert torch.equal(dense, by_index)
+    plain, _ = made_xmixup(device)(images, labels, sample, 0)
+    assert not torch.equal(dense, plain)
+
+
+def test_means_are_made_for_contrast_alone(device: torch.device) -> None:
+    images, labels, sample = made_batch(device)
+    plain, _ = made_xmixup(device)(images, labels, sample, 0)
+    for settings in ({"color_jitter": 0.4, "color_jitter_prob": 0.0}, {"color_jitter": (0.4, 0, 0.4)}):
+        target = ImagePool.from_dense(images)
+        xmixup = made_xmixup(device, target=target, **settings)
+        by_index, _ = xmixup(torch.arange(6, device=device), labels, sample, 0)
+        assert torch.equal(by_index, plain) == ("color_jitter_prob" in settings)
+        assert not any("means" in vars(pool) for pool in (target, xmixup.aux))
+    target = ImagePool.from_dense(images)
+    xmixup = made_xmixup(device, target=target, color_jitter=0.4)
+    assert all("means" in vars(pool) for pool in (target, xmixup.aux))
+
+
+def test_plain_shows_the_middle_of_images_and_names_smaller_ones(device: torch.device) -> None:
+    images, _, _ = made_batch(device)
+    mean, std = (torch.tensor(IMAGENET[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
+    middle = images[:, 2:11, 2:14].permute(0, 3, 1, 2)
+    torch.testing.assert_close(made_xmixup(device).plain(images), (middle / 255 - mean) / std, rtol=0, atol=4e-6)
+    target = make_pool([(9, 12), (20, 11), (13, 16)], torch.Generator().manual_seed(0)).to(device)
+    resized = made_xmixup(device, target=target, crop="resized")
+    for small in (images[:, :8], images[:, :, :11].permute(0, 3, 1, 2)):
+        with pytest.raises(ValueError, match=r"^images: expected images of at least 9 x 12, .*, got (8 x 16|13 x 11)$"):
+            resized.plain(small)
+    assert resized.plain(torch.tensor([2, 0], device=device)).shape == (2, 3, 9, 12)
+    message = r"^images\[1\]: expected an image of at least 9 x 12, .*, got image 1 of target, of 20 x 11$"
+    with pytest.raises(ValueError, match=message):
+        resized.plain(torch.tensor([2, 1], device=device))
 
 
 @pytest.mark.parametrize(

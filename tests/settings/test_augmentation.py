@@ -57,7 +57,6 @@ def test_settings_make_an_augmentation(values: dict[str, Any], expected: dict[st
     settings = replace(PLAIN, **values)
     made = Augmentation.of(**settings.augmentation)
     assert {name: getattr(made, name) for name in expected} == expected
-    assert settings.changes_contrast == (made.contrast > 0)
 
 
 def test_the_timm_recipe_is_timms() -> None:

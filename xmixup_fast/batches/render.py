@@ -62,13 +62,12 @@ def render(plan: StepPlan, pools: Pools, form: ImageFormat, out: Tensor) -> Tens
     Returns ``out``.
     """
     second = _auxiliary(pools) if plan.second == "auxiliary" else pools.target
-    return _rendered(plan.mix, pools._replace(auxiliary=second), form, out)
+    return _rendered(plan.mix, pools, second, form, out)
 
 
 def render_auxiliary(plan: StepPlan, pools: Pools, form: ImageFormat, out: Tensor) -> Tensor:
     """The plan's auxiliary images alone, as :func:`render`. Raises ValueError where there are none."""
-    pool = _auxiliary(pools)
-    return _rendered(plan.mix.aux_alone(), pools._replace(target=pool), form, out)
+    return _rendered(plan.mix.aux_alone(form.size), pools, _auxiliary(pools), form, out)
 
 
 def _auxiliary(pools: Pools) -> ImagePool:
@@ -77,10 +76,11 @@ def _auxiliary(pools: Pools) -> ImagePool:
     return pools.auxiliary
 
 
-def _rendered(plan: MixPlan, pools: Pools, form: ImageFormat, out: Tensor) -> Tensor:
+def _rendered(plan: MixPlan, pools: Pools, second: ImagePool, form: ImageFormat, out: Tensor) -> Tensor:
+    """The plan's target images with images of the pool ``second``."""
     return ops.mix_plan(
         pools.target,
-        _auxiliary(pools),
+        second,
         plan,
         mean=form.mean,
         std=form.std,

@@ -93,7 +93,7 @@ class Sampler:
         """Where this process's part of a batch begins and ends."""
         self.augmentation = Augmentation.of(**settings.augmentation).to(self.device)
         """What happens to images besides their place and mirroring; :func:`.render.render` needs it, too."""
-        self.means = images.means if self.augmentation.contrast else None
+        self.means = images.means if self.augmentation.needs_means else None
         """uint8[n, 8, 8, 3]: mean colours of parts of the images, which contrast is changed about."""
         for sizes in (self.sizes, self.auxiliary.sizes):
             if self.augmentation.scale is None and (sizes < settings.image_size).any():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ops.image_pool import Crops, ImagePool
-from ..ops.mean_colors import GRID, mean_colors
+from ..ops.mean_colors import GRID, dense_mean_colors
 from ..runtime.progress import progress
 from .dataset import BadFile, Sample
 from .decoding.decoder import Decoder, ordered_map
@@ -48,8 +48,7 @@ class StreamedImages:
         for i, image in enumerate(progress(decoded, len(self), "reading mean colours of streamed images")):
             if isinstance(image, BadFile):
                 raise ValueError(f"{image.name}: could be decoded before and no longer can: {image.reason}")
-            size = torch.tensor([image.shape[:2]], dtype=torch.int32)
-            means[i : i + 1] = mean_colors(image.flatten(), torch.zeros(1, dtype=torch.int64), size)
+            means[i : i + 1] = dense_mean_colors(image.unsqueeze(0).contiguous())
         return means.to(self.labels.device)
 
     def __len__(self) -> int:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ..ops.xmixup import XMixup, joint_labels
+from ..ops.mixed_labels import joint_labels
+from ..ops.xmixup import XMixup
 
 try:
     from lightning.pytorch import Callback

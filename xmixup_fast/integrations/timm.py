@@ -10,7 +10,8 @@ from timm.data.mixup import FastCollateMixup
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..ops.xmixup import MixedLabels, XMixup, joint_labels
+from ..ops.mixed_labels import MixedLabels, joint_labels
+from ..ops.xmixup import XMixup
 
 
 class XMixupCollate(FastCollateMixup):

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..ops.xmixup import XMixup, joint_labels
+from ..ops.mixed_labels import joint_labels
+from ..ops.xmixup import XMixup
 
 
 class XMixupCollate:

@@ -131,6 +131,17 @@ def as_int64(name: str, values: Any, shape: Sequence[int], device: torch.device,
     return converted
 
 
+def check_tensor(name: str, value: Any, dtype: torch.dtype, shape: Sequence[int], device: torch.device) -> None:
+    """Raises TypeError for what is no tensor of this dtype, and ValueError for another shape or device."""
+    expected = f"{name}: expected {str(dtype).removeprefix('torch.')}{list(shape)}"
+    if not isinstance(value, Tensor) or value.dtype != dtype:
+        raise TypeError(f"{expected}, got {describe(value)}")
+    if list(value.shape) != list(shape):
+        raise ValueError(f"{expected}, got {describe(value)}")
+    if value.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
+
+
 def as_list(name: str, values: Any, expected: str) -> list[Any]:
     """What the values hold, where they are a sequence, a set, an array or a tensor. Raises TypeError for others."""
     if isinstance(values, Tensor | np.ndarray) and values.ndim:

@@ -88,8 +88,8 @@ class Augmentation:
         set_to("erase_ratios", _ratio_quantiles(self.erase_ratio))
         angle = np.linspace(-math.pi, math.pi, TURN_INTERVALS + 1)
         set_to("turns", torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)], axis=1)).float())
-        middles = (np.arange(NOISE_LEVELS) + 0.5) / NOISE_LEVELS
-        set_to("noise_quantiles", torch.special.ndtri(torch.from_numpy(middles)).float())
+        middles = torch.from_numpy((np.arange(NOISE_LEVELS) + 0.5) / NOISE_LEVELS)
+        set_to("noise_quantiles", torch.special.ndtri(middles).float())
 
     @classmethod
     def of(
@@ -132,6 +132,11 @@ class Augmentation:
     def jitters(self) -> bool:
         """Whether colours are changed."""
         return self.jitter_probability > 0 and any((self.brightness, self.contrast, self.saturation, self.hue))
+
+    @property
+    def needs_means(self) -> bool:
+        """Whether contrast is changed, for which :func:`xmixup_fast.draw` needs the images' mean colours."""
+        return self.contrast > 0 and self.jitter_probability > 0
 
     def draw_arguments(self) -> dict[str, Any]:
         """The tables and settings that the operator ``draw`` takes."""
@@ -215,3 +220,5 @@ def _as_fill(fill: Any) -> Any:
 
 
 _NONE = Augmentation()
+
+torch.serialization.add_safe_globals([Augmentation])  # for torch.load, which takes no other classes by default

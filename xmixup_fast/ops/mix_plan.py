@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .arguments import as_size, check_tensor, describe
 from .image_pool import Crops
 
 WORDS = 32
@@ -94,23 +96,29 @@ class MixPlan(NamedTuple):
         """The plan of B samples that are given by columns, as the properties return them. They are copied.
 
         Without ``aux_label`` it is -1; without the others nothing is pasted, erased or changed in colour.
+
+        Raises TypeError or ValueError for a column of another dtype or shape, or elsewhere than ``lam``.
         """
+        if not isinstance(lam, Tensor) or lam.dim() != 1:
+            raise TypeError(f"lam: expected float32[batch], got {describe(lam)}")
+        if color is None:
+            color = torch.empty((0, 2, 3, 4), dtype=torch.float32, device=lam.device)
+        if not isinstance(color, Tensor) or color.dim() == 0:
+            raise TypeError(f"color: expected float32[batch, 2, 3, 4] or float32[0, 2, 3, 4], got {describe(color)}")
+        check_tensor("color", color, torch.float32, (len(lam) if len(color) else 0, 2, 3, 4), lam.device)
         rows = torch.zeros((len(lam), WORDS), dtype=torch.int32, device=lam.device)
-        color = lam.new_empty((0, 2, 3, 4), dtype=torch.float32) if color is None else color
-        plan = cls(rows, color)
+        plan = cls(rows, color.clone(memory_format=torch.contiguous_format))
         plan.aux_label.fill_(-1)
         plan.boxed.fill_(box is not None)
-        columns = [*zip((*plan.target_crops, *plan.aux_crops), (*target_crops, *aux_crops), strict=True)]
-        columns += [(plan.lam, lam)]
-        given = (
-            (plan.aux_label, aux_label),
-            (plan.box, box),
-            (plan.target_erased, target_erased),
-            (plan.aux_erased, aux_erased),
-            (plan.noise, noise),
-        )
-        columns += [(column, values) for column, values in given if values is not None]
-        for column, values in columns:
+        columns = [("lam", plan.lam, lam)]
+        for side, crops in (("target_crops", target_crops), ("aux_crops", aux_crops)):
+            own = getattr(plan, side)
+            columns += [(f"{side}.{name}", getattr(own, name), getattr(crops, name)) for name in Crops._fields]
+        given = {"aux_label": aux_label, "box": box, "target_erased": target_erased, "aux_erased": aux_erased}
+        given["noise"] = noise
+        columns += [(name, getattr(plan, name), values) for name, values in given.items() if values is not None]
+        for name, column, values in columns:
+            check_tensor(name, values, column.dtype, column.shape, lam.device)
             column.copy_(values)
         return plan
 
@@ -120,13 +128,32 @@ class MixPlan(NamedTuple):
 
     def copy(self) -> MixPlan:
         """A plan of its own memory."""
-        return MixPlan(self.rows.clone(), self.color)
+        return MixPlan(self.rows.clone(), self.color.clone())
 
-    def aux_alone(self) -> MixPlan:
-        """The plan that shows the auxiliary images, not mixed, as target images of their own pool."""
-        crops, unmixed = self.aux_crops, torch.ones_like(self.lam)
-        color = self.color[:, 1:].expand_as(self.color)
-        return MixPlan.of(crops, crops, unmixed, target_erased=self.aux_erased, noise=self.noise, color=color)
+    def target_alone(self) -> MixPlan:
+        """The plan that shows the target images alone, with the colours, erased rectangles and noise that they have
+        when they are mixed."""
+        alone = self.copy()
+        alone.lam.fill_(1)
+        alone.boxed.fill_(False)
+        return alone
+
+    def aux_alone(self, size: int | Sequence[int]) -> MixPlan:
+        """The plan that shows the auxiliary images alone, as :meth:`target_alone`: each as a box of the whole output.
+
+        Args:
+            size: height and width of the output, in pixels; or an integer for both.
+
+        Raises TypeError or ValueError for another ``size``.
+        """
+        height, width = as_size("size", size)
+        alone = self.copy()
+        alone.lam.fill_(0)
+        alone.boxed.fill_(True)
+        alone.box[:, :2].fill_(0)
+        alone.box[:, 2].fill_(height)
+        alone.box[:, 3].fill_(width)
+        return alone
 
     def _crops(self, index: int, window: int, flip: int) -> Crops:
         return Crops(self._int64(index), self.rows[:, window : window + 4], self._flag(flip))
@@ -135,4 +162,9 @@ class MixPlan(NamedTuple):
         return self.rows[:, word : word + 2].view(torch.int64)[:, 0]
 
     def _flag(self, byte: int) -> Tensor:
-        return self.rows.view(torch.bool)[:, byte]
+        # Not rows.view(torch.bool): where compiled code writes to such a view, all of the rows are copied as bools, and
+        # copying makes every byte of a bool 0 or 1.
+        return self.rows.view(torch.uint8)[:, byte].view(torch.bool)
+
+
+torch.serialization.add_safe_globals([MixPlan])  # for torch.load, which takes no other classes by default

@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from . import registrations  # noqa: F401  (registers the operators)
-from .arguments import tensor_of
 from .augmentation import Augmentation, as_augmentation
 from .image_pool import Crops, ImagePool
 from .mix_plan import MixPlan
+from .packing import as_labels, can_copy, listed, moved_to, packed, sides_of
 
 _library = torch.ops.xmixup_fast
 
@@ -94,20 +93,20 @@ def mix(
         "target_pixels": target.pixels,
         "target_offsets": target.offsets,
         "target_sizes": target.sizes,
-        "target_index": _packed(target_crops.index),
-        "target_window": _packed(target_crops.window),
-        "target_flip": _packed(target_crops.flip),
+        "target_index": packed(target_crops.index),
+        "target_window": packed(target_crops.window),
+        "target_flip": packed(target_crops.flip),
         "aux_pixels": aux.pixels,
         "aux_offsets": aux.offsets,
         "aux_sizes": aux.sizes,
-        "aux_index": _packed(aux_crops.index),
-        "aux_window": _packed(aux_crops.window),
-        "aux_flip": _packed(aux_crops.flip),
-        "lam": _packed(lam),
-        "box": _packed(box),
-        "mean": _listed(mean),
-        "std": _listed(std),
-        "size": _sides(size),
+        "aux_index": packed(aux_crops.index),
+        "aux_window": packed(aux_crops.window),
+        "aux_flip": packed(aux_crops.flip),
+        "lam": packed(lam),
+        "box": packed(box),
+        "mean": listed(mean),
+        "std": listed(std),
+        "size": sides_of(size),
         "channels_last": _is_channels_last(memory_format),
         "antialias": antialias,
     }
@@ -161,10 +160,11 @@ def mix_plan(
 
     Raises:
         RuntimeError: as for :func:`mix`; or a rectangle of the plan is outside of the output.
+        TypeError: ``augmentation`` is something else.
         ValueError: ``memory_format`` is neither of the two.
     """
-    antialias, filled = (False, "mean") if augmentation is None else (augmentation.antialias, augmentation.fill)
-    noise = augmentation.noise_quantiles if augmentation is not None and filled == "noise" else None
+    augmentation = as_augmentation(augmentation)
+    fill = augmentation.fill
     arguments = {
         "target_pixels": target.pixels,
         "target_offsets": target.offsets,
@@ -172,15 +172,15 @@ def mix_plan(
         "aux_pixels": aux.pixels,
         "aux_offsets": aux.offsets,
         "aux_sizes": aux.sizes,
-        "plan": _packed(plan.rows),
-        "color": _packed(plan.color),
-        "mean": _listed(mean),
-        "std": _listed(std),
-        "size": _sides(size),
+        "plan": packed(plan.rows),
+        "color": packed(plan.color),
+        "mean": listed(mean),
+        "std": listed(std),
+        "size": sides_of(size),
         "channels_last": _is_channels_last(memory_format),
-        "antialias": antialias,
-        "fill": _listed(mean) if isinstance(filled, str) else filled,
-        "noise_quantiles": noise,
+        "antialias": augmentation.antialias,
+        "fill": listed(mean) if isinstance(fill, str) else fill,
+        "noise_quantiles": augmentation.noise_quantiles if fill == "noise" else None,
     }
     if out is None:
         mixed: Tensor = _library.mix_plan(**arguments, dtype=dtype)
@@ -278,21 +278,21 @@ def draw(
     """
     rows, color = _library.draw(
         seed=seed,
-        sample=_packed(sample),
-        epoch=_packed(epoch),
-        label=_packed(label),
-        target_index=_packed(target_index),
-        target_sizes=_packed(target_sizes),
-        target_means=_packed(target_means),
-        offsets=_packed(offsets),
-        members=_packed(members),
-        aux_sizes=_packed(aux_sizes),
-        aux_means=_packed(aux_means),
-        aux_labels=_packed(aux_labels),
-        partner=_packed(partner),
-        mixed=_packed(mixed),
-        lam_quantiles=_packed(lam_quantiles),
-        size=_sides(size),
+        sample=packed(sample),
+        epoch=packed(epoch),
+        label=packed(label),
+        target_index=packed(target_index),
+        target_sizes=packed(target_sizes),
+        target_means=packed(target_means),
+        offsets=packed(offsets),
+        members=packed(members),
+        aux_sizes=packed(aux_sizes),
+        aux_means=packed(aux_means),
+        aux_labels=packed(aux_labels),
+        partner=packed(partner),
+        mixed=packed(mixed),
+        lam_quantiles=packed(lam_quantiles),
+        size=sides_of(size),
         flip=flip,
         box=box,
         one_lam=one_lam,
@@ -339,65 +339,17 @@ def dual_head_cross_entropy(
         NotImplementedError: backward is asked for second derivatives.
     """
     both = (target_logits, source_logits)
-    if all(_can_copy(logits) and logits.dtype == torch.float64 for logits in both):
+    if all(can_copy(logits) and logits.dtype == torch.float64 for logits in both):
         target_logits, source_logits = (logits.float() for logits in both)  # the gradients become float64 again
-    target_labels = _labels("target_labels", target_labels, target_logits)
-    source_labels = _labels("source_labels", source_labels, target_logits)
+    target_labels = as_labels("target_labels", target_labels, target_logits)
+    source_labels = as_labels("source_labels", source_labels, target_logits)
     loss: Tensor = _library.dual_head_cross_entropy(
-        target_logits=_packed(target_logits),
-        source_logits=_packed(source_logits),
+        target_logits=packed(target_logits),
+        source_logits=packed(source_logits),
         target_labels=target_labels,
         source_labels=source_labels,
-        lam=_packed(_moved("lam", lam, target_logits)),
+        lam=packed(moved_to("lam", lam, target_logits)),
         source_weight=source_weight,
         label_smoothing=label_smoothing,
     )[0]
     return loss
-
-
-MAX_COPY = 2**28
-"""Tensors of more elements are not copied: with gaps they are refused, as are views that repeat a number so often."""
-
-
-def _can_copy(value: Any) -> bool:
-    if not isinstance(value, Tensor) or value.layout != torch.strided:
-        return False
-    return torch.compiler.is_compiling() or value.numel() <= MAX_COPY  # a compiled graph serves batches of any size
-
-
-def _packed(tensor: Any) -> Any:
-    """A tensor without gaps between its elements; what cannot be copied as it is, to be refused by name."""
-    return tensor.contiguous() if _can_copy(tensor) else tensor
-
-
-def _moved(name: str, values: Any, logits: Any) -> Any:
-    """An array or a list of numbers as a tensor where the logits are; anything else as it is."""
-    if not isinstance(values, (np.ndarray, list, tuple)) or not isinstance(logits, Tensor):
-        return values
-    tensor = tensor_of(name, values, "numbers" if name == "lam" else "integers").to(logits.device)
-    is_list = not isinstance(values, np.ndarray)
-    return tensor.float() if is_list and tensor.is_floating_point() else tensor
-
-
-def _labels(name: str, labels: Any, logits: Any) -> Any:
-    """Integers of any kind as a packed tensor int64; other labels as they are, to be refused by name."""
-    labels = _moved(name, labels, logits)
-    if _can_copy(labels) and labels.dtype in _INTEGERS:
-        labels = labels.to(torch.int64)
-    return _packed(labels)
-
-
-_SIGNED = (torch.int64, torch.int32, torch.int16, torch.int8)
-_INTEGERS = (*_SIGNED, torch.uint64, torch.uint32, torch.uint16, torch.uint8)
-
-
-def _sides(size: Any) -> Any:
-    """Height and width of an integer; other sizes as they are, NumPy's and torch's as Python's integers."""
-    if isinstance(size, int | np.integer) and not isinstance(size, bool):
-        return [int(size)] * 2
-    return _listed(size)
-
-
-def _listed(values: Any) -> Any:
-    """The numbers of an array or tensor as a list; what is neither as it is."""
-    return values.tolist() if isinstance(values, Tensor | np.ndarray) else values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -15,56 +15,13 @@ from .augmentation import Augmentation
 from .auxiliary_index import AuxiliaryIndex, Relatives
 from .image_pool import Crops, ImagePool
 from .lam import beta_quantiles
+from .mean_colors import dense_mean_colors
 from .mix_plan import MixPlan
+from .mixed_labels import MixedLabels
 from .operators import draw, mix, mix_plan
 
 Integers = Tensor | NDArray[Any] | Sequence[int]
 """One integer for each image of a batch."""
-
-
-class MixedLabels(NamedTuple):
-    """What :func:`xmixup_fast.dual_head_cross_entropy` takes after the logits of both heads."""
-
-    target: Tensor
-    """int64[B]: target classes, as they were given."""
-    source: Tensor
-    """int64[B]: the auxiliary images' labels."""
-    lam: Tensor
-    """float32[B] in 0..1: weight of the target image and of its label."""
-
-
-def joint_labels(mixed: MixedLabels, target_classes: int, source_classes: int, source_weight: float = 1.0) -> Tensor:
-    """Soft labels for a network with one head, whose outputs are the target's classes and then the source's.
-
-    The cross entropy with them is the loss of two heads that share one softmax. The first ``target_classes`` outputs
-    alone are the network's answer for a target image.
-
-    Args:
-        mixed: labels and weights of B samples.
-        target_classes: how many outputs the head has for the target's classes.
-        source_classes: how many for the source's.
-        source_weight: factor of the source labels' weights.
-
-    Returns:
-        float32[B, target_classes + source_classes]: ``lam`` at the target's class, ``source_weight * (1 - lam)`` at the
-        source's, 0 elsewhere.
-
-    Raises:
-        ValueError, TypeError: labels are not B integers, a number of classes is no positive integer, or the weight is
-            not finite.
-        RuntimeError: a label is outside of its part of the head; on a GPU, as a device-side assert.
-    """
-    target, source, lam = mixed
-    weight = as_number("source_weight", source_weight)
-    parts = []
-    for name, labels, w, classes in (
-        ("target", target, lam, target_classes),
-        ("source", source, weight * (1 - lam), source_classes),
-    ):
-        index = as_int64(f"mixed.{name}", labels, lam.shape, lam.device, ", a class for each image")
-        outputs = lam.new_zeros(len(lam), as_integer(f"{name}_classes", classes, 1, 2**31))
-        parts.append(outputs.scatter_(1, index[:, None], w[:, None]))
-    return torch.cat(parts, dim=1)
 
 
 class XMixup:
@@ -105,7 +62,7 @@ class XMixup:
 
     Raises:
         ValueError, TypeError: an argument is not what it has to be; auxiliary images without labels; a row that names
-            no label of theirs, or one twice; images that are smaller than the crops, or not where ``aux`` is.
+            no label of theirs, or one twice; images that are smaller than random crops, or not where ``aux`` is.
     """
 
     def __init__(
@@ -158,7 +115,7 @@ class XMixup:
             antialias=antialias,
         ).to(aux.device)
         self._index = AuxiliaryIndex.of(aux, source_classes)
-        if self.augmentation.contrast:
+        if self.augmentation.needs_means:
             self._index = self._index._replace(means=aux.means)
         self._check_sizes("aux", aux, self._index.members.unique())
         if target is not None:
@@ -166,6 +123,8 @@ class XMixup:
             if target.device != aux.device:
                 raise ValueError(f"target: expected a pool on {aux.device}, where aux is, got one on {target.device}")
             self._check_sizes("target", target, torch.arange(len(target), device=aux.device))
+            if self.augmentation.needs_means:
+                target.means  # noqa: B018  (computed now, as a compiled call cannot)
         self._quantiles = beta_quantiles(alpha, fold).to(aux.device)
 
     @property
@@ -185,8 +144,8 @@ class XMixup:
         """Crops, flips, mixes and normalises a batch.
 
         Args:
-            images: uint8[B, H, W, 3] or uint8[B, 3, H, W], no smaller than the crops; or int64[B], positions in
-                ``target``. Images whose channels do not come last in memory are copied first.
+            images: uint8[B, H, W, 3] or uint8[B, 3, H, W], with random crops no smaller than ``size``; or int64[B],
+                positions in ``target``. Images whose channels do not come last in memory are copied first.
             labels: int64[B], target classes; here and below, other integers and NumPy's are converted.
             sample: int64[B], a number for each training image, the same in every epoch. Where the loader tells none:
                 drawn from torch's generator, so that ``torch.manual_seed`` makes them the same again.
@@ -200,7 +159,7 @@ class XMixup:
         Raises:
             ValueError, TypeError: ``images`` is neither of the two, or they are indices and there is no ``target``;
                 ``labels``, ``sample`` or ``epoch`` are not B integers where ``aux`` is; no epoch for given samples.
-            RuntimeError: a class, epoch or index is out of range, an image smaller than the crops, or ``out`` of a
+            RuntimeError: a class, epoch or index is out of range, an image smaller than a random crop, or ``out`` of a
                 wrong dtype, shape or device, as for :func:`xmixup_fast.draw` and :func:`xmixup_fast.mix`.
         """
         pool, plan, mixed = self._draw(images, labels, sample, epoch, box=self.cutmix)
@@ -221,16 +180,17 @@ class XMixup:
             ``w * target_maps + (1 - w) * aux_maps``.
         """
         pool, plan, mixed = self._draw(images, labels, sample, epoch, box=False)
-        alone = plan.copy()
-        alone.lam.fill_(1)
-        return self._render(pool, self.aux, alone), self._render(self.aux, self.aux, plan.aux_alone()), mixed
+        target, aux = plan.target_alone(), plan.aux_alone(self.size)
+        return self._render(pool, self.aux, target), self._render(pool, self.aux, aux), mixed
 
     def plain(self, images: Tensor) -> Tensor:
         """The centre crops of a batch, normalised as mixed images are: what to validate on.
 
-        ``images`` are as for a call; the result is [B, 3, height, width]. Raises as a call does.
+        ``images`` are as for a call, but never smaller than ``size``; the result is [B, 3, height, width]. Raises as a
+        call does, and ValueError for smaller images.
         """
         pool, index = self._pool(images)
+        self._check_holds_output(images, pool)
         size = torch.tensor(self.size, dtype=torch.int32, device=index.device).expand(len(index), 2)
         window = torch.cat([(pool.sizes[index] - size) // 2, size], dim=1)
         crops = Crops(index, window, torch.zeros_like(index, dtype=torch.bool))
@@ -287,7 +247,7 @@ class XMixup:
             label=labels,
             target_index=index,
             target_sizes=pool.sizes,
-            target_means=pool.means if self.augmentation.contrast else None,
+            target_means=self._means(images, pool),
             offsets=self._index.offsets,
             members=self._index.members,
             aux_sizes=self.aux.sizes,
@@ -300,6 +260,14 @@ class XMixup:
             augmentation=self.augmentation,
         )
         return pool, plan, MixedLabels(labels, plan.aux_label.contiguous(), plan.lam.contiguous())
+
+    def _means(self, images: Tensor, pool: ImagePool) -> Tensor | None:
+        """Mean colours of a pool that stands for a call's images, uint8[n, 8, 8, 3]; None where none are needed."""
+        if not self.augmentation.needs_means:
+            return None
+        if images.dim() == 1:
+            return pool.means
+        return dense_mean_colors(pool.pixels.view(_channels_last(images).shape))
 
     def _render(self, pool: ImagePool, aux: ImagePool, plan: MixPlan, out: Tensor | None = None) -> Tensor:
         return mix_plan(
@@ -322,13 +290,37 @@ class XMixup:
         """
         if self.augmentation.scale is not None:
             return
-        sizes = pool.sizes[which]
-        small = (sizes < torch.tensor(self.size, device=sizes.device)).any(1).nonzero().flatten().tolist()
-        if small:
-            height, width = sizes[small[0]].tolist()
+        if small := self._first_small(pool, which):
+            image, height, width = small[1:]
             raise ValueError(
                 f"size: expected crops that fit into the images, got {self.size[0]} x {self.size[1]}; image "
-                f"{int(which[small[0]])} of {name} has {height} x {width}"
+                f"{image} of {name} has {height} x {width}"
+            )
+
+    def _first_small(self, pool: ImagePool, which: Tensor) -> tuple[int, int, int, int] | None:
+        """The first of these images of the pool, int64[n], that is smaller than ``size``: its position in ``which``,
+        its position in the pool, height and width; or None."""
+        sizes = pool.sizes[which]
+        small = (sizes < torch.tensor(self.size, device=sizes.device)).any(1).nonzero().flatten().tolist()
+        if not small:
+            return None
+        height, width = sizes[small[0]].tolist()
+        return small[0], int(which[small[0]]), height, width
+
+    def _check_holds_output(self, images: Tensor, pool: ImagePool) -> None:
+        """Raises ValueError for images, or indices into ``target``, of which one is smaller than the output."""
+        least = f"at least {self.size[0]} x {self.size[1]}, which the output has"
+        if images.dim() == 4:
+            height, width = _channels_last(images).shape[1:3]
+            if height < self.size[0] or width < self.size[1]:
+                raise ValueError(f"images: expected images of {least}, got {height} x {width}")
+            return
+        # With random crops, the images of ``target`` were checked at construction.
+        small = None if self.augmentation.scale is None else self._first_small(pool, images.long())
+        if small:
+            b, image, height, width = small
+            raise ValueError(
+                f"images[{b}]: expected an image of {least}, got image {image} of target, of {height} x {width}"
             )
 
     def _pool(self, images: Tensor) -> tuple[ImagePool, Tensor]:
@@ -345,9 +337,7 @@ class XMixup:
             if self.target is None:
                 raise ValueError("images: indices need XMixup(target=...), the pool that they refer to")
             return self.target, images.to(torch.int64).contiguous()
-        channels_last = images
-        if images.dim() == 4 and images.shape[1] == 3 != images.shape[3]:
-            channels_last = images.permute(0, 2, 3, 1)
+        channels_last = _channels_last(images)
         if images.dtype != torch.uint8 or images.dim() != 4 or channels_last.shape[3] != 3:
             raise ValueError(
                 "images: expected uint8[batch, height, width, 3], uint8[batch, 3, height, width] or indices "
@@ -357,7 +347,14 @@ class XMixup:
 
 
 # For torch.load, which takes no other classes by default.
-torch.serialization.add_safe_globals([Augmentation, AuxiliaryIndex, MixedLabels, XMixup])
+torch.serialization.add_safe_globals([AuxiliaryIndex, XMixup])
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """A batch of images whose planes come first, as a view [B, H, W, 3]; others as they are."""
+    if images.dim() == 4 and images.shape[1] == 3 != images.shape[3]:
+        return images.permute(0, 2, 3, 1)
+    return images
 
 
 def _check_pool(name: str, pool: object) -> None:

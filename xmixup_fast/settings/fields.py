@@ -321,13 +321,6 @@ class Settings:
         return None if self.resize == "full" else self.resize or round(self.image_size * 8 / 7)
 
     @property
-    def changes_contrast(self) -> bool:
-        """Whether the contrast of training images is changed, for which their mean colours have to be known."""
-        jitter = self.color_jitter
-        contrast = jitter[min(1, len(jitter) - 1)] if isinstance(jitter, list) else jitter
-        return bool(contrast) and self.color_jitter_prob > 0
-
-    @property
     def augmentation(self) -> dict[str, Any]:
         """The keyword arguments of :meth:`xmixup_fast.Augmentation.of`."""
         names = ("crop", "scale", "ratio", "color_jitter", "color_jitter_prob", "erase", "erase_fill", "antialias")

@@ -26,6 +26,7 @@ from ..methods.base import Batches, Method
 from ..models.build import NoWeights, build
 from ..models.class_names import readable_name
 from ..models.network import Network
+from ..ops.augmentation import Augmentation
 from ..ops.auxiliary_index import AuxiliaryIndex
 from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool
@@ -169,7 +170,7 @@ def prepare(
     weights = [sample.weight for sample in without(data.dataset.train, images.bad)]
     log(_counts(settings, images, sum(weights)))
     index = auxiliary.index if auxiliary else None
-    if auxiliary and index and settings.changes_contrast:
+    if auxiliary and index and Augmentation.of(**settings.augmentation).needs_means:
         index = index._replace(means=auxiliary.pool.means)
     rank, world_size = distributed.rank(), distributed.world_size()
     sampler = Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights)
