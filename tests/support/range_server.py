@@ -172,8 +172,8 @@ class RangeServer:
                 most = min(CHUNK, one.end - one.begin - one.sent, CHUNK if cut is None else cut - one.sent)
                 data = file.read(most)
                 await self._wait(len(data))
+                one.sent += len(data)  # before it is written: who has read all of it may count at once
                 await response.write(data)
-                one.sent += len(data)
 
     async def _wait(self, count: int) -> None:
         """Waits as a line would that all answers share."""
