@@ -175,7 +175,8 @@ void check_plan(MixArgs& args, const Tensor& plan, const Tensor& color, const st
   const ExpectedDevice expected{"target_pixels", device};
   check_tensor(op, "plan", plan, ScalarType::Int, {kAny, kPlanWords}, expected);
   args.batch = plan.size(0);
-  const auto* row = data<PlanRow>(plan);
+  static const PlanRow kNoRow{};
+  const auto* row = args.batch == 0 ? &kNoRow : data<PlanRow>(plan);  // an empty tensor has no memory
   if (reinterpret_cast<uintptr_t>(row) % alignof(PlanRow) != 0) {
     fail(op, "plan: expected rows that begin at a multiple of ", alignof(PlanRow), " bytes, as torch allocates them");
   }
