@@ -74,7 +74,8 @@ class UserMixup:
 
     def plan(self, sampler: UserMixup, step: int) -> StepPlan:
         index = torch.randint(0, len(self.pictures), (self.batch_size,))
-        crops = Crops(index, torch.zeros(self.batch_size, 4), torch.zeros(self.batch_size))
+        window = torch.zeros((self.batch_size, 4), dtype=torch.int32)
+        crops = Crops(index, window, torch.zeros(self.batch_size, dtype=torch.bool))
         lam = torch.ones(self.batch_size)
         return StepPlan(sample=index, label=self.labels[index], mix=MixPlan.of(crops, crops, lam), lam=lam)
 
