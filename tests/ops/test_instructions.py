@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
-import native
+import instructions
 import pytest
-
-TOLERANCE = 0.05
 
 # In millions, for four images of 224 x 224 (see mix_once.cpp), as compiled by GCC 12. Where a change of the kernels is
 # meant to move a figure, the failing test prints the new one.
@@ -33,26 +28,15 @@ RECORDED = {
     ("baseline", "crop"): 10.255,
 }
 
-pytestmark = pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind: apt-get install valgrind")
+pytestmark = instructions.NEEDS_VALGRIND
 
 
 @pytest.fixture(scope="module")
 def mix_once() -> Path:
-    """The program mix_once, built with the flags of the package's own kernels."""
-    build = native.build("mix_once")
-    compiler = next(build.glob("CMakeFiles/*/CMakeCXXCompiler.cmake")).read_text()
-    name = re.search(r'CMAKE_CXX_COMPILER_ID "(\w+)"', compiler)[1]
-    version = re.search(r'CMAKE_CXX_COMPILER_VERSION "(\d+)', compiler)[1]
-    if (name, version) != ("GNU", "12"):
-        pytest.skip(f"the figures are of GCC 12, not of {name} {version}")
-    return build / "mix_once"
+    return instructions.program("mix_once")
 
 
 @pytest.mark.parametrize(("level", "case"), RECORDED, ids="-".join)
 def test_instructions_are_as_many_as_recorded(mix_once: Path, level: str, case: str, tmp_path: Path) -> None:
-    valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={tmp_path / 'counts'}"]
-    collect = ["--collect-atstart=no", f"--toggle-collect=xmixup::{level}::mix_rows*"]
-    done = subprocess.run([*valgrind, *collect, mix_once, level, case], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    millions = int(re.search(r"Collected : (\d+)", done.stderr)[1]) / 1e6
-    assert millions == pytest.approx(RECORDED[level, case], rel=TOLERANCE)
+    millions = instructions.count([mix_once, level, case], f"xmixup::{level}::mix_rows*", tmp_path) / 1e6
+    assert millions == pytest.approx(RECORDED[level, case], rel=instructions.TOLERANCE)

@@ -114,7 +114,7 @@ class Sampler:
         self.mixed_samples = round((1 - settings.unmixed_share) * self.steps * batch_size)
         """How many samples come before the unmixed share at the end."""
         self.quantiles = beta_quantiles(settings.alpha, settings.fold).to(self.device)
-        self.unmixed = torch.ones(2, device=self.device)
+        self.unmixed = torch.ones(2, dtype=torch.float32, device=self.device)
         """The quantiles of weights that are always 1."""
         self.no_auxiliary = NO_AUXILIARY.to(self.device)
         self.any_class = self.auxiliary.as_one_class()

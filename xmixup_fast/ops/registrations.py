@@ -100,6 +100,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Keeps the gradients that the loss's forward has computed, for :func:`backward`."""
     _, target_grad, source_grad = output
     ctx.mark_non_differentiable(target_grad, source_grad)
     ctx.set_materialize_grads(False)  # torch would allocate zeros as gradients of these two
@@ -108,6 +109,7 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 
 
 def backward(ctx: Any, loss_grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    """The gradients of both heads' logits. Raises NotImplementedError where their own gradients are asked for."""
     if torch.is_grad_enabled():
         raise NotImplementedError("xmixup_fast.dual_head_cross_entropy: second derivatives are not implemented")
     # float32, so that the scaled loss of float16 training neither overflows nor loses small gradients here.
