@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 2**20
-INTERVAL = 0.5
-"""Seconds from one look at the memory to the next."""
+INTERVAL = 2.0
+"""Seconds from one look at the memory to the next: each takes a tenth of a second of a core,
+as the kernel walks all pages."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ class Recipe:
     source: str
     """Folder of class folders that xmixup blends with."""
     start: str
-    """Folder of the network that all start from, of 1000 classes, as timm saves one. The new head's random values are
-    each library's own: timm's are larger than transformers', which shows after few steps."""
+    """Folder of the network that all start from, of 1000 classes, as timm saves one."""
     output: str
     """Folder for what the side writes, which does not exist before."""
     cache: str

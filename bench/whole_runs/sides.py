@@ -2,8 +2,9 @@
 
 python -m whole_runs.sides SIDE RECIPE, with the recipe as JSON: bench/end_to_end.py starts it so
 
-All have as many workers as there are cores, and networks in channels_last, which is faster on CPUs. None writes logs or
-checkpoints between epochs, or anything else that is not needed for the saved model.
+All have as many workers as there are cores, networks in channels_last, which is faster on CPUs, and new heads as
+``torch.nn.Linear`` makes them: timm's own begin at ten times the values, and reach less in so few steps. None writes
+logs or checkpoints between epochs, or anything else that is not needed for the saved model.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ def fastai(recipe: Recipe) -> None:
         custom_head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, recipe.classes)),
         loss_func=CrossEntropyLossFlat(),
         opt_func=partial(OptimWrapper, opt=SGD, **optimizer),
+        init=None,  # the head stays as PyTorch makes it
         metrics=accuracy,
         cbs=ChannelsLast(),
         path=recipe.output,
@@ -132,8 +134,9 @@ def lightning_classifier(recipe: Recipe) -> Any:
     class Classifier(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.network = timm.create_model(recipe.model, pretrained=True, num_classes=recipe.classes)
-            self.network = self.network.to(memory_format=torch.channels_last)
+            network = timm.create_model(recipe.model, pretrained=True, num_classes=recipe.classes)
+            network.get_classifier().reset_parameters()
+            self.network = network.to(memory_format=torch.channels_last)
 
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             images, labels = batch
@@ -244,6 +247,7 @@ def huggingface(recipe: Recipe) -> None:
         label2id={name: number for number, name in labels.items()},
         ignore_mismatched_sizes=True,
     ).to(memory_format=torch.channels_last)
+    network.timm_model.get_classifier().reset_parameters()
     config = network.config.pretrained_cfg
     normalise = v2.Normalize(config["mean"], config["std"])
     transforms = crops(recipe, [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalise])
@@ -323,6 +327,7 @@ def timm(recipe: Recipe) -> None:
     steps = imported()
     random_seed(recipe.seed)
     network = create_model(recipe.model, pretrained=True, num_classes=recipe.classes)
+    network.get_classifier().reset_parameters()
     network = network.to(torch.device("cpu"), memory_format=torch.channels_last)
     config = network.pretrained_cfg
     train, val = (timm_loader(recipe, split, config, transforms[split]) for split in ("train", "val"))

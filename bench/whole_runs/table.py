@@ -28,7 +28,7 @@ PARTS = {
 LEGEND = """\
 A row is a process, from its start to the saved model; figures are medians (turns: {repeats}), with the least and the \
 most in brackets. *First run*: our cache of decoded images is empty; *second run*: it is not. All start from the same \
-{model}, with a new head as each library makes it, and train on {images} made photographs of 500 x 375 pixels in ten \
+{model}, with a new head as PyTorch makes one, and train on {images} made photographs of 500 x 375 pixels in ten \
 classes that overlap, cropped to 128 x 128, for {epochs} epochs with a validation each. The same {steps} steps of SGD \
 were checked. Loaders have {workers} workers.
 
