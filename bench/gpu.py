@@ -61,11 +61,9 @@ def parser() -> argparse.ArgumentParser:
 def run(asked: argparse.Namespace) -> int:
     """Installs, and runs the parts that are not done yet. Returns 1 where one failed."""
     end = time.monotonic() + asked.seconds
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a part's processes end, too
     packed = asked.packed.resolve()
     environment = install(packed)
-    record = Record(asked.output.resolve(), machine(asked.device, environment))
-    record.write()
+    record = Record(asked.output.resolve(), machine(asked.device, environment), PARTS)
     for part in PARTS:
         if part.name not in asked.only or record.is_finished(part.name):
             continue
@@ -75,10 +73,10 @@ def run(asked: argparse.Namespace) -> int:
             continue
         print(f"== {part.name}: {part.what} ({limit:.0f} s at most)", flush=True)
         run_part(part, record, limit, ["--device", asked.device, "--photos", str(packed / "photos")], environment)
-        entry = record.part(part.name)
+        entry = record.parts[part.name]
         print(f"{part.name}: {entry['state']} after {entry['seconds']:.0f} s", flush=True)
     print(record.folder / "results.md", flush=True)
-    return int(any(entry["state"] == "failed" for entry in record.results["parts"].values()))
+    return int(any(entry["state"] == "failed" for entry in record.parts.values()))
 
 
 def install(packed: Path) -> dict[str, str]:
@@ -116,7 +114,7 @@ def machine(device: str, environment: dict[str, str]) -> dict[str, Any]:
 
 def run_part(part: Part, record: Record, limit: float, options: list[str], environment: dict[str, str]) -> None:
     """Runs a part, keeps its lines as they come, and says how it ended."""
-    entry = record.part(part.name)
+    entry = record.parts[part.name]
     before, began = entry["seconds"], time.monotonic()
     entry["state"] = "cut"  # which is what it is, should this process be killed
     with tempfile.TemporaryDirectory() as folder:
@@ -182,4 +180,5 @@ def write(asked: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a part's processes end, too
     sys.exit(main())

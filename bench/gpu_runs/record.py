@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .parts import PARTS
+from .parts import Part
 from .report import page
 
 FINISHED = ("done", "skipped")
@@ -20,37 +21,32 @@ class Record:
     Args:
         folder: where results.json and results.md are; made if it is not there.
         machine: what gpu_runs/machine.py says.
+        parts: all parts, in their order.
 
     Raises ValueError where the results in the folder are another device's.
     """
 
-    def __init__(self, folder: Path, machine: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, machine: dict[str, Any], parts: Sequence[Part]) -> None:
         self.folder = folder
         self.file = folder / "results.json"
-        self.results: dict[str, Any] = {"machine": machine, "parts": {}}
-        if self.file.exists():
-            self.results["parts"] = json.loads(self.file.read_text())["parts"]
-            there = json.loads(self.file.read_text())["machine"]["device"]
-            if there != machine["device"]:
-                raise ValueError(
-                    f"output: expected a folder for {machine['device']}, got {folder} with results of {there}"
-                )
+        stored = json.loads(self.file.read_text()) if self.file.exists() else {"machine": machine, "parts": {}}
+        there = stored["machine"]["device"]
+        if there != machine["device"]:
+            raise ValueError(f"output: expected a folder for {machine['device']}, got {folder} with results of {there}")
+        self.parts: dict[str, dict[str, Any]] = {}
+        """By name of a part: its state, seconds and lines."""
+        for part in parts:
+            new = {"state": "not begun", "seconds": 0, "lines": []}
+            self.parts[part.name] = stored["parts"].get(part.name, new) | {"what": part.what, "tests": part.is_tests}
+        self.results = {"machine": machine, "parts": self.parts}
         folder.mkdir(parents=True, exist_ok=True)
-
-    def part(self, name: str) -> dict[str, Any]:
-        """The entry of a part: its state, seconds and lines."""
-        entry: dict[str, Any] = self.results["parts"].setdefault(
-            name, {"state": "not begun", "seconds": 0, "lines": []}
-        )
-        return entry
+        self.write()
 
     def is_finished(self, name: str) -> bool:
-        return self.part(name)["state"] in FINISHED
+        return self.parts[name]["state"] in FINISHED
 
     def write(self) -> None:
         """Replaces both files, each as a whole."""
-        order = {part.name: self.part(part.name) for part in PARTS}
-        self.results["parts"] = order
         _replace(self.file, json.dumps(self.results, indent=1) + "\n")
         _replace(self.folder / "results.md", page(self.results))
 

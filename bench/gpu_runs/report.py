@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .parts import PARTS
-
 Line = dict[str, Any]
 Row = tuple[str, ...]
 
@@ -82,15 +80,15 @@ def figures(results: dict[str, Any], part: str) -> dict[str, Line]:
 
 
 def _parts(results: dict[str, Any]) -> Iterator[Row]:
-    for part in PARTS:
-        entry, lines = results["parts"].get(part.name, {}), latest(results, part.name).values()
-        if part.is_tests:
+    for name, entry in results["parts"].items():
+        lines = latest(results, name).values()
+        if entry["tests"]:
             counts = Counter(line["outcome"] for line in lines)
         else:
             counts = Counter("failed" if "error" in line else "measured" for line in lines)
         found = ", ".join(f"{number} {kind}" for kind, number in counts.items())
-        state = entry.get("state", "not begun")
-        yield part.name, part.what, SKIPPED if state == "skipped" else state, f"{entry.get('seconds', 0):.0f}", found
+        state = SKIPPED if entry["state"] == "skipped" else entry["state"]
+        yield name, entry["what"], state, f"{entry['seconds']:.0f}", found
 
 
 SKIPPED = "skipped: needs CUDA"
@@ -178,7 +176,7 @@ def _runs(results: dict[str, Any]) -> Iterator[Row]:
 
 def _problems(results: dict[str, Any]) -> Iterator[str]:
     """What failed, with the end of its message; and why tests were skipped."""
-    every = [(part.name, name, line) for part in PARTS for name, line in latest(results, part.name).items()]
+    every = [(part, name, line) for part in results["parts"] for name, line in latest(results, part).items()]
     failed = [(part, name, line) for part, name, line in every if "error" in line or line.get("outcome") == "failed"]
     if failed:
         yield "## What failed"

@@ -20,15 +20,23 @@ SIZES = ((5, 7), (16, 32))
 """Of outputs: of single elements, and of whole vectors in every layout and dtype."""
 
 
+def set_bounds(lam: Tensor) -> None:
+    """Makes the first weight 1, with which no second image or source logit is read, and the last 0."""
+    lam[0], lam[-1] = 1, 0
+
+
 def results_of_all_kernels(device: torch.device) -> Iterator[Tensor]:
     """What calls give that launch every kernel, and every part of it, at least once."""
     for dtype, layout, size, resampled in product(DTYPES, FORMATS, SIZES, (False, True)):
         options: dict[str, Any] = {"dtype": dtype, "resampled": (resampled, resampled)}
         for boxes in (False, True):
-            yield MixInputs.make(3, size, [size], layout, boxes=boxes, **options).to(device).call(ops.mix)
+            plain = MixInputs.make(3, size, [size], layout, boxes=boxes, **options)
+            set_bounds(plain.lam)
+            yield plain.to(device).call(ops.mix)
         images = [(3 * size[0], 2 * size[1])] if resampled else [size]
         for antialias, color in product({False, resampled}, (False, True)):
             mix = MixInputs.make(6, size, images, layout, antialias=antialias, **options)
+            set_bounds(mix.lam)
             yield PlanInputs.make(mix, color=color, fill="noise").to(device).call(ops.mix_plan)
     for batch in (1, 129):
         drawn = DrawInputs.make(batch)
@@ -36,7 +44,9 @@ def results_of_all_kernels(device: torch.device) -> Iterator[Tensor]:
         for inputs in (drawn, drawn.with_partners(), augmented, augmented.with_partners()):
             yield from inputs.to(device).call(ops.draw)
     for dtype in DTYPES:
-        yield from LossInputs.make(5, (3, 300), dtype).to(device).with_gradients(ops.dual_head_cross_entropy)
+        loss = LossInputs.make(5, (3, 300), dtype)
+        set_bounds(loss.lam)
+        yield from loss.to(device).with_gradients(ops.dual_head_cross_entropy)
 
 
 def boxed_plan(color: bool) -> PlanInputs:
