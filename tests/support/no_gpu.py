@@ -105,8 +105,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "cuda.md"
 
 
 def unlisted(tests: Path, rehearsal: Path) -> set[str]:
-    """Names of tests in one file that neither its rehearsal calls nor docs/cuda.md lists among those that never ran; and
-    of those that both have."""
+    """Names of a file's tests that neither its rehearsal calls nor docs/cuda.md lists as never run, or both do."""
     named = set(re.findall(r"^def (test_\w+)", tests.read_text(), re.M))
     called = set(re.findall(rf"\b{tests.stem}\.(test_\w+)", rehearsal.read_text()))
     listed = set(re.findall(r"`(test_\w+)`", DOCS.read_text())) & named
