@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
 def run(asked: argparse.Namespace) -> int:
     """Installs, and runs the parts that are not done yet. Returns 1 where one failed."""
     end = time.monotonic() + asked.seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a part's processes end, too
     packed = asked.packed.resolve()
     environment = install(packed)
     record = Record(asked.output.resolve(), machine(asked.device, environment), PARTS)
@@ -180,5 +181,4 @@ def write(asked: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a part's processes end, too
     sys.exit(main())

@@ -66,8 +66,8 @@ def test_each_tests_outcome_is_reported_and_what_passed_is_not_run_again(tmp_pat
     (tmp_path / "pytest.ini").write_text("[pytest]")
     file = tmp_path / "lines.jsonl"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "gpu_runs.outcomes", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "bench")}
-    for workers in ([], ["-n", "2"]):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "bench"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    for workers in ([], ["-p", "xdist", "-n", "1"]):
         subprocess.run([*command, *workers, "--lines", file], cwd=tmp_path, env=environment, capture_output=True)
     lines = read(file)
     found = {line["test"].partition("::")[2]: line for line in lines}

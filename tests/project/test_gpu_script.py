@@ -11,12 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gpu
 import pytest
-import torch
 from gpu_runs.parts import LEAST, PARTS, TOTAL, Part
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,14 +141,16 @@ def part(name: str, then: str = "", limit: int = 60) -> Part:
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> list[Part]:
+def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Part]]:
     """The parts that are run, without an installation."""
     made: list[Part] = []
     monkeypatch.setattr(gpu, "PARTS", made)
     monkeypatch.setattr(gpu, "install", lambda packed: {**os.environ, "PYTHONPATH": str(ROOT / "bench")})
     monkeypatch.setattr(gpu, "machine", lambda device, environment: {**MACHINE, "device": device})
     monkeypatch.setattr(gpu, "LEAST", 1)
-    return made
+    before = signal.getsignal(signal.SIGTERM)
+    yield made
+    signal.signal(signal.SIGTERM, before)
 
 
 def run(output: Path, *more: str) -> tuple[int, dict[str, Any]]:
@@ -195,14 +197,24 @@ def test_what_does_not_fit_into_the_time_is_not_begun(parts: list[Part], tmp_pat
     assert status == 0 and [entry["state"] for entry in found.values()] == ["done", "not begun"]
 
 
-def test_a_run_that_is_killed_keeps_what_was_reported(tmp_path: Path) -> None:
+WAITING = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_keeps_what_was_reported(tmp_path: Path, number: signal.Signals) -> None:
+    folders = [str(ROOT / folder) for folder in ("tests/project", "tests/support", "bench")]
     program = f"""
 import sys
-sys.path[:0] = [{str(ROOT / "tests" / "project")!r}, {str(ROOT / "tests" / "support")!r}, {str(ROOT / "bench")!r}]
+sys.path[:0] = {folders!r}
 import gpu
 import test_gpu_script as script
-gpu.PARTS = [script.part("one"), script.part("two", "time.sleep(60)")]
-gpu.install = lambda packed: {{**script.os.environ, "PYTHONPATH": {str(ROOT / "bench")!r}}}
+gpu.PARTS = [script.part("one"), script.part("two", script.WAITING)]
+gpu.install = lambda packed: {{**script.os.environ, "PYTHONPATH": {folders[-1]!r}}}
 gpu.machine = lambda device, environment: script.MACHINE
 gpu.main(["run", "--output", {str(tmp_path)!r}])
 """
@@ -210,9 +222,10 @@ gpu.main(["run", "--output", {str(tmp_path)!r}])
     file, deadline = tmp_path / "results.json", time.monotonic() + 60
     while not (file.exists() and json.loads(file.read_text())["parts"]["two"]["lines"]):
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
+        time.sleep(0.1)
+    process.send_signal(number)
     process.wait()
+    assert process.returncode == (128 + number if number == signal.SIGTERM else -number)
     found = json.loads(file.read_text())["parts"]
     assert [entry["state"] for entry in found.values()] == ["done", "cut"]
     assert len(found["two"]["lines"]) == 1 and "| two | made | cut |" in (tmp_path / "results.md").read_text()
@@ -225,9 +238,8 @@ def test_results_of_another_device_are_not_gone_on_with(parts: list[Part], tmp_p
 
 
 def test_a_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "bench")])}
-    if torch.cuda.is_available():
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "bench")])
+    environment = {**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
     with pytest.raises(SystemExit, match=r"(?s)device: .*--device cuda cannot be used here; --device cpu rehearses"):
         gpu.machine("cuda", environment)
 
