@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import no_gpu
 import pytest
 import test_gpu
 import torch
-from test_cpu_levels import DTYPES, mix_many, render_many
+from samples import MixInputs
+from test_cpu_levels import DTYPES
 
-import xmixup_fast
+from xmixup_fast import ops
 from xmixup_fast.ops import operators
 
 
@@ -22,10 +22,9 @@ def rehearsed(cuda_emulation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_gpu.stand_in(monkeypatch)
 
 
-@pytest.mark.skipif(xmixup_fast.cpu_level() == "baseline", reason="the baseline has no fused multiply-add")
-@pytest.mark.parametrize("many", [mix_many, render_many])
-def test_bits_of_mix(many: Callable) -> None:
-    test_gpu.test_mix_gives_the_cpus_bits(many)
+def test_bits_of_mix() -> None:
+    """Of one call: test_levels_mix_alike compares the emulation's with the CPU's."""
+    test_gpu.test_mix_gives_the_cpus_bits(lambda device: {"one": MixInputs.make().to(device).call(ops.mix).numpy()})
 
 
 def test_bits_of_draw() -> None:
@@ -53,7 +52,11 @@ def test_a_graph_that_replays_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> 
         test_gpu.test_a_step_is_captured_in_a_graph_and_replayed()
 
 
-def test_compiled() -> None:
+def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the CPU's kernels, as torch.compile knows no shapes of the emulation's results, and without a compiler."""
+    monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast)
+    counter = torch._dynamo.testing.CompileCounterWithBackend
+    monkeypatch.setattr(torch._dynamo.testing, "CompileCounterWithBackend", lambda backend: counter("aot_eager"))
     test_gpu.test_a_compiled_step_runs_on_without_recompiling()
 
 

@@ -52,11 +52,24 @@ class Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.before: dict[Any, tuple[Tensor, Tensor]] = {}
+        """What calls read or write, each tensor with a copy of it before the first of these calls."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+                if key not in self.before:
+                    self.before[key] = (tensor.detach(), tensor.detach().clone())
         result = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, result))
         return result
+
+    def undo(self) -> None:
+        """Leaves all tensors as they were: while a graph is captured, a device computes nothing."""
+        for tensor, value in self.before.values():
+            if not torch.equal(tensor, value):
+                tensor.copy_(value)
 
 
 class Graph:
@@ -78,6 +91,7 @@ def capture(graph: Graph, **options: Any) -> Iterator[None]:
     with Recorder() as recorder:
         yield
     graph.calls = recorder.calls
+    recorder.undo()
 
 
 STAND_INS: dict[str, Any] = {

@@ -36,5 +36,11 @@ def test_steps_from_a_graph(name: str) -> None:
     test_gpu_training.test_training_steps_from_a_graph_are_those_without(name, None)
 
 
+def test_steps_from_a_graph_that_replays_nothing_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(no_gpu.Graph, "replay", lambda graph: None)
+    with pytest.raises(AssertionError):
+        test_gpu_training.test_training_steps_from_a_graph_are_those_without("finetune", None)
+
+
 def test_what_has_run_nowhere_is_listed() -> None:
     assert no_gpu.unlisted(Path(test_gpu_training.__file__), Path(__file__)) == set()
