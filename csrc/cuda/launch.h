@@ -11,6 +11,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "current_stream.h"
+
 #define XMIXUP_DEVICE_KEY CUDA
 
 // Stops the kernel; the next synchronisation reports a device-side assert, as torch's own indexing does.
@@ -26,8 +28,7 @@ namespace xmixup {
 class Launcher {
  public:
   explicit Launcher(int32_t device_index)
-      : guard_(device_index),
-        stream_(static_cast<cudaStream_t>(torch::stable::accelerator::getCurrentStream(device_index).nativeHandle())) {}
+      : guard_(device_index), stream_(static_cast<cudaStream_t>(current_cuda_stream(device_index))) {}
 
   template <typename Kernel, typename... Args>
   void operator()(Kernel* kernel, dim3 grid, dim3 block, const Args&... args) const {

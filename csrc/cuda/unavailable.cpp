@@ -5,6 +5,7 @@
 #include "../dual_head_cross_entropy.h"
 #include "../mix.h"
 #include "../schema.h"
+#include "kernel_error.h"
 
 namespace xmixup {
 namespace {
@@ -17,6 +18,9 @@ void refuse(const Args& /*args*/, int32_t /*device_index*/) {
 }
 
 }  // namespace
+
+std::pair<std::string, std::string> kernel_error() { return {"none", "this build has no CUDA kernels"}; }
+
 }  // namespace xmixup
 
 STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CUDA, m) {

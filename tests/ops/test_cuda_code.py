@@ -19,7 +19,7 @@ PACKAGES = [f"{place}/cu13/bin" for place in (NVIDIA and NVIDIA.submodule_search
 NVCC = shutil.which("nvcc", path=os.pathsep.join([os.environ["PATH"], "/usr/local/cuda/bin", *PACKAGES]))
 
 SOURCES = sorted(path.name for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
-COMPILED = {"75": ["75"], "80": ["80", "86", "89"], "90": ["90"], "100": ["100"], "120": ["120"]}
+COMPILED = {"75": ["75"], "80": ["80", "86", "89"], "90": ["90"], "100": ["100"], "110": ["110"], "120": ["120"]}
 """By the architecture that PTX is made for, those that it is assembled for. No source asks for 86 or 89."""
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="needs nvcc: pip install nvidia-cuda-nvcc")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(NVCC is None, reason="needs nvcc: pip install nv
 def compile_source(source: str, output: Path, *flags: str) -> str:
     """Compiles one file of csrc/cuda, and returns what nvcc and ptxas print."""
     include = Path(torch.__file__).parent / "include"
-    defines = ["-DTORCH_TARGET_VERSION=0x020d000000000000", "-DNDEBUG"]
+    defines = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DNDEBUG"]
     command = [NVCC, "-std=c++17", "-O3", *defines, f"-I{include}", *flags]
     done = subprocess.run(
         [*command, str(ROOT / "csrc" / "cuda" / source), "-o", str(output)], capture_output=True, text=True

@@ -52,7 +52,7 @@ def test_unknown_settings_are_refused(tmp_path: Path) -> None:
 def default_architectures() -> str:
     assert NVCC is not None
     known = subprocess.run([NVCC, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
-    real = [arch for arch in ("75", "80", "86", "89", "90", "100", "120") if f"sm_{arch}" in known]
+    real = [arch for arch in ("75", "80", "86", "89", "90", "100", "110", "120") if f"sm_{arch}" in known]
     return ", ".join([*(f"{arch}-real" for arch in real[:-1]), real[-1]])
 
 
