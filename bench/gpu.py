@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -34,6 +35,10 @@ from gpu_runs.record import Record
 from gpu_runs.report import tables
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOWER = 4
+"""How much longer a rehearsal may take: its machine may have few cores."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent has ended."""
 NO_TESTS = 5
 """Exit status of pytest where no test is left to run."""
 
@@ -50,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: rehearse, in tiny sizes")
     runs.add_argument("--packed", type=Path, default=ROOT / "build" / "gpu", help="what .ci/gpu pack made")
     runs.add_argument("--output", type=Path, default=ROOT / "build" / "gpu-results", help="folder of the results")
-    runs.add_argument("--seconds", type=float, default=TOTAL, help=f"in which all has to end; {TOTAL} if not given")
+    text = f"in which all has to end; {TOTAL} if not given, and {SLOWER} times as many with cpu"
+    runs.add_argument("--seconds", type=float, help=text)
     names = [part.name for part in PARTS]
     runs.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
     writes = commands.add_parser("write", help="write the figures into docs/performance.md")
@@ -60,7 +66,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(asked: argparse.Namespace) -> int:
     """Installs, and runs the parts that are not done yet. Returns 1 where one failed."""
-    end = time.monotonic() + asked.seconds
+    slower = SLOWER if asked.device == "cpu" else 1
+    end = time.monotonic() + (asked.seconds or slower * TOTAL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a part's processes end, too
     packed = asked.packed.resolve()
     environment = install(packed)
@@ -68,7 +75,7 @@ def run(asked: argparse.Namespace) -> int:
     for part in PARTS:
         if part.name not in asked.only or record.is_finished(part.name):
             continue
-        limit = min(part.limit, end - time.monotonic())
+        limit = min(slower * part.limit, end - time.monotonic())
         if limit < LEAST:
             print(f"{part.name}: not begun, {max(limit, 0):.0f} s are left", flush=True)
             continue
@@ -133,20 +140,19 @@ def run_part(part: Part, record: Record, limit: float, options: list[str], envir
                         status = process.wait(timeout=1)
                     found = lines.read(file)
                     if len(found) > len(entry["lines"]):
-                        entry["lines"] = found
+                        entry.update(lines=found, seconds=round(before + time.monotonic() - began, 1))
                         record.write()
         found = lines.read(file)
-    entry.update(state=state(part, status, found), exit=status, seconds=round(before + time.monotonic() - began, 1))
-    entry["lines"] = found
+    entry.update(lines=found, seconds=round(before + time.monotonic() - began, 1))
+    entry.update(state=state(part, status, found), exit=status)
     record.write()
 
 
 @contextlib.contextmanager
 def started(command: list[str], log: BinaryIO, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, which is killed at the end if it still runs, with all that it started."""
-    # In this process's session: what ends that session ends the part as well.
     process = subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, preexec_fn=os.setpgrp
+        command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, preexec_fn=_own_group
     )
     try:
         yield process
@@ -154,6 +160,12 @@ def started(command: list[str], log: BinaryIO, environment: dict[str, str]) -> I
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _own_group() -> None:
+    """Lets a process be killed with all that it starts, and be killed where this one is."""
+    os.setpgrp()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def state(part: Part, status: int | None, found: list[dict[str, Any]]) -> str:

@@ -22,6 +22,7 @@ def page(results: dict[str, Any]) -> str:
     machine = results["machine"]
     sections = [
         f"# A run on {machine['device']}",
+        "" if machine["cuda"] else "A rehearsal in tiny sizes: its figures mean nothing.",
         "\n".join(f"- {name}: {value}" for name, value in machine["info"].items()),
         "## Parts\n\n" + table(("part", "what", "state", "seconds", "found"), list(_parts(results))),
         tables(results),
@@ -38,25 +39,23 @@ def tables(results: dict[str, Any]) -> str:
         f"{machine['device']}, {machine['cores']} CPU cores, torch {info['torch']}, torchvision {info['torchvision']}, "
         f"timm {info['timm']}, cuDNN {machine['cuDNN']}, Python {info['Python']}; {machine['date']}."
     ]
-    for title, head, rows in (
-        ("### Goals on a GPU", ("ratio", "goal", "measured"), _goals(results)),
-        (
-            KERNELS,
-            ("work", "of one call", "in a graph", "of the host", "TB/s", "of a copy of as many bytes"),
-            _kernels(results),
-        ),
+    made: list[tuple[str, Row, Iterator[Row]]] = [
+        (KERNELS, ("work", "queued", "in a graph", "host", "TB/s", "copy / work"), _kernels(results)),
         (PLAIN, ("work", "plain call", "eager PyTorch"), _others(results)),
         (STEPS, ("steps", "milliseconds of each side (in steps of `finetune`)"), _steps(results)),
-        (RUNS, ("storage", "run", "training", "step", "images a second"), _runs(results)),
-    ):
-        made = list(rows)
-        if made:
-            sections.append(f"{title}\n\n{table(head, made)}")
+        (RUNS, ("images", "run", "training", "step", "images a second"), _runs(results)),
+    ]
+    if machine["cuda"]:
+        made.insert(0, (GOALS, ("ratio", "goal", "measured"), _goals(results)))
+    for title, head, found in made:
+        if rows := list(found):
+            sections.append(f"{title}\n\n{table(head, rows)}")
     return "\n\n".join(sections)
 
 
+GOALS = "### Goals on a GPU"
 KERNELS = """### Operators on a GPU
-Microseconds of a call: of the device when calls are queued, of the device for a call of a CUDA graph, and of the host.
+Microseconds of a call: of the device, for calls that are queued and for calls in a CUDA graph, and of the host.
 Bandwidth counts bytes read and bytes written, in the time in a graph; the last column is the time of a plain copy of
 as many bytes over that."""
 PLAIN = """### The same without `out=`, and in eager PyTorch

@@ -105,7 +105,7 @@ def test_every_test_that_needs_a_gpu_is_in_a_part() -> None:
     named = " ".join(word for part in PARTS if part.is_tests for word in part.command)
     for path in (ROOT / "tests").rglob("test_*.py"):
         text, place = path.read_text(), str(path.relative_to(ROOT))
-        if re.search(r"mark\.gpu|device: torch\.device\b.*->", text) and path != Path(__file__):
+        if re.search(r"mark\.gpu|def test_\w+\([^)]*\bdevice: torch\.device", text) and path != Path(__file__):
             assert place in named or place.startswith("tests/ops/"), place
     chosen = [part.command[-1] for part in PARTS if part.command[-3:-1] == (CALLS, "-k")]
     words = {word for choice in chosen for word in choice.split(" or ")}
@@ -197,14 +197,6 @@ def test_what_does_not_fit_into_the_time_is_not_begun(parts: list[Part], tmp_pat
     assert status == 0 and [entry["state"] for entry in found.values()] == ["done", "not begun"]
 
 
-WAITING = """
-import os
-parent = os.getppid()
-while os.getppid() == parent:
-    time.sleep(0.1)
-"""
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_keeps_what_was_reported(tmp_path: Path, number: signal.Signals) -> None:
     folders = [str(ROOT / folder) for folder in ("tests/project", "tests/support", "bench")]
@@ -213,14 +205,15 @@ import sys
 sys.path[:0] = {folders!r}
 import gpu
 import test_gpu_script as script
-gpu.PARTS = [script.part("one"), script.part("two", script.WAITING)]
+note = "import os; Path({str(tmp_path / "id")!r}).write_text(str(os.getpid())); time.sleep(60)"
+gpu.PARTS = [script.part("one"), script.part("two", note)]
 gpu.install = lambda packed: {{**script.os.environ, "PYTHONPATH": {folders[-1]!r}}}
 gpu.machine = lambda device, environment: script.MACHINE
 gpu.main(["run", "--output", {str(tmp_path)!r}])
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, cwd=ROOT)
-    file, deadline = tmp_path / "results.json", time.monotonic() + 60
-    while not (file.exists() and json.loads(file.read_text())["parts"]["two"]["lines"]):
+    file, deadline = tmp_path / "results.json", time.monotonic() + 30
+    while not ((tmp_path / "id").exists() and json.loads(file.read_text())["parts"]["two"]["lines"]):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(number)
@@ -229,6 +222,10 @@ gpu.main(["run", "--output", {str(tmp_path)!r}])
     found = json.loads(file.read_text())["parts"]
     assert [entry["state"] for entry in found.values()] == ["done", "cut"]
     assert len(found["two"]["lines"]) == 1 and "| two | made | cut |" in (tmp_path / "results.md").read_text()
+    part_of_it = int((tmp_path / "id").read_text())
+    while is_running(part_of_it):
+        assert time.monotonic() < deadline, "the part goes on"
+        time.sleep(0.1)
 
 
 def test_results_of_another_device_are_not_gone_on_with(parts: list[Part], tmp_path: Path) -> None:
