@@ -1,5 +1,8 @@
-"""Every CUDA kernel gives the CPU's results and passes compute-sanitizer, and stops at a wrong value with an assertion
-that names it: emulated, and on a GPU."""
+"""Every CUDA kernel gives the CPU's results, emulated and on a GPU.
+
+On a GPU it passes compute-sanitizer, and stops at a wrong value with one message that names it. test_device_asserts.py
+shows the latter on the emulation.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import emulation
 import pytest
 import torch
 from kernel_calls import FAULTS, MAKERS, call, results_of_all_kernels
-
-from xmixup_fast.ops import operators
 
 TESTS = Path(__file__).resolve().parents[1]
 DEVICES = ["cuda_emulation", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -27,7 +29,7 @@ def on(kind: str) -> Iterator[torch.device]:
     """Where kernels of this kind of device run, and their library is called."""
     with pytest.MonkeyPatch.context() as patch:
         if kind == "cuda_emulation":
-            patch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
+            emulation.use(patch)
         yield torch.device("cuda" if kind == "cuda" else "cpu")
 
 
@@ -56,26 +58,27 @@ def test_valid_values_pass(kind: str, name: str, cuda_emulation: Path) -> None:
             torch.cuda.synchronize()
 
 
-@pytest.mark.parametrize(("name", "change", "message"), FAULTS)
-def test_an_emulated_kernel_names_a_wrong_value(name: str, change: str, message: str, cuda_emulation: Path) -> None:
-    with on("cuda_emulation") as device, pytest.raises(RuntimeError) as error:
-        call(name, device, change)
-    assert f"device-side assert triggered: {message}" in str(error.value)
-
-
 @pytest.mark.gpu
-@pytest.mark.parametrize(("name", "change", "message"), FAULTS)
-def test_a_wrong_value_is_a_device_side_assert(name: str, change: str, message: str) -> None:
+@pytest.mark.parametrize(("name", "change", "message", "sample"), FAULTS)
+def test_a_wrong_value_is_a_device_side_assert(name: str, change: str, message: str, sample: int | None) -> None:
     program = f"""
 import torch
 from kernel_calls import call
+from xmixup_fast.cli import exit_status
 
-call({name!r}, torch.device("cuda"), {change!r})
-torch.cuda.synchronize()
+def work():
+    call({name!r}, torch.device("cuda"), {change!r})
+    torch.cuda.synchronize()
+
+raise SystemExit(exit_status(work))
 """
     done = run_child(sys.executable, "-c", program)
-    assert done.returncode != 0
-    assert message in done.stdout + done.stderr and "device-side assert triggered" in done.stderr, done.stderr
+    assert done.returncode == 2, done.stderr
+    printed = [line for line in (done.stdout + done.stderr).splitlines() if "Assertion" in line]
+    assert len(printed) == 1 and f"xmixup_fast.{message}" in printed[0], printed
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert error.startswith(f"error: xmixup_fast.{message}"), error
+    assert error.endswith(" of the batch)" if sample is None else f" (sample {sample} of the batch)"), error
 
 
 ALL_KERNELS = """
