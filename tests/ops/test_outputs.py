@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from xmixup_fast import ops
 from xmixup_fast.ops import operators, reference
 
-CUDA = torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @dataclass
@@ -30,19 +30,23 @@ class Case:
 
     op: str
     inputs: Any
-    run: Callable[[Any], Any]
     allocations: int
 
-    def call(self) -> Any:
-        return self.run(self.inputs)
+    def prepared(self, device: torch.device = CPU) -> Callable[[], Any]:
+        """The call, with all that is made for it beforehand."""
+        operator, inputs = getattr(ops, self.op), self.inputs.to(device)
+        if self.op != "mix_plan":
+            return lambda: inputs.call(operator)
+        pools, plan, options = (inputs.mix.target, inputs.mix.aux), inputs.plan, inputs.options()
+        return lambda: ops.mix_plan(*pools, plan, **options)
 
 
 CASES = {
-    "mix": Case("mix", MixInputs.make(boxes=True), lambda i: i.call(ops.mix), 1),
-    "mix_plan": Case("mix_plan", PlanInputs.make(MixInputs.make()), lambda i: i.call(ops.mix_plan), 1),
-    "draw": Case("draw", DrawInputs.make(), lambda i: i.call(ops.draw), 2),
-    "draw with colours": Case("draw", DrawInputs.make().augmented(), lambda i: i.call(ops.draw), 2),
-    "loss": Case("dual_head_cross_entropy", LossInputs.make(), lambda i: i.call(ops.dual_head_cross_entropy), 4),
+    "mix": Case("mix", MixInputs.make(boxes=True), 1),
+    "mix_plan": Case("mix_plan", PlanInputs.make(MixInputs.make()), 1),
+    "draw": Case("draw", DrawInputs.make(), 2),
+    "draw with colours": Case("draw", DrawInputs.make().augmented(), 2),
+    "loss": Case("dual_head_cross_entropy", LossInputs.make(), 4),
 }
 
 
@@ -67,9 +71,9 @@ def emulated(cuda_emulation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_a_gpu_torch_allocates_the_results(name: str) -> None:
     case = CASES[name]
     with FakeTensorMode(allow_non_fake_inputs=True):
-        inputs = case.inputs.to(CUDA)
+        call = case.prepared(CUDA)
         with Called() as called:
-            case.run(inputs)
+            call()
     ours = [called_name for called_name in called.names if "xmixup_fast" in called_name]
     assert ours == [f"xmixup_fast.{case.op}_out.default"]
     assert called.names.count("aten.empty.memory_format") == case.allocations
@@ -79,8 +83,9 @@ def test_on_a_gpu_torch_allocates_the_results(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_on_a_cpu_the_operator_allocates_them(name: str) -> None:
     case = CASES[name]
+    call = case.prepared()
     with Called() as called:
-        case.call()
+        call()
     assert f"xmixup_fast.{case.op}.default" in called.names and "aten.empty.memory_format" not in called.names
 
 
@@ -95,7 +100,7 @@ def allocations(work: Callable[[], Any]) -> int:
 def test_a_call_allocates_its_results_alone(name: str, emulated: None) -> None:
     """A plan without colours has an empty tensor of them, of no bytes."""
     case = CASES[name]
-    assert allocations(case.call) == case.allocations
+    assert allocations(case.prepared()) == case.allocations
 
 
 def test_a_call_with_out_allocates_nothing(emulated: None) -> None:
@@ -118,9 +123,11 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_lack_of_memory_is_torchs_error(name: str, emulated: None, full: None) -> None:
+def test_a_lack_of_memory_is_torchs_error(name: str, emulated: None, request: pytest.FixtureRequest) -> None:
+    call = CASES[name].prepared()
+    request.getfixturevalue("full")
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
-        CASES[name].call()
+        call()
 
 
 SIZES = [(5,), (0, 7), (5, 16385), (5, -1), (5, 7, 3)]
@@ -148,9 +155,10 @@ def test_a_wrong_dtype_is_named_and_nothing_allocated(dtype: torch.dtype, emulat
 def test_both_ways_give_the_same_bits(name: str, cuda_emulation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
     case = CASES[name]
-    expected = case.call()
+    call = case.prepared()
+    expected = call()
     emulation.use(monkeypatch)
-    torch.testing.assert_close(case.call(), expected, rtol=0, atol=0)
+    torch.testing.assert_close(call(), expected, rtol=0, atol=0)
 
 
 def test_gradients_are_those_of_the_reference(emulated: None) -> None:
@@ -237,7 +245,6 @@ OUTPUTS = [(make, name) for make in (draw_outputs, loss_outputs) for name in mak
 SPOILS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "dtype": (Tensor.double, "got float64"),
     "shape": (lambda t: t.new_empty((*t.shape, 1)), r"got \w+\[.*1\]"),
-    "device": (lambda t: t.to("meta"), "got one on another device"),
 }
 
 
@@ -251,6 +258,14 @@ def test_wrong_outputs_are_named(device: torch.device, make: Callable[[], Any], 
     outputs[name] = spoil(outputs[name])
     with pytest.raises(RuntimeError, match=rf"xmixup_fast\.{op}: {name}: expected .*, {got}"):
         getattr(operators._library, f"{op}_out")(**arguments, **outputs)
+
+
+@pytest.mark.parametrize(("make", "name"), OUTPUTS)
+def test_outputs_on_another_device_are_named(make: Callable[[], Any], name: str) -> None:
+    op, arguments, outputs = make()
+    outputs[name] = outputs[name].to("meta")
+    with pytest.raises(RuntimeError, match=rf"xmixup_fast\.{op}: {name}: expected a tensor on cpu, as .* on meta"):
+        getattr(torch.ops.xmixup_fast, f"{op}_out")(**arguments, **outputs)
 
 
 def test_rows_of_a_plan_at_an_odd_address_are_refused(device: torch.device) -> None:
