@@ -37,6 +37,46 @@ def compile_source(source: str, output: Path, *flags: str) -> str:
     return done.stdout + done.stderr
 
 
+PRINT_ERRORS = """
+#include "{header}"
+
+#include <cstdio>
+
+void print(const char* call, cudaError_t error) {{
+  try {{
+    call[0] == 'b' ? xmixup::check_before_launch(error) : xmixup::check_call("CUDA kernel launch", error);
+    std::printf("%s %d: nothing\\n", call, error);
+  }} catch (const std::runtime_error& thrown) {{
+    std::printf("%s %d: %s\\n", call, error, thrown.what());
+  }}
+}}
+
+int main() {{
+  for (cudaError_t error : {{cudaSuccess, cudaErrorInvalidConfiguration, cudaErrorAssert, cudaErrorIllegalAddress}}) {{
+    print("before", error);
+    print("after", error);
+  }}
+}}
+"""
+
+
+def test_an_earlier_error_is_not_taken_for_that_of_a_launch(tmp_path: Path) -> None:
+    program = tmp_path / "errors.cu"
+    program.write_text(PRINT_ERRORS.format(header=ROOT / "csrc" / "cuda" / "launch_errors.h"))
+    subprocess.run([NVCC, "-std=c++17", program, "-o", tmp_path / "errors"], check=True, capture_output=True)
+    printed = subprocess.run([tmp_path / "errors"], capture_output=True, text=True, check=True).stdout
+    told = dict(line.split(": ", 1) for line in printed.splitlines())
+    configuration, stopped, address = 9, 710, 700
+    earlier = "xmixup_fast: no CUDA kernel is started after an earlier error: "
+    failed = "xmixup_fast: CUDA kernel launch failed: "
+    assert told["before 0"] == told["after 0"] == "nothing"
+    assert told[f"before {configuration}"].startswith(f"{earlier}cudaErrorInvalidConfiguration (invalid configuration")
+    assert told[f"after {configuration}"].startswith(f"{failed}cudaErrorInvalidConfiguration (invalid configuration")
+    for number, name in ((stopped, "cudaErrorAssert (device-side assert"), (address, "cudaErrorIllegalAddress (an")):
+        assert told[f"before {number}"] == told[f"after {number}"]
+        assert told[f"after {number}"].startswith(f"{earlier}{name}")
+
+
 def known_architectures() -> set[str]:
     return set(subprocess.run([NVCC, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split())
 

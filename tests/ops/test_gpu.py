@@ -210,7 +210,8 @@ def test_a_compiled_step_runs_on_without_recompiling() -> None:
 
 @pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 1), ("loss", 4)])
 def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
-    """Draw has a plan; the loss 3 results, and each sample's loss as scratch. With `out`, mix_plan has none."""
+    """Draw has a plan, and no memory for colours that do not change; the loss has 3 results, and each sample's loss as
+    scratch. With `out`, mix_plan has none."""
     step = Step.make(CUDA)
     out = step.empty_out()
     draws = step.drawn.call(ops.draw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import emulation
 import no_gpu
 import pytest
 import test_gpu
@@ -18,7 +19,7 @@ from xmixup_fast.ops import operators
 @pytest.fixture(autouse=True)
 def rehearsed(cuda_emulation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_gpu, "CUDA", torch.device("cpu"))
-    monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
+    emulation.use(monkeypatch)
     no_gpu.stand_in(monkeypatch)
 
 

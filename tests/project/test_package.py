@@ -138,5 +138,7 @@ def test_without_cuda_kernels_cuda_tensors_are_refused() -> None:
         torch.ops.xmixup_fast.dual_head_cross_entropy.default.redispatch(
             on_a_gpu, logits, logits, labels, labels, lam, 1.0, 0.0
         )
-    operators = ("mix", "mix_out", "draw", "dual_head_cross_entropy")
+    operators = [
+        name + kind for name in ("mix", "mix_plan", "draw", "dual_head_cross_entropy") for kind in ("", "_out")
+    ]
     assert all(torch._C._dispatch_has_kernel_for_dispatch_key(f"xmixup_fast::{name}", "CUDA") for name in operators)

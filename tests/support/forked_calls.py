@@ -16,22 +16,27 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import emulation
+import pytest
 import torch
 from kernel_calls import FAULTS, call
 
-from xmixup_fast.ops import operators
+from xmixup_fast.cli import exit_status
 
 AT_ONCE = 8
-PASSED, RAISED = 0, 1
-"""Exit status of a process whose call raised nothing, and of one whose call did."""
+BROKEN = 99
+"""Exit status of a process that ended with another error than those that a command reports."""
 
 
 def main(kind: str) -> None:
     if kind == "cuda_emulation":
         emulation.load()
-        operators._library = torch.ops.xmixup_fast_cuda_emulation
+        patch = pytest.MonkeyPatch()
+        emulation.use(patch)
+        library = torch.ops.xmixup_fast_cuda_emulation
+        patch.setattr(torch.ops.xmixup_fast, "device_assert", library.device_assert)
     device = torch.device("cuda" if kind == "cuda" else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         for begin in range(0, len(FAULTS), AT_ONCE):
@@ -45,28 +50,31 @@ def main(kind: str) -> None:
 
 
 def forked(number: int, device: torch.device, printed: Path) -> int:
-    """Starts a process that makes a call, with what it prints in a file; returns its id."""
+    """Starts a process that makes a call as a command does, with what it prints in a file; returns its id."""
     process = os.fork()
     if process:
         return process
-    status = PASSED
+    name, change, *_ = FAULTS[number]
+
+    def work() -> None:
+        call(name, device, change)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    status = BROKEN
     try:
         file = os.open(printed, os.O_WRONLY | os.O_CREAT)
         for stream in (1, 2):  # the driver prints a kernel's assertion there as well
             os.dup2(file, stream)
-        name, change, _ = FAULTS[number]
-        call(name, device, change)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        status = exit_status(work)
     except Exception:
         traceback.print_exc()
-        status = RAISED
     finally:
         sys.stderr.flush()
         os._exit(status)  # nothing of the parent's is to be ended here
 
 
-def read(lines: str) -> Iterator[tuple[tuple[str, ...], int, str]]:
+def read(lines: str) -> Iterator[tuple[tuple[Any, ...], int, str]]:
     """Fault, exit status and printed text of each process, out of what :func:`main` prints."""
     for line in map(json.loads, lines.splitlines()):
         yield tuple(line["fault"]), line["status"], line["printed"]
