@@ -38,9 +38,9 @@ CALLS = "tests/ops/test_kernel_calls.py"
 PARTS = (
     Part(
         "operators",
-        "every kernel gives the CPU's results",
+        "kernels run on torch's current stream, and every kernel gives the CPU's results",
         30,
-        _tests(CALLS, "-k", "every_kernel or valid_values"),
+        _tests("tests/runtime/test_drivers.py", CALLS, "-k", "runs_the_kernels or every_kernel or valid_values"),
     ),
     Part("kernels", "times of copies, `mix`, `mix_plan`, `draw` and the loss", 60, ("-m", "gpu_runs.kernels")),
     Part("streams", "the CPU's bits, streams, graphs, memory, no waiting", 50, _tests("tests/ops/test_gpu.py")),
