@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -147,14 +148,15 @@ def few(timer: Timer) -> Timer:
     return replace(timer, warm_up=min(timer.warm_up, 3), calls=min(timer.calls, 10))
 
 
-def augment_inputs(scale: Scale, dtype: torch.dtype) -> AugmentInputs:
-    return make_augment_inputs(ops.draw, dtype, images=max(scale.images, IMAGES))
+@cache
+def augment_inputs(images: int) -> AugmentInputs:
+    return make_augment_inputs(ops.draw, images=max(images, IMAGES))
 
 
 def mix_plan(scale: Scale, dtype: torch.dtype) -> dict[str, Any]:
     """`mix_plan` with resized crops, flips, colours and mixup; `draw` has been called before."""
     timer = scale.timer
-    inputs = augment_inputs(scale, dtype)
+    inputs = replace(augment_inputs(scale.images), dtype=dtype)
     there = inputs.to(timer.device)
     plans = [ops.draw(n, **inputs.draws) for n in range(scale.crops)]
     moved = [type(plan)(*(tensor.to(timer.device) for tensor in plan)) for plan in plans]
@@ -179,7 +181,7 @@ def mix_plan(scale: Scale, dtype: torch.dtype) -> dict[str, Any]:
 def draw(scale: Scale, augmented: bool) -> dict[str, Any]:
     """`draw` for a batch: crops, flips and weights; or the whole recipe of mix_plan."""
     timer = scale.timer
-    inputs = augment_inputs(scale, torch.float32)
+    inputs = augment_inputs(scale.images)
     plain = {} if augmented else {"augmentation": None}
     draws, there = inputs.draws | plain, inputs.to(timer.device).draws | plain
     for drawn, expected in zip(ops.draw(0, **there), ops.draw(0, **draws), strict=True):
