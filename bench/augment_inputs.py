@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mix_sides import MEAN, SIZE, STD, photo_sizes
-from photos import natural
+from natural import natural
 from samples import MixInputs
 from torch import Tensor
 
@@ -67,6 +67,13 @@ class AugmentInputs:
     """Of the target images and of the auxiliary images."""
     dtype: torch.dtype
 
+    def to(self, device: torch.device) -> AugmentInputs:
+        """The same on another device; the steps of colour stay."""
+        movable = (Tensor, Augmentation)
+        draws = {name: v.to(device) if isinstance(v, movable) else v for name, v in self.draws.items()}
+        plan = MixPlan(*(tensor.to(device) for tensor in self.plan))
+        return replace(self, target=self.target.to(device), aux=self.aux.to(device), draws=draws, plan=plan)
+
     def crops(self) -> tuple[Crops, Crops]:
         """The plan's windows of target images and of auxiliary images, in tensors without gaps."""
         target, aux = (Crops(*(tensor.contiguous() for tensor in crops)) for crops in _both(self.plan))
@@ -106,20 +113,22 @@ def photo_pool(sizes: list[tuple[int, int]], random: np.random.Generator, photos
     return ImagePool.from_images(images)
 
 
-def make_inputs(draw: Callable[..., MixPlan], dtype: torch.dtype = torch.float32) -> AugmentInputs:
-    """A batch of pairs out of two pools of 128 images of about 256 x 340 pixels, planned by `draw`."""
+def make_inputs(
+    draw: Callable[..., MixPlan], dtype: torch.dtype = torch.float32, images: int = IMAGES
+) -> AugmentInputs:
+    """A batch of pairs out of two pools of so many images of about 256 x 340 pixels, planned by `draw`."""
     generator, random = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    target, aux = (photo_pool(photo_sizes(IMAGES, generator), random) for _ in range(2))
-    members = IMAGES // CLASSES
+    target, aux = (photo_pool(photo_sizes(images, generator), random) for _ in range(2))
+    members = images // CLASSES
     draws = {
         "sample": torch.arange(BATCH),
         "epoch": torch.zeros(BATCH, dtype=torch.int64),
         "label": torch.arange(BATCH) % CLASSES,
-        "target_index": torch.randint(0, IMAGES, (BATCH,), generator=generator),
+        "target_index": torch.randint(0, images, (BATCH,), generator=generator),
         "target_sizes": target.sizes,
         "target_means": target.means,
         "offsets": torch.arange(CLASSES + 1) * members,
-        "members": torch.arange(IMAGES),
+        "members": torch.arange(CLASSES * members),
         "aux_sizes": aux.sizes,
         "aux_means": aux.means,
         "lam_quantiles": beta_quantiles(1.0, fold=False),

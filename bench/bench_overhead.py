@@ -24,8 +24,9 @@ from typing import Any
 
 import pytest
 import torch
-from bench_step import first_images, make_trainer
+from bench_step import first_images
 from conftest import median_seconds_in_turn
+from step_sides import make_trainer
 from torch import Tensor, nn
 
 from xmixup_fast import ops

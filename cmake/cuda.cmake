@@ -35,7 +35,8 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 
-# Machine code for each architecture that this nvcc knows, and PTX of the newest one for future GPUs.
+# Machine code for each architecture that this nvcc knows, and PTX of the newest one for future GPUs. Code for 100 runs on
+# 103 too, and that for 120 on 121; a GPU of 110 runs no other's.
 execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-code OUTPUT_VARIABLE known_code)
 set(architectures "")
 if(DEFINED ENV{TORCH_CUDA_ARCH_LIST} AND NOT "$ENV{TORCH_CUDA_ARCH_LIST}" STREQUAL "")
@@ -51,7 +52,7 @@ if(DEFINED ENV{TORCH_CUDA_ARCH_LIST} AND NOT "$ENV{TORCH_CUDA_ARCH_LIST}" STREQU
     endif()
   endforeach()
 else()
-  foreach(arch 75 80 86 89 90 100 120)
+  foreach(arch 75 80 86 89 90 100 110 120)
     if(known_code MATCHES "sm_${arch}[\r\n]")
       list(APPEND architectures ${arch}-real)
     endif()

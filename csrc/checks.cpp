@@ -49,4 +49,10 @@ void check_tensor(const char* op, const std::string& name, const Tensor& tensor,
     fail(op, name, ": expected a contiguous tensor, got strides ", to_string(tensor.strides()));
 }
 
+void check_plan_address(const char* op, const void* rows) {
+  if (reinterpret_cast<uintptr_t>(rows) % alignof(PlanRow) != 0) {
+    fail(op, "plan: expected rows that begin at a multiple of ", alignof(PlanRow), " bytes, as torch allocates them");
+  }
+}
+
 }  // namespace xmixup

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "core/plan.h"
+
 namespace xmixup {
 
 using torch::headeronly::ScalarType;
@@ -16,6 +18,8 @@ using torch::stable::Device;
 using torch::stable::Tensor;
 
 constexpr int64_t kAny = -1;  // among expected sizes: a dimension of any size
+
+constexpr int64_t kPlanWords = sizeof(PlanRow) / sizeof(int32_t);
 
 const char* to_string(ScalarType type);
 std::string to_string(const Device& device);
@@ -55,5 +59,8 @@ void check_device(const char* op, const std::string& name, const Tensor& tensor,
 // Fails unless `tensor` is contiguous, of this dtype and these sizes, and on the expected device.
 void check_tensor(const char* op, const std::string& name, const Tensor& tensor, ScalarType type,
                   const std::vector<int64_t>& sizes, const ExpectedDevice& expected);
+
+// Fails unless the rows of a plan begin where a PlanRow may.
+void check_plan_address(const char* op, const void* rows);
 
 }  // namespace xmixup

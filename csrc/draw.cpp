@@ -184,6 +184,8 @@ std::string size_to_string(int64_t height, int64_t width) {
        size_to_string(args.crop.height, args.crop.width), got);
 }
 
+std::vector<int64_t> color_sizes(const DrawArgs& args) { return {args.color.is_on ? args.batch : 0, 2, 3, 4}; }
+
 [[noreturn]] void fail_table(const char* name, const char* expected) {
   fail(kOp, name, ": expected ", expected, ", got another number");
 }
@@ -269,16 +271,23 @@ void fail_draw(const DrawArgs& args, int64_t sample) {
   fail(kOp, "sample[", sample, "]: changed while it was drawn");
 }
 
-DrawOutputs allocate_draw_outputs(DrawArgs& args, const Tensor& sample) {
-  constexpr int64_t kPlanWords = sizeof(PlanRow) / sizeof(int32_t);
-  const auto allocate = [&](std::vector<int64_t> sizes, ScalarType type) {
+DrawOutputs allocate_draw_outputs(const DrawArgs& args, const Tensor& sample) {
+  const auto allocate = [&](const std::vector<int64_t>& sizes, ScalarType type) {
     return torch::stable::empty(sizes, type, std::nullopt, sample.device());
   };
-  Tensor plan = allocate({args.batch, kPlanWords}, ScalarType::Int);
-  Tensor color = allocate({args.color.is_on ? args.batch : 0, 2, 3, 4}, ScalarType::Float);
+  return {allocate({args.batch, kPlanWords}, ScalarType::Int), allocate(color_sizes(args), ScalarType::Float)};
+}
+
+void check_draw_outputs(const DrawArgs& args, const Tensor& plan, const Tensor& color, const Tensor& sample) {
+  const ExpectedDevice expected{"sample", sample.device()};
+  check_tensor(kOp, "plan", plan, ScalarType::Int, {args.batch, kPlanWords}, expected);
+  check_tensor(kOp, "color", color, ScalarType::Float, color_sizes(args), expected);
+  check_plan_address(kOp, plan.mutable_data_ptr());
+}
+
+void set_draw_outputs(DrawArgs& args, const Tensor& plan, const Tensor& color) {
   args.plan = static_cast<PlanRow*>(plan.mutable_data_ptr());
   args.color_matrix = args.color.is_on ? static_cast<float*>(color.mutable_data_ptr()) : nullptr;
-  return {plan, color};
 }
 
 }  // namespace xmixup

@@ -52,7 +52,12 @@ using DrawOutputs = std::tuple<Tensor, Tensor>;
 // Throws std::runtime_error (RuntimeError in Python) naming the argument, what it is and what was expected.
 DrawArgs check_draw(int64_t seed, const DrawTensors& tensors, const DrawSettings& settings);
 
-DrawOutputs allocate_draw_outputs(DrawArgs& args, const Tensor& sample);
+DrawOutputs allocate_draw_outputs(const DrawArgs& args, const Tensor& sample);
+
+// Fails unless both are what allocate_draw_outputs would allocate.
+void check_draw_outputs(const DrawArgs& args, const Tensor& plan, const Tensor& color, const Tensor& sample);
+
+void set_draw_outputs(DrawArgs& args, const Tensor& plan, const Tensor& color);
 
 // Throws for what draw_sample finds wrong with a sample, of tensors in host memory.
 [[noreturn]] void fail_draw(const DrawArgs& args, int64_t b);
@@ -73,9 +78,28 @@ DrawOutputs draw(int64_t seed, Tensor sample, Tensor epoch, Tensor label, Tensor
                  {sample, epoch, label, target_index, target_sizes, target_means, offsets, members, aux_sizes,
                   aux_means, aux_labels, partner, mixed, lam_quantiles, ratios, turns, erase_ratios},
                  {size, flip, box, one_lam, scale, jitter, erase});
-  DrawOutputs outputs = allocate_draw_outputs(args, sample);
+  const auto [plan, color] = allocate_draw_outputs(args, sample);
+  set_draw_outputs(args, plan, color);
   run(args, sample.get_device_index());
-  return outputs;
+  return {plan, color};
+}
+
+template <RunDraw* run>
+void draw_out(int64_t seed, Tensor sample, Tensor epoch, Tensor label, Tensor target_index, Tensor target_sizes,
+              std::optional<Tensor> target_means, Tensor offsets, Tensor members, Tensor aux_sizes,
+              std::optional<Tensor> aux_means, std::optional<Tensor> aux_labels, std::optional<Tensor> partner,
+              std::optional<Tensor> mixed, Tensor lam_quantiles, std::optional<Tensor> ratios,
+              std::optional<Tensor> turns, std::optional<Tensor> erase_ratios, std::vector<int64_t> size, bool flip,
+              bool box, bool one_lam, std::vector<double> scale, std::vector<double> jitter, std::vector<double> erase,
+              Tensor plan, Tensor color) {
+  DrawArgs args =
+      check_draw(seed,
+                 {sample, epoch, label, target_index, target_sizes, target_means, offsets, members, aux_sizes,
+                  aux_means, aux_labels, partner, mixed, lam_quantiles, ratios, turns, erase_ratios},
+                 {size, flip, box, one_lam, scale, jitter, erase});
+  check_draw_outputs(args, plan, color, sample);
+  set_draw_outputs(args, plan, color);
+  run(args, sample.get_device_index());
 }
 
 }  // namespace xmixup

@@ -83,8 +83,30 @@ void check_dual_head_values(const DualHeadArgs& args) {
   }
 }
 
-Tensor allocate_float(const std::vector<int64_t>& sizes, const Tensor& like) {
-  return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, like.device());
+DualHeadOutputs allocate_dual_head_outputs(const DualHeadArgs& args, const Tensor& target_logits) {
+  const auto allocate = [&](const std::vector<int64_t>& sizes) {
+    return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, target_logits.device());
+  };
+  return {allocate({}), allocate({args.batch}), allocate({args.batch, args.target.classes}),
+          allocate({args.batch, args.source.classes})};
+}
+
+void check_dual_head_outputs(const DualHeadArgs& args, const DualHeadOutputs& outputs, const Tensor& target_logits) {
+  const ExpectedDevice expected{"target_logits", target_logits.device()};
+  const auto check = [&](const char* name, const Tensor& tensor, const std::vector<int64_t>& sizes) {
+    check_tensor(kOp, name, tensor, ScalarType::Float, sizes, expected);
+  };
+  check("loss", outputs.loss, {});
+  check("sample_loss", outputs.sample_loss, {args.batch});
+  check("target_grad", outputs.target_grad, {args.batch, args.target.classes});
+  check("source_grad", outputs.source_grad, {args.batch, args.source.classes});
+}
+
+void set_dual_head_outputs(DualHeadArgs& args, const DualHeadOutputs& outputs) {
+  args.loss = static_cast<float*>(outputs.loss.mutable_data_ptr());
+  args.sample_loss = static_cast<float*>(outputs.sample_loss.mutable_data_ptr());
+  args.target.grad = static_cast<float*>(outputs.target_grad.mutable_data_ptr());
+  args.source.grad = static_cast<float*>(outputs.source_grad.mutable_data_ptr());
 }
 
 }  // namespace xmixup

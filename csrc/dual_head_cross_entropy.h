@@ -23,8 +23,20 @@ DualHeadArgs check_dual_head(const Tensor& target_logits, const Tensor& source_l
 // Checks values, of tensors in host memory: lam and labels.
 void check_dual_head_values(const DualHeadArgs& args);
 
-// A float32 tensor on the device of `like`.
-Tensor allocate_float(const std::vector<int64_t>& sizes, const Tensor& like);
+// What the operator computes, float32.
+struct DualHeadOutputs {
+  Tensor loss;         // []
+  Tensor sample_loss;  // [batch], scratch
+  Tensor target_grad;  // [batch, target classes]
+  Tensor source_grad;  // [batch, source classes]
+};
+
+DualHeadOutputs allocate_dual_head_outputs(const DualHeadArgs& args, const Tensor& target_logits);
+
+// Fails unless they are what allocate_dual_head_outputs would allocate.
+void check_dual_head_outputs(const DualHeadArgs& args, const DualHeadOutputs& outputs, const Tensor& target_logits);
+
+void set_dual_head_outputs(DualHeadArgs& args, const DualHeadOutputs& outputs);
 
 // The operator, which calls a device's `run` with checked arguments.
 using RunDualHead = void(const DualHeadArgs& args, int32_t device_index);
@@ -35,16 +47,22 @@ std::tuple<Tensor, Tensor, Tensor> dual_head_cross_entropy(Tensor target_logits,
                                                            double source_weight, double label_smoothing) {
   DualHeadArgs args =
       check_dual_head(target_logits, source_logits, target_labels, source_labels, lam, source_weight, label_smoothing);
-  Tensor loss = allocate_float({}, lam);
-  Tensor sample_loss = allocate_float({args.batch}, lam);
-  Tensor target_grad = allocate_float({args.batch, args.target.classes}, lam);
-  Tensor source_grad = allocate_float({args.batch, args.source.classes}, lam);
-  args.loss = static_cast<float*>(loss.mutable_data_ptr());
-  args.sample_loss = static_cast<float*>(sample_loss.mutable_data_ptr());
-  args.target.grad = static_cast<float*>(target_grad.mutable_data_ptr());
-  args.source.grad = static_cast<float*>(source_grad.mutable_data_ptr());
+  const DualHeadOutputs outputs = allocate_dual_head_outputs(args, target_logits);
+  set_dual_head_outputs(args, outputs);
   run(args, lam.get_device_index());
-  return {loss, target_grad, source_grad};
+  return {outputs.loss, outputs.target_grad, outputs.source_grad};
+}
+
+template <RunDualHead* run>
+void dual_head_cross_entropy_out(Tensor target_logits, Tensor source_logits, Tensor target_labels, Tensor source_labels,
+                                 Tensor lam, double source_weight, double label_smoothing, Tensor loss,
+                                 Tensor sample_loss, Tensor target_grad, Tensor source_grad) {
+  DualHeadArgs args =
+      check_dual_head(target_logits, source_logits, target_labels, source_labels, lam, source_weight, label_smoothing);
+  const DualHeadOutputs outputs{loss, sample_loss, target_grad, source_grad};
+  check_dual_head_outputs(args, outputs, target_logits);
+  set_dual_head_outputs(args, outputs);
+  run(args, lam.get_device_index());
 }
 
 }  // namespace xmixup

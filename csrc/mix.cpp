@@ -11,8 +11,6 @@
 namespace xmixup {
 namespace {
 
-constexpr int64_t kPlanWords = sizeof(PlanRow) / sizeof(int32_t);
-
 template <typename T>
 const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
@@ -177,9 +175,7 @@ void check_plan(MixArgs& args, const Tensor& plan, const Tensor& color, const st
   args.batch = plan.size(0);
   static const PlanRow kNoRow{};
   const auto* row = args.batch == 0 ? &kNoRow : data<PlanRow>(plan);  // an empty tensor has no memory
-  if (reinterpret_cast<uintptr_t>(row) % alignof(PlanRow) != 0) {
-    fail(op, "plan: expected rows that begin at a multiple of ", alignof(PlanRow), " bytes, as torch allocates them");
-  }
+  check_plan_address(op, row);
   constexpr int64_t kStride = sizeof(PlanRow);
   args.plan = true;
   args.target.index = {&row->target_index, kStride};
@@ -212,6 +208,11 @@ void check_plan(MixArgs& args, const Tensor& plan, const Tensor& color, const st
     check_tensor(op, "noise_quantiles", *noise_quantiles, ScalarType::Float, {256}, expected);
     args.noise_quantiles = data<float>(*noise_quantiles);
   }
+}
+
+ScalarType out_dtype(const char* op, const Tensor& out) {
+  check_defined(op, "out", out);
+  return out.scalar_type();
 }
 
 void check_mix_out(const MixArgs& args, const Tensor& pixels, const Tensor& out) {

@@ -55,6 +55,9 @@ void check_samples(MixArgs& args, const CropTensors& target, const CropTensors& 
 void check_plan(MixArgs& args, const Tensor& plan, const Tensor& color, const std::vector<double>& fill,
                 const std::optional<Tensor>& noise_quantiles, const std::vector<double>& std, const Device& device);
 
+// The dtype of the output that the caller gives.
+ScalarType out_dtype(const char* op, const Tensor& out);
+
 void check_mix_out(const MixArgs& args, const Tensor& pixels, const Tensor& out);
 
 // Checks values, of tensors in host memory: indices, images, windows, lam, boxes, erased rectangles.
@@ -89,7 +92,7 @@ void mix_out(Tensor target_pixels, Tensor target_offsets, Tensor target_sizes, T
              bool antialias, Tensor out) {
   MixArgs args = check_pools("mix", {"target", target_pixels, target_offsets, target_sizes},
                              {"aux", aux_pixels, aux_offsets, aux_sizes},
-                             {mean, std, size, "out", out.scalar_type(), channels_last, antialias});
+                             {mean, std, size, "out", out_dtype("mix", out), channels_last, antialias});
   check_samples(args, {target_index, target_window, target_flip}, {aux_index, aux_window, aux_flip}, lam, box,
                 target_pixels.device());
   check_mix_out(args, target_pixels, out);
@@ -119,7 +122,7 @@ void mix_plan_out(Tensor target_pixels, Tensor target_offsets, Tensor target_siz
                   std::vector<double> fill, std::optional<Tensor> noise_quantiles, Tensor out) {
   MixArgs args = check_pools("mix_plan", {"target", target_pixels, target_offsets, target_sizes},
                              {"aux", aux_pixels, aux_offsets, aux_sizes},
-                             {mean, std, size, "out", out.scalar_type(), channels_last, antialias});
+                             {mean, std, size, "out", out_dtype("mix_plan", out), channels_last, antialias});
   check_plan(args, plan, color, fill, noise_quantiles, std, target_pixels.device());
   check_mix_out(args, target_pixels, out);
   args.out = out.mutable_data_ptr();

@@ -2,11 +2,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "cpu/level.h"
 #include "cpu/output_cache.h"
+#include "cuda/current_stream.h"
+#include "cuda/kernel_error.h"
 
 namespace py = pybind11;
 
@@ -53,6 +56,13 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "supported_cpu_levels", [] { return level_names(xmixup::supported_cpu_levels()); },
       "The instruction sets that this binary holds and this CPU runs.");
+  m.def("cuda_kernel_error", &xmixup::kernel_error,
+        "What CUDA says of loading a kernel of this binary on the current GPU: name and text of the error, or two empty "
+        "strings.");
+  m.def(
+      "current_cuda_stream",
+      [](int32_t device_index) { return reinterpret_cast<uintptr_t>(xmixup::current_cuda_stream(device_index)); },
+      "The address of torch's current stream of a CUDA device, on which kernels are launched.");
   m.def("free_outputs", &xmixup::free_output_blocks,
         "Gives the memory kept for the next outputs on the CPU back to the system; returns its bytes.");
   m.def(

@@ -27,7 +27,18 @@ XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
       "int[] size, bool flip, bool box, bool one_lam, float[] scale, float[] jitter, float[] erase) -> "
       "(Tensor plan, Tensor color)");
   m.def(
+      "draw_out(SymInt seed, Tensor sample, Tensor epoch, Tensor label, Tensor target_index, Tensor target_sizes, "
+      "Tensor? target_means, Tensor offsets, Tensor members, Tensor aux_sizes, Tensor? aux_means, Tensor? aux_labels, "
+      "Tensor? partner, Tensor? mixed, Tensor lam_quantiles, Tensor? ratios, Tensor? turns, Tensor? erase_ratios, "
+      "int[] size, bool flip, bool box, bool one_lam, float[] scale, float[] jitter, float[] erase, "
+      "Tensor(a!) plan, Tensor(b!) color) -> ()");
+  m.def(
       "dual_head_cross_entropy(Tensor target_logits, Tensor source_logits, Tensor target_labels, Tensor source_labels, "
       "Tensor lam, float source_weight, float label_smoothing) -> "
       "(Tensor loss, Tensor target_grad, Tensor source_grad)");
+  m.def(
+      "dual_head_cross_entropy_out(Tensor target_logits, Tensor source_logits, Tensor target_labels, "
+      "Tensor source_labels, Tensor lam, float source_weight, float label_smoothing, Tensor(a!) loss, "
+      "Tensor(b!) sample_loss, Tensor(c!) target_grad, Tensor(d!) source_grad) -> ()");
+  m.def("device_assert() -> str");
 }

@@ -16,8 +16,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-from xmixup_fast.ops import operators
-
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("default")
 
@@ -76,6 +74,6 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     """Where tensors go for the operators to run on: the CPU kernels, the CUDA kernels' emulation, or a GPU."""
     if request.param == "cuda_emulation":
         request.getfixturevalue("cuda_emulation")
-        monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
+        emulation.use(monkeypatch)
         return torch.device("cpu")
     return torch.device(request.param)

@@ -23,6 +23,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, NoReturn, TypeVar
 
+from .runtime.device_asserts import DeviceAssertError, named_device_asserts
 from .runtime.signals import Interrupted
 from .settings.fields import Settings
 from .settings.groups import GROUPS, METAVARS, METHOD_SETTINGS
@@ -52,13 +53,14 @@ def exit_status(work: Callable[[], int | None]) -> int:
     number of the signal that stopped it. An error that all of torchrun's processes have is reported by the first.
     """
     try:
-        status = work() or 0
+        with named_device_asserts():
+            status = work() or 0
         print(end="", flush=True)  # nothing where there is no output at all
         return status
     except BrokenPipeError:  # whoever read the output, such as head, has enough; nothing is flushed at the end then
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, DeviceAssertError) as error:
         if not _is_first_process():
             time.sleep(WAIT_SECONDS)
         print(f"error: {error}", file=sys.stderr)

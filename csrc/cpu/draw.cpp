@@ -28,4 +28,7 @@ void run_draw(const DrawArgs& args, int32_t /*device_index*/) {
 }  // namespace
 }  // namespace xmixup
 
-STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CPU, m) { m.impl("draw", TORCH_BOX(&xmixup::draw<xmixup::run_draw>)); }
+STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CPU, m) {
+  m.impl("draw", TORCH_BOX(&xmixup::draw<xmixup::run_draw>));
+  m.impl("draw_out", TORCH_BOX(&xmixup::draw_out<xmixup::run_draw>));
+}

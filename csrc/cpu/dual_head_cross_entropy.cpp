@@ -27,4 +27,5 @@ void run_dual_head(const DualHeadArgs& args, int32_t /*device_index*/) {
 
 STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CPU, m) {
   m.impl("dual_head_cross_entropy", TORCH_BOX(&xmixup::dual_head_cross_entropy<xmixup::run_dual_head>));
+  m.impl("dual_head_cross_entropy_out", TORCH_BOX(&xmixup::dual_head_cross_entropy_out<xmixup::run_dual_head>));
 }

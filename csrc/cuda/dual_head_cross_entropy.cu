@@ -36,13 +36,25 @@ __device__ inline float head_row(const Head& head, int64_t b, float weight, floa
   return cross_entropy(sums, to_float(logits[label]) - max, n, smoothing);
 }
 
+__device__ inline const char* message_for(SampleFault fault) {
+  switch (fault) {
+    case SampleFault::none: return nullptr;
+    case SampleFault::lam: return "xmixup_fast.dual_head_cross_entropy: lam: expected a number from 0 to 1";
+    case SampleFault::target_label:
+      return "xmixup_fast.dual_head_cross_entropy: target_labels: expected a class of target_logits";
+    case SampleFault::source_label:
+      return "xmixup_fast.dual_head_cross_entropy: source_labels: expected a class of source_logits";
+  }
+  return nullptr;
+}
+
 template <typename Logit>
-__global__ void __launch_bounds__(kThreads) samples_kernel(const DualHeadArgs args) {
+__global__ void __launch_bounds__(kThreads) samples_kernel(const DualHeadArgs args, AssertRecord* record) {
   const int64_t b = blockIdx.x;
-  const SampleFault fault = check_sample(args, b);
-  XMIXUP_DEVICE_ASSERT(fault != SampleFault::lam, "dual_head_cross_entropy: a lam is outside 0 to 1");
-  XMIXUP_DEVICE_ASSERT(fault != SampleFault::target_label, "dual_head_cross_entropy: a target label has no logit");
-  XMIXUP_DEVICE_ASSERT(fault != SampleFault::source_label, "dual_head_cross_entropy: a source label has no logit");
+  if (const SampleFault fault = check_sample(args, b); fault != SampleFault::none) {
+    if (threadIdx.x == 0) report_wrong_value(record, message_for(fault), b);
+    return;  // all threads of the block, so none waits
+  }
   const auto batch = static_cast<float>(args.batch);
   const float lam = args.lam[b], source_weight = args.source_weight * (1.0f - lam);
   float loss = lam * head_row<Logit>(args.target, b, lam / batch, args.label_smoothing);
@@ -67,7 +79,10 @@ void run_dual_head(const DualHeadArgs& args, int32_t device_index) {
                        : args.logit_type == LogitType::bfloat16 ? samples_kernel<BFloat16>
                                                                 : samples_kernel<Float16>;
   Launcher launch(device_index);
-  if (args.batch > 0) launch.with_barriers(samples, dim3(static_cast<unsigned>(args.batch)), dim3(kThreads), args);
+  if (args.batch > 0) {
+    launch.with_barriers(samples, dim3(static_cast<unsigned>(args.batch)), dim3(kThreads), args,
+                         assert_record(device_index));
+  }
   launch.with_barriers(mean_kernel, dim3(1), dim3(kThreads), args);
 }
 
@@ -76,4 +91,5 @@ void run_dual_head(const DualHeadArgs& args, int32_t device_index) {
 
 STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, XMIXUP_DEVICE_KEY, m) {
   m.impl("dual_head_cross_entropy", TORCH_BOX(&xmixup::dual_head_cross_entropy<xmixup::run_dual_head>));
+  m.impl("dual_head_cross_entropy_out", TORCH_BOX(&xmixup::dual_head_cross_entropy_out<xmixup::run_dual_head>));
 }

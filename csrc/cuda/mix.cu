@@ -125,10 +125,9 @@ __device__ inline void fill_erased(const MixArgs& args) {
 }
 
 template <typename Out, bool channels_last, int n>
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_kernel(const MixArgs args) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_kernel(const MixArgs args, AssertRecord* record) {
   const int64_t b = sample_of_block();
-  if (b >= args.batch) return;
-  check_sample(args, b);
+  if (b >= args.batch || is_wrong(args, b, record)) return;
   const Sample sample = load_sample(args, b);
   Out* image = image_of<Out>(args, b);
   const uint32_t group = group_of_thread();
@@ -151,10 +150,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_kernel(cons
 constexpr int kPixelColumns = 4;
 
 template <typename Out>
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) mix_changed_kernel(const MixArgs args) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
+    mix_changed_kernel(const MixArgs args, AssertRecord* record) {
   const int64_t b = sample_of_block();
-  if (b >= args.batch) return;
-  check_sample(args, b);
+  if (b >= args.batch || is_wrong(args, b, record)) return;
   const Sample sample = load_sample(args, b);
   Out* image = image_of<Out>(args, b);
   const uint32_t group = group_of_thread();
@@ -175,7 +174,7 @@ void launch_kernel(Kernel* kernel, int32_t groups, const MixArgs& args, int32_t 
                   static_cast<unsigned>(args.batch < kMaxGridY ? args.batch : kMaxGridY),
                   static_cast<unsigned>((args.batch + kMaxGridY - 1) / kMaxGridY));
   Launcher launch(device_index);
-  launch(kernel, grid, dim3(kThreads), args);
+  launch(kernel, grid, dim3(kThreads), args, assert_record(device_index));
 }
 
 template <typename Out, bool channels_last, int n>

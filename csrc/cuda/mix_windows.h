@@ -53,25 +53,72 @@ struct Sample {
   }
 };
 
-__device__ inline void check_crop(const MixArgs& args, const CropBatch& crops, int64_t b) {
-  const WindowFault fault = check_window(crops, b);
-  XMIXUP_DEVICE_ASSERT(fault != WindowFault::index, "mix: an index is outside its image pool");
-  XMIXUP_DEVICE_ASSERT(fault != WindowFault::image, "mix: an image is outside its pool's pixels");
-  XMIXUP_DEVICE_ASSERT(fault != WindowFault::window, "mix: a window is outside its image");
-  XMIXUP_DEVICE_ASSERT(crops.erased.first == nullptr || fits_output(args, at(crops.erased, b)),
-                       "mix: an erased rectangle is outside the output");
+// --- wrong values: for each a message that names operator and argument; null for right ones ---
+
+// A message for `mix`, or for `mix_plan`.
+__device__ inline const char* message_for(const MixArgs& args, const char* mix, const char* mix_plan) {
+  return args.plan ? mix_plan : mix;
 }
 
-__device__ inline void check_sample(const MixArgs& args, int64_t b) {
-  check_crop(args, args.target, b);
-  check_crop(args, args.aux, b);
+__device__ inline const char* wrong_target(const MixArgs& args, int64_t b) {
+  switch (check_window(args.target, b)) {
+    case WindowFault::none: break;
+    case WindowFault::index:
+      return message_for(args, "xmixup_fast.mix: target_index: expected an image of the target's pool",
+                         "xmixup_fast.mix_plan: plan: target_index: expected an image of the target's pool");
+    case WindowFault::image:
+      return message_for(args, "xmixup_fast.mix: target_offsets, target_sizes: expected images inside target_pixels",
+                         "xmixup_fast.mix_plan: target_offsets, target_sizes: expected images inside target_pixels");
+    case WindowFault::window:
+      return message_for(args, "xmixup_fast.mix: target_window: expected a window inside its image",
+                         "xmixup_fast.mix_plan: plan: target_window: expected a window inside its image");
+  }
+  if (args.target.erased.first == nullptr || fits_output(args, at(args.target.erased, b))) return nullptr;
+  return "xmixup_fast.mix_plan: plan: target_erased: expected a rectangle inside the output";
+}
+
+__device__ inline const char* wrong_aux(const MixArgs& args, int64_t b) {
+  switch (check_window(args.aux, b)) {
+    case WindowFault::none: break;
+    case WindowFault::index:
+      return message_for(args, "xmixup_fast.mix: aux_index: expected an image of the auxiliary pool",
+                         "xmixup_fast.mix_plan: plan: aux_index: expected an image of the auxiliary pool");
+    case WindowFault::image:
+      return message_for(args, "xmixup_fast.mix: aux_offsets, aux_sizes: expected images inside aux_pixels",
+                         "xmixup_fast.mix_plan: aux_offsets, aux_sizes: expected images inside aux_pixels");
+    case WindowFault::window:
+      return message_for(args, "xmixup_fast.mix: aux_window: expected a window inside its image",
+                         "xmixup_fast.mix_plan: plan: aux_window: expected a window inside its image");
+  }
+  if (args.aux.erased.first == nullptr || fits_output(args, at(args.aux.erased, b))) return nullptr;
+  return "xmixup_fast.mix_plan: plan: aux_erased: expected a rectangle inside the output";
+}
+
+__device__ inline const char* wrong_value(const MixArgs& args, int64_t b) {
+  if (const char* wrong = wrong_target(args, b)) return wrong;
+  if (const char* wrong = wrong_aux(args, b)) return wrong;
   const float lam = at(args.lam, b);
-  XMIXUP_DEVICE_ASSERT(lam >= 0.0f && lam <= 1.0f, "mix: a lam is outside 0 to 1");
+  if (!(lam >= 0.0f && lam <= 1.0f)) {
+    return message_for(args, "xmixup_fast.mix: lam: expected a number from 0 to 1",
+                       "xmixup_fast.mix_plan: plan: lam: expected a number from 0 to 1");
+  }
   const Rectangle* box = box_of(args, b);
-  XMIXUP_DEVICE_ASSERT(box == nullptr || fits_output(args, *box), "mix: a box is outside the output");
+  if (box == nullptr || fits_output(args, *box)) return nullptr;
+  return message_for(args, "xmixup_fast.mix: box: expected a rectangle inside the output",
+                     "xmixup_fast.mix_plan: plan: box: expected a rectangle inside the output");
 }
 
-// Of a sample that has passed check_sample.
+// Whether something is wrong with a sample. Then the first thread of its first block reports it.
+__device__ inline bool is_wrong(const MixArgs& args, int64_t b, AssertRecord* record) {
+  const char* wrong = wrong_value(args, b);
+  if (wrong == nullptr) return false;
+  if (blockIdx.x == 0 && threadIdx.x == 0) report_wrong_value(record, wrong, b);
+  return true;
+}
+
+// --- samples ---
+
+// Of a sample that is not wrong.
 __device__ inline Sample load_sample(const MixArgs& args, int64_t b) {
   Sample sample = {load_window(args.target, b), load_window(args.aux, b), at(args.lam, b), 0, 0, 0, 0};
   if (const Rectangle* box = box_of(args, b); box != nullptr) {

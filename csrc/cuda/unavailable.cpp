@@ -5,6 +5,7 @@
 #include "../dual_head_cross_entropy.h"
 #include "../mix.h"
 #include "../schema.h"
+#include "kernel_error.h"
 
 namespace xmixup {
 namespace {
@@ -17,11 +18,20 @@ void refuse(const Args& /*args*/, int32_t /*device_index*/) {
 }
 
 }  // namespace
+
+std::pair<std::string, std::string> kernel_error() { return {"none", "this build has no CUDA kernels"}; }
+
 }  // namespace xmixup
 
+using xmixup::refuse;
+
 STABLE_TORCH_LIBRARY_IMPL(XMIXUP_LIBRARY, CUDA, m) {
-  m.impl("mix", TORCH_BOX(&xmixup::mix<xmixup::refuse<xmixup::MixArgs>>));
-  m.impl("mix_out", TORCH_BOX(&xmixup::mix_out<xmixup::refuse<xmixup::MixArgs>>));
-  m.impl("draw", TORCH_BOX(&xmixup::draw<xmixup::refuse<xmixup::DrawArgs>>));
-  m.impl("dual_head_cross_entropy", TORCH_BOX(&xmixup::dual_head_cross_entropy<xmixup::refuse<xmixup::DualHeadArgs>>));
+  m.impl("mix", TORCH_BOX(&xmixup::mix<refuse<xmixup::MixArgs>>));
+  m.impl("mix_out", TORCH_BOX(&xmixup::mix_out<refuse<xmixup::MixArgs>>));
+  m.impl("mix_plan", TORCH_BOX(&xmixup::mix_plan<refuse<xmixup::MixArgs>>));
+  m.impl("mix_plan_out", TORCH_BOX(&xmixup::mix_plan_out<refuse<xmixup::MixArgs>>));
+  m.impl("draw", TORCH_BOX(&xmixup::draw<refuse<xmixup::DrawArgs>>));
+  m.impl("draw_out", TORCH_BOX(&xmixup::draw_out<refuse<xmixup::DrawArgs>>));
+  m.impl("dual_head_cross_entropy", TORCH_BOX(&xmixup::dual_head_cross_entropy<refuse<xmixup::DualHeadArgs>>));
+  m.impl("dual_head_cross_entropy_out", TORCH_BOX(&xmixup::dual_head_cross_entropy_out<refuse<xmixup::DualHeadArgs>>));
 }

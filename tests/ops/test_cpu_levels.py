@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import emulation
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,6 @@ from plan_samples import PlanInputs
 from samples import LossInputs, MixInputs, make_boxes
 
 from xmixup_fast import _C, ops
-from xmixup_fast.ops import operators
 
 HERE = Path(__file__).resolve().parent
 LEVELS = _C.supported_cpu_levels()
@@ -121,7 +121,7 @@ def test_the_suites_pass_at_every_level(level: str) -> None:
 def test_levels_mix_alike(
     computed: dict[str, list[dict[str, np.ndarray]]], cuda_emulation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
+    emulation.use(monkeypatch)
     cuda = mix_many() | render_many()
     for level, (mixed, _) in computed.items():
         assert set(mixed) == set(cuda) and len(cuda) == 7

@@ -19,7 +19,7 @@ PACKAGES = [f"{place}/cu13/bin" for place in (NVIDIA and NVIDIA.submodule_search
 NVCC = shutil.which("nvcc", path=os.pathsep.join([os.environ["PATH"], "/usr/local/cuda/bin", *PACKAGES]))
 
 SOURCES = sorted(path.name for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
-COMPILED = {"75": ["75"], "80": ["80", "86", "89"], "90": ["90"], "100": ["100"], "120": ["120"]}
+COMPILED = {"75": ["75"], "80": ["80", "86", "89"], "90": ["90"], "100": ["100"], "110": ["110"], "120": ["120"]}
 """By the architecture that PTX is made for, those that it is assembled for. No source asks for 86 or 89."""
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="needs nvcc: pip install nvidia-cuda-nvcc")
@@ -28,13 +28,53 @@ pytestmark = pytest.mark.skipif(NVCC is None, reason="needs nvcc: pip install nv
 def compile_source(source: str, output: Path, *flags: str) -> str:
     """Compiles one file of csrc/cuda, and returns what nvcc and ptxas print."""
     include = Path(torch.__file__).parent / "include"
-    defines = ["-DTORCH_TARGET_VERSION=0x020d000000000000", "-DNDEBUG"]
+    defines = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DNDEBUG"]
     command = [NVCC, "-std=c++17", "-O3", *defines, f"-I{include}", *flags]
     done = subprocess.run(
         [*command, str(ROOT / "csrc" / "cuda" / source), "-o", str(output)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+PRINT_ERRORS = """
+#include "{header}"
+
+#include <cstdio>
+
+void print(const char* call, cudaError_t error) {{
+  try {{
+    call[0] == 'b' ? xmixup::check_before_launch(error) : xmixup::check_call("CUDA kernel launch", error);
+    std::printf("%s %d: nothing\\n", call, error);
+  }} catch (const std::runtime_error& thrown) {{
+    std::printf("%s %d: %s\\n", call, error, thrown.what());
+  }}
+}}
+
+int main() {{
+  for (cudaError_t error : {{cudaSuccess, cudaErrorInvalidConfiguration, cudaErrorAssert, cudaErrorIllegalAddress}}) {{
+    print("before", error);
+    print("after", error);
+  }}
+}}
+"""
+
+
+def test_an_earlier_error_is_not_taken_for_that_of_a_launch(tmp_path: Path) -> None:
+    program = tmp_path / "errors.cu"
+    program.write_text(PRINT_ERRORS.format(header=ROOT / "csrc" / "cuda" / "launch_errors.h"))
+    subprocess.run([NVCC, "-std=c++17", program, "-o", tmp_path / "errors"], check=True, capture_output=True)
+    printed = subprocess.run([tmp_path / "errors"], capture_output=True, text=True, check=True).stdout
+    told = dict(line.split(": ", 1) for line in printed.splitlines())
+    configuration, stopped, address = 9, 710, 700
+    earlier = "xmixup_fast: no CUDA kernel is started after an earlier error: "
+    failed = "xmixup_fast: CUDA kernel launch failed: "
+    assert told["before 0"] == told["after 0"] == "nothing"
+    assert told[f"before {configuration}"].startswith(f"{earlier}cudaErrorInvalidConfiguration (invalid configuration")
+    assert told[f"after {configuration}"].startswith(f"{failed}cudaErrorInvalidConfiguration (invalid configuration")
+    for number, name in ((stopped, "cudaErrorAssert (device-side assert"), (address, "cudaErrorIllegalAddress (an")):
+        assert told[f"before {number}"] == told[f"after {number}"]
+        assert told[f"after {number}"].startswith(f"{earlier}{name}")
 
 
 def known_architectures() -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import emulation
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,7 @@ from samples import FORMATS, MixInputs, is_within
 from test_mix_plan import LEVELS, plan_inputs
 
 from xmixup_fast import ops
-from xmixup_fast.ops import operators, reference
+from xmixup_fast.ops import reference
 
 IDENTITY = torch.eye(3, 4)
 
@@ -24,7 +25,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     """Where CUDA kernels run: emulated, or on a GPU."""
     if request.param == "cuda_emulation":
         request.getfixturevalue("cuda_emulation")
-        monkeypatch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
+        emulation.use(monkeypatch)
         return torch.device("cpu")
     return torch.device("cuda")
 
@@ -98,5 +99,5 @@ def test_a_rectangle_outside_of_the_output_is_refused(
         pytest.skip("a device-side assert ends the process")
     inputs = PlanInputs.make(MixInputs.make(2), color=color)
     inputs.erased[side][:] = torch.tensor(rectangle)
-    with pytest.raises(RuntimeError, match="mix: an erased rectangle is outside the output"):
+    with pytest.raises(RuntimeError, match="_erased: expected a rectangle inside the output"):
         inputs.call(ops.mix_plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -48,81 +49,68 @@ def test_wrong_arguments_are_named(device: torch.device, name: str, spoil: Spoil
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil", "message", "assertion"),
+    ("name", "spoil", "message"),
     [
-        ("epoch", lambda t: t * 0 - 1, r"epoch\[0\]: expected .* 0 to 2\*\*32 - 1, got -1", "an epoch is outside"),
-        ("epoch", lambda t: t * 0 + 2**32, r"epoch\[0\]: expected .*, got 4294967296", "an epoch is outside"),
-        ("target_index", lambda t: t + 4, r"target_index\[0\]: expected .* 0 to 3, got [4-7]", "a target_index is"),
-        ("target_index", lambda t: t * 0 - 1, r"target_index\[0\]: expected .* 0 to 3, got -1", "a target_index is"),
-        ("target_sizes", lambda t: t * 0 + 6, r"target_sizes\[\d\]: .* 5 x 7, got 6 x 6", "target image is smaller"),
-        ("target_sizes", lambda t: -t, r"target_sizes\[\d\]: .* a window of 5 x 7, got -", "target image is smaller"),
-        ("label", lambda t: t * 0 + 3, r"label\[0\]: expected a class from 0 to 2, got 3", "a label is outside"),
-        ("label", lambda t: t * 0 - 1, r"label\[0\]: expected a class from 0 to 2, got -1", "a label is outside"),
-        ("offsets", lambda t: t * (t == t[-1]), r"label\[\d\]: expected a class with members", "a class has no"),
-        (
-            "offsets",
-            lambda t: t - 99,
-            r"offsets\[\d\] and .*\]: expected .* from 0 to \d+, .*, got -\d+",
-            "an offset is",
-        ),
-        (
-            "offsets",
-            lambda t: t + 99,
-            r"offsets\[\d\] and .*\]: expected .* from 0 to \d+, .*, got \d+",
-            "an offset is",
-        ),
-        ("members", lambda t: t + 10, "members: expected images from 0 to 9, got 1\\d for", "a member is outside"),
-        ("members", lambda t: t * 0 - 1, "members: expected images from 0 to 9, got -1 for", "a member is outside"),
-        ("aux_sizes", lambda t: t - 100, r"aux_sizes\[\d\]: .* a window of 5 x 7, got -", "auxiliary image is smaller"),
-        ("lam_quantiles", lambda t: t - 2, "lam_quantiles: expected .* 0 to 1, got .* a lam of -", "a lam is outside"),
-        ("lam_quantiles", lambda t: t + 2, "lam_quantiles: expected .* 0 to 1, got .* a lam of 2", "a lam is outside"),
-        (
-            "lam_quantiles",
-            lambda t: t * torch.nan,
-            "lam_quantiles: expected .*, got .* a lam of nan",
-            "a lam is outside",
-        ),
+        ("epoch", lambda t: t * 0 - 1, r"epoch\[0\]: expected .* 0 to 2\*\*32 - 1, got -1"),
+        ("epoch", lambda t: t * 0 + 2**32, r"epoch\[0\]: expected .*, got 4294967296"),
+        ("target_index", lambda t: t + 4, r"target_index\[0\]: expected .* 0 to 3, got [4-7]"),
+        ("target_index", lambda t: t * 0 - 1, r"target_index\[0\]: expected .* 0 to 3, got -1"),
+        ("target_sizes", lambda t: t * 0 + 6, r"target_sizes\[\d\]: .* 5 x 7, got 6 x 6"),
+        ("target_sizes", lambda t: -t, r"target_sizes\[\d\]: .* a window of 5 x 7, got -"),
+        ("label", lambda t: t * 0 + 3, r"label\[0\]: expected a class from 0 to 2, got 3"),
+        ("label", lambda t: t * 0 - 1, r"label\[0\]: expected a class from 0 to 2, got -1"),
+        ("offsets", lambda t: t * (t == t[-1]), r"label\[\d\]: expected a class with members"),
+        ("offsets", lambda t: t - 99, r"offsets\[\d\] and .*\]: expected .* from 0 to \d+, .*, got -\d+"),
+        ("offsets", lambda t: t + 99, r"offsets\[\d\] and .*\]: expected .* from 0 to \d+, .*, got \d+"),
+        ("members", lambda t: t + 10, "members: expected images from 0 to 9, got 1\\d for"),
+        ("members", lambda t: t * 0 - 1, "members: expected images from 0 to 9, got -1 for"),
+        ("aux_sizes", lambda t: t - 100, r"aux_sizes\[\d\]: .* a window of 5 x 7, got -"),
+        ("lam_quantiles", lambda t: t - 2, "lam_quantiles: expected .* 0 to 1, got .* a lam of -"),
+        ("lam_quantiles", lambda t: t + 2, "lam_quantiles: expected .* 0 to 1, got .* a lam of 2"),
+        ("lam_quantiles", lambda t: t * torch.nan, "lam_quantiles: expected .*, got .* a lam of nan"),
     ],
 )
-def test_wrong_values_are_named(device: torch.device, name: str, spoil: Spoil, message: str, assertion: str) -> None:
+def test_wrong_values_are_named(device: torch.device, name: str, spoil: Spoil, message: str) -> None:
     inputs = DrawInputs.make()
-    assert_refused(device, replace(inputs, **{name: spoil(getattr(inputs, name))}), message, assertion)
+    assert_refused(device, replace(inputs, **{name: spoil(getattr(inputs, name))}), message)
 
 
-def assert_refused(device: torch.device, inputs: DrawInputs, message: str, assertion: str) -> None:
+def assert_refused(device: torch.device, inputs: DrawInputs, message: str) -> None:
     """Fails unless the CPU names what is wrong with these inputs, and a GPU's kernel stops with an assertion."""
     if device.type == "cuda":
         pytest.skip("a device-side assert ends the process's CUDA context")
-    is_cpu = operators._library is torch.ops.xmixup_fast
-    expected = f"xmixup_fast.draw: {message}" if is_cpu else f"device-side assert triggered: draw: .*{assertion}"
+    argument = re.split(r"\W", message)[0]
+    expected = rf"^device-side assert triggered: xmixup_fast\.draw: {argument}: expected [^\n]*$"
+    if operators._library is torch.ops.xmixup_fast:
+        expected = f"xmixup_fast.draw: {message}"
     with pytest.raises(RuntimeError, match=expected):
         inputs.call(ops.draw)
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "message", "assertion"),
+    ("place", "value", "message"),
     [
-        ("partner[1]", 3, r"partner\[1\]: expected a sample from 0 to 2, got 3", "a partner is outside"),
-        ("partner[2]", -1, r"partner\[2\]: expected a sample from 0 to 2, got -1", "a partner is outside"),
-        ("target_index[2]", 9, r"target_index\[2\]: expected an image from 0 to 3, got 9", "a target_index is outside"),
-        ("epoch[2]", -1, r"epoch\[2\]: expected .*, got -1", "an epoch is outside"),
-        ("target_sizes[:]", 0, r"target_sizes\[\d\]: expected .* of 1 to 16777216 .* got 0 x 0", "a target image is"),
-        ("target_sizes[:]", 2**24 + 1, r"target_sizes\[\d\]: .*, got 16777217 x 16777217", "or too large"),
-        ("augmentation.ratios[:]", -1.0, "ratios: expected positive numbers", "ratios are not positive"),
-        ("augmentation.ratios[:]", torch.nan, "ratios: expected positive numbers", "ratios are not positive"),
-        ("augmentation.erase_ratios[:]", torch.inf, "erase_ratios: expected positive", "erase_ratios are not positive"),
-        ("augmentation.turns[:]", 2.0, "turns: expected cosines and sines", "turns are not cosines"),
-        ("augmentation.turns[:, 1]", torch.nan, "turns: expected cosines and sines", "turns are not cosines"),
+        ("partner[1]", 3, r"partner\[1\]: expected a sample from 0 to 2, got 3"),
+        ("partner[2]", -1, r"partner\[2\]: expected a sample from 0 to 2, got -1"),
+        ("target_index[2]", 9, r"target_index\[2\]: expected an image from 0 to 3, got 9"),
+        ("epoch[2]", -1, r"epoch\[2\]: expected .*, got -1"),
+        ("target_sizes[:]", 0, r"target_sizes\[\d\]: expected .* of 1 to 16777216 .* got 0 x 0"),
+        ("target_sizes[:]", 2**24 + 1, r"target_sizes\[\d\]: .*, got 16777217 x 16777217"),
+        ("augmentation.ratios[:]", -1.0, "ratios: expected positive numbers"),
+        ("augmentation.ratios[:]", torch.nan, "ratios: expected positive numbers"),
+        ("augmentation.erase_ratios[:]", torch.inf, "erase_ratios: expected positive"),
+        ("augmentation.turns[:]", 2.0, "turns: expected cosines and sines"),
+        ("augmentation.turns[:, 1]", torch.nan, "turns: expected cosines and sines"),
     ],
 )
 def test_wrong_values_of_partners_and_augmentations_are_named(
-    device: torch.device, place: str, value: float, message: str, assertion: str
+    device: torch.device, place: str, value: float, message: str
 ) -> None:
     augmentation = Augmentation(scale=(0.1, 1.0), hue=0.1, contrast=0.1, erase=1.0)
     inputs = DrawInputs.make().augmented(augmentation).with_partners()
     inputs.partner[:] = torch.tensor([2, 0, 1])
     exec(f"inputs.{place} = value")
-    assert_refused(device, inputs, message, assertion)
+    assert_refused(device, inputs, message)
 
 
 def test_a_partners_fault_is_named_as_its_own() -> None:
@@ -136,7 +124,7 @@ def test_a_partners_fault_is_named_as_its_own() -> None:
 def test_only_contrast_limits_images_that_are_not_resized(device: torch.device) -> None:
     large = DrawInputs.make(room=0).augmented(Augmentation(brightness=0.4, contrast=0.1)).to(device)
     large.target_sizes[:] = 2**24 + 1
-    assert_refused(device, large, r"target_sizes\[\d\]: expected .* of 1 to 16777216", "or too large")
+    assert_refused(device, large, r"target_sizes\[\d\]: expected .* of 1 to 16777216")
     brighter = replace(large, augmentation=Augmentation(brightness=0.4).to(device))
     assert_same(brighter.call(ops.draw), brighter.call(reference.draw))
 

@@ -330,25 +330,26 @@ def test_wrong_tensors_are_named(device: torch.device, fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message", "on_device"),
+    ("name", "value", "message"),
     [
-        ("target_labels", -1, "expected a class from 0 to 4, got -1", "target label"),
-        ("target_labels", 5, "expected a class from 0 to 4, got 5", "target label"),
-        ("source_labels", -1, r"expected a class from 0 to 39, as lam\[1\] is less than 1, got -1", "source label"),
-        ("source_labels", 40, r"expected a class from 0 to 39, as lam\[1\] is less than 1, got 40", "source label"),
-        ("lam", 1.5, "expected a number from 0 to 1, got 1.5", "lam"),
-        ("lam", -0.5, "expected a number from 0 to 1, got -0.5", "lam"),
-        ("lam", nan, "expected a number from 0 to 1, got nan", "lam"),
+        ("target_labels", -1, "expected a class from 0 to 4, got -1"),
+        ("target_labels", 5, "expected a class from 0 to 4, got 5"),
+        ("source_labels", -1, r"expected a class from 0 to 39, as lam\[1\] is less than 1, got -1"),
+        ("source_labels", 40, r"expected a class from 0 to 39, as lam\[1\] is less than 1, got 40"),
+        ("lam", 1.5, "expected a number from 0 to 1, got 1.5"),
+        ("lam", -0.5, "expected a number from 0 to 1, got -0.5"),
+        ("lam", nan, "expected a number from 0 to 1, got nan"),
     ],
 )
-def test_wrong_values_are_named(device: torch.device, name: str, value: Any, message: str, on_device: str) -> None:
+def test_wrong_values_are_named(device: torch.device, name: str, value: Any, message: str) -> None:
     if device.type == "cuda":
         pytest.skip("a device-side assert ends the process's CUDA context")
     inputs = LossInputs.make()
     spoiled = replace(inputs, **{name: put(value)(getattr(inputs, name))})
     expected = rf"xmixup_fast\.dual_head_cross_entropy: {name}\[1\]: {message}"
     if operators._library is not torch.ops.xmixup_fast:
-        expected = f"device-side assert triggered: dual_head_cross_entropy: a {on_device} "
+        kernel = r"xmixup_fast\.dual_head_cross_entropy"
+        expected = rf"^device-side assert triggered: {kernel}: {name}: expected [^\n]*$"
     with pytest.raises(RuntimeError, match=expected):
         spoiled.call(ops.dual_head_cross_entropy)
 

@@ -1,35 +1,31 @@
-"""What only a GPU can show: ``pytest -m gpu``. The operators' own tests run there as well, by the `device` fixture.
+"""What only a GPU can show of the operators: ``pytest -m gpu``. Their own tests run there as well, by the `device`
+fixture.
 
-Wrong values and memory checks are in test_kernel_calls.py.
+Wrong values and memory checks are in test_kernel_calls.py, training is in tests/training/test_gpu_training.py. In
+test_gpu_rehearsed.py these tests run on the emulation.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch._dynamo.testing
 from draw_inputs import DrawInputs
-from made import SOURCE, TARGET, write_folder
+from plan_samples import PlanInputs
 from samples import IMAGENET, LossInputs, MixInputs, make_pool
-from test_cpu_levels import DTYPES, mix_many
+from test_cpu_levels import DTYPES, mix_many, render_many
 from torch import Tensor
-from transfer import Case
 
 import xmixup_fast
 from xmixup_fast import ImagePool, MixPlan, ops
-from xmixup_fast.methods import METHODS
-from xmixup_fast.models.build import build
-from xmixup_fast.models.trained import save
 
 pytestmark = pytest.mark.gpu
 
-CUDA = torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LONG = 500_000_000
 """Clock cycles, about a quarter of a second: far longer than the host needs for a call."""
 
@@ -75,6 +71,17 @@ def one_call(op: str, device: torch.device) -> tuple[Callable[[], list[Tensor]],
         mix = MixInputs.make(4, (64, 64)).to(device)
         out = mix.empty_out()
         return lambda: [mix.call(ops.mix), mix.call(ops.mix, out=out).clone()], mix.lam
+    if op == "mix_plan":
+        sizes = [(64, 64), (80, 70), (90, 64)]
+        inputs = PlanInputs.make(MixInputs.make(4, (64, 64), sizes, resampled=(True, True)), fill="noise")
+        inputs.boxed[0] = False
+        moved = inputs.to(device)
+        plan, into = moved.plan, moved.mix.empty_out()
+
+        def render(**more: Tensor) -> Tensor:
+            return ops.mix_plan(moved.mix.target, moved.mix.aux, plan, **moved.options(), **more)
+
+        return lambda: [render(), render(out=into).clone()], plan.lam
     if op == "draw":
         draw = DrawInputs.make(64, room=1000).to(device)
         return lambda: [draw.call(ops.draw).target_crops.window, draw.call(ops.draw).lam], draw.sample
@@ -82,15 +89,16 @@ def one_call(op: str, device: torch.device) -> tuple[Callable[[], list[Tensor]],
     return lambda: list(heads.with_gradients(ops.dual_head_cross_entropy)), heads.lam
 
 
-OPERATORS = ["mix", "draw", "dual_head_cross_entropy"]
+OPERATORS = ["mix", "mix_plan", "draw", "dual_head_cross_entropy"]
 
 
 # --- the same results as on the CPU ---
 
 
 @pytest.mark.skipif(xmixup_fast.cpu_level() == "baseline", reason="the baseline has no fused multiply-add")
-def test_mix_gives_the_cpus_bits() -> None:
-    expected, mixed = mix_many(), mix_many(CUDA)
+@pytest.mark.parametrize("many", [mix_many, render_many])
+def test_mix_gives_the_cpus_bits(many: Callable[..., dict[str, np.ndarray]]) -> None:
+    expected, mixed = many(CPU), many(CUDA)
     assert expected.keys() == mixed.keys()
     for name, bits in expected.items():
         assert np.array_equal(mixed[name], bits), name
@@ -112,31 +120,6 @@ def test_the_loss_agrees_with_the_cpus_and_repeats_to_the_bit(dtype: torch.dtype
     for first, second, wanted in zip(*results, expected, strict=True):
         assert torch.equal(first, second)
         torch.testing.assert_close(first.cpu(), wanted, rtol=1e-5, atol=1e-8)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_first_training_step_has_the_cpus_loss(tmp_path: Path, method: str) -> None:
-    write_folder(tmp_path / "target", TARGET, 10)
-    write_folder(tmp_path / "source", SOURCE, 4)
-    save(build("test_resnet", "none", sorted(SOURCE)), tmp_path / "weights.safetensors", image_size=32)
-    losses = []
-    for device in ("cpu", str(CUDA)):
-        result = xmixup_fast.fit(
-            target=str(tmp_path / "target"),
-            source=str(tmp_path / "source"),
-            model="test_resnet",
-            weights=str(tmp_path / "weights.safetensors"),
-            selection="random",
-            method=method,
-            steps=1,
-            batch_size=8,
-            image_size=32,
-            device=device,
-            output=str(tmp_path / f"run-{len(losses)}"),
-        )
-        line = (result.folder / "metrics.jsonl").read_text().splitlines()[0]
-        losses.append(json.loads(line)["train_loss"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-2)  # convolutions may run in TF32
 
 
 # --- streams, devices, graphs, memory ---
@@ -203,52 +186,6 @@ def test_a_step_is_captured_in_a_graph_and_replayed() -> None:
         before = [tensor.clone() for tensor in captured]
 
 
-@pytest.mark.parametrize("amp", [None, "bf16", "fp16"])
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss"}))
-def test_training_steps_from_a_graph_are_those_without(name: str, amp: str | None) -> None:
-    settings = {"steps": 14, "seqtrain_share": 0.5, "amp": amp, "ema_decay": 0.9}
-    plain, replayed = (
-        Case(**settings, device=str(CUDA), cuda_graph=graph).to(CUDA).trainer(name) for graph in (False, True)
-    )
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        while plain.steps_done < plain.steps:
-            torch.testing.assert_close(replayed.step(), plain.step(), rtol=1e-2, atol=1e-3)
-    for key, tensor in plain.final_network.state_dict().items():
-        torch.testing.assert_close(replayed.final_network.state_dict()[key], tensor, rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize("storage", ["resident", "stream"])
-def test_a_run_from_a_graph_goes_on(tmp_path: Path, storage: str) -> None:
-    write_folder(tmp_path / "target", TARGET, 10)
-    write_folder(tmp_path / "source", SOURCE, 4)
-    save(build("test_resnet", "none", sorted(SOURCE)), tmp_path / "weights.safetensors", image_size=32)
-    losses = []
-    for graph in (False, True):
-        result = xmixup_fast.fit(
-            **{name: str(tmp_path / name) for name in ("target", "source")},
-            **{"model": "test_resnet", "weights": str(tmp_path / "weights.safetensors"), "selection": "random"},
-            **{"steps": 9, "batch_size": 8, "image_size": 32, "device": str(CUDA), "storage": storage},
-            **{"amp": "bf16", "ema_decay": 0.9, "cuda_graph": graph, "output": str(tmp_path / f"run-{graph}")},
-        )
-        lines = (result.folder / "metrics.jsonl").read_text().splitlines()
-        losses.append([json.loads(line)["train_loss"] for line in lines])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
-
-
-@pytest.mark.parametrize("amp", [None, "bf16"])
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss", "rifle"}))
-def test_no_training_step_waits_for_the_device(name: str, amp: str | None) -> None:
-    """rifle makes new heads on the CPU; an SVD waits."""
-    trainer = Case(steps=6, amp=amp, ema_decay=0.9).to(CUDA).trainer(name)
-    trainer.step()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        while trainer.steps_done < trainer.steps - 1:
-            trainer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def test_a_compiled_step_runs_on_without_recompiling() -> None:
     pytest.importorskip("triton")
     step, eager = Step.make(CUDA), Step.make(CUDA)
@@ -273,7 +210,8 @@ def test_a_compiled_step_runs_on_without_recompiling() -> None:
 
 @pytest.mark.parametrize(("op", "allocations"), [("mix", 0), ("draw", 1), ("loss", 4)])
 def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
-    """Draw has a plan; the loss 3 results, and each sample's loss as scratch. With `out`, mix_plan has none."""
+    """Draw has a plan, and no memory for colours that do not change; the loss has 3 results, and each sample's loss as
+    scratch. With `out`, mix_plan has none."""
     step = Step.make(CUDA)
     out = step.empty_out()
     draws = step.drawn.call(ops.draw)
@@ -285,3 +223,10 @@ def test_calls_allocate_their_results_alone(op: str, allocations: int) -> None:
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
     calls[op]()
     assert torch.cuda.memory_stats()["allocation.all.allocated"] - before == allocations
+
+
+def test_no_memory_for_the_output_is_torchs_own_error() -> None:
+    inputs = MixInputs.make(64, (8, 8)).to(CUDA)
+    with pytest.raises(torch.OutOfMemoryError):
+        inputs.call(ops.mix, size=(16384, 16384))  # 206 GB
+    assert inputs.call(ops.mix).isfinite().all()

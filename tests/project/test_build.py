@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_unknown_settings_are_refused(tmp_path: Path) -> None:
 def default_architectures() -> str:
     assert NVCC is not None
     known = subprocess.run([NVCC, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
-    real = [arch for arch in ("75", "80", "86", "89", "90", "100", "120") if f"sm_{arch}" in known]
+    real = [arch for arch in ("75", "80", "86", "89", "90", "100", "110", "120") if f"sm_{arch}" in known]
     return ", ".join([*(f"{arch}-real" for arch in real[:-1]), real[-1]])
 
 
@@ -71,6 +72,22 @@ def test_unreadable_architectures_are_refused(tmp_path: Path) -> None:
     done = configure(tmp_path, TORCH_CUDA_ARCH_LIST="Hopper")
     assert done.returncode != 0
     assert "TORCH_CUDA_ARCH_LIST: expected architectures such as 8.0 or 9.0+PTX, got" in done.stderr
+
+
+def test_the_oldest_torch_is_the_same_everywhere() -> None:
+    texts = {name: (ROOT / name).read_text() for name in ("pyproject.toml", "CMakeLists.txt", ".ci/wheels")}
+    required = re.findall(r"\"torch>=([\d.]+)\"", texts["pyproject.toml"])
+    assert len(required) == 2 and len(set(required)) == 1  # to build, and to run
+    major, minor = map(int, required[0].split("."))
+    assert re.findall("TORCH_TARGET_VERSION=(0x[0-9a-f]+)", texts["CMakeLists.txt"]) == [
+        f"{major:#04x}{minor:02x}{0:012x}"
+    ]
+    (tested,) = re.findall(r"tests_oldest\(\) \{ tests ([\d.]+) ", texts[".ci/wheels"])
+    assert tested.startswith(f"{required[0]}.")
+    pages = {name: (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "docs/design.md", "docs/cuda.md")}
+    assert f"'torch>={required[0]}'" in pages["CONTRIBUTING.md"] and f"torch {tested} and" in pages["CONTRIBUTING.md"]
+    assert f"stable ABI ({required[0]} or later)" in pages["docs/design.md"]
+    assert f"-DTORCH_TARGET_VERSION={major:#04x}{minor:02x}{0:012x}" in pages["docs/cuda.md"]
 
 
 def copy_tree(folder: Path) -> Path:

@@ -225,7 +225,7 @@ def brightness(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     subprocess.run(
         [
             *("c++", "-std=c++17", "-O0", "-fPIC", "-shared", "-o", folder / "all.so", folder / "all.cpp"),
-            *("-DTORCH_TARGET_VERSION=0x020d000000000000", f"-DXMIXUP_LIBRARY={library}", f"-I{folder}"),
+            *("-DTORCH_TARGET_VERSION=0x020b000000000000", f"-DXMIXUP_LIBRARY={library}", f"-I{folder}"),
             *(f"-I{ROOT / 'csrc' / name}" for name in ("", "core", "cpu", "cuda")),
             *("-isystem", torch_folder / "include", torch_folder / "lib" / "libtorch_cpu.so"),
         ],

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import native
+import pytest
 import torch
 
-from xmixup_fast.ops import registrations
+from xmixup_fast.ops import operators, outputs, registrations
 
 
 def load() -> Path:
@@ -17,3 +18,9 @@ def load() -> Path:
     loss = "xmixup_fast_cuda_emulation::dual_head_cross_entropy"
     torch.library.register_autograd(loss, registrations.backward, setup_context=registrations.setup_context)
     return library
+
+
+def use(patch: pytest.MonkeyPatch) -> None:
+    """Has the package call the emulation for tensors on the CPU as it calls the kernels for those on a GPU."""
+    patch.setattr(operators, "_library", torch.ops.xmixup_fast_cuda_emulation)
+    patch.setattr(outputs, "ALLOCATED_ON", "cpu")

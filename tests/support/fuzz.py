@@ -35,9 +35,10 @@ from spoiling import spoil
 from torch import Tensor
 
 from xmixup_fast import Crops, ops
-from xmixup_fast.ops import operators, reference
+from xmixup_fast.ops import operators, outputs, reference
 
 CALLS_PER_PROCESS = 5000
+TORCH_ALLOCATES_SHARE = 0.3  # of the calls of CPU kernels: as on a GPU
 EMULATED_SHARE = 0.05  # the emulation is slow: kernels with barriers take a CPU thread for each thread of a block
 COMPARED_SHARE = 0.3  # of all calls
 META_SHARE = 0.03  # of the calls with nothing spoiled
@@ -123,6 +124,7 @@ class Call:
         self.on_meta = [value.is_meta for value in self.arguments.values() if isinstance(value, Tensor)]
         self.emulated = cuda_emulation and not any(self.on_meta) and rng.random() < EMULATED_SHARE
         self.is_compared = rng.random() < COMPARED_SHARE
+        self.torch_allocates = self.emulated or rng.random() < TORCH_ALLOCATES_SHARE
 
     def run(self) -> str:
         """Makes the call and returns its outcome, in words.
@@ -154,6 +156,7 @@ class Call:
     def call(self) -> Any:
         library = torch.ops.xmixup_fast_cuda_emulation if self.emulated else torch.ops.xmixup_fast
         operators._library = library  # type: ignore[assignment]
+        outputs.ALLOCATED_ON = "cpu" if self.torch_allocates else "cuda"
         if self.op == "mix":
             return call_mix(ops.mix, self.arguments)
         if self.op == "draw":
@@ -170,9 +173,10 @@ class Call:
             return "refused by name"
         if isinstance(error, (TypeError, ValueError)) and re.match(rf"({names}): expected", message):
             return "refused by name"
-        kernel = "mix" if self.op == "mix_plan" else self.op
-        if self.emulated and message.startswith(f"device-side assert triggered: {kernel}: "):
-            return "device-side assert"
+        one_message = rf"device-side assert triggered: (xmixup_fast\.{self.op}: ({names})\b.*)"
+        if self.emulated and (printed := re.fullmatch(one_message, message)):
+            recorded = torch.ops.xmixup_fast_cuda_emulation.device_assert()
+            return "device-side assert" if recorded.startswith(f"{printed[1]} (sample ") else None
         if isinstance(error, (RuntimeError, TypeError)) and re.match(TORCH_REFUSES, message):
             return "refused by torch"
         return None

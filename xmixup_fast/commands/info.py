@@ -33,11 +33,12 @@ def collect() -> dict[str, str]:
 
     import torch
 
+    from ..runtime import gpu
     from ..runtime.device import default_threads
     from ..runtime.extension import build_info, cpu_level
 
     build = build_info()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    driver = gpu.driver_cuda_version()
     cuda = f"{build['cuda']} for {build['cuda_architectures']}" if build["cuda"] else "none in this build"
     return {
         "xmixup_fast": build["version"],
@@ -55,7 +56,8 @@ def collect() -> dict[str, str]:
         "system": platform.platform(),
         "threads": describe_threads(default_threads(), cpus),
         "waiting": describe_waiting(),
-        "GPUs": ", ".join(gpus) or "none",
+        "NVIDIA driver": f"for CUDA {driver[0]}.{driver[1]}" if driver else "none",
+        "GPUs": ", ".join(map(gpu.describe, range(torch.cuda.device_count()))) or f"none: {gpu.why_no_gpu()}",
     }
 
 

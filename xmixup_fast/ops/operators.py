@@ -3,7 +3,12 @@
 Each function calls an operator in ``torch.ops.xmixup_fast``, which has kernels for CPU and CUDA, gives the same bits
 with any number of threads, and works under ``torch.compile(fullgraph=True)``. Wrong arguments raise a RuntimeError that
 names the argument, its value and what was expected. Values inside CUDA tensors are checked by the kernel: a wrong index
-or window stops it, and the next synchronisation reports a device-side assert, as for torch's own indexing.
+or window stops it with one printed line that names operator and argument, and the next synchronisation reports a
+device-side assert, as for torch's own indexing. :mod:`xmixup_fast.runtime.device_asserts` makes that line, and the
+sample, the error.
+
+Where a GPU's memory is full, the functions raise torch.OutOfMemoryError. Operators in ``torch.ops.xmixup_fast`` that
+allocate their results raise a RuntimeError then: called directly, by compiled code, or within torch.vmap.
 """
 
 from __future__ import annotations
@@ -15,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import registrations  # noqa: F401  (registers the operators)
+from . import registrations  # also registers the operators
 from .augmentation import Augmentation, as_augmentation
 from .image_pool import Crops, ImagePool
 from .mix_plan import MixPlan
+from .outputs import empty_batch, empty_losses, empty_plan, is_batch, is_packed, torch_allocates
 from .packing import as_labels, can_copy, listed, moved_to, packed, sides_of
 
 _library = torch.ops.xmixup_fast
@@ -86,7 +92,8 @@ def mix(
 
     Raises:
         RuntimeError: an argument has a wrong dtype, shape, device or memory format, an index is outside of its pool, or
-            a window outside of its image. Nothing has been written then. Or there is no memory for the output.
+            a window outside of its image. Nothing has been written then. Or a CPU has no memory for the output.
+        torch.OutOfMemoryError: a GPU has no memory for the output; in compiled code, a RuntimeError.
         ValueError: ``memory_format`` is neither of the two.
     """
     arguments = {
@@ -110,6 +117,7 @@ def mix(
         "channels_last": _is_channels_last(memory_format),
         "antialias": antialias,
     }
+    out = _new_batch(target.pixels, (arguments["target_index"], 1), arguments, dtype) if out is None else out
     if out is None:
         mixed: Tensor = _library.mix(**arguments, dtype=dtype)
         return mixed
@@ -160,6 +168,7 @@ def mix_plan(
 
     Raises:
         RuntimeError: as for :func:`mix`; or a rectangle of the plan is outside of the output.
+        torch.OutOfMemoryError: as for :func:`mix`.
         TypeError: ``augmentation`` is something else.
         ValueError: ``memory_format`` is neither of the two.
     """
@@ -182,11 +191,22 @@ def mix_plan(
         "fill": listed(mean) if isinstance(fill, str) else fill,
         "noise_quantiles": augmentation.noise_quantiles if fill == "noise" else None,
     }
+    out = _new_batch(target.pixels, (arguments["plan"], 2), arguments, dtype) if out is None else out
     if out is None:
         mixed: Tensor = _library.mix_plan(**arguments, dtype=dtype)
         return mixed
     _library.mix_plan_out(**arguments, out=out)
     return out
+
+
+def _new_batch(pixels: Any, samples: tuple[Any, int], arguments: dict[str, Any], dtype: Any) -> Tensor | None:
+    """An empty batch for the result of a call, where torch allocates it. ``samples`` has a tensor with an element or a
+    row for each, and how many dimensions it has to have."""
+    size = arguments["size"]
+    if not (torch_allocates(pixels) and is_packed(*samples) and is_batch(size, dtype)):
+        return None
+    batch = samples[0].shape[0]
+    return empty_batch(batch, size, dtype, pixels.device, channels_last=arguments["channels_last"])
 
 
 def _is_channels_last(memory_format: torch.memory_format) -> bool:
@@ -274,31 +294,36 @@ def draw(
             label without members, an image smaller than its window, contrast without means. Only those parts of the
             tables are checked that the samples use. With ``scale`` or contrast, an image has at most 2**24 pixels a
             side; with erasing, the output.
+        torch.OutOfMemoryError: a GPU has no memory for the plan; in compiled code, a RuntimeError.
         TypeError: ``augmentation`` is something else.
     """
-    rows, color = _library.draw(
-        seed=seed,
-        sample=packed(sample),
-        epoch=packed(epoch),
-        label=packed(label),
-        target_index=packed(target_index),
-        target_sizes=packed(target_sizes),
-        target_means=packed(target_means),
-        offsets=packed(offsets),
-        members=packed(members),
-        aux_sizes=packed(aux_sizes),
-        aux_means=packed(aux_means),
-        aux_labels=packed(aux_labels),
-        partner=packed(partner),
-        mixed=packed(mixed),
-        lam_quantiles=packed(lam_quantiles),
-        size=sides_of(size),
-        flip=flip,
-        box=box,
-        one_lam=one_lam,
+    arguments = {
+        "seed": seed,
+        "sample": packed(sample),
+        "epoch": packed(epoch),
+        "label": packed(label),
+        "target_index": packed(target_index),
+        "target_sizes": packed(target_sizes),
+        "target_means": packed(target_means),
+        "offsets": packed(offsets),
+        "members": packed(members),
+        "aux_sizes": packed(aux_sizes),
+        "aux_means": packed(aux_means),
+        "aux_labels": packed(aux_labels),
+        "partner": packed(partner),
+        "mixed": packed(mixed),
+        "lam_quantiles": packed(lam_quantiles),
+        "size": sides_of(size),
+        "flip": flip,
+        "box": box,
+        "one_lam": one_lam,
         **as_augmentation(augmentation).draw_arguments(),
-    )
-    return MixPlan(rows, color)
+    }
+    if not (torch_allocates(sample) and is_packed(arguments["sample"], 1)):
+        return MixPlan(*_library.draw(**arguments))
+    plan = MixPlan(*empty_plan(sample.shape[0], sample.device, colored=len(arguments["jitter"]) > 0))
+    _library.draw_out(**arguments, plan=plan.rows, color=plan.color)
+    return plan
 
 
 def dual_head_cross_entropy(
@@ -335,6 +360,7 @@ def dual_head_cross_entropy(
 
     Raises:
         RuntimeError: an argument has a wrong dtype, shape or device, or a value outside of its range.
+        torch.OutOfMemoryError: a GPU has no memory for loss and gradients; in compiled code, a RuntimeError.
         TypeError, ValueError: a list or an array does not hold numbers, or integers beyond int64.
         NotImplementedError: backward is asked for second derivatives.
     """
@@ -343,13 +369,26 @@ def dual_head_cross_entropy(
         target_logits, source_logits = (logits.float() for logits in both)  # the gradients become float64 again
     target_labels = as_labels("target_labels", target_labels, target_logits)
     source_labels = as_labels("source_labels", source_labels, target_logits)
-    loss: Tensor = _library.dual_head_cross_entropy(
-        target_logits=packed(target_logits),
-        source_logits=packed(source_logits),
-        target_labels=target_labels,
-        source_labels=source_labels,
-        lam=packed(moved_to("lam", lam, target_logits)),
-        source_weight=source_weight,
-        label_smoothing=label_smoothing,
+    target_logits, source_logits = packed(target_logits), packed(source_logits)
+    lam = packed(moved_to("lam", lam, target_logits))
+    is_allocated = torch_allocates(target_logits) and is_packed(target_logits, 2) and is_packed(source_logits, 2)
+    operator = _DualHeadCrossEntropy.apply if is_allocated else _library.dual_head_cross_entropy
+    loss: Tensor = operator(
+        target_logits, source_logits, target_labels, source_labels, lam, source_weight, label_smoothing
     )[0]
     return loss
+
+
+class _DualHeadCrossEntropy(torch.autograd.Function):
+    """The operator with results that torch allocates, and with its gradients."""
+
+    @staticmethod
+    def forward(target_logits: Tensor, source_logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        loss, sample_loss, target_grad, source_grad = empty_losses(target_logits, source_logits)
+        _library.dual_head_cross_entropy_out(
+            target_logits, source_logits, *others, loss, sample_loss, target_grad, source_grad
+        )
+        return loss, target_grad, source_grad
+
+    setup_context = staticmethod(registrations.setup_context)
+    backward = staticmethod(registrations.backward)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..runtime import extension  # noqa: F401  (registers the operators)
-from .mix_plan import WORDS as PLAN_WORDS
+from .outputs import empty_batch, empty_losses, empty_plan
 
 # Fake kernels tell torch.compile the shapes of results. They get their arguments by position, in the schema's order.
 
@@ -21,13 +21,13 @@ _MIX_TENSORS = (*(f"target_{name}" for name in _SIDE_TENSORS), *(f"aux_{name}" f
 def _(*arguments: Any) -> Tensor:
     *tensors, box, _mean, _std, size, dtype, channels_last, _antialias = arguments
     device = _check_devices("mix", _MIX_TENSORS, tensors, box=box)
-    return _empty_batch(tensors[-1].shape[0], size, dtype, device, channels_last)
+    return empty_batch(tensors[-1].shape[0], size, dtype, device, channels_last=channels_last)
 
 
 @torch.library.register_fake("xmixup_fast::mix_out")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> None:
     *tensors, box, _mean, _std, _size, _channels_last, _antialias, out = arguments
-    _check_devices("mix", _MIX_TENSORS, tensors, box=box, out=out)
+    _check_devices("mix", (*_MIX_TENSORS, "out"), (*tensors, out), box=box)
 
 
 _POOL_TENSORS = ("pixels", "offsets", "sizes")
@@ -38,20 +38,13 @@ _PLAN_TENSORS = (*(f"{side}_{name}" for side in ("target", "aux") for name in _P
 def _(*arguments: Any) -> Tensor:
     *tensors, _mean, _std, size, dtype, channels_last, _antialias, _fill, noise_quantiles = arguments
     device = _check_devices("mix_plan", _PLAN_TENSORS, tensors, noise_quantiles=noise_quantiles)
-    return _empty_batch(tensors[-2].shape[0], size, dtype, device, channels_last)
+    return empty_batch(tensors[-2].shape[0], size, dtype, device, channels_last=channels_last)
 
 
 @torch.library.register_fake("xmixup_fast::mix_plan_out")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> None:
     *tensors, _mean, _std, _size, _channels_last, _antialias, _fill, noise_quantiles, out = arguments
-    _check_devices("mix_plan", _PLAN_TENSORS, tensors, noise_quantiles=noise_quantiles, out=out)
-
-
-def _empty_batch(
-    batch: int, size: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool
-) -> Tensor:
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((batch, 3, *size), dtype=dtype, device=device, memory_format=memory_format)
+    _check_devices("mix_plan", (*_PLAN_TENSORS, "out"), (*tensors, out), noise_quantiles=noise_quantiles)
 
 
 _DRAW_TENSORS = (
@@ -79,12 +72,20 @@ _DRAW_OPTIONAL = {"target_means", "aux_means", "aux_labels", "partner", "mixed",
 @torch.library.register_fake("xmixup_fast::draw")  # type: ignore[untyped-decorator]
 def _(_seed: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
     *tensors, _size, _flip, _box, _one_lam, _scale, jitter, _erase = arguments
-    named = dict(zip(_DRAW_TENSORS, tensors, strict=True))
+    device = _check_draw_devices(tensors)
+    return empty_plan(tensors[0].shape[0], device, colored=len(jitter) > 0)
+
+
+@torch.library.register_fake("xmixup_fast::draw_out")  # type: ignore[untyped-decorator]
+def _(_seed: Any, *arguments: Any) -> None:
+    *tensors, _size, _flip, _box, _one_lam, _scale, _jitter, _erase, plan, color = arguments
+    _check_draw_devices(tensors, plan=plan, color=color)
+
+
+def _check_draw_devices(tensors: Sequence[Any], **outputs: Any) -> torch.device:
+    named = dict(zip(_DRAW_TENSORS, tensors, strict=True)) | outputs
     optional = {name: named.pop(name) for name in _DRAW_TENSORS if name in _DRAW_OPTIONAL}
-    device = _check_devices("draw", [*named], [*named.values()], **optional)
-    batch = tensors[0].shape[0]
-    rows = torch.empty((batch, PLAN_WORDS), dtype=torch.int32, device=device)
-    return rows, torch.empty((batch if jitter else 0, 2, 3, 4), dtype=torch.float32, device=device)
+    return _check_devices("draw", [*named], [*named.values()], **optional)
 
 
 _LOSS_TENSORS = ("target_logits", "source_logits", "target_labels", "source_labels", "lam")
@@ -92,11 +93,18 @@ _LOSS_TENSORS = ("target_logits", "source_logits", "target_labels", "source_labe
 
 @torch.library.register_fake("xmixup_fast::dual_head_cross_entropy")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    target_logits, source_logits, *_ = arguments
-    device = _check_devices("dual_head_cross_entropy", _LOSS_TENSORS, arguments[: len(_LOSS_TENSORS)])
-    shapes = ((), target_logits.shape, source_logits.shape)
-    loss, target_grad, source_grad = (torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)
+    _check_devices("dual_head_cross_entropy", _LOSS_TENSORS, arguments[: len(_LOSS_TENSORS)])
+    loss, _, target_grad, source_grad = empty_losses(*arguments[:2])
     return loss, target_grad, source_grad
+
+
+_LOSS_OUTPUTS = ("loss", "sample_loss", "target_grad", "source_grad")
+
+
+@torch.library.register_fake("xmixup_fast::dual_head_cross_entropy_out")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> None:
+    tensors = (*arguments[: len(_LOSS_TENSORS)], *arguments[-len(_LOSS_OUTPUTS) :])
+    _check_devices("dual_head_cross_entropy", (*_LOSS_TENSORS, *_LOSS_OUTPUTS), tensors)
 
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

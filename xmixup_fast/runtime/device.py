@@ -18,7 +18,7 @@ import torch
 
 from . import distributed
 from .control_group import memory_left
-from .extension import build_info
+from .gpu import kernel_fault, why_no_gpu
 from .openmp import threads_under_quota
 
 
@@ -27,7 +27,7 @@ def usable_device(name: str) -> str:
 
     Of several processes that use the GPUs of a machine, each gets a GPU of its own.
 
-    Raises ValueError for another name, a GPU that is not there, or a build without CUDA kernels.
+    Raises ValueError for another name, a GPU that is not there, or one that this build's kernels do not run on.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,13 +39,13 @@ def usable_device(name: str) -> str:
         raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {name}")
     if device.type == "cuda" and distributed.world_size() > 1:
         device = torch.device("cuda", distributed.local_rank())
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: {device} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    if device.type == "cuda" and build_info()["cuda"] is None:
-        raise ValueError(
-            f"device: expected cpu, got {device}: this build of xmixup_fast has no CUDA kernels; "
-            "one that is made where nvcc is found has them"
-        )
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            reason = "" if count else f": {why_no_gpu()}"
+            raise ValueError(f"device: {device} is not there; PyTorch sees {count} CUDA devices{reason}")
+        if fault := kernel_fault(device):
+            raise ValueError(f"device: expected cpu, got {device}: {fault}")
     return str(device)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch  # noqa: F401  (loads the libraries that the extension is linked with)
 
 try:
-    from .._C import __version__, build_info, cpu_level
+    from .._C import __version__, build_info, cpu_level, cuda_kernel_error
     from .._C import free_outputs as _free_outputs
 except ModuleNotFoundError as error:
     raise ImportError(
         "xmixup_fast: the native extension is missing for this Python; in the project's folder run: pip install ."
     ) from error
 
-__all__ = ["__version__", "build_info", "cpu_level", "free_outputs"]
+__all__ = ["__version__", "build_info", "cpu_level", "cuda_kernel_error", "free_outputs"]
 
 
 def free_outputs() -> int:

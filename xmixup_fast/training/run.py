@@ -23,6 +23,7 @@ from ..models.trained import save
 from ..report.page import RunRecord, run_page
 from ..runtime import distributed
 from ..runtime.device import reproducible
+from ..runtime.device_asserts import named_device_asserts
 from ..runtime.extension import __version__
 from ..runtime.files import check_writable
 from ..runtime.signals import Interrupted, catching_signals
@@ -59,10 +60,11 @@ def fit(
 
     Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
-    OSError where a checkpoint cannot be written; Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
+    OSError where a checkpoint cannot be written; DeviceAssertError, a RuntimeError, for a wrong value in a CUDA tensor;
+    Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
     settings = given_settings("fit", given, settings, overrides)
-    with distributed.processes(), reproducible(settings.seed, settings.threads):
+    with named_device_asserts(), distributed.processes(), reproducible(settings.seed, settings.threads):
         return _Run.begin(resolved(settings)).complete()
 
 
