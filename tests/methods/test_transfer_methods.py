@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from transfer import Array, Case, array, cross_entropy, log_softmax
 
 from xmixup_fast.batches.plan import StepPlan
-from xmixup_fast.methods import METHODS
+from xmixup_fast.batches.sampler import Sampler
+from xmixup_fast.methods import METHODS, bss
+from xmixup_fast.methods.bss import BSS
 from xmixup_fast.methods.cotuning import Cotuning
 from xmixup_fast.methods.l2sp import half_squared_distance
 from xmixup_fast.methods.rifle import Rifle
@@ -107,6 +111,20 @@ def test_bss_penalises_the_smallest_singular_values(count: int) -> None:
     values = np.linalg.svd(features, compute_uv=False)
     expected = cross_entropy(logits, plan.label).mean() + 0.5 * (np.sort(values)[:count] ** 2).sum()
     assert case.loss("bss", plan).item() == pytest.approx(expected, rel=1e-5)
+
+
+@given(batch=st.integers(1, 12), processes=st.integers(1, 4), micro_batches=st.integers(1, 3))
+def test_bss_knows_the_longest_part_without_asking(batch: int, processes: int, micro_batches: int) -> None:
+    assume(batch >= max(processes, micro_batches))
+    case = Case(batch_size=batch, grad_accum_steps=micro_batches)
+    samplers = [Sampler(case.target, None, case.settings, rank=r, world_size=processes) for r in range(processes)]
+    parts = [sampler.plan(0).split(micro_batches) for sampler in samplers]
+    method = METHODS["bss"](case.settings, case.network)
+    assert isinstance(method, BSS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bss, "world_size", lambda: processes)
+        for of_all in zip(*parts, strict=True):
+            assert {method._longest(part.micro_batch) for part in of_all} == {max(map(len, of_all))}
 
 
 def test_bss_says_that_a_batch_has_too_few_singular_values() -> None:

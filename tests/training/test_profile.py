@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from small_runs import run
 
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.identity import run_hash
+from xmixup_fast.training import profiler
 from xmixup_fast.training.profiler import PARTS, WARM_UP_STEPS, no_span, table
 
 ROWS = [*PARTS, "other", "step"]
@@ -61,6 +63,23 @@ def test_a_profiled_run_ends_with_the_same_bits(
     assert names.count("forward") == 2 * names.count("step")
     # Streams plan ahead: two steps are planned before profiling begins.
     assert set(PARTS) - set(names) <= ({"plan"} if (steps, storage) == (2, "stream") else set())
+
+
+def test_a_profiled_step_waits_for_the_device_at_its_end(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(profiler.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(profiler.torch.cuda, "synchronize", lambda: waited.append(1))
+    steps = SimpleNamespace(steps=2, steps_done=0, span=no_span)
+    with profiler.profiled(steps, tmp_path, lambda line: None):
+        for count in (1, 2):
+            with steps.span("step"), steps.span("forward"):
+                assert len(waited) == count - 1
+            assert len(waited) == count
+    with steps.span("step"):
+        pass
+    assert len(waited) == 2
 
 
 def test_profiling_is_off_by_default_and_does_not_change_the_hash_of_a_run(

@@ -316,8 +316,10 @@ def test_a_graph_without_a_gpu_is_refused_before_training() -> None:
 
 def test_only_what_changes_the_result_makes_another_run() -> None:
     plain = Settings(target="t", model="m", method="finetune")
-    assert run_hash(plain) == run_hash(Settings(target="t", model="m", method="finetune", compile=True))
+    for same in ({"compile": True}, {"deterministic": False}, {"tf32": "convolutions"}):
+        assert run_hash(plain) == run_hash(Settings(target="t", model="m", method="finetune", **same))
     others = [
-        Settings(target="t", model="m", method="finetune", **one) for one in ({"amp": "bf16"}, {"ema_decay": 0.9})
+        Settings(target="t", model="m", method="finetune", **one)
+        for one in ({"amp": "bf16"}, {"ema_decay": 0.9}, {"tf32": "all"}, {"tf32": "none"})
     ]
-    assert len({run_hash(settings) for settings in (plain, *others)}) == 3
+    assert len({run_hash(settings) for settings in (plain, *others)}) == 5

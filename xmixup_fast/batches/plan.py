@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,14 +10,20 @@ from torch import Tensor
 
 from ..ops.image_pool import Crops
 from ..ops.mix_plan import MixPlan
+from ..runtime.device import upload
 
 Second = Literal["partner", "auxiliary"]
 """What each target image is mixed with: another image of the batch, or an auxiliary image."""
 
 
+def part_bounds(length: int, part: int, parts: int) -> tuple[int, int]:
+    """Where a part of so many samples begins and ends, of ``parts`` that follow each other and are nearly equal."""
+    return length * part // parts, length * (part + 1) // parts
+
+
 @dataclass(frozen=True, eq=False)
 class StepPlan:
-    """What a step of B samples looks at. All tensors are on the pools' device."""
+    """What a step of B samples looks at. All tensors are on one device: to be rendered, on the pools'."""
 
     sample: Tensor
     """int64[B]: positions of the samples among the training images."""
@@ -32,6 +37,8 @@ class StepPlan:
     """What the second image of each pair is; None where there is none."""
     second_label: Tensor | None = None
     """int64[B]: target classes of the partners, or else source classes of the auxiliary images."""
+    micro_batch: int = 0
+    """Which micro-batch of its step it is."""
 
     def __len__(self) -> int:
         return len(self.lam)
@@ -58,9 +65,22 @@ class StepPlan:
         )
 
     def split(self, parts: int) -> list[StepPlan]:
-        """The plan in so many parts, of nearly equal length, one after the other."""
-        cuts = [len(self) * part // parts for part in range(parts + 1)]
-        return [self.part(begin, end) for begin, end in pairwise(cuts)]
+        """The plan in so many micro-batches, of nearly equal length, one after the other."""
+        bounds = [part_bounds(len(self), part, parts) for part in range(parts)]
+        return [replace(self.part(*of_part), micro_batch=number) for number, of_part in enumerate(bounds)]
+
+    def to(self, device: torch.device) -> StepPlan:
+        """The plan on a device, or itself where it is there already; the host does not wait for copies to a GPU."""
+        if self.lam.device == device:
+            return self
+        return replace(
+            self,
+            sample=upload(self.sample, device),
+            label=upload(self.label, device),
+            mix=MixPlan(*(upload(tensor, device) for tensor in self.mix)),
+            lam=upload(self.lam, device),
+            second_label=None if self.second_label is None else upload(self.second_label, device),
+        )
 
     @property
     def target_windows(self) -> Crops:

@@ -36,7 +36,7 @@ def fetch(
     plans: Iterable[StepPlan],
     augmentation: Augmentation | None = None,
 ) -> Iterator[tuple[StepPlan, Pools]]:
-    """The plans, one after the other, each with the pools that its windows refer to.
+    """The plans, one after the other, each on the images' device and with the pools that its windows refer to.
 
     Streamed images are decoded ahead: plans are asked for before their turn. A plan's pools last until the next plan.
     """
@@ -44,10 +44,11 @@ def fetch(
         pools = Pools(images, auxiliary, augmentation)
         yield from ((plan, pools) for plan in plans)
         return
+    device = images.labels.device
     plans, ahead = tee(plans)
     fetched = images.fetch(plan.target_windows for plan in ahead)
     for plan, (pool, crops) in zip(plans, fetched, strict=True):
-        yield plan.with_target_windows(crops), Pools(pool, auxiliary, augmentation)
+        yield plan.to(device).with_target_windows(crops), Pools(pool, auxiliary, augmentation)
 
 
 def render(plan: StepPlan, pools: Pools, form: ImageFormat, out: Tensor) -> Tensor:

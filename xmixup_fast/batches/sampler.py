@@ -13,11 +13,12 @@ from .. import ops
 from ..ops.arguments import as_int64
 from ..ops.augmentation import Augmentation
 from ..ops.auxiliary_index import NO_AUXILIARY, AuxiliaryIndex
-from ..ops.image_pool import Images
+from ..ops.image_pool import ImagePool, Images
 from ..ops.lam import beta_quantiles
 from ..ops.mix_plan import MixPlan
+from ..runtime.device import upload
 from ..settings.fields import Settings
-from .plan import Second, StepPlan
+from .plan import Second, StepPlan, part_bounds
 from .seeds import SeedUse, hash_integers
 
 
@@ -81,19 +82,23 @@ class Sampler:
         world_size: int = 1,
         weights: Sequence[int] | Tensor | None = None,
     ) -> None:
-        self.labels, self.sizes = images.labels, images.sizes
-        self.device = self.labels.device
+        # The host decodes the windows of streamed images: it draws them itself, to the bits that a GPU would draw.
+        self.device = images.labels.device if isinstance(images, ImagePool) else torch.device("cpu")
+        """Where plans are drawn."""
+        self.labels, self.sizes = images.labels.to(self.device), images.sizes.to(self.device)
         self.has_auxiliary = auxiliary is not None
         self.auxiliary = (auxiliary or NO_AUXILIARY).to(self.device)
         self.settings = settings
         batch_size = settings.batch_size
         if batch_size < world_size:
             raise ValueError(f"batch_size: expected at least {world_size}, the processes, got {batch_size}")
-        self.share = (batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
+        self.share = part_bounds(batch_size, rank, world_size)
         """Where this process's part of a batch begins and ends."""
-        self.augmentation = Augmentation.of(**settings.augmentation).to(self.device)
-        """What happens to images besides their place and mirroring; :func:`.render.render` needs it, too."""
-        self.means = images.means if self.augmentation.needs_means else None
+        self.augmentation = Augmentation.of(**settings.augmentation).to(images.labels.device)
+        """What happens to images besides their place and mirroring, as :func:`.render.render` needs it."""
+        self.drawn_augmentation = self.augmentation.to(self.device)
+        """The same where plans are drawn."""
+        self.means = images.means.to(self.device) if self.augmentation.needs_means else None
         """uint8[n, 8, 8, 3]: mean colours of parts of the images, which contrast is changed about."""
         for sizes in (self.sizes, self.auxiliary.sizes):
             if self.augmentation.scale is None and (sizes < settings.image_size).any():
@@ -160,7 +165,7 @@ class Sampler:
             size=(settings.image_size, settings.image_size),
             flip=settings.flip,
             box=box and second is not None,
-            augmentation=self.augmentation,
+            augmentation=self.drawn_augmentation,
         )
         return self._as_step(plan, order, "auxiliary" if draws_auxiliary else second).part(*self.share)
 
@@ -209,11 +214,11 @@ class Sampler:
             generator = torch.Generator().manual_seed(hash_integers(settings.seed, SeedUse.STEP, step))
             # Drawn in this order whether needed or not, so that all methods see the same partners and weights.
             permutation = torch.randperm(batch_size, generator=generator)
-            partner = self._to_device(permutation) if second == "partner" else None
+            partner = upload(permutation, self.device) if second == "partner" else None
             if by_chance:
                 chance = torch.rand(batch_size, generator=generator, dtype=torch.float32)
                 chance = chance[:1].expand(batch_size) if settings.lam_per == "batch" else chance
-                mixed = self._to_device(chance < settings.mix_probability)
+                mixed = upload(chance < settings.mix_probability, self.device)
         begin = step * batch_size
         if second is not None and begin + batch_size > self.mixed_samples:
             early = torch.arange(begin, begin + batch_size, device=self.device) < self.mixed_samples
@@ -223,7 +228,7 @@ class Sampler:
     def _epoch(self, epoch: int) -> Order:
         """The samples of an epoch in their order."""
         generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, SeedUse.EPOCH, epoch))
-        order = self._to_device(torch.randperm(self.epoch_length, generator=generator))
+        order = upload(torch.randperm(self.epoch_length, generator=generator), self.device)
         if self.balanced is not None:
             sample, repetition = self._dealt(epoch, order)
         else:
@@ -250,14 +255,10 @@ class Sampler:
     def _by_class(self) -> tuple[Tensor, Tensor, Tensor]:
         """What ``balanced`` holds. The order of a class's appearances is drawn from the seed."""
         generator = torch.Generator().manual_seed(hash_integers(self.settings.seed, SeedUse.CLASSES))
-        shuffled = self._to_device(torch.randperm(self.epoch_length, generator=generator))
+        shuffled = upload(torch.randperm(self.epoch_length, generator=generator), self.device)
         label = self.labels[self.appearances.index_select(0, shuffled)]
         counts = label.unique(return_counts=True)[1]
         return shuffled[label.argsort(stable=True)], counts.cumsum(0) - counts, counts
-
-    def _to_device(self, drawn: Tensor) -> Tensor:
-        """Brings what was drawn on the CPU to the device, without waiting for it."""
-        return drawn.to(self.device, non_blocking=True)
 
     def _order(self, begin: int, end: int) -> Order:
         """The samples at positions ``begin`` to ``end`` of the run's order."""

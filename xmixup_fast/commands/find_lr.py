@@ -134,7 +134,7 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     # What changes in the middle of a run would be taken for the learning rate's doing.
     steady = {"warmup_epochs": 0.0, "unmixed_share": 0.0, "rifle_periods": 1, "seqtrain_share": 1.0}
     settings = replace(settings, output=str(folder), resume="never", steps=steps, **steady)  # type: ignore[arg-type]
-    with reproducible(settings.seed, settings.threads):
+    with reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32):
         settings = resolved(settings)
         prepared = prepare(settings, log)
         trainer = Trainer(prepared.parts, settings)

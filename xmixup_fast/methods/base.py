@@ -30,6 +30,9 @@ class Method(ABC):
     :meth:`loss`, in this order. ``step`` counts all steps of the run from 0; ``steps`` are those of fine-tuning, to
     which :meth:`source_phase_steps` come on top.
 
+    On a GPU no step may have the host wait: it reads no value of a tensor (``item``, ``tolist``, ``nonzero``, a mask as
+    an index), and brings tensors of the CPU to the device by :func:`~xmixup_fast.runtime.device.upload`.
+
     A constructor raises ValueError where the network lacks what the method needs: it is called before an image is read.
     """
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from ..batches.plan import StepPlan
+from ..batches.plan import StepPlan, part_bounds
 from ..models.network import Network
-from ..runtime.distributed import all_reduce_max, world_size
+from ..runtime.distributed import world_size
 from ..settings.fields import Settings
 from .finetune import Finetune
 
@@ -29,19 +29,26 @@ class BSS(Finetune):
 
     def loss(self, network: Network, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
         features, logits = network.features_and_logits(images[0])
-        values: Tensor = torch.linalg.svdvals(_of_all_processes(features.float()))  # in descending order
+        together = features.float()
+        if world_size() > 1:
+            together = _of_all_processes(together, self._longest(plan.micro_batch))
+        values: Tensor = torch.linalg.svdvals(together)  # in descending order; waits for a GPU
         values = values[: min(self.settings.batch_size, features.shape[1])]
         penalty = self.settings.bss_eta * values[-self.settings.bss_k :].square().sum()
         return self.target_cross_entropy(logits, plan.label).mean() + penalty
 
+    def _longest(self, micro_batch: int) -> int:
+        """The most samples that a process has in a micro-batch of a step, which none has to ask the others for."""
+        processes, micro_batches = world_size(), self.settings.grad_accum_steps or 1
+        shares = [part_bounds(self.settings.batch_size, rank, processes) for rank in range(processes)]
+        parts = [part_bounds(end - begin, micro_batch, micro_batches) for begin, end in shares]
+        return max(end - begin for begin, end in parts)
 
-def _of_all_processes(features: Tensor) -> Tensor:
+
+def _of_all_processes(features: Tensor, longest: int) -> Tensor:
     """The features of all processes, float[N, D].
 
-    Parts are padded with rows of zeros to one length; these add no singular value but zeros.
+    Parts are padded with rows of zeros to the length of the longest; these add no singular value but zeros.
     """
-    if world_size() == 1:
-        return features
-    longest = int(all_reduce_max(len(features))[0])
     padded = F.pad(features, (0, 0, 0, longest - len(features)))
     return torch.cat(all_gather(padded))

@@ -8,6 +8,7 @@ from torch import nn
 from ..batches.seeds import SeedUse, hash_integers
 from ..models.classifiers import output_layers
 from ..models.network import Network
+from ..runtime.device import upload
 from .finetune import Finetune
 
 
@@ -26,7 +27,8 @@ class Rifle(Finetune):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash_integers(self.settings.seed, SeedUse.HEAD, step))
             for layer in output_layers(network.body):
-                layer.load_state_dict(_fresh(layer).state_dict())
+                fresh = _fresh(layer).state_dict()
+                layer.load_state_dict({name: upload(tensor, layer.weight.device) for name, tensor in fresh.items()})
                 for parameter in layer.parameters():
                     optimizer.state.pop(parameter, None)
 

@@ -1,4 +1,4 @@
-"""The device of a run: its choice, seeds and threads, free memory, and 16-bit arithmetic.
+"""The device of a run: its choice, seeds and threads, copies to it, free memory, and 16-bit arithmetic.
 
 With the setting ``amp``, the forward pass of a training step runs under autocast, and ``mix`` writes batches of the
 16-bit dtype: for a network that begins with a convolution, these are the bits that autocast would make of float32
@@ -13,8 +13,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from . import distributed
 from .control_group import memory_left
@@ -50,8 +52,18 @@ def usable_device(name: str) -> str:
 
 
 @contextmanager
-def reproducible(seed: int, threads: int | None) -> Iterator[None]:
+def reproducible(
+    seed: int,
+    threads: int | None,
+    *,
+    deterministic: bool = True,
+    tf32: Literal["convolutions", "all", "none"] = "convolutions",
+) -> Iterator[None]:
     """Seeds PyTorch's random number generators, and lets cuDNN use deterministic kernels only.
+
+    Without ``deterministic``, cuDNN measures its kernels for each shape that it sees, and takes the fastest. ``tf32``
+    tells what is computed in TF32 where it would be in float32: by default convolutions, and for matrix products what
+    the caller has set, which is not to, unless changed.
 
     Also sets PyTorch's number of CPU threads, to :func:`default_threads` if not given, takes float32 as the default
     dtype, and turns gradients on, whatever the caller has set. Afterwards, all of it is as it was before.
@@ -60,7 +72,10 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
     devices = range(torch.cuda.device_count())
     with (
         torch.random.fork_rng(devices),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True),
+        torch.backends.cudnn.flags(
+            enabled=True, benchmark=not deterministic, deterministic=deterministic, allow_tf32=tf32 != "none"
+        ),
+        _matrix_products(tf32),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
@@ -72,6 +87,31 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
         finally:
             torch.set_num_threads(threads_before)
             torch.set_default_dtype(dtype_before)
+
+
+@contextmanager
+def _matrix_products(tf32: str) -> Iterator[None]:
+    """A context in which GPUs compute matrix products of float32 in TF32 for "all", and do not for "none"."""
+    if tf32 == "convolutions":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.backends.cuda.matmul.allow_tf32 = tf32 == "all"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, or itself where it is there already; the host does not wait for the copy to a GPU.
+
+    A copy from memory that is not pinned would have the host wait. PyTorch keeps a pinned buffer until the copies from
+    it are done, and then uses it again, so steps that are alike allocate none after the first few.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.contiguous().pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def default_threads() -> int:

@@ -1,7 +1,8 @@
 """The processes of a run, which torchrun starts. Without torchrun there is one, and all functions work with it too.
 
-Gradients go through the backend of their device. All that processes have to agree on, such as a loss, a signal or the
-time of a checkpoint, goes through gloo from the CPU, also on machines with GPUs. What one process knows, such as the
+Gradients go through the backend of their device, and so do losses on GPUs, for which the host does not wait. All that
+processes have to agree on, such as a signal or the time of a checkpoint, goes through gloo from the CPU, also on
+machines with GPUs. What one process knows, such as the
 name of a run or which checkpoint can be read, is sent by rank 0. The first process of each machine writes to the cache,
 and the others of that machine read it.
 """
@@ -117,6 +118,13 @@ def _reduced(values: Sequence[float], operation: dist.ReduceOp.RedOpType) -> lis
         dist.all_reduce(tensor, operation)
     result: list[float] = tensor.tolist()
     return result
+
+
+def sum_on_device(value: Tensor) -> Tensor:
+    """Adds the values of all processes to a tensor, in place and on its device. The host does not wait for a GPU."""
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
 
 
 # DistributedDataParallel reads these annotations, which must therefore not become strings: this file does not import

@@ -84,6 +84,12 @@ class Settings:
     """Compile the training step's forward and loss with torch.compile, which takes a minute at the start."""
     cuda_graph: bool = False
     """Replay forward and backward as one CUDA graph, which spares the host their launches."""
+    deterministic: bool = True
+    """Let cuDNN take kernels alone that give the same bits each time; else those that it measures to be the fastest for
+    each shape of its input."""
+    tf32: Literal["convolutions", "all", "none"] = "convolutions"
+    """What a GPU computes in TF32, with factors of 11 bits, where it would be in float32: convolutions, as PyTorch has
+    it, or matrix products, too (all), or nothing (none)."""
     lr: float = 0.01
     """Learning rate of pretrained weights, at its highest."""
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"

@@ -75,7 +75,7 @@ GROUPS = {
         "checkpoint_steps",
         "checkpoints_kept",
     ),
-    "machine": ("device", "threads", "seed", "amp", "compile", "cuda_graph"),
+    "machine": ("device", "threads", "seed", "amp", "compile", "cuda_graph", "deterministic", "tf32"),
 }
 """Names of settings by the title of their group."""
 

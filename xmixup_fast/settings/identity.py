@@ -25,6 +25,7 @@ NOT_HASHED = (
     "profile",
     "compile",
     "cuda_graph",
+    "deterministic",
     "resume",
     "data_changed",
     "near_duplicates",
@@ -47,6 +48,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "split_by": ("order",),
     "test": ("run", "hold"),
     "duplicates": ("warn",),
+    "tf32": ("convolutions",),
 }
 """Neutral values of these settings, besides None; of all others False and zero are neutral. Whether images that are put
 aside are looked at changes no run."""

@@ -40,6 +40,8 @@ class SettingsKwargs(TypedDict, total=False):
     ema_decay: float | None
     compile: bool
     cuda_graph: bool
+    deterministic: bool
+    tf32: Literal["convolutions", "all", "none"]
     lr: float
     schedule: Literal["cosine", "linear", "step", "constant"]
     warmup_epochs: float

@@ -175,7 +175,7 @@ def prepare(
     rank, world_size = distributed.rank(), distributed.world_size()
     sampler = Sampler(images.train, index, settings, rank=rank, world_size=world_size, weights=weights)
     if settings.class_weights is not None:
-        method.weigh_classes(class_weights(sampler.class_counts, given_weights))
+        method.weigh_classes(class_weights(sampler.class_counts, given_weights).to(settings.device))
     counts = images.train.labels.bincount(minlength=len(data.dataset.classes)).tolist()
     if line := imbalance(settings, data.dataset.classes, counts, method.class_weights):
         log(line)

@@ -29,7 +29,7 @@ STEPS = 15
 PARTS = ("data", "plan", "mix", "forward", "backward", "update")
 """The parts of a step. A part's time excludes that of parts inside it: plan lies inside data, the wait for a batch."""
 STEP = "step"
-"""The name of the range of a whole step, which includes waiting for the device at its end."""
+"""The name of the range of a whole step. A step that is profiled waits for the device at its end."""
 
 Span = Callable[[str], AbstractContextManager[object]]
 """Function from the name of a part to a context in which that part of a step runs."""
@@ -83,6 +83,8 @@ def profiled(trainer: Profiled, folder: Path, log: Callable[[str], object]) -> I
         def span(name: str) -> Iterator[None]:
             with torch.profiler.record_function(name):
                 yield
+                if name == STEP and torch.cuda.is_initialized():
+                    torch.cuda.synchronize()
             if name == STEP:
                 profiler.step()
 

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from ..settings.fields import Settings
 from ..settings.given import given_settings
 from ..settings.identity import check_same, run_hash
 from .checkpoints import Checkpoint, Checkpoints
+from .losses import SLOTS, StepLoss, StepLosses
 from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
 from .profiler import profiled
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..settings.kwargs import SettingsKwargs
+
+AGREEMENT_SECONDS = 0.5
+"""About how often processes on GPUs agree on signals and checkpoints, which their hosts wait for."""
 
 
 def fit(
@@ -64,7 +69,11 @@ def fit(
     Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
     settings = given_settings("fit", given, settings, overrides)
-    with named_device_asserts(), distributed.processes(), reproducible(settings.seed, settings.threads):
+    with (
+        named_device_asserts(),
+        distributed.processes(),
+        reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32),
+    ):
         return _Run.begin(resolved(settings)).complete()
 
 
@@ -81,6 +90,11 @@ class _Run:
     checkpoints: Checkpoints
     saved_at: float = field(default=0.0, init=False)
     """When training began or a checkpoint was saved last, by the monotonic clock, in seconds."""
+    next_agreement: int = field(default=0, init=False)
+    """The step after which the processes agree on signals and checkpoints next, the same in all of them."""
+
+    def __post_init__(self) -> None:
+        self.losses = StepLosses(self.trainer.device)
 
     @classmethod
     def begin(cls, settings: Settings) -> _Run:
@@ -185,27 +199,39 @@ class _Run:
         return {first: 0} | {first + step: epoch for step, epoch in self.trainer.sampler.epoch_ends().items()}
 
     def _step(self) -> None:
-        """Takes a step, and adds its loss and its duration to the state.
+        """Takes a step; on a GPU its loss is read some steps later.
 
-        Raises ValueError where the loss is no longer finite.
+        Raises ValueError where a loss is no longer finite.
         """
-        trainer, state = self.trainer, self.state
-        started = time.perf_counter()
+        trainer = self.trainer
         with trainer.span("step"):
-            share = float(trainer.step())  # waits for the device, so that all of the step is timed
-            (loss,) = distributed.all_reduce_sum(share)
-            state.seconds.append(time.perf_counter() - started)
-        state.losses.append(loss)
-        step = trainer.steps_done
-        if not math.isfinite(loss):
-            # The loss is that of the weights before the step: a checkpoint of those is of no use either.
-            advice = f"try a smaller learning rate; {self.checkpoints.before(step - 1)}"
-            raise ValueError(f"lr: the loss became {loss} in step {step}; {advice}")
-        self.run_folder.step(trainer.batch_size, loss)
+            self.losses.begin()
+            loss = trainer.step()
+            read = self.losses.end(trainer.steps_done, loss)
+        self._add_losses(read)
+
+    def _add_losses(self, losses: Sequence[StepLoss]) -> None:
+        """Adds losses and durations of steps to the state, and shows them.
+
+        Raises ValueError for a loss that is not finite.
+        """
+        for step, loss, seconds in losses:
+            self.state.seconds.append(seconds)
+            self.state.losses.append(loss)
+            if not math.isfinite(loss):
+                # The loss is that of the weights before the step: a checkpoint of those is of no use either.
+                advice = f"try a smaller learning rate; {self.checkpoints.before(step - 1)}"
+                raise ValueError(f"lr: the loss became {loss} in step {step}; {advice}")
+            self.run_folder.step(self.trainer.batch_size, loss)
+
+    def _add_all_losses(self) -> None:
+        """Waits for the steps that the device has not done yet, and adds all losses."""
+        self._add_losses(self.losses.read())
 
     def _end_epoch(self, epoch: int, lr: float) -> None:
         """Validates where a validation is due, and records the metrics of an epoch; ``lr`` is its last step's."""
         trainer, state, settings = self.trainer, self.state, self.settings
+        self._add_all_losses()
         step = trainer.steps_done
         validates = epoch % settings.val_interval == 0 or step == trainer.steps
         if validates:
@@ -229,24 +255,35 @@ class _Run:
     def _save_checkpoint_if_due(self, signal: int) -> None:
         """Saves a checkpoint at the end, after a signal, and where the settings ask for one after this step or time.
 
-        ``signal`` is the number of a caught signal, or 0. All processes save and stop in the same step.
+        ``signal`` is the number of a caught signal, or 0. All processes save and stop in the same step. Losses are read
+        before: one that is not finite must be found while the checkpoints before it are still there.
 
-        Raises Interrupted where any process has caught a signal.
+        Raises Interrupted where any process has caught a signal, and ValueError where a loss is no longer finite.
         """
         trainer, settings = self.trainer, self.settings
         step = trainer.steps_done
         due = settings.checkpoint_steps is not None and step % settings.checkpoint_steps == 0
-        due = due or time.monotonic() - self.saved_at >= 60 * settings.checkpoint_minutes
-        save_now, signal = map(int, distributed.all_reduce_max(due, signal))
-        if save_now or signal or step == trainer.steps or self.state.stops_early(settings):
+        due = due or step == trainer.steps or self.state.stops_early(settings)
+        if not due and step < self.next_agreement:
+            return
+        minutes = (time.monotonic() - self.saved_at) / 60
+        step_seconds = self.state.seconds[-1] if self.state.seconds else 0.0
+        minutes, signal_of_any, unfinished, step_seconds = distributed.all_reduce_max(
+            minutes, signal, self.losses.unfinished(), step_seconds
+        )
+        self._add_losses(self.losses.read(int(unfinished)))
+        self.next_agreement = step + agreement_interval(trainer.device, step_seconds)
+        if due or minutes >= settings.checkpoint_minutes or signal_of_any:
+            self._add_all_losses()
             if distributed.rank() == 0:
                 self.checkpoints.save(self.state.checkpoint(trainer))
             self.saved_at = time.monotonic()
-        if signal:
+        if signal_of_any:
             distributed.barrier()  # torchrun ends all processes as soon as one has ended
             folder = self.run_folder.folder
             raise Interrupted(
-                f"stopped after step {step} of {trainer.steps}; resume with --resume auto --output {folder}", signal
+                f"stopped after step {step} of {trainer.steps}; resume with --resume auto --output {folder}",
+                int(signal_of_any),
             )
 
     def _load_best_weights(self) -> None:
@@ -331,6 +368,16 @@ class _Run:
             source=setup.source,
             selection=setup.selection,
         )
+
+
+def agreement_interval(device: torch.device, step_seconds: float) -> int:
+    """How many steps there are between two agreements of the processes on ``device``, from how long a step takes.
+
+    One where asking costs the device nothing: in a single process, and on a CPU, whose steps are done when they return.
+    """
+    if distributed.world_size() == 1 or device.type == "cpu" or step_seconds <= 0:
+        return 1
+    return min(max(int(AGREEMENT_SECONDS / step_seconds), 1), SLOTS)
 
 
 def _checkpoints(settings: Settings, manifest: Manifest) -> Checkpoints:

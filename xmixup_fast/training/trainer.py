@@ -65,7 +65,7 @@ class TrainingLoss(nn.Module):
 
 
 class Trainer:
-    """Trains a network with a method."""
+    """Trains a network with a method. On a GPU no step has the host wait, but for fp16's scaler and bss."""
 
     def __init__(self, parts: StepParts, settings: Settings) -> None:
         network = parts.network
@@ -86,8 +86,8 @@ class Trainer:
                 self.loss, forward_sync_buffers=False, find_unused_parameters=self.method.has_unused_parameters
             )
             self.loss.register_comm_hook(None, distributed.sum_gradients)
-        device = next(network.parameters()).device
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
+        self.device = next(network.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
         self._scaled = ("scale", "_growth_tracker") if self.scaler.is_enabled() else ()
         self.average: ModelEmaV3 | None = None
         if settings.ema_decay:
