@@ -134,8 +134,8 @@ def select_classes(place: Place) -> object:
 
 
 def evaluate_run(place: Place) -> object:
-    options = evaluate.Options(str(place.run), device="cuda:1", cache="none", output=str(place.folder / "evaluation"))
-    return evaluate.run(options)
+    output = str(place.folder / "evaluation")
+    return evaluate.run(evaluate.Options(model=str(place.run), device="cuda:1", cache="none", output=output))
 
 
 def time_steps(place: Place) -> object:

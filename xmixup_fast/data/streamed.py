@@ -1,7 +1,7 @@
 """Images that are decoded each time they are needed, ahead of their use.
 
-On a GPU, batches come to the device on a stream of the decoding threads: they neither wait for the steps that are
-queued on the caller's stream, nor do these wait for a batch before they use it.
+On a GPU, the decoding threads have a stream of their own. So a batch reaches the device while steps that use earlier
+ones are still queued on the caller's stream; the step that uses it waits for its event.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class StreamedImages:
                 whole = torch.cat([torch.zeros_like(batch.window[:, :2]), batch.window[:, 2:]], dim=1)
                 made = (pixels, offsets, sizes.contiguous(), labels, index, whole, batch.flip)
                 tensors = [moved(tensor, device) for tensor in made]
-                return tensors, stream.record_event() if stream and device.type == "cuda" else None
+                ready = stream.record_event() if stream is not None and device.type == "cuda" else None
+                return tensors, ready
 
             for tensors, ready in ordered_map(conductor, decode, map(_on_cpu, crops), AHEAD):
                 if ready is not None:

@@ -83,7 +83,8 @@ class Settings:
     compile: bool = False
     """Compile the training step's forward and loss with torch.compile, which takes a minute at the start."""
     cuda_graph: bool = False
-    """Replay forward and backward as one CUDA graph, which spares the host their launches."""
+    """Replay forward and backward as one CUDA graph, which spares the host their launches; not while DALI decodes
+    streamed images on the GPU."""
     lr: float = 0.01
     """Learning rate of pretrained weights, at its highest."""
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
