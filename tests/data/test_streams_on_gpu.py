@@ -15,7 +15,7 @@ import pytest
 import torch
 from late_dali import LateImages, LatePipeline
 from late_gpu import GPU, LateGPU
-from test_decoding import HAS_DALI, decoded, made_decoder
+from test_decoding import HAS_DALI, made_decoder
 from test_streamed import JPEGS, SIZE, made_images, shown
 from torch import Tensor
 
@@ -64,14 +64,19 @@ def made_crops() -> list[Crops]:
 
 
 def wanted(short_side: int | None) -> list[tuple[list[Tensor], Tensor, Tensor]]:
-    """Pixels, labels and flips of each batch, from a stream on the CPU."""
-    stream = images_on_cpu(made_decoder("torchvision", short_side), short_side)  # type: ignore[arg-type]
-    return [(shown(pool, crops), pool.labels[crops.index], crops.flip) for pool, crops in stream.fetch(made_crops())]
+    """Pixels, labels and flips of each batch, from images in memory."""
+    samples = made_images(JPEGS)
+    pool = ImagePool.from_images(whole_images(short_side), [sample.label for sample in samples])
+    return [(shown(pool, crops), pool.labels[crops.index], crops.flip) for crops in made_crops()]
+
+
+def whole_images(short_side: int | None) -> list[Tensor]:
+    found = made_decoder("torchvision", short_side).decode(sample.image for sample in made_images(JPEGS))  # type: ignore[arg-type]
+    return [image for image in found if isinstance(image, Tensor)]
 
 
 def images_on_cpu(decoder: Any, short_side: int | None) -> StreamedImages:
-    whole = decoded("torchvision", JPEGS, short_side)  # type: ignore[arg-type]
-    sizes = torch.tensor([image.shape[:2] for image in whole if isinstance(image, Tensor)], dtype=torch.int32)
+    sizes = torch.tensor([image.shape[:2] for image in whole_images(short_side)], dtype=torch.int32)
     return StreamedImages(made_images(JPEGS), sizes, decoder)
 
 
@@ -193,7 +198,8 @@ def test_a_faulty_handover_is_seen(
     monkeypatch.setattr(streamed, function, faulty)
     images = images_on_gpu(gpu_decoder("torchvision", None, monkeypatch), None, gpu)
     try:
-        right = agrees(used(images, made_crops()), None)
+        with gpu.stream(gpu.new_stream(GPU)):
+            right = agrees(used(images, made_crops()), None)
     except AssertionError as error:
         assert "pageable" in str(error)
         return
@@ -268,8 +274,8 @@ def test_whole_images_come_from_the_gpu_complete(
 ) -> None:
     decoder = gpu_decoder("dali", short_side, monkeypatch)
     found = list(decoder.decode(sample.image for sample in made_images(JPEGS)))
-    for image, expected in zip(found, decoded("torchvision", JPEGS, short_side), strict=True):  # type: ignore[arg-type]
-        assert isinstance(expected, Tensor) and image.device.type == "cpu" and image.shape == expected.shape
+    for image, expected in zip(found, whole_images(short_side), strict=True):
+        assert isinstance(image, Tensor) and image.device.type == "cpu" and image.shape == expected.shape
         assert (image.int() - expected.int()).abs().max() <= (0 if short_side is None else 1)
 
 

@@ -83,25 +83,26 @@ class Memory:
 
 
 class LateTensor(Tensor):
-    """A tensor on the GPU. ``real`` has the values as of the work that has been done."""
+    """A tensor on the GPU. ``contents`` has the values as of the work that has been done."""
 
-    real: Tensor
+    contents: Tensor
     memory: Memory
     __torch_function__ = torch._C._disabled_torch_function_impl
 
+    device = GPU  # for Python alone: torch's own code would make it the current device, which is not there
+
     @staticmethod
     def __new__(cls, real: Tensor, memory: Memory) -> LateTensor:
-        made: LateTensor = Tensor._make_wrapper_subclass(
-            cls, real.shape, strides=real.stride(), storage_offset=real.storage_offset(), dtype=real.dtype, device=GPU
-        )
-        made.real, made.memory = real, memory
+        places = {"strides": real.stride(), "storage_offset": real.storage_offset()}
+        made: LateTensor = Tensor._make_wrapper_subclass(cls, real.shape, **places, dtype=real.dtype, device="meta")
+        made.contents, made.memory = real, memory
         return made
 
     def record_stream(self, stream: Stream) -> None:
         self.memory.known.add(stream)
 
     def data_ptr(self) -> int:
-        return self.real.data_ptr()
+        return self.contents.data_ptr()
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -196,7 +197,7 @@ class LateGPU:
         if not (non_blocking and getattr(source, "pinned", False)):
             raise AssertionError("a copy for which the host waits: from pageable memory, or not non_blocking")
         made, stream = self.tensor(torch.zeros_like(source)), self.current_stream(GPU)
-        real = made.real
+        real = made.contents
         stream.put(lambda: real.copy_(source))
         return made
 
@@ -221,7 +222,7 @@ class LateGPU:
             return args[0] if func._schema.returns else None
         template = func(*real_args, **real_kwargs)  # its shape is right, its values may be too early
         made = tree_map(lambda one: LateTensor(torch.zeros_like(one), Memory(self, stream)), template)
-        places = [one.real for one in tree_leaves(made)]
+        places = [one.contents for one in tree_leaves(made)]
 
         def work() -> None:
             for place, result in zip(places, tree_leaves(func(*real_args, **real_kwargs)), strict=True):
@@ -241,8 +242,9 @@ class LateGPU:
 
         def to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             on_gpu = args and isinstance(args[0], torch.device) and args[0].type == "cuda"
-            if on_gpu and not isinstance(tensor, LateTensor):
-                return self.upload(tensor, kwargs.get("non_blocking", False))
+            if on_gpu:
+                late = isinstance(tensor, LateTensor)
+                return tensor if late else self.upload(tensor, kwargs.get("non_blocking", False))
             return original_to(tensor, *args, **kwargs)
 
         def empty(*args: Any, device: torch.device | None = None, **kwargs: Any) -> Tensor:
@@ -265,4 +267,4 @@ def _real(value: Any) -> Any:
     """A tensor's values; and the CPU in place of the GPU, where an operation names it."""
     if isinstance(value, torch.device):
         return torch.device("cpu")
-    return value.real if isinstance(value, LateTensor) else value
+    return value.contents if isinstance(value, LateTensor) else value
