@@ -38,7 +38,10 @@ class LateImages:
 
     def __del__(self) -> None:
         pixels = self.pixels
-        (self.stream or Stream(GPU, -1)).put(lambda: pixels.fill_(171))
+        if self.stream:
+            self.stream.put(lambda: pixels.fill_(171))
+        else:
+            pixels.fill_(171)
 
 
 class LatePipeline:

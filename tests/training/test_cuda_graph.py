@@ -137,6 +137,21 @@ def test_no_method_moves_what_a_graph_reads(name: str) -> None:
     assert addresses(trainer) == before
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_steps_on_a_second_gpu_are_replayed_there() -> None:
+    """Graphs that were captured on the current device would repeat the gradients of one step."""
+    settings = {"steps": 14, "seqtrain_share": 0.5}
+    plain, replayed = (
+        Case(**settings, device="cuda:1", cuda_graph=graph).to(torch.device("cuda:1")).trainer("seqtrain")
+        for graph in (False, True)
+    )
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        while plain.steps_done < plain.steps:
+            torch.testing.assert_close(replayed.step(), plain.step(), rtol=1e-2, atol=1e-3)
+    assert torch.cuda.current_device() == 0
+
+
 def test_a_late_tensor_reads_as_zeros(gpu: LateGPU) -> None:
     """What the tests above rest on."""
     side = gpu.new_stream(GPU)
