@@ -90,7 +90,7 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
     from ..models.trained import load, temperature_of
     from ..report import figures
     from ..report.results import EvaluationResult
-    from ..runtime.device import reproducible
+    from ..runtime.device import current_device, reproducible
     from ..training.images import make_image_store
     from ..training.resolve import run_name
     from ..training.run_folder import data_beside
@@ -104,7 +104,7 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
         raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
     chosen = choose(settings, options, network.classes, run, log)
     split, samples, bad = chosen.split, chosen.samples, chosen.bad
-    with reproducible(settings.seed, settings.threads):
+    with current_device(settings.device), reproducible(settings.seed, settings.threads):
         builder = make_image_store(settings, log)
         images = builder.images(samples, f"{split} images", settings.storage).to(settings.device)
         bad = refuse_bad_files(bad + builder.bad, settings.bad_files, "evaluates without them")

@@ -116,7 +116,7 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     Raises as :func:`xmixup_fast.fit` does.
     """
     from ..runtime import distributed
-    from ..runtime.device import reproducible
+    from ..runtime.device import current_device, reproducible, usable_device
     from ..training.prepare import prepare
     from ..training.resolve import resolved, run_name
     from ..training.trainer import Trainer
@@ -134,7 +134,9 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     # What changes in the middle of a run would be taken for the learning rate's doing.
     steady = {"warmup_epochs": 0.0, "unmixed_share": 0.0, "rifle_periods": 1, "seqtrain_share": 1.0}
     settings = replace(settings, output=str(folder), resume="never", steps=steps, **steady)  # type: ignore[arg-type]
-    with reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32):
+    device = usable_device(settings.device)
+    how = {"deterministic": settings.deterministic, "tf32": settings.tf32}
+    with current_device(device), reproducible(settings.seed, settings.threads, **how):
         settings = resolved(settings)
         prepared = prepare(settings, log)
         trainer = Trainer(prepared.parts, settings)

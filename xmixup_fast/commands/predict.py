@@ -105,7 +105,7 @@ def predict(
 
     from ..data.decoding.choose import make_decoder
     from ..models.trained import load, needed_temperature
-    from ..runtime.device import default_threads, usable_device
+    from ..runtime.device import current_device, default_threads, usable_device
 
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
@@ -117,8 +117,9 @@ def predict(
     place = torch.device(usable_device(device))
     network, preprocessing = load(weights)
     temperature = needed_temperature(weights) if calibrated else 1.0
-    classifier = _Classifier(network, preprocessing, top_k, place, flip=tta == "flip", temperature=temperature)
-    decode = make_decoder(decoder, classifier.preprocessing.resize, place, default_threads(), _complain).decode
+    with current_device(place):
+        classifier = _Classifier(network, preprocessing, top_k, place, flip=tta == "flip", temperature=temperature)
+        decode = make_decoder(decoder, classifier.preprocessing.resize, place, default_threads(), _complain).decode
     paths = [images] if isinstance(images, str | os.PathLike) else images
     return _predictions(paths, decode, classifier, batch_size, bad_files)
 
@@ -156,10 +157,11 @@ class _Classifier:
         from ..data.center_crops import center_crop_batches
         from ..evaluation import averaged
         from ..ops.image_pool import ImagePool
+        from ..runtime.device import current_device
 
-        pool = ImagePool.from_images(images).to(self.device)
-        ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers, flip=self.flip)
-        with torch.no_grad():
+        with current_device(self.device), torch.no_grad():  # here, since callers go on between two predictions
+            pool = ImagePool.from_images(images).to(self.device)
+            ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers, flip=self.flip)
             logits = self.network(batch).float() / self.temperature
             top = averaged(logits, len(images)).softmax(1).topk(self.top_k)
         rows = zip(top.values.tolist(), top.indices.tolist(), strict=True)

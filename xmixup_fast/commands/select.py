@@ -92,12 +92,12 @@ def _select(
     from ..data.bad_files import list_bad
     from ..data.decoding.choose import make_decoder
     from ..models.build import NoWeights, build
-    from ..runtime.device import reproducible
+    from ..runtime.device import current_device, reproducible
     from ..selection.selector import AuxiliarySelector
     from ..training.ways import ways
 
     target, source = datasets
-    with reproducible(settings.seed, settings.threads):
+    with current_device(settings.device), reproducible(settings.seed, settings.threads):
         try:
             network = build(
                 settings.model,

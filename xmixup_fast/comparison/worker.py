@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.device import default_threads, reproducible, usable_device
+from ..runtime.device import current_device, default_threads, reproducible, usable_device
 from ..runtime.files import write_text
 from ..settings.fields import Settings
 from ..training.prepare import prepare
@@ -54,7 +54,9 @@ def train(settings: Settings) -> dict[str, Any]:
 
 def _time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
     """Median seconds of a step of each, taken in turn, so that a slow spell of the machine hits both alike."""
-    with reproducible(baseline.seed, baseline.threads, deterministic=baseline.deterministic, tf32=baseline.tf32):
+    device = usable_device(baseline.device)
+    how = {"deterministic": baseline.deterministic, "tf32": baseline.tf32}
+    with current_device(device), reproducible(baseline.seed, baseline.threads, **how):
         sides = [_trainer(resolved(settings)) for settings in (baseline, other)]
         rounds = min([WARM_UP + ROUNDS, *(side.sampler.steps for side in sides)])
         seconds: list[list[float]] = [[], []]

@@ -1,9 +1,12 @@
-"""Images that are decoded each time they are needed, ahead of their use."""
+"""Images that are decoded each time they are needed, ahead of their use.
+
+On a GPU, the decoding threads have a stream of their own. So a batch reaches the device while steps that use earlier
+ones are still queued on the caller's stream; the step that uses it waits for its event.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 from ..ops.image_pool import Crops, ImagePool
 from ..ops.mean_colors import GRID, dense_mean_colors
 from ..runtime.progress import progress
+from ..runtime.side_stream import hand_over, moved, side_stream, threads_on
 from .dataset import BadFile, Sample
 from .decoding.decoder import Decoder, ordered_map
 
@@ -64,14 +68,18 @@ class StreamedImages:
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[ImagePool, Crops]]:
         """Yields a pool of windows for each batch of crops, and crops that show all of them. Decodes batches ahead.
 
-        A window that appears twice in a batch is decoded once.
+        A window that appears twice in a batch is decoded once. Pool and crops are on the device of these images, and
+        ready for the stream that is current when they are asked for. Crops are best given on the CPU: a GPU's are read
+        back, for which the host waits.
 
         Raises ValueError with the names of all images that can no longer be decoded.
         """
-        with ThreadPoolExecutor(self.decoder.threads) as workers, ThreadPoolExecutor(1) as conductor:
+        device = self.labels.device
+        stream = side_stream(device if device.type == "cuda" else self.decoder.device)
+        with threads_on(stream, self.decoder.threads) as workers, threads_on(stream, 1) as conductor:
             decode_windows = self.decoder.window_decoder(workers)
 
-            def decode(batch: Crops) -> tuple[ImagePool, Crops]:
+            def decode(batch: Crops) -> tuple[list[Tensor], torch.cuda.Event | None]:
                 asked = torch.cat([batch.index.unsqueeze(1), batch.window], dim=1)
                 distinct, index = asked.unique(dim=0, return_inverse=True)
                 rows = distinct.tolist()
@@ -79,9 +87,23 @@ class StreamedImages:
                 sizes = distinct[:, 3:].int()
                 ends = (3 * distinct[:, 3] * distinct[:, 4]).cumsum(0)
                 offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
-                labels = self.labels[distinct[:, 0]]
-                pool = ImagePool(pixels.to(self.labels.device), offsets, sizes.contiguous(), labels)
+                labels = torch.tensor([self.samples[row[0]].label for row in rows], dtype=torch.int64)
                 whole = torch.cat([torch.zeros_like(batch.window[:, :2]), batch.window[:, 2:]], dim=1)
-                return pool, Crops(index, whole, batch.flip)
+                made = (pixels, offsets, sizes.contiguous(), labels, index, whole, batch.flip)
+                tensors = [moved(tensor, device) for tensor in made]
+                ready = stream.record_event() if stream is not None and device.type == "cuda" else None
+                return tensors, ready
 
-            yield from ordered_map(conductor, decode, crops, AHEAD)
+            for tensors, ready in ordered_map(conductor, decode, map(_on_cpu, crops), AHEAD):
+                if ready is not None:
+                    hand_over(tensors, ready)
+                pixels, offsets, sizes, labels, index, whole, flip = tensors
+                yield ImagePool(pixels, offsets, sizes, labels), Crops(index, whole, flip)
+
+
+def _on_cpu(crops: Crops) -> Crops:
+    """The crops on the CPU, with one copy where they are on a GPU."""
+    if crops.index.device.type == "cpu":
+        return crops
+    rows = torch.cat([crops.index.unsqueeze(1), crops.window, crops.flip.unsqueeze(1)], dim=1).cpu()
+    return Crops(rows[:, 0], rows[:, 1:5].int(), rows[:, 5].bool())

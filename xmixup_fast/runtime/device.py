@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +49,16 @@ def usable_device(name: str) -> str:
         if fault := kernel_fault(device):
             raise ValueError(f"device: expected cpu, got {device}: {fault}")
     return str(device)
+
+
+def current_device(device: torch.device | str) -> AbstractContextManager[object]:
+    """A context in which a GPU is this thread's current device; then it is the caller's again. For a CPU: nothing.
+
+    Streams, events and graphs belong to the current device, and so does memory that is asked for without a device: the
+    processes of a machine would otherwise all use its first GPU besides their own.
+    """
+    device = torch.device(device)
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """CUDA graphs: the forward and backward of a step, captured once and then replayed with one launch.
 
 Only forward and backward are captured. Whatever the host decides from step to step stays outside: learning rates,
-rifle's new heads, clipping, and whether fp16's loss scale skips a step.
+rifle's new heads, clipping, and whether fp16's loss scale skips a step. All of that, and a checkpoint that is loaded,
+writes to parameters, buffers and scale where they are, so that a graph that has read them once remains right.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,11 +47,15 @@ class CudaGraphRunner:
     A graph reads batches at fixed addresses: batches in another buffer (those of seqtrain's source phase) are steps of
     another kind, with a graph of their own. Plans are copied to fixed addresses. Nothing in the work may wait for the
     device, or depend on values in host memory that change.
+
+    Everything runs on the parameters' device. Warm-ups and captures have one side stream, and all graphs one pool of
+    memory: replays follow each other on the caller's stream, and what one has left is used before the next.
     """
 
     def __init__(self, work: Work, parameters: Iterable[nn.Parameter]) -> None:
         self.work = work
         self.parameters = list(parameters)
+        self.device = self.parameters[0].device
         self._kinds: dict[tuple[int, ...], _Kind] = {}
 
     def __call__(self, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
@@ -67,19 +73,32 @@ class CudaGraphRunner:
             parameter.grad = gradient
         return kind.loss
 
+    @cached_property
+    def _side_stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)
+
+    @cached_property
+    def _pool(self) -> Any:
+        """What torch knows the memory of all graphs by."""
+        return torch.cuda.graph_pool_handle()
+
     def _on_side_stream(self, work: Callable[[], Tensor]) -> Tensor:
-        """Does work on a side stream: work has to be warmed up there before it is captured."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        """Does work on the side stream: work has to be warmed up there before it is captured."""
+        caller = torch.cuda.current_stream(self.device)
+        self._side_stream.wait_stream(caller)
+        with torch.cuda.stream(self._side_stream):
             result = work()
-        torch.cuda.current_stream().wait_stream(stream)
+        caller.wait_stream(self._side_stream)
         return result
 
     def _capture(self, images: tuple[Tensor, ...], plan: StepPlan) -> tuple[Callable[[], object], Tensor]:
         """A function that repeats the work on these tensors, and the loss that it writes; nothing is computed yet."""
         graph: Any = torch.cuda.CUDAGraph()
-        # Threads that decode images may copy to the device meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # Without a stream, torch captures on one of the device that was current when it captured first. Threads that
+        # decode images may copy to the device meanwhile.
+        capturing = torch.cuda.graph(
+            graph, pool=self._pool, stream=self._side_stream, capture_error_mode="thread_local"
+        )
+        with torch.cuda.device(self.device), capturing:
             loss = self.work(images, plan)
         return graph.replay, loss

@@ -100,7 +100,16 @@ class SplitImages:
         return pool.to(self.settings.device)
 
     def check(self) -> None:
-        """Logs how many images are skipped. Raises ValueError, which names them, where ``bad_files`` is "error"."""
+        """Logs how many images are skipped. Raises ValueError, which names them, where ``bad_files`` is "error".
+
+        Raises ValueError, too, where a GPU decodes images during steps that are captured in a CUDA graph.
+        """
+        decoder = self.store.decoder
+        if self.settings.cuda_graph and decoder.device.type == "cuda" and isinstance(self.train, StreamedImages):
+            raise ValueError(
+                "decoder: expected torchcodec, torchvision or pillow with cuda_graph and streamed training images, got "
+                f"{decoder.name}: DALI may wait for the whole GPU, which is an error while a graph is captured there"
+            )
         if bad := refuse_bad_files(self.bad, self.settings.bad_files):
             self.log(f"{skipped(bad)}; summary.json lists them")
 

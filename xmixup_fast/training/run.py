@@ -23,7 +23,7 @@ from ..evaluation import Evaluation
 from ..models.trained import save
 from ..report.page import RunRecord, run_page
 from ..runtime import distributed
-from ..runtime.device import reproducible
+from ..runtime.device import current_device, reproducible, usable_device
 from ..runtime.device_asserts import named_device_asserts
 from ..runtime.extension import __version__
 from ..runtime.files import check_writable
@@ -61,7 +61,8 @@ def fit(
     """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
 
     ``fit("photos/")`` gives the target. Settings may be given as an object, by name, or both: then the names come on
-    top. Random numbers, threads, default dtype and gradient mode of the caller change nothing, and are left alone.
+    top. Random numbers, threads, default dtype, gradient mode and current GPU of the caller change nothing, and are
+    left alone.
 
     Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
@@ -72,6 +73,7 @@ def fit(
     with (
         named_device_asserts(),
         distributed.processes(),
+        current_device(usable_device(settings.device)),
         reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32),
     ):
         return _Run.begin(resolved(settings)).complete()

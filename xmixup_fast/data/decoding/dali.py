@@ -1,10 +1,18 @@
-"""The decoder that uses DALI, NVIDIA's library for loading data."""
+"""The decoder that uses DALI, NVIDIA's library for loading data.
+
+On a GPU, DALI decodes on streams of its own. Its results are bound to the current stream of the thread that asks for
+them, and are copied into torch's memory on that stream. So the copy comes after the decoding, DALI's memory is free
+after the copy, and whoever uses the pixels waits for that one stream. Nothing is exported by DLPack: for an exported
+image of a GPU, DALI waits for the whole device before it frees the memory.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
 from itertools import chain, islice
 from typing import Any, TypeGuard
@@ -17,6 +25,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from ...runtime.side_stream import side_stream, threads_on
 from ..dataset import BadFile, Image
 from .decoder import Decoder, ordered_map
 from .notes import Notes
@@ -42,11 +51,13 @@ class DaliDecoder(Decoder):
         log: Callable[[str], object] | None = None,
     ) -> None:
         super().__init__(short_side, threads, log)
-        self.device = device
+        # DALI wants a number, and its threads have a current device of their own.
+        self.device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
         self.name = "dali" if device.type == "cpu" else f"dali {device.type}"
 
     def _decode(self, images: Iterable[Image], steps: Steps) -> Iterator[Tensor | BadFile]:
-        with ThreadPoolExecutor(self.threads) as workers, ThreadPoolExecutor(1) as dali:
+        stream = side_stream(self.device)
+        with threads_on(stream, self.threads) as workers, threads_on(stream, 1) as dali:
             pipeline = _Pipeline(self.device, self.threads, windows=False)
             batches = into_batches(ordered_map(workers, steps.read, images, BATCH_IMAGES))
             decoded = ordered_map(dali, partial(_decode_batch, workers, pipeline, steps), batches, 1)
@@ -67,7 +78,7 @@ class DaliDecoder(Decoder):
         if not data:
             return steps.crop_each(workers, encoded, windows)
         try:
-            regions = pipeline.run(list(data.values()), [windows[i] for i in data])
+            regions = pipeline.run(list(data.values()), windows=[windows[i] for i in data])
         except RuntimeError as error:
             batch = steps.crop_each(workers, encoded, windows)
             _warn(len(data), error)
@@ -114,8 +125,32 @@ class _Pipeline:
         self.windows = windows
         self._pipeline: Pipeline | None = None
 
-    def run(self, jpegs: Sequence[NDArray[np.uint8]], windows: Windows | None = None) -> Any:
-        """Decodes a batch into DALI's list of tensors, uint8[H, W, 3]. Raises RuntimeError where an image fails."""
+    def decode(self, jpegs: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+        """Decodes whole images: uint8[H, W, 3] each, on the GPU ready for the thread's current stream.
+
+        Raises RuntimeError where an image fails.
+        """
+        if self.device.type == "cpu":
+            return [from_dlpack(image) for image in self.run(jpegs)]
+        stream = torch.cuda.current_stream(self.device)
+        images = self.run(jpegs, stream)
+        shapes = images.shape()
+        counts = [math.prod(shape) for shape in shapes]
+        pixels = torch.empty(sum(counts), dtype=torch.uint8, device=self.device)
+        pointer, handle = ctypes.c_void_p(pixels.data_ptr()), ctypes.c_void_p(stream.cuda_stream)
+        images.copy_to_external(pointer, handle, non_blocking=True)
+        return [part.view(shape) for part, shape in zip(pixels.split(counts), shapes, strict=True)]
+
+    def run(
+        self,
+        jpegs: Sequence[NDArray[np.uint8]],
+        stream: torch.cuda.Stream | None = None,
+        windows: Windows | None = None,
+    ) -> Any:
+        """Decodes a batch into DALI's list of tensors, uint8[H, W, 3], bound to ``stream`` on a GPU.
+
+        Raises RuntimeError where an image fails.
+        """
         if self._pipeline is None or self._pipeline.max_batch_size < len(jpegs):
             self._pipeline = self._build(max(len(jpegs), BATCH_IMAGES))
         inputs: dict[str, Any] = {"encoded": list(jpegs)}
@@ -123,7 +158,7 @@ class _Pipeline:
             corners = np.array(windows, dtype=np.int32)
             inputs |= {"anchor": list(corners[:, :2]), "shape": list(corners[:, 2:])}
         try:
-            (images,) = self._pipeline.run(**inputs)
+            (images,) = self._pipeline.run(stream, **inputs)
         except RuntimeError:
             self._pipeline = None
             raise
@@ -134,7 +169,7 @@ class _Pipeline:
         pipeline = Pipeline(
             batch_size=batch_size,
             num_threads=self.threads,
-            device_id=(self.device.index or 0) if on_gpu else None,
+            device_id=self.device.index if on_gpu else None,
             prefetch_queue_depth=1,  # DALI demands it where run() is given the batch
         )
         with pipeline:
@@ -163,14 +198,13 @@ def _decode_batch(
     if not data:
         return batch
     try:
-        output = pipeline.run(data)
+        pixels = iter(pipeline.decode(data))
     except RuntimeError as error:
         results = list(workers.map(lambda image: steps.decode(image) if _is_jpeg(image) else image, batch))
         pairs = zip(results, batch, strict=True)
         if not any(isinstance(after, BadFile) for after, before in pairs if _is_jpeg(before)):
             _warn(len(data), error)
         return results
-    pixels = iter([from_dlpack(image) for image in output])
     return [next(pixels) if _is_jpeg(image) else image for image in batch]
 
 

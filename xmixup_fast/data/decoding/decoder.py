@@ -44,6 +44,9 @@ class Decoder(ABC):
     decode_jpeg: Callable[[NDArray[np.uint8]], Tensor] | None = None
     """Decodes one JPEG file on the CPU, see :class:`Steps`."""
 
+    device = torch.device("cpu")
+    """Where JPEG files are decoded, and where :meth:`window_decoder` leaves the pixels."""
+
     def __init__(self, short_side: int | None, threads: int, log: Callable[[str], object] | None = None) -> None:
         self.short_side = short_side
         self.threads = threads
@@ -71,7 +74,8 @@ class Decoder(ABC):
 
         Its pixels are equal to the same pixels of :meth:`decode`. The function takes B >= 1 images and their windows,
         which lie inside their images, and is called by one thread at a time. It raises ValueError with the names of all
-        images that cannot be decoded. ``workers`` decode, with as many threads as the decoder has.
+        images that cannot be decoded. ``workers`` decode, with as many threads as the decoder has. On a GPU, all these
+        threads have one stream of it as their current one, on which the pixels are made.
         """
 
     def all_unreadable(self, samples: Sequence[Sample], bad: Sequence[BadFile]) -> bool:
