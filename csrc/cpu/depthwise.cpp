@@ -27,9 +27,12 @@ constexpr int64_t kProductsPerTask = 1 << 18;  // the fewest that a thread is gi
 
 // Checks what all arguments of two integers have in common.
 void check_pair(const char* name, const std::vector<int64_t>& pair, int64_t least, int64_t most) {
-  if (pair.size() != 2 || std::any_of(pair.begin(), pair.end(), [&](int64_t n) { return n < least || n > most; })) {
-    fail(kOp, name, ": expected 2 integers from ", least, " to ", most, ", got ", to_string(pair));
+  if (pair.size() == 2 && std::all_of(pair.begin(), pair.end(), [&](int64_t n) { return n >= least && n <= most; })) {
+    return;
   }
+  std::string got;
+  for (const int64_t n : pair) got += (got.empty() ? "" : ", ") + std::to_string(n);
+  fail(kOp, name, ": expected 2 integers from ", least, " to ", most, ", got [", got, "]");
 }
 
 // Checks a tensor that is read as float32[batch, height, width, channels].
