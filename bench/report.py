@@ -195,8 +195,9 @@ def sides_table(results: Results, groups: dict[str, str], words: dict[str, str])
 
 
 def others(results: Results) -> str:
-    """`draw`, the loss, a training step and decoding, each in multiples of its first side."""
+    """`draw`, the loss, training steps and decoding, each in multiples of its first side."""
     draw, loss, step = (only(results, f"{name}-in-turn") for name in ("draw", "loss", "step"))
+    depthwise = only(results, "step-depthwise")
     rates, windows = only(results, "decode")["images_per_second"], only(results, "windows")["whole_over_windows"]
 
     def multiples(over: dict[str, float], first: str, unit: str = "") -> str:
@@ -214,6 +215,11 @@ def others(results: Results) -> str:
             f"training step, {step['model']}, {step['batch']} images of {step['size']}x{step['size']}, time "
             "(torchvision, timm: their mixup)",
             multiples(step["over_finetune"], "finetune", step_unit),
+        ),
+        (
+            f"training step, {depthwise['model']}, {depthwise['batch']} images of {depthwise['size']}x"
+            f"{depthwise['size']}, time (gradients of its depthwise convolutions' weights)",
+            multiples(depthwise["over_ours"], "ours", f" ({1e3 * depthwise['seconds']['ours']:.3g} ms)"),
         ),
         ("decoding, rate", multiples({name: rate / rates["pil"] for name, rate in rates.items()}, "pil")),
         ("decoding 224x224 windows, rate", f"torchvision (whole images) 1, dali (windows alone) {windows:.3g}"),

@@ -40,5 +40,8 @@ XMIXUP_DEFINE_LIBRARY(XMIXUP_LIBRARY, m) {
       "dual_head_cross_entropy_out(Tensor target_logits, Tensor source_logits, Tensor target_labels, "
       "Tensor source_labels, Tensor lam, float source_weight, float label_smoothing, Tensor(a!) loss, "
       "Tensor(b!) sample_loss, Tensor(c!) target_grad, Tensor(d!) source_grad) -> ()");
+  m.def(
+      "depthwise_conv2d_weight_grad(Tensor input, Tensor grad_output, int[2] kernel_size, int[2] stride, "
+      "int[2] padding, int[2] dilation) -> Tensor");
   m.def("device_assert() -> str");
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
@@ -18,14 +18,16 @@ import pytest
 import torch
 from plan_samples import PlanInputs
 from samples import LossInputs, MixInputs, make_boxes
+from test_depthwise import Axes, make
 
 from xmixup_fast import _C, ops
+from xmixup_fast.ops.depthwise import depthwise_conv2d_weight_grad
 
 HERE = Path(__file__).resolve().parent
 LEVELS = _C.supported_cpu_levels()
 
 MIX_SUITES = ("mix", "mix_memory", "mix_errors", "mix_antialias", "mix_plan", "mix_plan_errors")
-SUITES = [f"tests/ops/test_{name}.py" for name in (*MIX_SUITES, "dual_head_cross_entropy")]
+SUITES = [f"tests/ops/test_{name}.py" for name in (*MIX_SUITES, "dual_head_cross_entropy", "depthwise")]
 
 CPU = torch.device("cpu")
 
@@ -37,7 +39,8 @@ import sys, torch, test_cpu_levels
 from xmixup_fast import cpu_level
 _, level, file = sys.argv
 assert cpu_level() == level, cpu_level()
-torch.save([test_cpu_levels.mix_many() | test_cpu_levels.render_many(), test_cpu_levels.lose_many()], file)
+mixed = test_cpu_levels.mix_many() | test_cpu_levels.render_many()
+torch.save([mixed, test_cpu_levels.lose_many(), test_cpu_levels.differentiate_many()], file)
 """
 
 
@@ -89,6 +92,16 @@ def lose_many() -> dict[str, np.ndarray]:
     return results
 
 
+def differentiate_many() -> dict[str, np.ndarray]:
+    """The weights' gradients of many depthwise convolutions: all kernel widths, and every remainder of a vector."""
+    results = {}
+    for seed, (taps, channels) in enumerate(product(range(1, 8), (1, 6, 31, 300))):
+        axes = Axes((3, taps), (1, 2), (1, 2), (1, 1))
+        inputs = make(3, channels, (5, 11), axes, seed)
+        results[f"{taps} {channels}"] = depthwise_conv2d_weight_grad(*inputs, **asdict(axes)).numpy()
+    return results
+
+
 def run(command: list[str], level: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
@@ -102,7 +115,7 @@ def run(command: list[str], level: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, np.ndarray]]]:
-    """By level: what mix_many and lose_many give there."""
+    """By level: what mix_many, lose_many and differentiate_many give there."""
     results = {}
     for level in LEVELS:
         file = tmp_path_factory.mktemp("levels") / level
@@ -114,7 +127,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != _C.cpu_level()])
 def test_the_suites_pass_at_every_level(level: str) -> None:
-    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *SUITES, "-k", "cpu or threads"], level)
+    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *SUITES, "-k", "cpu or threads or depthwise"], level)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -123,7 +136,7 @@ def test_levels_mix_alike(
 ) -> None:
     emulation.use(monkeypatch)
     cuda = mix_many() | render_many()
-    for level, (mixed, _) in computed.items():
+    for level, (mixed, *_) in computed.items():
         assert set(mixed) == set(cuda) and len(cuda) == 7
         for name, bits in mixed.items():
             if level != "baseline":
@@ -137,7 +150,15 @@ def test_levels_mix_alike(
 
 
 def test_levels_compute_losses_alike(computed: dict[str, list[dict[str, np.ndarray]]]) -> None:
-    first, *others = [many for _, many in computed.values()]
+    assert_all_alike([losses for _, losses, _ in computed.values()])
+
+
+def test_levels_differentiate_alike(computed: dict[str, list[dict[str, np.ndarray]]]) -> None:
+    assert_all_alike([gradients for _, _, gradients in computed.values()])
+
+
+def assert_all_alike(results: list[dict[str, np.ndarray]]) -> None:
+    first, *others = results
     for other in others:
         assert all(np.array_equal(other[name], first[name]) for name in first)
 

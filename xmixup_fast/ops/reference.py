@@ -13,7 +13,15 @@ from .image_pool import Crops, ImagePool
 from .mix_plan import MixPlan
 from .reference_draw import cutmix_boxes, draw, philox
 
-__all__ = ["cutmix_boxes", "draw", "dual_head_cross_entropy", "mix", "mix_plan", "philox"]
+__all__ = [
+    "cutmix_boxes",
+    "depthwise_conv2d_weight_grad",
+    "draw",
+    "dual_head_cross_entropy",
+    "mix",
+    "mix_plan",
+    "philox",
+]
 
 
 def gather(pool: ImagePool, crops: Crops, size: tuple[int, int], antialias: bool = False) -> Tensor:
@@ -191,3 +199,30 @@ def dual_head_cross_entropy(
         for logits, labels in ((target_logits, target_labels), (source_logits, source_labels))
     )
     return (lam * target + source_weight * (1 - lam) * source).mean()
+
+
+def depthwise_conv2d_weight_grad(
+    input: Tensor,
+    grad_output: Tensor,
+    *,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """As :func:`xmixup_fast.ops.depthwise.depthwise_conv2d_weight_grad`, in any float dtype and memory format.
+
+    The bound on the operator's error, with u = 2**-24, the rounding error of float32: a product is rounded once. It is
+    added to those of its row, at most W_out - 1 roundings, then to the rows before, at most N * H_out - 1 of them.
+    What several tasks give is added in float64, and rounded once. So each product is off by a factor of
+    ``(1 + u)**(N * H_out + W_out)`` at most, which is less than ``1 + (N * H_out + W_out + 2) * u`` as long as that is
+    below 1 / 1000.
+    """
+    (top, left), (height, width) = padding, grad_output.shape[2:]
+    padded = F.pad(input, (left, left, top, top))
+    taps = []
+    for y in range(0, kernel_size[0] * dilation[0], dilation[0]):
+        for x in range(0, kernel_size[1] * dilation[1], dilation[1]):
+            met = padded[:, :, y :: stride[0], x :: stride[1]][:, :, :height, :width]
+            taps.append((grad_output * met).sum((0, 2, 3)))
+    return torch.stack(taps, dim=1).view(-1, 1, *kernel_size)

@@ -128,6 +128,12 @@ def backward(ctx: Any, loss_grad: Tensor, *_: None) -> tuple[Tensor | None, ...]
 torch.library.register_autograd("xmixup_fast::dual_head_cross_entropy", backward, setup_context=setup_context)
 
 
+@torch.library.register_fake("xmixup_fast::depthwise_conv2d_weight_grad")  # type: ignore[untyped-decorator]
+def _(input: Tensor, grad_output: Tensor, kernel_size: Sequence[int], *_settings: Any) -> Tensor:
+    _check_devices("depthwise_conv2d_weight_grad", ("input", "grad_output"), (input, grad_output))
+    return input.new_empty((input.shape[1], 1, *kernel_size), dtype=torch.float32)
+
+
 def _check_devices(op: str, names: Sequence[str], tensors: Sequence[Any], **optional: Tensor | None) -> torch.device:
     """The device that all tensors are on. Raises RuntimeError for None, and for a tensor on another device.
 

@@ -24,6 +24,7 @@ from ..evaluation import Evaluation, evaluate_network, merge_evaluations
 from ..methods import L2SP, Method
 from ..methods.base import load_state
 from ..models.network import Network
+from ..ops.depthwise import FastDepthwise
 from ..ops.image_format import OutputBuffers
 from ..ops.image_pool import ImagePool, Images
 from ..runtime import distributed
@@ -57,9 +58,12 @@ class TrainingLoss(nn.Module):
         self.method = parts.method
         self.regularizer = parts.regularizer
         self.dtype = dtype
+        on_cpu = next(parts.network.parameters()).device.type == "cpu"
+        self.fast_depthwise = on_cpu and dtype == torch.float32 and FastDepthwise.helps(parts.network)
 
     def forward(self, images: tuple[Tensor, ...], plan: StepPlan) -> Tensor:
-        with autocast(plan.lam.device, self.dtype):
+        fast = self.fast_depthwise and not torch.compiler.is_compiling()
+        with autocast(plan.lam.device, self.dtype), FastDepthwise() if fast else nullcontext():
             loss = self.method.loss(self.network, images, plan)
             return loss if self.regularizer is None else loss + self.regularizer.penalty()
 
