@@ -135,8 +135,10 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     steady = {"warmup_epochs": 0.0, "unmixed_share": 0.0, "rifle_periods": 1, "seqtrain_share": 1.0}
     settings = replace(settings, output=str(folder), resume="never", steps=steps, **steady)  # type: ignore[arg-type]
     device = usable_device(settings.device)
-    how = {"deterministic": settings.deterministic, "tf32": settings.tf32}
-    with current_device(device), reproducible(settings.seed, settings.threads, **how):
+    with (
+        current_device(device),
+        reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32),
+    ):
         settings = resolved(settings)
         prepared = prepare(settings, log)
         trainer = Trainer(prepared.parts, settings)

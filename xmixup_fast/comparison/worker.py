@@ -55,8 +55,10 @@ def train(settings: Settings) -> dict[str, Any]:
 def _time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
     """Median seconds of a step of each, taken in turn, so that a slow spell of the machine hits both alike."""
     device = usable_device(baseline.device)
-    how = {"deterministic": baseline.deterministic, "tf32": baseline.tf32}
-    with current_device(device), reproducible(baseline.seed, baseline.threads, **how):
+    with (
+        current_device(device),
+        reproducible(baseline.seed, baseline.threads, deterministic=baseline.deterministic, tf32=baseline.tf32),
+    ):
         sides = [_trainer(resolved(settings)) for settings in (baseline, other)]
         rounds = min([WARM_UP + ROUNDS, *(side.sampler.steps for side in sides)])
         seconds: list[list[float]] = [[], []]
