@@ -1,7 +1,7 @@
-"""Which CUDA GPUs there are, and why one cannot be used: each reason says what is there, what is needed, and what to do.
+"""Which CUDA GPUs there are, and why one cannot be used: what is there, what is needed, and what to do.
 
-torch and this package have a CUDA runtime each, which may be of different releases. Each needs a driver that is made for
-its release or a later one; the number before the dot decides, such as 13 in 13.0.
+torch and this package have a CUDA runtime each, which may be of different releases. Each needs a driver that is made
+for its release or a later one; the number before the dot decides, such as 13 in 13.0.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def describe(index: int) -> str:
 
 
 def _driver_fault(name: str, release: str, otherwise: str) -> str:
-    """What is wrong with the driver for a program that is built with a release of CUDA, and what to do, or otherwise."""
+    """What is wrong with the driver for a program that is built with a release of CUDA, and what to do."""
     driver = driver_cuda_version()
     needed = f"{name} is built with CUDA {release} and needs a driver for CUDA {_major(release)} or later"
     if driver is None:
