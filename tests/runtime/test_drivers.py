@@ -104,7 +104,7 @@ def test_without_a_gpu_the_cpu_works_and_a_gpu_is_refused_with_the_reason(
     found = found_with(make_driver, tmp_path)
     if TORCH_CUDA is None:
         reason = "torch .* is built without CUDA; install one that is built with it$"
-    assert found["info"]["NVIDIA driver"] == driver_line
+    assert found["info"]["GPU driver"] == driver_line
     assert re.match(f"none: {reason}", found["info"]["GPUs"])
     assert found["loss"] == pytest.approx(1.0986, abs=1e-4)  # ln 3
     assert (found["meta"], found["fake"], found["auto"]) == ("meta", "cuda:0", "cpu")
