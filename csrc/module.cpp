@@ -56,9 +56,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "supported_cpu_levels", [] { return level_names(xmixup::supported_cpu_levels()); },
       "The instruction sets that this binary holds and this CPU runs.");
-  m.def("cuda_kernel_error", &xmixup::kernel_error,
-        "What CUDA says of loading a kernel of this binary on the current GPU: name and text of the error, or two empty "
-        "strings.");
+  m.def(
+      "cuda_kernel_error", &xmixup::kernel_error,
+      "What CUDA says of loading a kernel of this binary on the current GPU: name and text of the error, or two empty "
+      "strings.");
   m.def(
       "current_cuda_stream",
       [](int32_t device_index) { return reinterpret_cast<uintptr_t>(xmixup::current_cuda_stream(device_index)); },

@@ -1,5 +1,5 @@
-// The function that tells the stream is in libtorch_cuda.so, which a torch without CUDA lacks. The extension loads there
-// too, so it looks for the function when the first kernel is launched. torch's own header has one from release 2.13 on.
+// The function that tells the stream is in libtorch_cuda.so, which a torch without CUDA lacks. The extension loads
+// there too, so it looks for the function when the first kernel is launched. torch's own header has one since 2.13.
 #include "current_stream.h"
 
 #include <dlfcn.h>

@@ -1,7 +1,7 @@
 // The CUDA runtime that launches the kernels knows best whether driver and GPU take them, so it is asked.
-#include "kernel_error.h"
-
 #include <cuda_runtime.h>
+
+#include "kernel_error.h"
 
 namespace xmixup {
 namespace {

@@ -45,7 +45,8 @@ def error_of(call, *arguments):
 
 def inputs(device):
     labels = torch.zeros(2, dtype=torch.int64, device=device)
-    return (torch.zeros(2, 3, device=device), torch.zeros(2, 4, device=device), labels, labels, torch.ones(2, device=device))
+    logits = [torch.zeros(2, classes, device=device) for classes in (3, 4)]
+    return (*logits, labels, labels, torch.ones(2, device=device))
 
 loss = torch.ops.xmixup_fast.dual_head_cross_entropy.default
 on_a_gpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
@@ -91,8 +92,8 @@ def found_with(make_driver: Callable[[Path], None], folder: Path) -> dict[str, A
 @pytest.mark.parametrize(
     ("make_driver", "driver_line", "reason"),
     [
-        (no_driver, "none", r"there is no NVIDIA driver \(libcuda.so.1\); torch .* needs a driver for CUDA .*: install"),
-        (driver(10020), "for CUDA 10.2", "the NVIDIA driver is for CUDA 10.2; torch .* needs a driver for .*: update it"),
+        (no_driver, "none", r"there is no NVIDIA driver \(libcuda.so.1\); torch .* needs a driver .*: install"),
+        (driver(10020), "for CUDA 10.2", "the NVIDIA driver is for CUDA 10.2; torch .* needs a driver .*: update it"),
         (driver(99010), "for CUDA 99.1", "the NVIDIA driver shows none$"),
     ],
     ids=["no driver", "old driver", "no GPU"],
@@ -103,7 +104,7 @@ def test_without_a_gpu_the_cpu_works_and_a_gpu_is_refused_with_the_reason(
     found = found_with(make_driver, tmp_path)
     if TORCH_CUDA is None:
         reason = "torch .* is built without CUDA; install one that is built with it$"
-    assert found["info"]["NVIDIA driver"] == driver_line
+    assert found["info"]["GPU driver"] == driver_line
     assert re.match(f"none: {reason}", found["info"]["GPUs"])
     assert found["loss"] == pytest.approx(1.0986, abs=1e-4)  # ln 3
     assert (found["meta"], found["fake"], found["auto"]) == ("meta", "cuda:0", "cpu")
@@ -138,8 +139,8 @@ def test_the_extension_loads_without_libtorch_cuda_and_says_what_is_missing() ->
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.endswith(
-        "RuntimeError: xmixup_fast: expected a torch with CUDA, got one without: libtorch_cuda.so is not loaded, or has "
-        "no aoti_torch_get_current_cuda_stream\n"
+        "RuntimeError: xmixup_fast: expected a torch with CUDA, got one without: libtorch_cuda.so is not loaded, or "
+        "has no aoti_torch_get_current_cuda_stream\n"
     )
 
 
@@ -166,7 +167,9 @@ def test_a_gpu_that_runs_the_kernels_is_used(one_gpu: pytest.MonkeyPatch) -> Non
 
 def test_a_gpu_is_refused_by_a_build_without_kernels(one_gpu: pytest.MonkeyPatch) -> None:
     one_gpu.setattr(gpu, "build_info", lambda: {"cuda": None})
-    with pytest.raises(ValueError, match="device: expected cpu, got cuda: this build of xmixup_fast has no CUDA kernels"):
+    with pytest.raises(
+        ValueError, match="device: expected cpu, got cuda: this build of xmixup_fast has no CUDA kernels"
+    ):
         usable_device("auto")
 
 

@@ -56,7 +56,7 @@ def collect() -> dict[str, str]:
         "system": platform.platform(),
         "threads": describe_threads(default_threads(), cpus),
         "waiting": describe_waiting(),
-        "NVIDIA driver": f"for CUDA {driver[0]}.{driver[1]}" if driver else "none",
+        "GPU driver": f"for CUDA {driver[0]}.{driver[1]}" if driver else "none",
         "GPUs": ", ".join(map(gpu.describe, range(torch.cuda.device_count()))) or f"none: {gpu.why_no_gpu()}",
     }
 

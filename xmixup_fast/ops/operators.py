@@ -121,8 +121,9 @@ def mix(
     if out is None:
         mixed: Tensor = _library.mix(**arguments, dtype=dtype)
         return mixed
-    # mix_out returns nothing: torch.compile does not take operators that return the tensor that they write to.
-    _library.mix_out(**arguments, out=out)
+    # mix_out returns nothing: torch.compile does not take operators that return the tensor that they write to. Nor does
+    # that of torch 2.11 take a channels_last tensor by the name out: all arguments are in the schema's order.
+    _library.mix_out(*arguments.values(), out)
     return out
 
 
@@ -195,7 +196,7 @@ def mix_plan(
     if out is None:
         mixed: Tensor = _library.mix_plan(**arguments, dtype=dtype)
         return mixed
-    _library.mix_plan_out(**arguments, out=out)
+    _library.mix_plan_out(*arguments.values(), out)  # by position, as mix_out
     return out
 
 

@@ -1,7 +1,7 @@
-"""Which CUDA GPUs there are, and why one cannot be used: each reason says what is there, what is needed, and what to do.
+"""Which CUDA GPUs there are, and why one cannot be used: what is there, what is needed, and what to do.
 
-torch and this package have a CUDA runtime each, which may be of different releases. Each needs a driver that is made for
-its release or a later one; the number before the dot decides, such as 13 in 13.0.
+torch and this package have a CUDA runtime each, which may be of different releases. Each needs a driver that is made
+for its release or a later one; the number before the dot decides, such as 13 in 13.0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def why_no_gpu() -> str:
         return f"{name} is built without CUDA; install one that is built with it"
     driver = driver_cuda_version()
     if driver is None or driver[0] < _major(release):
-        return f"{_driver_fault(name, release)}, or install a torch for the driver's CUDA"
+        return _driver_fault(name, release, "install a torch that is built with the driver's CUDA")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "the NVIDIA driver shows none" + ("" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible!r}")
 
@@ -56,7 +56,7 @@ def kernel_fault(device: torch.device) -> str:
     if not error:
         return ""
     if error == "cudaErrorInsufficientDriver":
-        return f"{_driver_fault('xmixup_fast', build['cuda'])}, or build xmixup_fast with an nvcc of the driver's CUDA"
+        return _driver_fault("xmixup_fast", build["cuda"], "build xmixup_fast with an nvcc of the driver's CUDA")
     if error in _NO_CODE_FOR_THE_GPU:
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         return (
@@ -77,13 +77,13 @@ def describe(index: int) -> str:
     return f"{name}, which cannot be used: {fault}" if fault else name
 
 
-def _driver_fault(name: str, release: str) -> str:
-    """What is wrong with the driver for a program that is built with a release of CUDA."""
+def _driver_fault(name: str, release: str, otherwise: str) -> str:
+    """What is wrong with the driver for a program that is built with a release of CUDA, and what to do."""
     driver = driver_cuda_version()
     needed = f"{name} is built with CUDA {release} and needs a driver for CUDA {_major(release)} or later"
     if driver is None:
         return f"there is no NVIDIA driver (libcuda.so.1); {needed}: install it"
-    return f"the NVIDIA driver is for CUDA {driver[0]}.{driver[1]}; {needed}: update it"
+    return f"the NVIDIA driver is for CUDA {driver[0]}.{driver[1]}; {needed}: update it, or {otherwise}"
 
 
 def _major(release: str) -> int:

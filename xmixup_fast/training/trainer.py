@@ -85,10 +85,10 @@ class Trainer:
         if settings.compile:
             self.loss.compile(dynamic=False, fullgraph=True)  # in place: the state's names stay
         if distributed.world_size() > 1:
-            # Each process normalises batches by statistics of its own part; evaluation takes those of the first.
-            self.loss = DistributedDataParallel(
-                self.loss, forward_sync_buffers=False, find_unused_parameters=self.method.has_unused_parameters
-            )
+            self.loss = DistributedDataParallel(self.loss, find_unused_parameters=self.method.has_unused_parameters)
+            # Each process normalises batches by statistics of its own part; evaluation takes those of the first. The
+            # attribute has this name in every torch, the argument another one since 2.14.
+            self.loss.broadcast_buffers = False
             self.loss.register_comm_hook(None, distributed.sum_gradients)
         self.device = next(network.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp == "fp16")
