@@ -97,7 +97,9 @@ def test_no_warning_no_spill_and_no_stack_frame(source: str, tmp_path: Path) -> 
 def test_whole_groups_are_stored_128_bits_at_a_time(tmp_path: Path) -> None:
     compile_source("mix.cu", tmp_path / "mix.ptx", "-ptx", "-arch=compute_90")
     kernels = (tmp_path / "mix.ptx").read_text().split(".entry")[1:]
-    stores = [Counter(re.findall(r"st\.global\S*", kernel)) for kernel in kernels]
+    # All but the two stores of what stops a kernel, a sample and a byte of the message, are results.
+    record = Counter(["st.global.u64", "st.global.u8"])
+    stores = [Counter(re.findall(r"st\.global\S*", kernel)) - record for kernel in kernels]
     changed = [kinds for name, kinds in zip(kernels, stores, strict=True) if "mix_changed_kernel" in name.split("(")[0]]
     plain = [kinds for kinds in stores if kinds not in changed]
     assert len(plain) == 12  # 3 dtypes, 2 layouts, whole groups or not
