@@ -1,6 +1,6 @@
 """Times of the operators and of plain copies of as many bytes. Images and outputs change from call to call.
 
-Two pools of 250 MB hold random bytes, and four outputs are written in turn: an H200 keeps 60 MB in its L2 cache. Each
+Two pools of 250 MB hold random bytes, and four outputs are written in turn: more than the L2 cache of a GPU holds. Each
 result is compared with the CPU's before it is timed.
 """
 
