@@ -97,6 +97,14 @@ def test_other_steps_are_left_to_torch(model: str, settings: dict[str, Any], mon
         made_trainer().step()
 
 
+def test_compiled_steps_are_left_to_torch(calls: list[int]) -> None:
+    compiled, plain = made_trainer(), made_trainer()
+    compiled.loss.compile(backend="eager", dynamic=False, fullgraph=True)
+    torch.testing.assert_close(compiled.step(), plain.step(), rtol=1e-5, atol=0)
+    assert len(calls) == LAYERS  # those of the plain step
+    torch.compiler.reset()
+
+
 def test_a_resumed_run_goes_on_to_the_same_bits() -> None:
     whole, first, rest = (made_trainer(steps=3) for _ in range(3))
     whole.step()
