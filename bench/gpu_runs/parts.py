@@ -43,7 +43,12 @@ PARTS = (
         _tests("tests/runtime/test_drivers.py", CALLS, "-k", "runs_the_kernels or every_kernel or valid_values"),
     ),
     Part("kernels", "times of copies, `mix`, `mix_plan`, `draw` and the loss", 60, ("-m", "gpu_runs.kernels")),
-    Part("streams", "the CPU's bits, streams, graphs, memory, no waiting", 50, _tests("tests/ops/test_gpu.py")),
+    Part(
+        "streams",
+        "the CPU's bits, streams, graphs, memory, no waiting",
+        50,
+        _tests("tests/ops/test_gpu.py", "tests/data/test_streams_on_gpu.py", "tests/training/test_cuda_graph.py"),
+    ),
     Part("steps", "times of training steps", 110, ("-m", "gpu_runs.steps")),
     Part(
         "training",
