@@ -22,7 +22,6 @@ namespace xmixup {
 // indexing does.
 __device__ inline void device_assert_failed(const char* message) {
   __assert_fail(message, __FILE__, __LINE__, __func__);
-  __builtin_unreachable();  // which nvcc does not know
 }
 
 // Memory of the host that kernels of every device reach at the address that it has on the host. It may be allocated

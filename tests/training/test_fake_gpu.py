@@ -87,7 +87,7 @@ def left_on_the_cpu(trainer: Trainer, place: str) -> None:
     [
         *(("finetune", f"sampler.{name}") for name in ("labels", "sizes", "unmixed")),
         *(("xmixup", place) for place in ("auxiliary", "images", "network.source_head.weight", "sampler.quantiles")),
-        *(("delta", place) for place in ("method.frozen.body.one.0.weight", "method.weights")),
+        *(("delta", place) for place in ("method.frozen.body.one.1.weight", "method.weights")),
         *(("bss", "regularizer.penalty.start"), ("cotuning", "method.relationship")),
     ],
 )
