@@ -71,6 +71,7 @@ class UserMixup:
 
     def __init__(self, pictures: Pictures, settings: Settings, mix: Mix) -> None:
         self.pictures = pictures
+        self.labels = pictures.labels
         self.epoch_length = len(pictures)
         self.batch_size = settings.batch_size
         self.mix = mix
@@ -86,7 +87,7 @@ class UserMixup:
         window = torch.zeros((self.batch_size, 4), dtype=torch.int32)
         crops = Crops(index, window, torch.zeros(self.batch_size, dtype=torch.bool))
         lam = torch.ones(self.batch_size)
-        return StepPlan(sample=index, label=self.pictures.labels[index], mix=MixPlan.of(crops, crops, lam), lam=lam)
+        return StepPlan(sample=index, label=self.labels[index], mix=MixPlan.of(crops, crops, lam), lam=lam)
 
     def fetch(self, crops: Iterable[Crops]) -> Iterator[tuple[None, Crops]]:
         return ((None, batch) for batch in crops)
@@ -117,6 +118,7 @@ class LoadedMixup(UserMixup):
 
     def __init__(self, pictures: Pictures, settings: Settings, mix: Mix, *, device: torch.device, workers: int) -> None:
         super().__init__(pictures, settings, mix)
+        self.labels = pictures.labels.to(device)
         self.device = device
         sampler = RandomSampler(pictures, replacement=True, num_samples=STEPS * self.batch_size)
         pinned = device.type == "cuda"
