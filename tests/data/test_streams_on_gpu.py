@@ -25,6 +25,7 @@ from xmixup_fast.data.decoding import choose
 from xmixup_fast.data.decoding.choose import make_decoder
 from xmixup_fast.data.streamed import StreamedImages
 from xmixup_fast.runtime import side_stream
+from xmixup_fast.runtime.device import upload
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.images import SplitImages
 
@@ -169,7 +170,7 @@ SLOT = torch.zeros(2**20, dtype=torch.uint8)
 def through_one_slot(tensor: Tensor, device: torch.device) -> Tensor:
     """Copies pixels through pinned memory that is written again before the copy is done."""
     if tensor.device.type == "cuda" or tensor.dtype != torch.uint8:
-        return side_stream.moved(tensor, device)
+        return upload(tensor, device)
     slot: Any = SLOT[: tensor.numel()]
     slot.copy_(tensor)
     slot.pinned = True
@@ -186,8 +187,8 @@ FAULTS: list[tuple[str, Callable[..., Any]]] = [
     ("hand_over", without_crops_recorded),
     ("hand_over", waiting_for_the_stream_before),
     ("threads_on", plain_threads),
-    ("moved", through_one_slot),
-    ("moved", from_pageable_memory),
+    ("upload", through_one_slot),
+    ("upload", from_pageable_memory),
 ]
 
 

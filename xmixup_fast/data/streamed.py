@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..ops.image_pool import Crops, ImagePool
 from ..ops.mean_colors import GRID, dense_mean_colors
+from ..runtime.device import upload
 from ..runtime.progress import progress
-from ..runtime.side_stream import hand_over, moved, side_stream, threads_on
+from ..runtime.side_stream import hand_over, side_stream, threads_on
 from .dataset import BadFile, Sample
 from .decoding.decoder import Decoder, ordered_map
 
@@ -90,7 +91,7 @@ class StreamedImages:
                 labels = torch.tensor([self.samples[row[0]].label for row in rows], dtype=torch.int64)
                 whole = torch.cat([torch.zeros_like(batch.window[:, :2]), batch.window[:, 2:]], dim=1)
                 made = (pixels, offsets, sizes.contiguous(), labels, index, whole, batch.flip)
-                tensors = [moved(tensor, device) for tensor in made]
+                tensors = [upload(tensor, device) for tensor in made]
                 ready = stream.record_event() if stream is not None and device.type == "cuda" else None
                 return tensors, ready
 

@@ -120,8 +120,8 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
     it are done, and then uses it again, so steps that are alike allocate none after the first few.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.contiguous().pin_memory()
-    return tensor.to(device, non_blocking=True)
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)  # to the CPU, a copy that nobody waits for could be read before it is done
 
 
 def default_threads() -> int:

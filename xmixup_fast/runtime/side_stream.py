@@ -32,16 +32,6 @@ def threads_on(stream: torch.cuda.Stream | None, count: int) -> ThreadPoolExecut
     return ThreadPoolExecutor(count, initializer=torch.cuda.set_stream, initargs=(stream,))
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. From the CPU to a GPU, the copy is queued on the current stream, and nothing waits.
-
-    It is made from pinned memory, which torch's allocator gives to nobody else before the copy is done.
-    """
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
 def hand_over(tensors: Sequence[Tensor], ready: torch.cuda.Event) -> None:
     """Lets the current stream use tensors of one GPU that another stream has made by its event ``ready``."""
     stream = torch.cuda.current_stream(tensors[0].device)

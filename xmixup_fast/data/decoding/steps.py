@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from ...runtime.side_stream import moved
+from ...runtime.device import upload
 from ..dataset import BadFile, Image
 from .notes import PILLOW, Notes
 from .pillow import Header, NeedsExtra, decode, read_header, reason
@@ -128,7 +128,7 @@ class Steps:
             if isinstance(resized, BadFile):
                 return resized
             top, left, height, width = window
-            place.copy_(moved(resized[top : top + height, left : left + width], place.device))
+            place.copy_(upload(resized[top : top + height, left : left + width], place.device))
             return None
 
         bad = [result for result in workers.map(crop, items, windows, window_views(pixels, windows)) if result]
