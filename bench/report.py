@@ -197,7 +197,7 @@ def sides_table(results: Results, groups: dict[str, str], words: dict[str, str])
 def others(results: Results) -> str:
     """`draw`, the loss, training steps and decoding, each in multiples of its first side."""
     draw, loss, step = (only(results, f"{name}-in-turn") for name in ("draw", "loss", "step"))
-    depthwise = only(results, "step-depthwise")
+    depthwise, heap = only(results, "step-depthwise"), only(results, "step-heap")
     rates, windows = only(results, "decode")["images_per_second"], only(results, "windows")["whole_over_windows"]
 
     def multiples(over: dict[str, float], first: str, unit: str = "") -> str:
@@ -207,20 +207,17 @@ def others(results: Results) -> str:
     warm, cold = 1e6 * draw["seconds"]["fused"], 1e6 * draw["cold"]["fused"]
     draw_unit = f" ({warm:.3g} µs; after other work {cold:.3g} µs)"
     loss_unit = f" ({1e6 * loss['seconds']['fused']:.3g} µs)"
-    step_unit = f" ({1e3 * step['seconds']['finetune']:.3g} ms)"
+    def step_row(measured: dict[str, Any], sides: str, over: dict[str, float], first: str) -> tuple[str, str]:
+        size = f"{measured['size']}x{measured['size']}"
+        what = f"training step, {measured['model']}, {measured['batch']} images of {size}, time ({sides})"
+        return what, multiples(over, first, f" ({1e3 * measured['seconds'][first]:.3g} ms)")
+
     rows = [
         ("`draw` for 64 samples, time", multiples(draw["over_fused"], "fused", draw_unit)),
         ("loss with gradients, time", multiples(loss["over_fused"], "fused", loss_unit)),
-        (
-            f"training step, {step['model']}, {step['batch']} images of {step['size']}x{step['size']}, time "
-            "(torchvision, timm: their mixup)",
-            multiples(step["over_finetune"], "finetune", step_unit),
-        ),
-        (
-            f"training step, {depthwise['model']}, {depthwise['batch']} images of {depthwise['size']}x"
-            f"{depthwise['size']}, time (gradients of its depthwise convolutions' weights)",
-            multiples(depthwise["over_ours"], "ours", f" ({1e3 * depthwise['seconds']['ours']:.3g} ms)"),
-        ),
+        step_row(step, "torchvision, timm: their mixup", step["over_finetune"], "finetune"),
+        step_row(depthwise, "gradients of its depthwise convolutions' weights", depthwise["over_ours"], "ours"),
+        step_row(heap, "memory that a step frees", heap["over_kept"], "kept"),
         ("decoding, rate", multiples({name: rate / rates["pil"] for name, rate in rates.items()}, "pil")),
         ("decoding 224x224 windows, rate", f"torchvision (whole images) 1, dali (windows alone) {windows:.3g}"),
     ]
