@@ -207,6 +207,7 @@ def others(results: Results) -> str:
     warm, cold = 1e6 * draw["seconds"]["fused"], 1e6 * draw["cold"]["fused"]
     draw_unit = f" ({warm:.3g} µs; after other work {cold:.3g} µs)"
     loss_unit = f" ({1e6 * loss['seconds']['fused']:.3g} µs)"
+
     def step_row(measured: dict[str, Any], sides: str, over: dict[str, float], first: str) -> tuple[str, str]:
         size = f"{measured['size']}x{measured['size']}"
         what = f"training step, {measured['model']}, {measured['batch']} images of {size}, time ({sides})"

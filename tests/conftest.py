@@ -61,6 +61,22 @@ def plan(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def depthwise_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A number for each call of `depthwise_conv2d_weight_grad`: how many channels it had."""
+    from xmixup_fast.ops import depthwise
+
+    made: list[int] = []
+    operator = depthwise.depthwise_conv2d_weight_grad
+
+    def counted(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        made.append(input.shape[1])
+        return operator(input, *args, **kwargs)
+
+    monkeypatch.setattr(depthwise, "depthwise_conv2d_weight_grad", counted)
+    return made
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:

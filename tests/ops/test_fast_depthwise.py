@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,24 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xmixup_fast.ops import depthwise
 from xmixup_fast.ops.depthwise import FastDepthwise
 
 C = 24
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A number for each call of the operator: how many channels it had."""
-    made: list[int] = []
-    operator = depthwise.depthwise_conv2d_weight_grad
-
-    def counted(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        made.append(input.shape[1])
-        return operator(input, *args, **kwargs)
-
-    monkeypatch.setattr(depthwise, "depthwise_conv2d_weight_grad", counted)
-    yield made
 
 
 def conv(kernel: int | tuple[int, int] = 5, **settings: Any) -> nn.Conv2d:
@@ -63,12 +48,12 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_weights_get_our_gradient_and_all_else_is_torchs_to_the_bit(name: str, calls: list[int]) -> None:
+def test_weights_get_our_gradient_and_all_else_is_torchs_to_the_bit(name: str, depthwise_calls: list[int]) -> None:
     layer = TAKEN[name].to(memory_format=torch.channels_last)
     expected = gradients(layer, images(), nullcontext)
-    assert calls == []
+    assert depthwise_calls == []
     actual = gradients(layer, images(), FastDepthwise)
-    assert calls == [C]
+    assert depthwise_calls == [C]
     for part in ("output", "input"):
         assert torch.equal(actual[part], expected[part])
     assert actual["weight"].stride() == layer.weight.stride()
@@ -96,11 +81,11 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_settings_may_come_in_all_of_torchs_ways(name: str, calls: list[int]) -> None:
+def test_settings_may_come_in_all_of_torchs_ways(name: str, depthwise_calls: list[int]) -> None:
     layer = Called(CALLS[name])
     expected = gradients(layer, images(), nullcontext)
     actual = gradients(layer, images(), FastDepthwise)
-    assert calls == [C] and torch.equal(actual["output"], expected["output"])
+    assert depthwise_calls == [C] and torch.equal(actual["output"], expected["output"])
     torch.testing.assert_close(actual["weight"], expected["weight"], rtol=1e-5, atol=1e-4)
 
 
@@ -116,22 +101,22 @@ LEFT = {
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_other_convolutions_are_torchs_to_the_bit(name: str, calls: list[int]) -> None:
+def test_other_convolutions_are_torchs_to_the_bit(name: str, depthwise_calls: list[int]) -> None:
     layer = LEFT[name]
     input = images(name != "not channels_last").to(layer.weight.dtype)
     actual, expected = (gradients(layer, input, mode) for mode in (FastDepthwise, nullcontext))
-    assert calls == []
+    assert depthwise_calls == []
     assert actual.keys() == expected.keys() and all(torch.equal(actual[part], expected[part]) for part in expected)
 
 
-def test_autocast_and_no_grad_leave_it_to_torch(calls: list[int]) -> None:
+def test_autocast_and_no_grad_leave_it_to_torch(depthwise_calls: list[int]) -> None:
     layer = conv()
     with FastDepthwise(), torch.autocast("cpu", torch.bfloat16):
         output = layer(images())
     output.sum().backward()
     with FastDepthwise(), torch.no_grad():
         assert layer(images()).grad_fn is None
-    assert output.dtype == torch.bfloat16 and calls == []
+    assert output.dtype == torch.bfloat16 and depthwise_calls == []
 
 
 class Operators(TorchDispatchMode):
@@ -183,9 +168,9 @@ def test_it_helps_networks_with_such_layers(name: str) -> None:
     assert FastDepthwise.helps(network) == (name not in ("3x3", "not depthwise", "one group"))
 
 
-def test_compiled_code_is_torchs(calls: list[int]) -> None:
+def test_compiled_code_is_torchs(depthwise_calls: list[int]) -> None:
     layer = conv()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     actual, expected = gradients(compiled, images(), FastDepthwise), gradients(layer, images(), nullcontext)
-    assert calls == []
+    assert depthwise_calls == []
     assert torch.equal(actual["output"], expected["output"])

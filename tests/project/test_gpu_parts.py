@@ -17,18 +17,11 @@ from gpu_runs import kernels, report
 from gpu_runs.lines import Figures, read
 from gpu_runs.parts import PARTS, Part
 from gpu_runs.timing import Timer
+from made_machine import MACHINE
 
 from xmixup_fast.runtime.files import around_markers
 
 ROOT = Path(__file__).resolve().parents[2]
-MACHINE = {
-    "device": "A GPU",
-    "cuda": True,
-    "cores": 16,
-    "cuDNN": 91002,
-    "date": "2026-11-30",
-    "info": {"torch": "2.11.0", "torchvision": "0.26.0", "timm": "1.0.26", "Python": "3.12.3"},
-}
 
 
 # --- What parts report ---

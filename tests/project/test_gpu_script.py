@@ -18,17 +18,9 @@ from typing import Any
 import gpu
 import pytest
 from gpu_runs.parts import LEAST, PARTS, TOTAL, Part
+from made_machine import MACHINE
 
 ROOT = Path(__file__).resolve().parents[2]
-MACHINE = {
-    "device": "A GPU",
-    "cuda": True,
-    "cores": 16,
-    "cuDNN": 91002,
-    "date": "2026-11-30",
-    "info": {"torch": "2.11.0", "torchvision": "0.26.0", "timm": "1.0.26", "Python": "3.12.3"},
-}
-
 
 # --- Packing ---
 

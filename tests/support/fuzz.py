@@ -28,6 +28,7 @@ from typing import Any
 
 import emulation
 import torch
+from fuzz_depthwise import check_depthwise, compare_depthwise, depthwise_arguments
 from fuzz_draw import call_draw, draw_arguments
 from fuzz_plan import call_mix_plan, error_of_mix_plan, is_comparable, plan_arguments
 from samples import LossInputs, MixInputs, is_within, unchecked_pool
@@ -35,7 +36,7 @@ from spoiling import spoil
 from torch import Tensor
 
 from xmixup_fast import Crops, ops
-from xmixup_fast.ops import operators, outputs, reference
+from xmixup_fast.ops import depthwise, operators, outputs, reference
 
 CALLS_PER_PROCESS = 5000
 TORCH_ALLOCATES_SHARE = 0.3  # of the calls of CPU kernels: as on a GPU
@@ -98,7 +99,10 @@ MAKERS = {
     "mix_plan": plan_arguments,
     "draw": draw_arguments,
     "dual_head_cross_entropy": loss_arguments,
+    "depthwise_conv2d_weight_grad": depthwise_arguments,
 }
+CPU_ALONE = {"depthwise_conv2d_weight_grad"}
+"""Operators without a CUDA kernel."""
 
 TORCH_REFUSES = (
     r"xmixup_fast(_cuda_emulation)?::\w+\(\) "  # what does not fit the schema
@@ -122,7 +126,8 @@ class Call:
             tensors = {name: value for name, value in self.arguments.items() if isinstance(value, Tensor)}
             self.arguments |= {name: tensor.to("meta") for name, tensor in tensors.items()}
         self.on_meta = [value.is_meta for value in self.arguments.values() if isinstance(value, Tensor)]
-        self.emulated = cuda_emulation and not any(self.on_meta) and rng.random() < EMULATED_SHARE
+        has_kernel = cuda_emulation and self.op not in CPU_ALONE and not any(self.on_meta)
+        self.emulated = has_kernel and rng.random() < EMULATED_SHARE
         self.is_compared = rng.random() < COMPARED_SHARE
         self.torch_allocates = self.emulated or rng.random() < TORCH_ALLOCATES_SHARE
 
@@ -163,6 +168,8 @@ class Call:
             return call_draw(ops.draw, self.arguments)
         if self.op == "mix_plan":
             return call_mix_plan(ops.mix_plan, self.arguments)
+        if self.op == "depthwise_conv2d_weight_grad":
+            return depthwise.depthwise_conv2d_weight_grad(**self.arguments)
         return getattr(ops, self.op)(**self.arguments)
 
     def explain(self, error: Exception) -> str | None:
@@ -200,6 +207,8 @@ class Call:
             assert (result.color.dtype, result.color.shape) == (torch.float32, (colored, 2, 3, 4))
             assert ((result.lam >= 0) & (result.lam <= 1)).all()
             assert result.color.isfinite().all()
+        elif self.op == "depthwise_conv2d_weight_grad":
+            check_depthwise(result, given)
         else:
             assert result.dtype == torch.float32 and result.shape == ()
             usual = len(given["lam"]) > 0 and not {"target_logits", "source_logits", "source_weight"} & {*self.spoiled}
@@ -228,6 +237,8 @@ class Call:
             given["size"] = sides(given["size"])
             expected = call_draw(reference.draw, given)
             assert all(map(torch.equal, result, expected)), "draw: other numbers than the reference's"
+        elif self.op == "depthwise_conv2d_weight_grad":
+            compare_depthwise(result, given)
         else:
             inputs = LossInputs(**given)
             # Labels, and lam, may be sequences of numbers.

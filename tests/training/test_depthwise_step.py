@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from transfer import Case
 
 from xmixup_fast.methods import METHODS
-from xmixup_fast.ops import depthwise
 from xmixup_fast.training import trainer as trainers
 from xmixup_fast.training.trainer import Trainer
 
 MODEL, LAYERS = "tf_efficientnet_lite0", 9
 """A network, and how many of its depthwise convolutions have kernels of 5 x 5; the others have 3 x 3."""
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """A number for each call of the operator: how many channels it had."""
-    made: list[int] = []
-    operator = depthwise.depthwise_conv2d_weight_grad
-
-    def counted(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        made.append(input.shape[1])
-        return operator(input, *args, **kwargs)
-
-    monkeypatch.setattr(depthwise, "depthwise_conv2d_weight_grad", counted)
-    yield made
 
 
 def made_trainer(name: str = "finetune", **settings: Any) -> Trainer:
@@ -46,14 +30,14 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_steps_of_every_method_are_those_of_torch_but_for_rounding(name: str, calls: list[int]) -> None:
+def test_steps_of_every_method_are_those_of_torch_but_for_rounding(name: str, depthwise_calls: list[int]) -> None:
     """The first losses are equal to the bit, and so are all gradients but those of these weights."""
     fast, plain = made_trainer(name), made_trainer(name)
     plain.loss.fast_depthwise = False  # type: ignore[assignment]
     expected = plain.step()
-    assert calls == []
+    assert depthwise_calls == []
     assert torch.equal(fast.step(), expected)
-    assert len(calls) >= LAYERS and len(calls) % LAYERS == 0
+    assert len(depthwise_calls) >= LAYERS and len(depthwise_calls) % LAYERS == 0
     others = gradients(plain)
     for parameter, gradient in gradients(fast).items():
         if gradient.shape[1:] == (1, 5, 5):
@@ -61,23 +45,23 @@ def test_steps_of_every_method_are_those_of_torch_but_for_rounding(name: str, ca
             assert 0 < difference < 1e-4 * others[parameter].norm(), parameter
         else:
             assert torch.equal(gradient, others[parameter]), parameter
-    calls.clear()
-    assert fast.step().isfinite() and len(calls) >= LAYERS
+    depthwise_calls.clear()
+    assert fast.step().isfinite() and len(depthwise_calls) >= LAYERS
 
 
-def test_a_batch_in_parts_adds_their_gradients(calls: list[int]) -> None:
+def test_a_batch_in_parts_adds_their_gradients(depthwise_calls: list[int]) -> None:
     trainer = made_trainer(batch_size=4, grad_accum_steps=2)
     trainer.step()
-    assert len(calls) == 2 * LAYERS
+    assert len(depthwise_calls) == 2 * LAYERS
 
 
-def test_frozen_weights_get_no_gradient(calls: list[int]) -> None:
+def test_frozen_weights_get_no_gradient(depthwise_calls: list[int]) -> None:
     case = Case(MODEL, 64, batch_size=3, steps=2).to(torch.device("cpu"))
     frozen = [p for p in case.network.parameters() if p.shape[1:] == (1, 5, 5)]
     for parameter in frozen:
         parameter.requires_grad_(False)
     case.trainer("finetune").step()
-    assert calls == [] and len(frozen) == LAYERS
+    assert depthwise_calls == [] and len(frozen) == LAYERS
 
 
 @pytest.mark.parametrize(("model", "settings"), [(MODEL, {"amp": "bf16"}), ("test_resnet", {})])
@@ -97,11 +81,11 @@ def test_other_steps_are_left_to_torch(model: str, settings: dict[str, Any], mon
         made_trainer().step()
 
 
-def test_compiled_steps_are_left_to_torch(calls: list[int]) -> None:
+def test_compiled_steps_are_left_to_torch(depthwise_calls: list[int]) -> None:
     compiled, plain = made_trainer(), made_trainer()
     compiled.loss.compile(backend="eager", dynamic=False, fullgraph=True)
     torch.testing.assert_close(compiled.step(), plain.step(), rtol=1e-5, atol=0)
-    assert len(calls) == LAYERS  # those of the plain step
+    assert len(depthwise_calls) == LAYERS  # those of the plain step
     torch.compiler.reset()
 
 
@@ -113,7 +97,7 @@ def test_a_resumed_run_goes_on_to_the_same_bits() -> None:
     assert torch.equal(rest.step(), whole.step()) and torch.equal(rest.step(), whole.step())
 
 
-def test_gradients_lie_as_several_processes_exchange_them(tmp_path: Path, calls: list[int]) -> None:
+def test_gradients_lie_as_several_processes_exchange_them(tmp_path: Path, depthwise_calls: list[int]) -> None:
     """DistributedDataParallel warns, and copies, where a gradient has other strides than its parameter."""
     trainer = made_trainer()
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
@@ -125,7 +109,7 @@ def test_gradients_lie_as_several_processes_exchange_them(tmp_path: Path, calls:
             trainer.step()
     finally:
         torch.distributed.destroy_process_group()
-    assert len(calls) == LAYERS
+    assert len(depthwise_calls) == LAYERS
     for layer in trainer.network.modules():
         if isinstance(layer, nn.Conv2d):
             assert layer.weight.grad is not None and layer.weight.grad.stride() == layer.weight.stride()
