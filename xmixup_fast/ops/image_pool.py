@@ -129,12 +129,13 @@ class ImagePool:
         user, for a dataset, classes or images that cannot be used, and for a class of which no image is left.
         """
         from ..data.folder_pool import folder_pool
+        from ..settings.values import expanded
 
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"folder: expected a path or the name of a dataset, got {folder!r}")
 
         return folder_pool(
-            os.fspath(folder), resize, classes, split=split, bad_files=bad_files, decoder=decoder, log=log
+            expanded("folder", os.fspath(folder)), resize, classes, split=split, bad_files=bad_files, decoder=decoder, log=log
         )
 
     @classmethod

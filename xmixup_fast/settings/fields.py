@@ -252,7 +252,7 @@ class Settings:
     profile: bool = False
     """Profile some steps: print where their time goes, and keep the profiler's trace in the run folder."""
     output: str | None = None
-    """Run folder; runs/TIME-METHOD-TARGET-sSEED if not given."""
+    """Run folder; runs/TIME-METHOD-TARGET-sSEED-RANDOM if not given."""
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
