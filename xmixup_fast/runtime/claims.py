@@ -1,4 +1,4 @@
-"""Folders that one process at a time owns, by a lock that the system releases when the process ends, however it ends."""
+"""Files that one process at a time has locked. The system releases a lock when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK = ".lock"
-"""The file in an owned folder that is locked, and that tells whose the folder is."""
+"""The file in a claimed folder that is locked, and that tells whose the folder is."""
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Errors of file systems that have no locks."""
 
@@ -29,55 +29,67 @@ def claimed(folder: Path) -> Iterator[str | None]:
     """
     place = folder.absolute()  # which stays the same where the working folder changes meanwhile
     made = [path for path in (place, *place.parents) if not path.exists()]
-    descriptor, warning = _locked(folder)
+    descriptor, warning = None, None
+    try:
+        descriptor = lock_file(place / LOCK, wait=False)
+    except BlockingIOError:
+        raise FileExistsError(
+            f"output: {folder} is in use by {_owner_of(place)}; name another folder, or wait for its end"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warning = f"output: {folder}: its file system has no locks ({error.strerror}): start no other run there"
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    (place / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {started}\n")
     try:
         yield warning
     finally:
         # Removed while it is locked: who has opened it meanwhile finds that it is no longer the folder's.
         (place / LOCK).unlink(missing_ok=True)
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
         for path in made:
             with suppress(OSError):  # not empty, or another process's by now
                 path.rmdir()
 
 
-def _locked(folder: Path) -> tuple[int, str | None]:
-    """The descriptor of the folder's locked file, and a line for the user where there are no locks. Raises OSError."""
-    path = folder / LOCK
+def _owner_of(folder: Path) -> str:
+    with suppress(OSError):  # it has just ended
+        if text := (folder / LOCK).read_text(errors="replace").strip():
+            return text
+    return "another process"
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Context in which this process has locked a file. Raises as :func:`lock_file` does."""
+    descriptor = lock_file(path, wait=wait)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock_file(path: Path, *, wait: bool) -> int:
+    """The descriptor of a file that is locked until it is closed. File and folder are made where they are not there.
+
+    Raises BlockingIOError where another one has the lock, unless this shall ``wait`` for it, and OSError where the file
+    cannot be made or its file system has no locks.
+    """
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # the owner before has just removed the folder
             continue
-        warning = None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:  # the owner before has removed the file between our opening and locking it
+            pass
+        except BaseException:
             os.close(descriptor)
-            raise FileExistsError(
-                f"output: {folder} is in use by {owner}; name another folder, or wait for its end"
-            ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                os.close(descriptor)
-                raise
-            warning = f"output: {folder}: its file system has no locks ({error.strerror}): start no other run there"
-        if _is_at(descriptor, path):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, _owner().encode())
-            return descriptor, warning
-        os.close(descriptor)  # the owner before has removed the file between our opening and locking it
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _owner() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+            raise
+        os.close(descriptor)

@@ -184,6 +184,9 @@ class Settings:
     cache: str | None = None
     """Folder that keeps decoded images and what selections saw for later runs, or none; $XMIXUP_CACHE or
     ~/.cache/xmixup_fast if not given."""
+    cache_size: str | None = None
+    """Upper size of the cache, such as 20GiB: decoded images that have been unused the longest are removed. Images that
+    were fetched from elsewhere are not counted, and stay."""
     crop: Literal["random", "resized"] = "random"
     """What training looks at: windows of the image size at random places (random), as in the paper, or windows of
     random size, resized to it (resized), as torchvision's RandomResizedCrop and timm take them."""
@@ -297,11 +300,11 @@ class Settings:
             self._check("test", expected, "none".__ne__)
         if self.selection == "assignment":
             self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
-        if self.memory_budget is not None:
+        for name in ("memory_budget", "cache_size"):
             try:
-                parse_bytes(self.memory_budget)
+                parse_bytes("0" if getattr(self, name) is None else getattr(self, name))
             except ValueError as error:
-                raise ValueError(f"memory_budget: {error}") from None
+                raise ValueError(f"{name}: {error}") from None
         self._check_augmentation()
         expected = f"full, or at least image_size, {self.image_size}"
         self._check("resize", expected, lambda value: value == "full" or value >= self.image_size)

@@ -25,6 +25,7 @@ GROUPS = {
         "storage",
         "memory_budget",
         "cache",
+        "cache_size",
     ),
     "augmentation": (
         "crop",
@@ -99,6 +100,7 @@ METAVARS = {
     "class_weights": "balanced|FILE",
     "memory_budget": "SIZE",
     "cache": "DIR",
+    "cache_size": "SIZE",
     "output": "DIR",
     "device": "DEVICE",
 }

@@ -83,6 +83,7 @@ class SettingsKwargs(TypedDict, total=False):
     storage: Literal["auto", "resident", "stream"]
     memory_budget: str | None
     cache: str | None
+    cache_size: str | None
     crop: Literal["random", "resized"]
     scale: list[float] | None
     ratio: list[float] | None

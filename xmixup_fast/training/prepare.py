@@ -150,7 +150,7 @@ def prepare(
     given_weights = read_class_weights(settings, data.dataset.classes, kept_weights)
     if source and resumed is None:
         selector.check(settings, network, data.dataset, source)
-    images = SplitImages(settings, data.dataset, log)
+    images = SplitImages(settings, data.dataset, log, data.contents)
     if source and source.local:
         images.listed += source.local.bad
 
@@ -286,7 +286,7 @@ class _Choice:
                 self.log(line)
             contents, _ = contents_of(source, selection.samples(source), settings)
             held = self._held(contents)
-            pool = images.auxiliary(selection, source, held)
+            pool = images.auxiliary(selection, source, held, contents)
         except ValueError as error:
             if resumed and str(error).startswith("selection_file"):
                 raise ValueError(f"resume: the source has changed since the run began: {error}") from error

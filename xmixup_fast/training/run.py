@@ -31,6 +31,7 @@ from ..settings.fields import Settings
 from ..settings.given import given_settings
 from ..settings.identity import check_same, run_hash
 from .checkpoints import Checkpoint, Checkpoints
+from .images import cache_within_size
 from .losses import SLOTS, StepLoss, StepLosses
 from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
@@ -76,7 +77,7 @@ def fit(
         reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32),
     ):
         settings = resolved(settings)
-        with owned_run_folder(settings) as run_folder:
+        with owned_run_folder(settings) as run_folder, cache_within_size(settings, run_folder.log):
             return _Run.begin(settings, run_folder).complete()
 
 
