@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -214,6 +215,12 @@ class Settings:
     split_by: Literal["content", "order"] = "content"
     """What decides which images are cut for validation and test, besides the seed: their content, so that a few new
     images move few others; or their order by name, as in the stored comparisons."""
+    group_by: str | None = None
+    """Column of the target's table that says which images belong together, such as patient or camera: those go into one
+    split."""
+    group_regex: str | None = None
+    """Regular expression that finds the same in the names of files, such as 'patient\\d+'; its groups, where it has
+    some. With a slash in it, it looks at paths below the dataset's folder."""
     duplicates: Literal["warn", "error", "drop"] = "warn"
     """What to do where images have the same bytes: say so, stop, or leave copies out of training, and images with two
     labels out of everything."""
@@ -298,6 +305,7 @@ class Settings:
         if self.split_by == "order":
             expected = "run or hold with split_by order"
             self._check("test", expected, "none".__ne__)
+        self._check_groups()
         if self.selection == "assignment":
             self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
         for name in ("memory_budget", "cache_size"):
@@ -308,6 +316,17 @@ class Settings:
         self._check_augmentation()
         expected = f"full, or at least image_size, {self.image_size}"
         self._check("resize", expected, lambda value: value == "full" or value >= self.image_size)
+
+    def _check_groups(self) -> None:
+        if self.group_by is not None or self.group_regex is not None:
+            self._check("split_by", "content with group_by and group_regex", "content".__eq__)
+        if self.group_by is not None:
+            self._check("group_regex", "none with group_by", lambda value: False)
+        if self.group_regex is not None:
+            try:
+                re.compile(self.group_regex)
+            except re.error as error:
+                raise ValueError(f"group_regex: {self.group_regex!r} is no regular expression: {error}") from None
 
     def _check_augmentation(self) -> None:
         for name, most in (("scale", 1.0), ("ratio", float("inf"))):

@@ -16,6 +16,8 @@ GROUPS = {
         "val_fraction",
         "test_fraction",
         "split_by",
+        "group_by",
+        "group_regex",
         "duplicates",
         "near_duplicates",
         "bad_files",
@@ -101,6 +103,8 @@ METAVARS = {
     "memory_budget": "SIZE",
     "cache": "DIR",
     "cache_size": "SIZE",
+    "group_by": "COLUMN",
+    "group_regex": "PATTERN",
     "output": "DIR",
     "device": "DEVICE",
 }

@@ -96,6 +96,8 @@ class SettingsKwargs(TypedDict, total=False):
     val_fraction: float
     test_fraction: float
     split_by: Literal["content", "order"]
+    group_by: str | None
+    group_regex: str | None
     duplicates: Literal["warn", "error", "drop"]
     near_duplicates: bool
     val_interval: int
