@@ -237,8 +237,7 @@ class ImageStore:
             if digest not in found:
                 missing.setdefault(digest, sample)
         there = [(sample, found[digest]) for sample, digest in images if digest in found]
-        if there:
-            self.log(f"{name}: {len(there)} of {len(images)} from the cache, {pack.pixels}")
+        others = f"; {len(there)} of {len(images)} from the cache, {pack.pixels}" if there else ""
         reads = with_pixels or self.decoder.short_side is None
         headers = self._headers(list(missing.values())) if reads else [None] * len(missing)
         size = self._expected_bytes(headers) if with_pixels else 0
@@ -250,7 +249,7 @@ class ImageStore:
         pack.append(
             (
                 Made(digests[sample.image.name], pixels, decoded.notes.of(sample.image.name))
-                for sample, pixels in self._decode(unchanged, name, decoded, headers)
+                for sample, pixels in self._decode(unchanged, name, decoded, headers, others)
             ),
             with_pixels=with_pixels,
         )
@@ -271,9 +270,14 @@ class ImageStore:
             self._check_budget(more + sum(place.bytes for _, place in places), name)
 
     def _decode(
-        self, samples: Sequence[Sample], name: str, remarks: Remarks, headers: Iterable[Header | None]
+        self,
+        samples: Sequence[Sample],
+        name: str,
+        remarks: Remarks,
+        headers: Iterable[Header | None],
+        others: str = "",
     ) -> Iterator[tuple[Sample, Tensor]]:
-        """Yields the images that can be decoded, and adds to ``remarks``."""
+        """Yields the images that can be decoded, and adds to ``remarks``; ``others`` ends the line for the user."""
         started = time.perf_counter()
         images = (
             Opened(sample.image, header) if header else sample.image
@@ -287,7 +291,7 @@ class ImageStore:
             else:
                 yield sample, result
         seconds = time.perf_counter() - started
-        self.log(f"{name}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s")
+        self.log(f"{name}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s{others}")
 
     def _headers(self, samples: Sequence[Sample]) -> list[Header | None]:
         """Reads all headers. A header that cannot be read is None; decoding then says what is wrong with the file.
