@@ -118,7 +118,7 @@ def peak():
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 class Numbered(FileImage):
-    """Bytes of its own, behind those of the photo."""
+    # Bytes of its own, behind those of the photo.
     def read(self):
         return photo.read_bytes() + self.path.name.encode()
     def open(self):

@@ -66,7 +66,8 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
 
     found = {entry.name: entry for entry in entries(folder)}
     if unknown := [name for name in names if name != ALL and name not in found]:
-        raise ValueError(f"remove: {folder} has no {unknown[0]}; xmixup cache lists what there is, and {ALL} stands for it")
+        way = f"xmixup cache lists what there is, and {ALL} stands for it"
+        raise ValueError(f"remove: {folder} has no {unknown[0]}; {way}")
     chosen = found.values() if ALL in names else [found[name] for name in dict.fromkeys(names)]
     busy = [entry.name for entry in chosen if not entry.remove()]
     if busy:

@@ -170,6 +170,7 @@ class CacheUse:
         before, self.added = self.added, self.added + size
         if before <= ADDED_BYTES < self.added:
             log(
-                f"cache: this run adds more than {format_bytes(ADDED_BYTES)} to {self.folder}, {format_bytes(self.added)} "
-                "so far; xmixup cache lists and removes, --cache-size sets a limit, --cache none keeps nothing"
+                f"cache: this run adds more than {format_bytes(ADDED_BYTES)} to {self.folder}, "
+                f"{format_bytes(self.added)} so far; xmixup cache lists and removes, --cache-size sets a limit, "
+                "--cache none keeps nothing"
             )

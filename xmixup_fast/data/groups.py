@@ -45,8 +45,8 @@ def read_groups(dataset: Dataset, settings: Settings) -> Groups:
     places = _splits_of(dataset, groups)
     if shared := [group for group, splits in places.items() if len(splits) > 1]:
         raise ValueError(
-            f"{name}: {counted(shared, 'group')} in two of the splits that {settings.target} has, such as {shared[0]} in "
-            f"{' and '.join(sorted(places[shared[0]]))}: move its images into one, or take the splits out to have new "
+            f"{name}: {counted(shared, 'group')} in two of the splits that {settings.target} has, such as "
+            f"{shared[0]} in {' and '.join(sorted(places[shared[0]]))}: move its images into one, or take the splits out to have new "
             "ones cut"
         )
     return groups

@@ -81,6 +81,8 @@ class Pack:
 
     def find(self, digests: Collection[bytes], *, sizes: bool = False) -> dict[bytes, Place]:
         """Where the images with these digests are; with ``sizes``, also those whose sizes alone are known."""
+        if not digests:
+            return {}
         records = self._records()
         first = np.frombuffer(b"".join(digest[:8] for digest in digests), "<u8")
         near = records[np.isin(records["digest"][:, 0], first)]
@@ -163,6 +165,8 @@ class Pack:
 
     def _commit(self, pixels: BinaryIO, batch: Sequence[tuple[bytes, Sequence[str], Place]]) -> None:
         """Syncs the pixels so far to the disk, then what was changed in the images of a batch, then their records."""
+        if not batch:
+            return
         os.fsync(pixels.fileno())
         # A line of its own begins behind what a killed process left.
         notes = [f"\n{json.dumps([digest.hex(), kind])}" for digest, kinds, _ in batch for kind in kinds]

@@ -8,7 +8,7 @@ stream decodes all images once at the start, which finds bad files and the image
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -192,16 +192,19 @@ class ImageStore:
         digests, together = self._digests(samples, remarks)
         images = [(sample, digests[sample.image.name]) for sample in samples if sample.image.name in digests]
         pack, wanted = packs.pack(together), set(digests.values())
-        found = pack.find(wanted, sizes=not with_pixels)
-        if len(found) == len(wanted):
-            self._check_places([(sample, found[digest]) for sample, digest in images], 0, name, with_pixels=with_pixels)
-            where = f"from the cache, {pack.pixels}" if with_pixels else f"image sizes read from the cache, {pack.index}"
-            self.log(f"{name}: {len(images)} {where}")
-        else:
+        found, is_added = pack.find(wanted, sizes=not with_pixels), False
+        if len(found) < len(wanted):
             with writing_to_cache(packs.folder), pack.appending(self.log):
-                packs.describe(pack, [sample.image.name for sample in samples])
-                self._add(pack, images, name, remarks, with_pixels=with_pixels)
-                found = pack.find(wanted, sizes=not with_pixels)
+                found = pack.find(wanted, sizes=not with_pixels)  # others may have added to it
+                is_added = len(found) < len(wanted)
+                if is_added:
+                    self._add(pack, images, found, name, remarks, with_pixels=with_pixels)
+                    packs.describe(pack, [sample.image.name for sample in samples])
+                    found = pack.find(wanted, sizes=not with_pixels)
+        if not is_added:
+            self._check_places([(sample, found[digest]) for sample, digest in images], 0, name, with_pixels=with_pixels)
+            what, file = ("", pack.pixels) if with_pixels else ("image sizes read ", pack.index)
+            self.log(f"{name}: {len(images)} {what}from the cache, {file}")
         pack.touch()
         said: dict[bytes, list[str]] = {}
         for digest, kind in pack.said(wanted):
@@ -227,11 +230,17 @@ class ImageStore:
         return digests, {bytes.fromhex(content.digest) for content in contents.values()}
 
     def _add(
-        self, pack: Pack, images: Sequence[tuple[Sample, bytes]], name: str, remarks: Remarks, *, with_pixels: bool
+        self,
+        pack: Pack,
+        images: Sequence[tuple[Sample, bytes]],
+        found: Mapping[bytes, Place],
+        name: str,
+        remarks: Remarks,
+        *,
+        with_pixels: bool,
     ) -> None:
-        """Decodes the images that a pack lacks, of equal ones the first, and adds them or their sizes to the pack."""
+        """Decodes what was not found in a pack, of equal images the first, and adds it or its sizes to the pack."""
         assert self.cache is not None
-        found = pack.find({digest for _, digest in images}, sizes=not with_pixels)
         missing: dict[bytes, Sample] = {}
         for sample, digest in images:
             if digest not in found:

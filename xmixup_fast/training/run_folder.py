@@ -71,7 +71,7 @@ class RunFolder:
             self._bar.write(text)
 
     def config(self, text: str) -> None:
-        """Writes config.yaml, by which the folder is taken: after the first step, so that no failure before takes it."""
+        """Writes config.yaml, which takes the folder: after the first step, so that no failure before does."""
         write_text(self.folder / "config.yaml", text)
 
     def data(self, manifest: Manifest, description: dict[str, Any]) -> None:

@@ -18,9 +18,9 @@ def read_folder(path: str | os.PathLike[str], classes: Classes | None = None, ne
 
     Splits are named, in any case, train or training; val, valid, validation or dev; test, testing, eval or evaluation
     (eval beside a test is val). One folder that holds all others is passed by. Images are found at any depth in a class
-    folder, in sorted order. Other files are counted; hidden names, and what operating systems leave, are ignored, and so
-    are folders that this package wrote, such as ``runs``. Links are followed. Bad files are links to nothing, or to a
-    folder that holds them; folders that are named like images and hold none; and what cannot be read.
+    folder, in sorted order. Other files are counted; hidden names, and what operating systems leave, are ignored, and
+    so are folders that this package wrote, such as ``runs``. Links are followed. Bad files are links to nothing, or to
+    a folder that holds them; folders that are named like images and hold none; and what cannot be read.
 
     Args:
         path: the folder.

@@ -88,13 +88,14 @@ def column_names(path: Path) -> list[str]:
 def read_column(path: Path, column: str, setting: str) -> Iterator[tuple[str, str]]:
     """Yields the name of each image that a table lists and its cell in a column, without spaces around it.
 
-    Rows whose image is not there are passed over. Raises ValueError, which names the ``setting``, where there is no such
-    column, or two, and what :func:`read_table` raises for a table that cannot be read.
+    Rows whose image is not there are passed over. Raises ValueError, which names the ``setting``, where there is no
+    such column, or two, and what :func:`read_table` raises for a table that cannot be read.
     """
     names = list(map(_column, _column_names(path)))
     if names.count(_column(column)) != 1:
         others = some(column_names(path), 10) or "no others"
-        raise ValueError(f"{setting}: {path}: expected one column {column}, got {names.count(_column(column))}; it has {others}")
+        count = names.count(_column(column))
+        raise ValueError(f"{setting}: {path}: expected one column {column}, got {count}; it has {others}")
     at, paths = names.index(_column(column)), names.index("path")
     files = _Files(path)
     for image, cell in _cells(path, paths, at):
