@@ -87,7 +87,9 @@ def cut_by_content(
     if groups:
         place = _places_of_groups(of_class, _joined(dataset.train, contents, groups), needs, settings)
     else:
-        place = {digest: split for units in of_class.values() for digest, split in _places(units, needs, settings).items()}
+        place = {}
+        for units in of_class.values():
+            place |= _places(units, needs, settings)
     if settings.shots is not None:
         for name, units in of_class.items():
             place |= _beyond_shots([one for one in units if place[one] == "train"], name, settings)

@@ -128,9 +128,8 @@ class ImagePool:
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"folder: expected a path or the name of a dataset, got {folder!r}")
 
-        return folder_pool(
-            expanded("folder", os.fspath(folder)), resize, classes, split=split, bad_files=bad_files, decoder=decoder, log=log
-        )
+        name = expanded("folder", os.fspath(folder))
+        return folder_pool(name, resize, classes, split=split, bad_files=bad_files, decoder=decoder, log=log)
 
     @classmethod
     def from_images(
