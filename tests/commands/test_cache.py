@@ -120,7 +120,13 @@ def test_seeds_and_splits_of_a_target_decode_it_once(
     run(data, tmp_path / "0", "finetune", cache=cache)
     size = total(entries(tmp_path / "cache"))
     capsys.readouterr()
-    changes = ({"seed": 1}, {"seed": 2, "test": "none"}, {"seed": 3, "shots": 2}, {"val_fraction": 0.5}, {"test": "hold"})
+    changes = (
+        {"seed": 1},
+        {"seed": 2, "test": "none"},
+        {"seed": 3, "shots": 2},
+        {"val_fraction": 0.5},
+        {"test": "hold"},
+    )
     for number, change in enumerate(changes, start=1):
         run(data, tmp_path / str(number), "finetune", cache=cache, **change)
     said = capsys.readouterr().out
@@ -139,7 +145,13 @@ def test_other_bytes_under_the_same_name_size_and_time_are_learned_anew(tmp_path
             other = {"red": "green", "green": "red", "blue": "blue"}[path.parent.name] if swaps else path.parent.name
             path.write_bytes(data[photos / other / path.name])
             os.utime(path, (315532800, 315532800))
-        settings = {"target": str(photos), "cache": str(tmp_path / "cache"), "steps": 40, "lr": 0.005, "weights": "none"}
+        settings = {
+            "target": str(photos),
+            "cache": str(tmp_path / "cache"),
+            "steps": 40,
+            "lr": 0.005,
+            "weights": "none",
+        }
         result = run(tmp_path, tmp_path / str(swaps), "finetune", **settings)
         fresh = run(tmp_path, tmp_path / f"{swaps} fresh", "finetune", **{**settings, "cache": "none"})
         assert result.summary["test_accuracy"] == fresh.summary["test_accuracy"]

@@ -84,7 +84,7 @@ def test_shares_are_about_as_large_as_asked_for() -> None:
     done = cut(dataset, contents, Settings(target="t", test_fraction=0.3, val_fraction=0.2), groups)
     for label in (0, 1):
         counts = {split: sum(one.label == label for one in getattr(done.dataset, split)) for split in SPLITS}
-        assert counts == {"train": 220, "val": 60, "test": 120}  # of whole groups of ten
+        assert counts == {"train": 230, "val": 50, "test": 120}  # whole groups, of ten images each
 
 
 def test_groups_are_cut_alike_whatever_order_and_place_they_have() -> None:
@@ -217,7 +217,9 @@ def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None
 
 def test_a_group_in_two_given_splits_is_refused(tmp_path: Path) -> None:
     table = write_groups(tmp_path / "photos", splits=("train", "test"), patient=lambda i: i // 2)
-    with pytest.raises(ValueError, match=r"group_by: 4 groups in two of the splits .*, such as 0 in test and train: move"):
+    with pytest.raises(
+        ValueError, match=r"group_by: 4 groups in two of the splits .*, such as 0 in test and train: move"
+    ):
         read_groups(read_dataset(table), Settings(target=str(table), group_by="patient"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,8 @@ import torch
 from stores import Counted, Start, equal, pools, write_images
 
 from xmixup_fast.data import image_store as image_store_module
-from xmixup_fast.data.dataset import BadFile, FileImage, Image, Sample
+from xmixup_fast.data.dataset import Image, Sample
 from xmixup_fast.data.decoding import steps as steps_module
-from xmixup_fast.data.decoding.decoder import PillowDecoder
 from xmixup_fast.data.decoding.pillow import Header, read_header
 from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.ops.image_pool import ImagePool

@@ -63,7 +63,9 @@ def test_all_paths_are_expanded_alike(home: Path, given: str, way: str) -> None:
         settings = read("~/run.yaml")
     else:
         joined = [(f"--{name.replace('_', '-')}", value) for name, value in values.items()]
-        words = [f"{flag}={value}" for flag, value in joined] if "=" in way else [word for pair in joined for word in pair]
+        words = (
+            [f"{flag}={value}" for flag, value in joined] if "=" in way else [word for pair in joined for word in pair]
+        )
         settings = parse_settings(words, "xmixup train", None)
     assert {name: getattr(settings, name) for name in NAMES} == dict.fromkeys(NAMES, expected)
 

@@ -43,7 +43,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_second_run_stops_at_once_and_says_who_has_the_folder(data: Path, tmp_path: Path, resume: str) -> None:
     with claimed(tmp_path / "run"):
         before = contents(tmp_path)
-        with pytest.raises(FileExistsError, match=rf"output: .*run is in use by process {os.getpid()} on \S+, since 20"):
+        with pytest.raises(
+            FileExistsError, match=rf"output: .*run is in use by process {os.getpid()} on \S+, since 20"
+        ):
             run(data, tmp_path / "run", "finetune", resume=resume)
         assert contents(tmp_path) == before
     assert not (tmp_path / "run").exists()
@@ -93,7 +95,8 @@ def test_no_two_processes_have_a_claim_at_once(tmp_path: Path) -> None:
         while done < 40:
             try:
                 with claimed(tmp_path / "runs" / "run"):
-                    os.close(os.open(tmp_path / "inside", os.O_CREAT | os.O_EXCL))  # fails where another one is inside
+                    # Fails where another one is inside.
+                    os.close(os.open(tmp_path / "inside", os.O_CREAT | os.O_EXCL))
                     (tmp_path / "inside").unlink()
                     done += 1
             except FileExistsError as error:
@@ -101,18 +104,15 @@ def test_no_two_processes_have_a_claim_at_once(tmp_path: Path) -> None:
 
     children = [in_child(work) for _ in range(4)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_file_systems_without_locks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(descriptor: int, operation: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
     for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        monkeypatch.setattr(fcntl, "flock", stops(OSError(number, os.strerror(number))))
         with claimed(tmp_path / "run") as warning:
             assert warning is not None and "its file system has no locks" in warning and "\n" not in warning
-    number = errno.EIO
+    monkeypatch.setattr(fcntl, "flock", stops(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output error"), claimed(tmp_path / "run"):
         pass
 
@@ -175,4 +175,6 @@ def test_runs_without_an_output_have_folders_of_their_own(
     monkeypatch.setattr(time, "strftime", lambda *_: "20261130-234500")
     settings = arguments(data, tmp_path, "finetune", steps=1) | {"output": None}
     results = [fit(**settings) for _ in range(2)]
-    assert sorted(result.folder.name for result in results) == sorted(os.listdir("runs")) and len(os.listdir("runs")) == 2
+    assert (
+        sorted(result.folder.name for result in results) == sorted(os.listdir("runs")) and len(os.listdir("runs")) == 2
+    )

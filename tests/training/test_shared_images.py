@@ -53,7 +53,6 @@ def test_a_source_that_is_the_target_lends_its_training_images_alone(
     assert pooled and not {str(Path(name).relative_to(target)) for name in pooled} & held_out(result)
 
 
-
 @pytest.mark.parametrize("test", ["run", "hold", "none"])
 def test_copies_under_other_names_are_found(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], pooled: list[str], test: str

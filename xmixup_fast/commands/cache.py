@@ -39,7 +39,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Lists or removes. Raises ValueError for names that are not there and wrong sizes, OSError where removing fails."""
+    """Lists or removes. Raises ValueError for unknown names and wrong sizes, and OSError where removing fails."""
     from ..data.cache_entries import entries, shrink, total, when
 
     folder = Path(options.cache or default_cache())

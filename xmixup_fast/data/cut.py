@@ -200,8 +200,9 @@ def _places_of_groups(
         left = Counter(name for group in counts if group not in split for name in counts[group])
         able = Counter(name for group in rest for name in counts[group])
         most = {name: min(left[name] - 1, able[name]) - for_val for name in of_class}
-        for group, name in ((group, name) for group in split for name in counts[group]):
-            sizes[name] -= counts[group][name]
+        for before in split:
+            for name, count in counts[before].items():
+                sizes[name] -= count
         quota = {name: _share(fraction, size, size - 1 - for_val) for name, size in sizes.items()}
         is_kept = one == "val" or needs.keeps_test
         split |= dict.fromkeys(_filled(rest, counts, quota, Counter(most), needs_all=is_kept), one)
@@ -247,8 +248,8 @@ def _filled(
         if not able:
             found = sum(name in of_group for of_group in counts.values())
             raise ValueError(
-                f"groups: the images of class {name} are in {found} groups, of which none can be spared for each split: "
-                "add images of others, or group less"
+                f"groups: the images of class {name} are in {found} groups, of which none can be spared for each "
+                "split: add images of others, or group less"
             )
         choose(min(able, key=lambda group: sum(max(got[n] + c - quota[n], 0) for n, c in counts[group].items())))
     return chosen

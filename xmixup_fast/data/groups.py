@@ -17,12 +17,14 @@ from .readers.table import column_names, read_column
 Groups = Mapping[str, str]
 """The group of each image, by the image's name."""
 
-LIKELY = frozenset(
-    "patient subject subj participant person individual identity animal donor case specimen family user owner author "
-    "uploader photographer observer camera cam device scanner site hospital clinic center centre location station plot "
-    "group burst session visit study sequence seq series video clip scene episode recording track slide id uid pid mrn"
-    "".split()
-)
+LIKELY = {
+    *("patient", "subject", "subj", "participant", "person", "individual", "identity", "animal", "donor"),
+    *("case", "specimen", "family", "user", "owner", "author", "uploader", "photographer", "observer"),
+    *("camera", "cam", "device", "scanner", "site", "hospital", "clinic", "center", "centre"),
+    *("location", "station", "plot", "group", "burst", "session", "visit", "study", "sequence"),
+    *("seq", "series", "video", "clip", "scene", "episode", "recording", "track", "slide"),
+    *("id", "uid", "pid", "mrn"),
+}
 """Words in the names of columns that may say which images belong together."""
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
@@ -46,8 +48,8 @@ def read_groups(dataset: Dataset, settings: Settings) -> Groups:
     if shared := [group for group, splits in places.items() if len(splits) > 1]:
         raise ValueError(
             f"{name}: {counted(shared, 'group')} in two of the splits that {settings.target} has, such as "
-            f"{shared[0]} in {' and '.join(sorted(places[shared[0]]))}: move its images into one, or take the splits out to have new "
-            "ones cut"
+            f"{shared[0]} in {' and '.join(sorted(places[shared[0]]))}: move its images into one, "
+            "or take the splits out to have new ones cut"
         )
     return groups
 
@@ -87,7 +89,7 @@ def _splits_of(dataset: Dataset, groups: Groups) -> dict[str, set[str]]:
 
 
 def said(dataset: Dataset, settings: Settings, groups: Groups) -> Iterator[str]:
-    """Yields lines on the groups of a dataset that has been cut, or on columns that look like groups and are ignored."""
+    """Yields lines on the groups of a dataset once it is cut, or on columns that look like groups and are ignored."""
     if groups:
         places = _splits_of(dataset, groups)
         counts = Counter(next(iter(splits)) for splits in places.values())

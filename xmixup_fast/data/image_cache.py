@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -226,7 +227,9 @@ class ImageCache:
     def describe(self, pack: Pack, names: Sequence[str]) -> None:
         """Notes what a new pack is of: the folder that the images' names have in common."""
         if names and not pack.about.exists():
-            write_json(pack.about, {**self._how, "of": os.path.commonprefix(names).rpartition("/")[0] or names[0]})
+            columns = zip(*(name.split("/")[:-1] for name in names), strict=False)
+            common = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+            write_json(pack.about, {**self._how, "of": "/".join(common) or names[0]})
 
 
 def _hash(data: bytes, size: int) -> str:

@@ -269,10 +269,8 @@ class ImageStore:
                 for kind in decoded.notes.of(failed[digest].name):
                     remarks.notes.add(kind, sample.image.name)
 
-    def _check_places(
-        self, places: Sequence[tuple[Sample, Place]], more: int, name: str, *, with_pixels: bool
-    ) -> None:
-        """Checks images of the cache, and the budget with ``more`` bytes of others. Raises OverBudget and ValueError."""
+    def _check_places(self, places: Sequence[tuple[Sample, Place]], more: int, name: str, *, with_pixels: bool) -> None:
+        """Checks images of the cache, and the budget with ``more`` bytes beside. Raises OverBudget and ValueError."""
         for sample, place in places:
             self._check_size(sample, place.height, place.width)
         if with_pixels:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def claimed(folder: Path) -> Iterator[str | None]:
     try:
         descriptor = lock_file(place / LOCK, wait=False)
     except BlockingIOError:
+        _remove_empty(made)
         raise FileExistsError(
             f"output: {folder} is in use by {_owner_of(place)}; name another folder, or wait for its end"
         ) from None
@@ -49,9 +50,13 @@ def claimed(folder: Path) -> Iterator[str | None]:
         (place / LOCK).unlink(missing_ok=True)
         if descriptor is not None:
             os.close(descriptor)
-        for path in made:
-            with suppress(OSError):  # not empty, or another process's by now
-                path.rmdir()
+        _remove_empty(made)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for path in folders:
+        with suppress(OSError):  # not empty, or another process's by now
+            path.rmdir()
 
 
 def _owner_of(folder: Path) -> str:

@@ -81,10 +81,10 @@ WAYS = {
 }
 """What to do instead, for names that stand for no one setting."""
 
-PATHS = frozenset(
-    "target source model weights selection_file class_weights cache output "
-    "images shards file results targets data markdown".split()
-)
+PATHS = {
+    *("target", "source", "model", "weights", "selection_file", "class_weights", "cache", "output"),
+    *("images", "shards", "file", "results", "targets", "data", "markdown"),
+}
 """Settings, and options of commands, that are paths, or may be."""
 
 _KIND = re.compile(r"(torchvision:[^:]*:|hf:|local-dir:|file://)?")
