@@ -121,6 +121,8 @@ class Numbered(FileImage):
         return photo.read_bytes() + self.path.name.encode()
     def open(self):
         return photo.open("rb")
+    def stamp(self):
+        return self.path.name
 
 photo, cache = Path(sys.argv[1]), sys.argv[2]
 decoder = make_decoder("auto", 256, torch.device("cpu"), 2, print)

@@ -186,7 +186,7 @@ class Pack:
         try:
             data = self.index.read_bytes()
             size = self.pixels.stat().st_size  # after the index, which may grow meanwhile
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return np.zeros(0, RECORD)
         records = np.frombuffer(data[: len(data) // RECORD.itemsize * RECORD.itemsize], RECORD)
         ends = records["offset"] + 3 * records["height"].astype(np.int64) * records["width"]
