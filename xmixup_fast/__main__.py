@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "Fine-tune a pretrained network on labelled images.",
     "find-lr": "Find a learning rate: a range test on a run's own data, with its own network and method.",
     "sources": "List sources of auxiliary images that go by a name, with their sizes and licences.",
+    "cache": "List what the cache keeps, or remove it.",
     "select": "Show what selection chooses for each target class, without training.",
     "evaluate": "Evaluate a trained network on labelled images.",
     "predict": "Predict the classes of images with a trained network.",

@@ -11,6 +11,7 @@ Repository, 1998).
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import string
 import sys
@@ -106,8 +107,8 @@ class Budget:
 
 
 def main() -> None:
-    """Runs the demo into the folder ``runs/TIME-demo``. Raises as :func:`run` does."""
-    run(Path("runs", time.strftime("%Y%m%d-%H%M%S-demo")))
+    """Runs the demo into the folder ``runs/TIME-demo-RANDOM``. Raises as :func:`run` does."""
+    run(Path("runs", f"{time.strftime('%Y%m%d-%H%M%S')}-demo-{secrets.token_hex(4)}"))
 
 
 def run(output: Path, budget: Budget | None = None) -> dict[str, list[Result]]:

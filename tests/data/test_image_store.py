@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import pytest
 import torch
+from stores import Counted, Start, equal, pools, write_images
 
 from xmixup_fast.data import image_store as image_store_module
-from xmixup_fast.data.dataset import BadFile, FileImage, Image, Sample
+from xmixup_fast.data.dataset import Image, Sample
 from xmixup_fast.data.decoding import steps as steps_module
-from xmixup_fast.data.decoding.decoder import PillowDecoder
 from xmixup_fast.data.decoding.pillow import Header, read_header
-from xmixup_fast.data.formats import NOT_AN_IMAGE
 from xmixup_fast.data.image_store import ImageStore
 from xmixup_fast.ops.image_pool import ImagePool
 from xmixup_fast.runtime.device import free_memory
@@ -33,63 +26,14 @@ from xmixup_fast.settings.values import parse_bytes
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Counted(PillowDecoder):
-    """A decoder that counts the images that it decodes."""
-
-    count = 0
-
-    def decode(self, images: Any, log: Any = None) -> Any:
-        images = list(images)
-        self.count += len(images)
-        return super().decode(images, log)
-
-
-class Start:
-    """What one start of the program does: it makes a pool."""
-
-    def __init__(
-        self, samples: Sequence[Sample], cache: Path | None, *, short_side: int = 8, budget: int | None = None
-    ) -> None:
-        self.messages: list[str] = []
-        decoder = Counted(short_side, 2)
-        store = ImageStore(decoder, cache, budget, self.messages.append)
-        self.pool = store.build(samples, "images")
-        self.bad = store.bad
-        self.decoded = decoder.count
-
-
-def write_images(folder: Path, count: int = 5) -> list[Sample]:
-    random = np.random.default_rng(0)
-    samples = []
-    for i in range(count):
-        path = folder / f"{i:02d}.png"
-        PIL.Image.fromarray(random.integers(0, 256, (10, 9 + i, 3), dtype=np.uint8)).save(path)
-        samples.append(Sample(FileImage(path), i % 3))
-    return samples
-
-
-def equal(first: ImagePool, second: ImagePool) -> bool:
-    same = len(first) == len(second) and torch.equal(first.labels, second.labels)
-    return same and all(torch.equal(first[i], second[i]) for i in range(len(first)))
-
-
-def pools(cache: Path) -> list[Path]:
-    return sorted((cache / "pools").glob("*.safetensors"))
-
-
-def test_written_and_collected_pools_are_those_of_their_images(tmp_path: Path) -> None:
+def test_collected_pools_are_those_of_their_images() -> None:
     for count in (0, 1, 5):
         images = [torch.randint(0, 256, (3, 5 + i, 3), dtype=torch.uint8) for i in range(count)]
         labels = list(range(count))
         expected = ImagePool.from_images(images, labels)
-        ImagePool.write(tmp_path / "pool", zip(images, labels, strict=True))
         size = sum(image.numel() for image in images)
         too_small = ImagePool.collect(zip(images, labels, strict=True), size // 2)
-        for pool in (
-            ImagePool.load(tmp_path / "pool"),
-            ImagePool.collect(zip(images, labels, strict=True), size),
-            too_small,
-        ):
+        for pool in (ImagePool.collect(zip(images, labels, strict=True), size), too_small):
             assert equal(pool, expected)
             assert torch.equal(pool.offsets, expected.offsets) and torch.equal(pool.sizes, expected.sizes)
 
@@ -122,115 +66,6 @@ def test_a_build_reads_each_header_once(tmp_path: Path, monkeypatch: pytest.Monk
         assert count == len(samples)
 
 
-def test_any_change_decodes_again(tmp_path: Path) -> None:
-    samples = write_images(tmp_path)
-    cache = tmp_path / "cache"
-    Start(samples, cache)
-    assert Start(samples[:-1], cache).decoded == 4
-    assert Start([*samples, Sample(samples[0].image, 1)], cache).decoded == 6
-    assert Start([sample._replace(label=0) for sample in samples], cache).decoded == 5
-    assert Start(samples, cache, short_side=7).decoded == 5
-    path = Path(samples[0].image.name)
-    PIL.Image.new("RGB", (10, 9), (1, 2, 3)).save(path)
-    changed = Start(samples, cache)
-    assert changed.decoded == 5 and changed.pool[0].view(-1, 3).unique(dim=0).tolist() == [[1, 2, 3]]
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    assert Start(samples, cache).decoded == 5
-    assert Start(samples, cache).decoded == 0
-
-
-def test_bad_files_are_remembered_and_looked_at_again(tmp_path: Path) -> None:
-    samples = write_images(tmp_path)
-    path = Path(samples[1].image.name)
-    good = path.read_bytes()
-    path.write_bytes(bytes(len(good)))
-    os.utime(path, ns=(0, 0))
-    for _ in range(2):
-        start = Start(samples, tmp_path / "cache")
-        assert start.bad == [BadFile(str(path), NOT_AN_IMAGE)]
-        assert start.pool.labels.tolist() == [0, 2, 0, 1]
-    assert start.decoded == 1  # the bad file, which is tried again
-    path.write_bytes(good)
-    os.utime(path, ns=(0, 0))  # so that its stamp does not change
-    start = Start(samples, tmp_path / "cache")
-    assert not start.bad and len(start.pool) == 5
-    assert Start(samples, tmp_path / "cache").decoded == 0
-
-
-def test_unreadable_and_absent_files_are_bad(tmp_path: Path) -> None:
-    samples = [*write_images(tmp_path, 2), Sample(FileImage(tmp_path / "absent.png"), 0)]
-    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
-        start = Start(samples, cache)
-        assert start.bad == [BadFile(str(tmp_path / "absent.png"), "No such file or directory")]
-        assert len(start.pool) == 2
-
-
-@pytest.mark.parametrize("damage", ["pool", "list"])
-def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: str) -> None:
-    samples = write_images(tmp_path)
-    expected = Start(samples, tmp_path / "cache").pool
-    (path,) = pools(tmp_path / "cache") if damage == "pool" else (tmp_path / "cache" / "pools").glob("*.json")
-    half = path.read_bytes()[: path.stat().st_size // 2]
-    path.unlink()  # the old file is still mapped
-    path.write_bytes(half)
-    start = Start(samples, tmp_path / "cache")
-    assert start.decoded == 5 and equal(start.pool, expected)
-
-
-BUILD = """
-import os, signal, sys
-from pathlib import Path
-from xmixup_fast.data.dataset import FileImage, Sample
-from xmixup_fast.data.decoding.decoder import PillowDecoder
-from xmixup_fast.data.image_store import ImageStore
-
-class Deadly(FileImage):
-    def read(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-folder, cache, deadly = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-paths = sorted(folder.glob("*.png"))
-samples = [Sample((Deadly if i == deadly else FileImage)(path), 0) for i, path in enumerate(paths)]
-ImageStore(PillowDecoder(8, 2), cache, None, print).build(samples, "images")
-"""
-
-
-def build(folder: Path, cache: Path, deadly: int = -1) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", BUILD, str(folder), str(cache), str(deadly)]
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
-    samples = [sample._replace(label=0) for sample in write_images(tmp_path, 20)]
-    cache = tmp_path / "cache"
-    killed = build(tmp_path, cache, deadly=19)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    assert not pools(cache)
-    (part,) = (cache / "pools").glob(".*.part")
-    assert Start(samples, cache).decoded == 20
-    assert part.exists()  # another process may still be writing it
-    os.utime(part, (time.time() - 7200,) * 2)
-    Start(samples[1:], cache)
-    assert not part.exists() and len(pools(cache)) == 2
-
-
-def test_processes_that_build_the_same_pool_do_not_collide(tmp_path: Path) -> None:
-    samples = [sample._replace(label=0) for sample in write_images(tmp_path, 40)]
-    cache = tmp_path / "cache"
-    builds = [build(tmp_path, cache) for _ in range(2)]
-    for process in builds:
-        _, error = process.communicate()
-        assert process.returncode == 0, error
-    start = Start(samples, cache)
-    assert start.decoded == 0 and equal(start.pool, Start(samples, None).pool)
-    assert {path.name for path in (cache / "pools").iterdir()} == {
-        pools(cache)[0].name,
-        pools(cache)[0].with_suffix(".remarks.json").name,
-    }
-    assert json.loads(pools(cache)[0].with_suffix(".remarks.json").read_text()) == {"bad": [], "notes": []}
-
-
 @pytest.mark.parametrize("cached", [False, True])
 def test_what_exceeds_the_budget_is_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
@@ -241,7 +76,7 @@ def test_what_exceeds_the_budget_is_refused_before_decoding(
     cache = tmp_path / "cache"
     if cached:
         Start(samples, cache)
-    monkeypatch.setattr(Counted, "decode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(Counted, "noting", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ValueError, match=r"memory_budget: images need 1\.0 KiB, and the budget is") as caught:
         Start(samples, cache, budget=size - 1)
     assert "\n" not in str(caught.value)
@@ -280,17 +115,22 @@ def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
-class Repeated(FileImage):
+class Numbered(FileImage):
+    # Bytes of its own, behind those of the photo.
+    def read(self):
+        return photo.read_bytes() + self.path.name.encode()
+    def open(self):
+        return photo.open("rb")
     def stamp(self):
-        return "fixed"
+        return self.path.name
 
 photo, cache = Path(sys.argv[1]), sys.argv[2]
 decoder = make_decoder("auto", 256, torch.device("cpu"), 2, print)
 before = peak()
 for count in (400, 1600):
     store = ImageStore(decoder, Path(cache) if cache != "none" else None, None, lambda line: None)
-    pool = store.build([Sample(Repeated(photo), 0)] * count, "images")
-    print(len(pool), pool.pixels.numel() / 2**20, peak() - before)
+    pool = store.build([Sample(Numbered(photo.with_name(f"{count} {i}")), 0) for i in range(count)], "images")
+    print(len(pool), pool.image_bytes / 2**20, peak() - before)
     del pool
 """
 

@@ -202,4 +202,4 @@ def test_the_default_output_is_a_plain_folder_name(
     plain = [flag for flag in flags(folders, tmp_path) if flag not in ("--output", str(tmp_path))]
     assert main([*plain, "--method", "finetune", "--target", str(odd)]) == 0
     (run,) = (tmp_path / "runs").iterdir()
-    assert run.name.endswith("-finetune-odd-ä.csv-s0")
+    assert re.search(r"-finetune-odd-ä\.csv-s0-[0-9a-f]{8}$", run.name)

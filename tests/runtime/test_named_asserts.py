@@ -57,7 +57,7 @@ def test_a_command_ends_with_one_line(record: str, capsys: pytest.CaptureFixture
 def test_fit_raises_it(record: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from xmixup_fast.training import run
 
-    def begin(settings: Any) -> Any:
+    def begin(settings: Any, run_folder: Any) -> Any:
         raise RuntimeError(TORCHS)
 
     monkeypatch.setattr(run._Run, "begin", begin)

@@ -55,7 +55,7 @@ class Options:
     image_field: str | None = None
     """Field of the images in tar shards, where samples have several; as in training, if not given."""
     output: str | None = None
-    """Folder to write to; runs/TIME-evaluate-TARGET-sSEED if not given."""
+    """Folder to write to; runs/TIME-evaluate-TARGET-sSEED-RANDOM if not given."""
     resize: int | Literal["full"] | None = None
     """Short side at which images are cropped, in pixels, or full for their own size; as in training, if not given."""
     tta: Literal["none", "flip"] = "none"

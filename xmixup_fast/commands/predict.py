@@ -34,6 +34,7 @@ from ..data.bad_files import list_bad, printable, skipped
 from ..data.dataset import BadFile, FileImage, Findings, Image
 from ..data.readers.folder import find_images
 from ..runtime.files import atomic_write
+from ..settings.values import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +116,7 @@ def predict(
     if tta not in get_args(Augmentation):
         raise ValueError(f"tta: expected none or flip, got {tta!r}")
     place = torch.device(usable_device(device))
+    weights = expanded("weights", os.fspath(weights))
     network, preprocessing = load(weights)
     temperature = needed_temperature(weights) if calibrated else 1.0
     with current_device(place):
@@ -219,7 +221,7 @@ def _find(paths: Iterable[str | os.PathLike[str]], bad: list[BadFile]) -> Iterat
     from ..data.understood import found
 
     ignored: dict[tuple[str, str], int] = {}
-    for path in map(Path, paths):
+    for path in (Path(expanded("images", os.fspath(one))) for one in paths):
         if path.is_dir():
             yield from find_images(path, bad, ignored)
         elif path.is_file():

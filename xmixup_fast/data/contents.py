@@ -7,8 +7,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from ..runtime.files import write_text, writing_to_cache
 from ..runtime.progress import progress
@@ -100,3 +102,28 @@ def _read(path: Path) -> _Known:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
+
+
+@dataclass(frozen=True)
+class Unchanged(Image):
+    """An image that cannot be read any more once its bytes are not those that were hashed."""
+
+    image: Image
+    digest: str
+
+    @property
+    def name(self) -> str:
+        return self.image.name
+
+    def open(self) -> BinaryIO:
+        return self.image.open()
+
+    def read(self) -> bytes:
+        data = self.image.read()
+        # The content of some images is not that of their bytes, such as of pixels that are encoded for each reading.
+        if type(self.image).content is Image.content and Content.of(data).digest != self.digest:
+            raise OSError("has been changed since this run began")
+        return data
+
+    def stamp(self) -> str:
+        return self.image.stamp()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -35,10 +36,11 @@ class Cut:
     duplicates: Duplicates
 
 
-def cut(dataset: Dataset, contents: Contents, settings: Settings) -> Cut:
+def cut(dataset: Dataset, contents: Contents, settings: Settings, groups: Mapping[str, str] | None = None) -> Cut:
     """Cuts the splits that a dataset lacks, and takes ``shots`` training images of each class.
 
-    Images without a content, which cannot be read, are in no split.
+    Images without a content, which cannot be read, are in no split. ``groups``, by the names of images, go into one
+    split each.
 
     Raises ValueError for a class with too few images, for duplicates where the setting ``duplicates`` is "error".
     """
@@ -49,26 +51,29 @@ def cut(dataset: Dataset, contents: Contents, settings: Settings) -> Cut:
     by_order = settings.split_by == "order"
     dropped = given.dropped() if settings.duplicates == "drop" else {} if by_order else given.unclear()
     rest = dataset.with_splits({name: _without(getattr(dataset, name), contents, dropped) for name in SPLITS})
-    done = cut_by_order(rest, settings) if by_order else cut_by_content(rest, contents, given, settings)
+    done = cut_by_order(rest, settings) if by_order else cut_by_content(rest, contents, given, settings, groups or {})
     used = {sample.image.name for split in SPLITS for sample in getattr(done, split)}
     unused = {sample.image.name for sample in rest.train if sample.image.name not in used}
     apart = dict.fromkeys(dropped, OUT) | dict.fromkeys(unused, UNUSED)
     return Cut(done, apart, {**_notes(given), **dropped}, duplicates)
 
 
-def cut_by_content(dataset: Dataset, contents: Contents, given: Given, settings: Settings) -> Dataset:
+def cut_by_content(
+    dataset: Dataset, contents: Contents, given: Given, settings: Settings, groups: Mapping[str, str]
+) -> Dataset:
     """Cuts by the images' contents.
 
     Of each class, the distinct contents are sorted by a number that follows from content and seed: the first ones are
     for test, the last ones for validation. So validation is the same whether or not test images are put aside. Copies
     go where the first one goes, but do not count as further shots. A content with two labels, or one in a split that
-    the dataset has, stays in train; ``given`` holds the images that are left out, too, which tell of both.
+    the dataset has, stays in train; ``given`` holds the images that are left out, too, which tell of both. With
+    ``groups`` the same is done with groups, in the order that follows from their names and the seed.
 
-    Raises ValueError, which names all of them, for classes with too few images to cut from; and for one with fewer
-    training images than ``shots``.
+    Raises ValueError, which names all of them, for classes with too few images to cut from; for one whose images are
+    in too few groups; and for one with fewer training images than ``shots``.
     """
     needs = Needs(val=not dataset.val, test=not dataset.test, keeps_test=settings.test != "none")
-    place: dict[str, str] = {}
+    of_class: dict[str, list[str]] = {}
     short = []
     for name, samples in _by_class(dataset):
         digests = dict.fromkeys(contents[one.image.name].digest for one in samples)
@@ -76,9 +81,18 @@ def cut_by_content(dataset: Dataset, contents: Contents, given: Given, settings:
         if not digests or len(units) < needs.least:
             short.append(f"{name} ({len(units)})")
         else:
-            place |= _places(units, needs, name, settings)
+            of_class[name] = units
     if short:
         raise ValueError(needs.message(short))
+    if groups:
+        place = _places_of_groups(of_class, _joined(dataset.train, contents, groups), needs, settings)
+    else:
+        place = {}
+        for units in of_class.values():
+            place |= _places(units, needs, settings)
+    if settings.shots is not None:
+        for name, units in of_class.items():
+            place |= _beyond_shots([one for one in units if place[one] == "train"], name, settings)
     rest = "train" if settings.shots is None else UNUSED
     splits: dict[str, list[Sample]] = {split: [] for split in (*SPLITS, UNUSED)}
     seen: set[str] = set()
@@ -120,25 +134,125 @@ class Needs:
         )
 
 
-def _places(units: Sequence[str], needs: Needs, class_name: str, settings: Settings) -> dict[str, str]:
+def _places(units: Sequence[str], needs: Needs, settings: Settings) -> dict[str, str]:
     """The split of each of a class's contents, given by their digests."""
-    seed = settings.seed
-    ordered = sorted(units, key=lambda digest: (_draw("split", seed, digest), digest))
+    ordered = sorted(units, key=lambda digest: (_draw("split", settings.seed, digest), digest))
     count = len(ordered)
     tested = _share(settings.test_fraction, count, count - 1 - needs.val) if needs.test else 0
     validated = _share(settings.val_fraction, count - tested, count - tested - 1) if needs.val else 0
     place = dict.fromkeys(ordered, "train")
     if needs.keeps_test:
         place |= dict.fromkeys(ordered[:tested], "test")
-    place |= dict.fromkeys(ordered[count - validated :], "val")
-    if settings.shots is not None:
-        train = sorted(
-            (digest for digest in ordered if place[digest] == "train"),
-            key=lambda digest: (_draw("shots", seed, digest), digest),
-        )
-        _check_shots(settings.shots, len(train), class_name)
-        place |= dict.fromkeys(train[settings.shots :], UNUSED)
-    return place
+    return place | dict.fromkeys(ordered[count - validated :], "val")
+
+
+def _beyond_shots(train: Sequence[str], class_name: str, settings: Settings) -> dict[str, str]:
+    """UNUSED for those of a class's training contents that are not among the shots."""
+    shots = settings.shots or 0
+    ordered = sorted(train, key=lambda digest: (_draw("shots", settings.seed, digest), digest))
+    _check_shots(shots, len(ordered), class_name)
+    return dict.fromkeys(ordered[shots:], UNUSED)
+
+
+def _joined(samples: Sequence[Sample], contents: Contents, groups: Mapping[str, str]) -> dict[str, str]:
+    """The group of each content. Groups that share a content are one, which has the first of their names."""
+    parent = {groups[sample.image.name]: groups[sample.image.name] for sample in samples}
+
+    def root(group: str) -> str:
+        while parent[group] != group:
+            group = parent[group]
+        return group
+
+    first: dict[str, str] = {}
+    for sample in samples:
+        group = groups[sample.image.name]
+        one, other = sorted((root(group), root(first.setdefault(contents[sample.image.name].digest, group))))
+        parent[other] = one
+    return {digest: root(group) for digest, group in first.items()}
+
+
+def _places_of_groups(
+    of_class: Mapping[str, Sequence[str]], group_of: Mapping[str, str], needs: Needs, settings: Settings
+) -> dict[str, str]:
+    """The split of each content of the classes, where each group goes into one.
+
+    Groups of a content that has to stay in train, which is in no class here, stay there, too. Raises ValueError.
+    """
+    free = {digest for digests in of_class.values() for digest in digests}
+    fixed = {group for digest, group in group_of.items() if digest not in free}
+    counts: dict[str, Counter[str]] = {}
+    for name, digests in of_class.items():
+        for digest in digests:
+            counts.setdefault(group_of[digest], Counter())[name] += 1
+    hashed = {group: blake2b(group.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest() for group in counts}
+    order = sorted(counts.keys() - fixed, key=lambda group: (_draw("group", settings.seed, hashed[group]), group))
+    sizes = {name: len(digests) for name, digests in of_class.items()}
+    split: dict[str, str] = {}
+    for cuts, one, fraction in (
+        (needs.test, "test", settings.test_fraction),
+        (needs.val, "val", settings.val_fraction),
+    ):
+        if not cuts:
+            continue
+        rest = [group for group in (order if one == "test" else reversed(order)) if group not in split]
+        # A group for train has to be left and, for test, one for validation, too, which is none of the fixed ones.
+        for_val = int(one == "test" and needs.val)
+        left = Counter(name for group in counts if group not in split for name in counts[group])
+        able = Counter(name for group in rest for name in counts[group])
+        most = {name: min(left[name] - 1, able[name]) - for_val for name in of_class}
+        for before in split:
+            for name, count in counts[before].items():
+                sizes[name] -= count
+        quota = {name: _share(fraction, size, size - 1 - for_val) for name, size in sizes.items()}
+        is_kept = one == "val" or needs.keeps_test
+        split |= dict.fromkeys(_filled(rest, counts, quota, Counter(most), needs_all=is_kept), one)
+    kept = {group: one for group, one in split.items() if one == "val" or needs.keeps_test}
+    return {digest: kept.get(group_of[digest], "train") for digest in free}
+
+
+def _filled(
+    order: Sequence[str],
+    counts: Mapping[str, Counter[str]],
+    quota: Mapping[str, int],
+    most: Counter[str],
+    *,
+    needs_all: bool,
+) -> list[str]:
+    """Chooses groups so that each class gets about its quota of images, and at least one.
+
+    Args:
+        order: the groups, in the order in which they are tried.
+        counts: how many images of each class a group has.
+        quota: images of each class.
+        most: groups of each class that may be chosen.
+        needs_all: whether a class that gets none is an error.
+
+    Raises ValueError, with the class.
+    """
+    got: Counter[str] = Counter()
+    chosen: list[str] = []
+
+    def choose(group: str) -> None:
+        chosen.append(group)
+        got.update(counts[group])
+        most.subtract(counts[group].keys())
+
+    for group in order:
+        fits = all(got[name] + count <= quota[name] and most[name] > 0 for name, count in counts[group].items())
+        if fits:
+            choose(group)
+    for name in (one for one in quota if not got[one]):
+        able = [group for group in order if name in counts[group] and all(most[one] > 0 for one in counts[group])]
+        if not able and not needs_all:
+            continue
+        if not able:
+            found = sum(name in of_group for of_group in counts.values())
+            raise ValueError(
+                f"groups: the images of class {name} are in {found} groups, of which none can be spared for each "
+                "split: add images of others, or group less"
+            )
+        choose(min(able, key=lambda group: sum(max(got[n] + c - quota[n], 0) for n, c in counts[group].items())))
+    return chosen
 
 
 def _share(fraction: float, count: int, most: int) -> int:

@@ -84,9 +84,10 @@ class FileImage(Image):
         return self.path.open("rb")
 
     def stamp(self) -> str:
-        # Programs can set back the time of the last write, but not that of the last change.
+        # Programs can set back the time of the last write, but not that of the last change; and a file that takes the
+        # place of another one has another inode.
         status = self.path.stat()
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 class BadFile(NamedTuple):

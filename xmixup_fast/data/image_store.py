@@ -1,15 +1,17 @@
 """Makes the images of a run ready for use: decoded in memory, within a budget, or streamed.
 
 Headers tell how large a pool will be, so a pool that exceeds the memory budget is refused before anything is decoded.
-With a cache, a pool is written to a file image by image, which takes little memory, and then mapped. A stream decodes
-all images once at the start, which finds bad files and the images' sizes.
+With a cache, images that it lacks are written to it one by one, which takes little memory, and a pool is mapped. A
+stream decodes all images once at the start, which finds bad files and the images' sizes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from pathlib import Path
 
@@ -18,14 +20,19 @@ from torch import Tensor
 
 from ..ops.image_pool import ImagePool
 from ..runtime.distributed import local_rank_zero_first
+from ..runtime.files import writing_to_cache
 from ..runtime.progress import progress
 from ..settings.values import format_bytes
 from .bad_files import without
-from .dataset import BadFile, Image, Sample
+from .cache_entries import POOLS, CacheUse
+from .contents import Contents, Unchanged, read_contents
+from .dataset import BadFile, Dataset, Image, Sample
 from .decoding.decoder import Decoder, ordered_map
+from .decoding.notes import Notes
 from .decoding.pillow import Header, read_header
 from .decoding.steps import Opened, resized_bytes
-from .image_cache import CacheEntry, Remarks
+from .formats import NO_CAMERA_RAW, is_raw
+from .image_cache import ImageCache, Made, Pack, Place
 from .streamed import StreamedImages
 
 HEADERS_AT_A_TIME = 64
@@ -36,6 +43,16 @@ class OverBudget(ValueError):
     """A pool does not fit the memory budget."""
 
 
+@dataclass
+class Remarks:
+    """What decoding found."""
+
+    bad: list[BadFile] = field(default_factory=list)
+    """The images that could not be decoded."""
+    notes: Notes = field(default_factory=Notes)
+    """What was changed in images."""
+
+
 class ImageStore:
     """Makes the pools and streams of a run, one after the other.
 
@@ -43,7 +60,7 @@ class ImageStore:
 
     Args:
         decoder: decodes all images.
-        cache: folder of cached pools; None to make pools in memory.
+        cache: the cache, or its folder; None to make pools in memory.
         budget: bytes that all pools together may have; None for no limit.
         log: called with a line of text about each pool or stream.
         smallest: the least height and width that images need, in pixels.
@@ -52,13 +69,14 @@ class ImageStore:
     def __init__(
         self,
         decoder: Decoder,
-        cache: Path | None,
+        cache: CacheUse | Path | None,
         budget: int | None,
         log: Callable[[str], object],
         smallest: int = 1,
     ) -> None:
         self.decoder = decoder
-        self.cache = cache / "pools" if cache else None
+        self.cache = CacheUse(cache) if isinstance(cache, Path) else cache
+        self.packs = ImageCache(self.cache.folder / POOLS, decoder) if self.cache else None
         self.budget = budget
         self.log = log
         self.smallest = smallest
@@ -68,6 +86,11 @@ class ImageStore:
         """Names of the images that are streamed."""
         self.bad: list[BadFile] = []
         """All images so far that could not be decoded."""
+        self._known: list[Contents] = []
+
+    def know(self, contents: Contents) -> None:
+        """Takes the contents of a dataset's images, which the cache then keeps together; others are read for theirs."""
+        self._known.append(contents)
 
     def images(self, samples: Sequence[Sample], name: str, storage: str) -> ImagePool | StreamedImages:
         """Makes a pool or a stream: ``storage`` is "resident", "stream", or "auto" for a pool if it fits the budget.
@@ -90,12 +113,12 @@ class ImageStore:
         Raises OverBudget where the pool does not fit the budget, ValueError for an image that is too small, and OSError
         where the cache cannot be written.
         """
-        if self.cache is None:
+        if self.packs is None:
             pool, remarks = self._decoded_pool(samples, name)
         else:
             with local_rank_zero_first():
-                pool, remarks = self._cached_pool(CacheEntry(self.cache, self.decoder, samples), name)
-        self.bytes += pool.pixels.numel()
+                pool, remarks = self._cached_pool(self.packs, samples, name)
+        self.bytes += pool.image_bytes
         self._take(remarks, name)
         return pool
 
@@ -118,7 +141,7 @@ class ImageStore:
 
         ``pool`` is what :meth:`build` returned for these samples.
         """
-        self.bytes -= pool.pixels.numel()
+        self.bytes -= pool.image_bytes
         self.streamed.append(name)
         return StreamedImages(without(samples, self.bad), pool.sizes.cpu(), self.decoder)
 
@@ -133,7 +156,7 @@ class ImageStore:
 
     def _take(self, remarks: Remarks, name: str) -> None:
         self.bad += remarks.bad
-        for line in remarks.notes:
+        for line in remarks.notes.lines():
             self.log(f"{name}: {line}")
 
     def _decoded_pool(self, samples: Sequence[Sample], name: str) -> tuple[ImagePool, Remarks]:
@@ -142,52 +165,140 @@ class ImageStore:
         headers = self._headers(samples)
         size = self._expected_bytes(headers)
         self._check_budget(size, name)
-        return ImagePool.collect(self._decode(samples, name, remarks, headers), size), remarks
+        images = self._decode(samples, name, remarks, headers)
+        return ImagePool.collect(((pixels, sample.label) for sample, pixels in images), size), remarks
 
-    def _cached_pool(self, entry: CacheEntry, name: str) -> tuple[ImagePool, Remarks]:
-        """Reads a pool from the cache, or makes it there."""
-        found = entry.read_pool()
-        if found:
-            self._check_budget(found[0].pixels.numel(), name)
-            self.log(f"{name}: {len(found[0])} from the cache, {entry.pool_path}")
-            return found
-        headers = self._headers(entry.samples)
-        self._check_budget(self._expected_bytes(headers), name)
-        remarks = Remarks()
-        return entry.write_pool(self._decode(entry.samples, name, remarks, headers), remarks), remarks
+    def _cached_pool(self, packs: ImageCache, samples: Sequence[Sample], name: str) -> tuple[ImagePool, Remarks]:
+        """Maps a pool of the cache, to which the images that it lacks are added."""
+        while True:
+            pack, found, remarks = self._in_cache(packs, samples, name, with_pixels=True)
+            with suppress(FileNotFoundError):  # another process has just removed the pack
+                return pack.pool([place for _, place in found], [sample.label for sample, _ in found]), remarks
 
     def _sizes(self, samples: Sequence[Sample], name: str) -> tuple[list[list[int]], Remarks]:
-        """Height and width of each image that can be decoded, from the cache if they are there."""
-        entry = CacheEntry(self.cache, self.decoder, samples) if self.cache else None
-        found = entry.read_sizes() if entry else None
-        if entry and found:
-            self.log(f"{name}: {len(found[0])} image sizes read from the cache, {entry.sizes_path}")
-            return found
+        """Height and width of each image that can be decoded, from the cache as far as it has them."""
+        if self.packs is not None:
+            _, found, remarks = self._in_cache(self.packs, samples, name, with_pixels=False)
+            return [[place.height, place.width] for _, place in found], remarks
         remarks = Remarks()
         headers = self._headers(samples) if self.decoder.short_side is None else repeat(None)
-        sizes = [list(image.shape[:2]) for image, _ in self._decode(samples, name, remarks, headers)]
-        if entry:
-            entry.write_sizes(sizes, remarks)
-        return sizes, remarks
+        return [list(pixels.shape[:2]) for _, pixels in self._decode(samples, name, remarks, headers)], remarks
+
+    def _in_cache(
+        self, packs: ImageCache, samples: Sequence[Sample], name: str, *, with_pixels: bool
+    ) -> tuple[Pack, list[tuple[Sample, Place]], Remarks]:
+        """The images that can be decoded, with their places in a pack, to which those that it lacks are added."""
+        remarks = Remarks()
+        digests, together = self._digests(samples, remarks)
+        images = [(sample, digests[sample.image.name]) for sample in samples if sample.image.name in digests]
+        pack, wanted = packs.pack(together), set(digests.values())
+        found, is_added = pack.find(wanted, sizes=not with_pixels), False
+        if len(found) < len(wanted):
+            with writing_to_cache(packs.folder), pack.appending(self.log):
+                found = pack.find(wanted, sizes=not with_pixels)  # others may have added to it
+                is_added = len(found) < len(wanted)
+                if is_added:
+                    self._add(pack, images, found, name, remarks, with_pixels=with_pixels)
+                    packs.describe(pack, [sample.image.name for sample in samples])
+                    found = pack.find(wanted, sizes=not with_pixels)
+        if not is_added:
+            self._check_places([(sample, found[digest]) for sample, digest in images], 0, name, with_pixels=with_pixels)
+            what, file = ("", pack.pixels) if with_pixels else ("image sizes read ", pack.index)
+            self.log(f"{name}: {len(images)} {what}from the cache, {file}")
+        pack.touch()
+        said: dict[bytes, list[str]] = {}
+        for digest, kind in pack.said(wanted):
+            said.setdefault(digest, []).append(kind)
+        for sample, digest in images:
+            for kind in said.get(digest, ()):
+                remarks.notes.add(kind, sample.image.name)
+        order = {sample.image.name: position for position, sample in enumerate(samples)}
+        remarks.bad.sort(key=lambda bad: order[bad.name])
+        return pack, [(sample, found[digest]) for sample, digest in images if digest in found], remarks
+
+    def _digests(self, samples: Sequence[Sample], remarks: Remarks) -> tuple[dict[str, bytes], set[bytes]]:
+        """The digest of each image that can be read, by its name, and those of all images that are kept together."""
+        names = {sample.image.name for sample in samples}
+        contents = next((known for known in self._known if names <= known.keys()), None)
+        if contents is None:
+            contents, unreadable = read_contents(Dataset([], [], [], []), samples, None, self.decoder.threads)
+            remarks.bad += unreadable
+        # Decoding looks at the name alone to tell camera RAW, whatever bytes it has.
+        raw = {name for name in names & contents.keys() if is_raw(name)}
+        remarks.bad += (BadFile(name, NO_CAMERA_RAW) for name in raw)
+        digests = {name: bytes.fromhex(contents[name].digest) for name in names & contents.keys() - raw}
+        return digests, {bytes.fromhex(content.digest) for content in contents.values()}
+
+    def _add(
+        self,
+        pack: Pack,
+        images: Sequence[tuple[Sample, bytes]],
+        found: Mapping[bytes, Place],
+        name: str,
+        remarks: Remarks,
+        *,
+        with_pixels: bool,
+    ) -> None:
+        """Decodes what was not found in a pack, of equal images the first, and adds it or its sizes to the pack."""
+        assert self.cache is not None
+        missing: dict[bytes, Sample] = {}
+        for sample, digest in images:
+            if digest not in found:
+                missing.setdefault(digest, sample)
+        there = [(sample, found[digest]) for sample, digest in images if digest in found]
+        others = f"; {len(there)} of {len(images)} from the cache, {pack.pixels}" if there else ""
+        reads = with_pixels or self.decoder.short_side is None
+        headers = self._headers(list(missing.values())) if reads else [None] * len(missing)
+        size = self._expected_bytes(headers) if with_pixels else 0
+        self._check_places(there, size, name, with_pixels=with_pixels)
+        self.cache.make_room(size, self.log)
+        decoded = Remarks()
+        digests = {sample.image.name: digest for digest, sample in missing.items()}
+        unchanged = [one._replace(image=Unchanged(one.image, key.hex())) for key, one in missing.items()]
+        pack.append(
+            (
+                Made(digests[sample.image.name], pixels, decoded.notes.of(sample.image.name))
+                for sample, pixels in self._decode(unchanged, name, decoded, headers, others)
+            ),
+            with_pixels=with_pixels,
+        )
+        failed = {digests[bad.name]: bad for bad in decoded.bad}
+        for sample, digest in images:
+            if digest in failed:
+                remarks.bad.append(BadFile(sample.image.name, failed[digest].reason))
+                for kind in decoded.notes.of(failed[digest].name):
+                    remarks.notes.add(kind, sample.image.name)
+
+    def _check_places(self, places: Sequence[tuple[Sample, Place]], more: int, name: str, *, with_pixels: bool) -> None:
+        """Checks images of the cache, and the budget with ``more`` bytes beside. Raises OverBudget and ValueError."""
+        for sample, place in places:
+            self._check_size(sample, place.height, place.width)
+        if with_pixels:
+            self._check_budget(more + sum(place.bytes for _, place in places), name)
 
     def _decode(
-        self, samples: Sequence[Sample], name: str, remarks: Remarks, headers: Iterable[Header | None]
-    ) -> Iterator[tuple[Tensor, int]]:
-        """Yields the images that can be decoded, with their labels, and adds to ``remarks``."""
+        self,
+        samples: Sequence[Sample],
+        name: str,
+        remarks: Remarks,
+        headers: Iterable[Header | None],
+        others: str = "",
+    ) -> Iterator[tuple[Sample, Tensor]]:
+        """Yields the images that can be decoded, and adds to ``remarks``; ``others`` ends the line for the user."""
         started = time.perf_counter()
         images = (
             Opened(sample.image, header) if header else sample.image
             for sample, header in zip(samples, headers, strict=False)
         )
-        results = self.decoder.decode(images, remarks.notes.append)
+        results = self.decoder.noting(images, remarks.notes)
         pairs = zip(samples, results, strict=True)
         for sample, result in progress(pairs, len(samples), f"decoding {name}"):
             if isinstance(result, BadFile):
                 remarks.bad.append(result)
             else:
-                yield result, sample.label
+                yield sample, result
         seconds = time.perf_counter() - started
-        self.log(f"{name}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s")
+        self.log(f"{name}: {len(samples)} decoded in {seconds:.1f} s, {len(samples) / seconds:.0f} images/s{others}")
 
     def _headers(self, samples: Sequence[Sample]) -> list[Header | None]:
         """Reads all headers. A header that cannot be read is None; decoding then says what is wrong with the file.
@@ -197,13 +308,18 @@ class ImageStore:
         with ThreadPoolExecutor(self.decoder.threads) as workers:
             headers = list(chain.from_iterable(ordered_map(workers, _read_headers, _chunks(samples), 8)))
         for sample, header in zip(samples, headers, strict=True):
-            if header and self.decoder.short_side is None and min(header.height, header.width) < self.smallest:
-                raise ValueError(
-                    f"image_size: {self.smallest} is more than an image has, {header.height}x{header.width}: "
-                    f"{sample.image.name}; have all images resized, as with --resize {round(self.smallest * 8 / 7)}, "
-                    "or leave this one out"
-                )
+            if header:
+                self._check_size(sample, header.height, header.width)
         return headers
+
+    def _check_size(self, sample: Sample, height: int, width: int) -> None:
+        """Raises ValueError for an image that is not resized and smaller than ``smallest``."""
+        if self.decoder.short_side is None and min(height, width) < self.smallest:
+            raise ValueError(
+                f"image_size: {self.smallest} is more than an image has, {height}x{width}: "
+                f"{sample.image.name}; have all images resized, as with --resize {round(self.smallest * 8 / 7)}, "
+                "or leave this one out"
+            )
 
     def _expected_bytes(self, headers: Sequence[Header | None]) -> int:
         return sum(resized_bytes(header, self.decoder.short_side) for header in headers if header)

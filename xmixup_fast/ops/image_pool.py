@@ -6,28 +6,22 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..runtime.files import atomic_write
 from ..runtime.tensor_files import write_tensors
 from .arguments import as_int64, describe
 from .mean_colors import mean_colors
 
-FLUSH_BYTES = 2**24
-"""After so many bytes, :meth:`ImagePool.write` syncs its file to the disk, while the next images are made."""
 TENSORS = ("pixels", "offsets", "sizes", "labels")
 """The tensors of a pool."""
-PIXELS_BEGIN = 4096
-"""Offset of the pixels in a file of :meth:`ImagePool.write`. Before them is the safetensors header."""
 
 
 class Crops(NamedTuple):
@@ -129,13 +123,13 @@ class ImagePool:
         user, for a dataset, classes or images that cannot be used, and for a class of which no image is left.
         """
         from ..data.folder_pool import folder_pool
+        from ..settings.values import expanded
 
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"folder: expected a path or the name of a dataset, got {folder!r}")
 
-        return folder_pool(
-            os.fspath(folder), resize, classes, split=split, bad_files=bad_files, decoder=decoder, log=log
-        )
+        name = expanded("folder", os.fspath(folder))
+        return folder_pool(name, resize, classes, split=split, bad_files=bad_files, decoder=decoder, log=log)
 
     @classmethod
     def from_images(
@@ -203,31 +197,9 @@ class ImagePool:
             index.add(image, label)
         return cls(torch.from_numpy(pixels)[: index.end], *index.tensors())
 
-    @staticmethod
-    def write(path: str | os.PathLike[str], images: Iterable[tuple[Tensor, int]]) -> None:
-        """Writes images, uint8[H, W, 3] on the CPU with labels, one at a time to a file for :meth:`load`.
-
-        Only one image is in memory at a time. The file appears under its name only when it is complete.
-        """
-        index = _Index()
-        flushes: list[Future[None]] = []
-        with atomic_write(Path(path)) as aside, aside.open("wb") as file, ThreadPoolExecutor(1) as disk:
-            file.seek(PIXELS_BEGIN)
-            for image, label in images:
-                file.write(image.contiguous().numpy().data)
-                index.add(image, label)
-                if index.end // FLUSH_BYTES > len(flushes):
-                    flushes.append(disk.submit(os.fsync, file.fileno()))
-            header = index.write(file)
-            for flush in flushes:
-                flush.result()
-            file.seek(0)
-            file.write((PIXELS_BEGIN - 8).to_bytes(8, "little"))
-            file.write(json.dumps(header).encode().ljust(PIXELS_BEGIN - 8))
-
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImagePool:
-        """Maps a file of :meth:`save` or :meth:`write` into memory. Its pages are read when they are first used.
+        """Maps a file of :meth:`save` into memory. Its pages are read when they are first used.
 
         Raises FileNotFoundError where there is no such file, and ValueError for a file that does not hold a pool.
         """
@@ -247,16 +219,32 @@ class ImagePool:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the pool as a safetensors file, which appears under its name only when it is complete."""
         metadata = {"classes": json.dumps(self.classes)} if self.classes else {}
-        write_tensors(Path(path), {name: getattr(self, name) for name in TENSORS}, metadata)
+        compact = self._compact()
+        write_tensors(Path(path), {name: getattr(compact, name) for name in TENSORS}, metadata)
 
     def to(self, device: torch.device | str) -> ImagePool:
         """A copy of the pool on another device, or the pool itself where it is there already."""
         if self.device == torch.device(device):
             return self
-        moved = replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
+        compact = self._compact()
+        moved = replace(self, **{name: getattr(compact, name).to(device) for name in TENSORS})
         if "means" in vars(self):
             vars(moved)["means"] = self.means.to(device)
         return moved
+
+    def _compact(self) -> ImagePool:
+        """The pool itself or, where it shows some of the images that lie in its buffer, a copy of these alone."""
+        if self.pixels.numel() <= self.image_bytes:
+            return self
+        lengths = 3 * self.sizes.long().prod(1)
+        ends = (self.offsets + lengths).tolist()
+        parts = [self.pixels[begin:end] for begin, end in zip(self.offsets.tolist(), ends, strict=True)]
+        return replace(self, pixels=torch.cat(parts) if parts else self.pixels[:0], offsets=lengths.cumsum(0) - lengths)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of the images' pixels. ``pixels`` may have more, where a pool shows some of a larger one's images."""
+        return int(3 * self.sizes.long().prod(1).sum())
 
     @cached_property
     def means(self) -> Tensor:
@@ -316,19 +304,6 @@ class _Index:
             torch.tensor(self.sizes, dtype=torch.int32).reshape(-1, 2),
             torch.tensor(self.labels, dtype=torch.int64),
         )
-
-    def write(self, file: BinaryIO) -> dict[str, Any]:
-        """Writes the tensors behind the pixels, and returns the safetensors header of all four tensors of the pool."""
-        padding = -self.end % 8  # so that the tensors are aligned
-        file.write(bytes(padding))
-        end = self.end + padding
-        header: dict[str, Any] = {"pixels": {"dtype": "U8", "shape": [end], "data_offsets": [0, end]}}
-        names_and_dtypes = (("offsets", "I64"), ("sizes", "I32"), ("labels", "I64"))
-        for (name, dtype), tensor in zip(names_and_dtypes, self.tensors(), strict=True):
-            begin, end = end, end + tensor.nbytes
-            header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-            file.write(tensor.numpy().data)
-        return header
 
 
 def _as_labels(labels: Any, count: int, device: torch.device) -> Tensor:

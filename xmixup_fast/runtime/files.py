@@ -88,8 +88,9 @@ def check_writable(folder: Path) -> None:
 
 
 def default_cache() -> Path:
-    """$XMIXUP_CACHE, or else ~/.cache/xmixup_fast."""
-    return Path(os.environ.get("XMIXUP_CACHE") or Path.home() / ".cache" / "xmixup_fast")
+    """$XMIXUP_CACHE, where ``~`` and variables are expanded, or else ~/.cache/xmixup_fast."""
+    given = os.environ.get("XMIXUP_CACHE") or "~/.cache/xmixup_fast"
+    return Path(os.path.expandvars(given)).expanduser()
 
 
 @contextmanager

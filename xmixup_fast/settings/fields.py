@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -184,6 +185,9 @@ class Settings:
     cache: str | None = None
     """Folder that keeps decoded images and what selections saw for later runs, or none; $XMIXUP_CACHE or
     ~/.cache/xmixup_fast if not given."""
+    cache_size: str | None = None
+    """Upper size of the cache, such as 20GiB: decoded images that have been unused the longest are removed. Images that
+    were fetched from elsewhere are not counted, and stay."""
     crop: Literal["random", "resized"] = "random"
     """What training looks at: windows of the image size at random places (random), as in the paper, or windows of
     random size, resized to it (resized), as torchvision's RandomResizedCrop and timm take them."""
@@ -211,6 +215,12 @@ class Settings:
     split_by: Literal["content", "order"] = "content"
     """What decides which images are cut for validation and test, besides the seed: their content, so that a few new
     images move few others; or their order by name, as in the stored comparisons."""
+    group_by: str | None = None
+    """Column of the target's table that says which images belong together, such as patient or camera: those go into one
+    split."""
+    group_regex: str | None = None
+    """Regular expression that finds the same in the names of files, such as 'patient\\d+'; its groups, where it has
+    some. With a slash in it, it looks at paths below the dataset's folder."""
     duplicates: Literal["warn", "error", "drop"] = "warn"
     """What to do where images have the same bytes: say so, stop, or leave copies out of training, and images with two
     labels out of everything."""
@@ -252,7 +262,7 @@ class Settings:
     profile: bool = False
     """Profile some steps: print where their time goes, and keep the profiler's trace in the run folder."""
     output: str | None = None
-    """Run folder; runs/TIME-METHOD-TARGET-sSEED if not given."""
+    """Run folder; runs/TIME-METHOD-TARGET-sSEED-RANDOM if not given."""
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
@@ -295,16 +305,28 @@ class Settings:
         if self.split_by == "order":
             expected = "run or hold with split_by order"
             self._check("test", expected, "none".__ne__)
+        self._check_groups()
         if self.selection == "assignment":
             self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
-        if self.memory_budget is not None:
+        for name in ("memory_budget", "cache_size"):
             try:
-                parse_bytes(self.memory_budget)
+                parse_bytes("0" if getattr(self, name) is None else getattr(self, name))
             except ValueError as error:
-                raise ValueError(f"memory_budget: {error}") from None
+                raise ValueError(f"{name}: {error}") from None
         self._check_augmentation()
         expected = f"full, or at least image_size, {self.image_size}"
         self._check("resize", expected, lambda value: value == "full" or value >= self.image_size)
+
+    def _check_groups(self) -> None:
+        if self.group_by is not None or self.group_regex is not None:
+            self._check("split_by", "content with group_by and group_regex", "content".__eq__)
+        if self.group_by is not None:
+            self._check("group_regex", "none with group_by", lambda value: False)
+        if self.group_regex is not None:
+            try:
+                re.compile(self.group_regex)
+            except re.error as error:
+                raise ValueError(f"group_regex: {self.group_regex!r} is no regular expression: {error}") from None
 
     def _check_augmentation(self) -> None:
         for name, most in (("scale", 1.0), ("ratio", float("inf"))):

@@ -16,6 +16,8 @@ GROUPS = {
         "val_fraction",
         "test_fraction",
         "split_by",
+        "group_by",
+        "group_regex",
         "duplicates",
         "near_duplicates",
         "bad_files",
@@ -25,6 +27,7 @@ GROUPS = {
         "storage",
         "memory_budget",
         "cache",
+        "cache_size",
     ),
     "augmentation": (
         "crop",
@@ -99,6 +102,9 @@ METAVARS = {
     "class_weights": "balanced|FILE",
     "memory_budget": "SIZE",
     "cache": "DIR",
+    "cache_size": "SIZE",
+    "group_by": "COLUMN",
+    "group_regex": "PATTERN",
     "output": "DIR",
     "device": "DEVICE",
 }

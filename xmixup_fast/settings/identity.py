@@ -16,6 +16,7 @@ NOT_HASHED = (
     "device",
     "threads",
     "cache",
+    "cache_size",
     "storage",
     "memory_budget",
     "val_interval",

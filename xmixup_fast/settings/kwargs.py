@@ -83,6 +83,7 @@ class SettingsKwargs(TypedDict, total=False):
     storage: Literal["auto", "resident", "stream"]
     memory_budget: str | None
     cache: str | None
+    cache_size: str | None
     crop: Literal["random", "resized"]
     scale: list[float] | None
     ratio: list[float] | None
@@ -95,6 +96,8 @@ class SettingsKwargs(TypedDict, total=False):
     val_fraction: float
     test_fraction: float
     split_by: Literal["content", "order"]
+    group_by: str | None
+    group_regex: str | None
     duplicates: Literal["warn", "error", "drop"]
     near_duplicates: bool
     val_interval: int

@@ -81,6 +81,15 @@ WAYS = {
 }
 """What to do instead, for names that stand for no one setting."""
 
+PATHS = {
+    *("target", "source", "model", "weights", "selection_file", "class_weights", "cache", "output"),
+    *("images", "shards", "file", "results", "targets", "data", "markdown"),
+}
+"""Settings, and options of commands, that are paths, or may be."""
+
+_KIND = re.compile(r"(torchvision:[^:]*:|hf:|local-dir:|file://)?")
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
+
 _MEANT = {other: name for name, others in OTHER_NAMES.items() for other in others.split()}
 
 
@@ -125,17 +134,40 @@ def public_url(url: str) -> str:
 
 
 def as_type(name: str, value: Any, hint: Any) -> Any:
-    """Converts a value to a setting's type. Raises ValueError, which names the setting, where that cannot be."""
+    """Converts a value to a setting's type; in paths, ``~`` and variables are expanded.
+
+    Raises ValueError, which names the setting, where that cannot be.
+    """
     for option in options(hint):
         try:
-            return _as_option(value, option)
+            converted = _as_option(value, option)
         except ValueError:
             continue
+        if name in PATHS and isinstance(converted, list):
+            return [expanded(name, one) for one in converted]
+        return expanded(name, converted) if name in PATHS and isinstance(converted, str) else converted
     for option in options(hint):
         if typing.get_origin(option) is list and isinstance(value, list | tuple):
             for item in value:
                 as_type(name, item, typing.get_args(option)[0])  # names the item that does not fit
     raise ValueError(f"{name}: expected {_kinds(hint)}, got {value!r}")
+
+
+def expanded(name: str, path: str) -> str:
+    """A path with the home folder for a leading ``~``, and the values of environment variables for ``$NAME``.
+
+    What tells the kind of a dataset or network, such as ``hf:``, may stand before the path. URLs of other places stay
+    as they are. ``name`` is the setting's, for messages.
+
+    Raises ValueError for a variable that is not set, unless a file or folder really has this name.
+    """
+    kind, rest = _KIND.match(path)[0], _KIND.sub("", path)  # type: ignore[index]  # it matches the empty text, too
+    if "://" in rest:
+        return path
+    unset = [one for one in map("".join, _VARIABLE.findall(rest)) if one not in os.environ]
+    if unset and not os.path.exists(rest):
+        raise ValueError(f"{name}: {path}: the environment variable {unset[0]} is not set")
+    return kind + os.path.expandvars(os.path.expanduser(rest))
 
 
 def from_text(text: str, hint: Any) -> Any:

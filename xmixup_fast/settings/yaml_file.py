@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from .fields import Settings
-from .values import as_type, check_names
+from .values import as_type, check_names, expanded
 
 RECIPES = Path(__file__).parent / "recipes"
 """Folder of the recipes: NAME.yaml holds the settings of ``--recipe NAME``."""
@@ -31,7 +31,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises FileNotFoundError, and ValueError where the file is no YAML mapping, has a name that is no setting, or a
     value of the wrong type.
     """
-    values = load_yaml(path)
+    values = load_yaml(expanded("config", os.fspath(path)))
     check_names(str(path), values, [field.name for field in fields(Settings)])
     hints = typing.get_type_hints(Settings)
     return {name: as_type(name, value, hints[name]) for name, value in values.items()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from ..data.bad_files import refuse_bad_files, skipped, without
+from ..data.cache_entries import CacheUse, shrink
+from ..data.contents import Contents
 from ..data.dataset import SPLITS, BadFile, Dataset, Sample
 from ..data.decoding.choose import make_decoder
 from ..data.image_store import ImageStore, OverBudget
@@ -16,7 +19,7 @@ from ..runtime import distributed
 from ..runtime.device import free_memory
 from ..selection.choice import Selection
 from ..settings.fields import Settings
-from ..settings.values import parse_bytes
+from ..settings.values import format_bytes, parse_bytes
 
 
 def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageStore:
@@ -33,23 +36,40 @@ def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageS
         free = 0.8 * free_memory(device) / copies
         budget = int(free) if settings.memory_budget is None else parse_bytes(settings.memory_budget)
         budget = int(distributed.all_reduce_min(budget)[0])  # so that all processes stream the same images
-    return ImageStore(decoder, cache, budget, log, settings.image_size)
+    limit = None if settings.cache_size is None else parse_bytes(settings.cache_size)
+    return ImageStore(decoder, cache and CacheUse(cache, limit), budget, log, settings.image_size)
+
+
+@contextmanager
+def cache_within_size(settings: Settings, log: Callable[[str], object]) -> Iterator[None]:
+    """Context at whose end the cache is no larger than ``cache_size``, even if that takes what the run has decoded."""
+    try:
+        yield
+    finally:
+        cache = settings.cache_folder
+        if settings.cache_size is not None and cache is not None and distributed.local_rank() == 0:
+            for entry in shrink(cache, parse_bytes(settings.cache_size)):
+                log(f"cache: {entry.name} removed, {format_bytes(entry.bytes)} ({entry.about})")
 
 
 class SplitImages:
     """The images of a run: each split of the target in a pool or a stream, then auxiliary images in a pool.
 
-    Test images are left alone where the run does not test.
+    Test images are left alone where the run does not test. ``contents`` are those of all of the target's images.
 
     Raises ValueError where a class has no image that can be decoded, or where images exceed the memory budget.
     """
 
-    def __init__(self, settings: Settings, target: Dataset, log: Callable[[str], object]) -> None:
+    def __init__(
+        self, settings: Settings, target: Dataset, log: Callable[[str], object], contents: Contents | None = None
+    ) -> None:
         self.settings = settings
         self.target = target
         self.log = log
         self.listed = list(target.bad)
         self.store = make_image_store(settings, log)
+        if contents is not None:
+            self.store.know(contents)
         self.splits: dict[str, ImagePool | StreamedImages] = {
             name: self.store.images(self._samples(name), f"{name} images", settings.storage)
             for name in (SPLITS if settings.test == "run" else ("train", "val"))
@@ -80,13 +100,16 @@ class SplitImages:
         """The images that cannot be used, each once: listed by the readers, or found while decoding so far."""
         return list(dict.fromkeys(self.listed + self.store.bad))
 
-    def auxiliary(self, selection: Selection, source: Dataset, held: Sequence[BadFile]) -> ImagePool:
-        """The pool of the images that a selection chose, without those in ``held``.
+    def auxiliary(
+        self, selection: Selection, source: Dataset, held: Sequence[BadFile], contents: Contents
+    ) -> ImagePool:
+        """The pool of the images that a selection chose, without those in ``held``; ``contents`` are theirs.
 
         Where they do not fit the memory budget, splits of the target are streamed instead, one after the other. Raises
         OverBudget, a ValueError, where that does not suffice or the setting ``storage`` forbids it.
         """
         self.listed += source.bad
+        self.store.know(contents)
         samples = without(selection.samples(source), held)
         while True:
             try:

@@ -150,7 +150,7 @@ def prepare(
     given_weights = read_class_weights(settings, data.dataset.classes, kept_weights)
     if source and resumed is None:
         selector.check(settings, network, data.dataset, source)
-    images = SplitImages(settings, data.dataset, log)
+    images = SplitImages(settings, data.dataset, log, data.contents)
     if source and source.local:
         images.listed += source.local.bad
 
@@ -286,7 +286,9 @@ class _Choice:
                 self.log(line)
             contents, _ = contents_of(source, selection.samples(source), settings)
             held = self._held(contents)
-            pool = images.auxiliary(selection, source, held)
+            if selection.kind == "class":
+                self._check_held(selection.samples(source), source, held)
+            pool = images.auxiliary(selection, source, held, contents)
         except ValueError as error:
             if resumed and str(error).startswith("selection_file"):
                 raise ValueError(f"resume: the source has changed since the run began: {error}") from error
@@ -319,13 +321,31 @@ class _Choice:
 
     def _held(self, contents: Contents) -> list[BadFile]:
         """The auxiliary images that are validation or test images of the target, too, which training must not see."""
-        held = [*self.target.val, *self.target.test]
-        digests = {self.data.contents[one.image.name].digest for one in held if one.image.name in self.data.contents}
+        digests = self._digests_of([*self.target.val, *self.target.test])
         names = [name for name, content in contents.items() if content.digest in digests]
         if names:
             count = counted(names, "auxiliary image")
             self.log(f"{count} equal to validation or test images, and left out ({some(names, EXAMPLES)})")
+        trained = self._digests_of(self.target.train)
+        if shared := [name for name, content in contents.items() if content.digest in trained]:
+            self.log(
+                f"{len(shared)} of {len(contents)} auxiliary images are training images of the target, too, which help "
+                f"little as relatives of themselves ({some(shared, EXAMPLES)}); another --source has other images"
+            )
         return [BadFile(name, "equal to a validation or test image") for name in names]
+
+    def _digests_of(self, samples: Sequence[Sample]) -> set[str]:
+        known = self.data.contents
+        return {known[one.image.name].digest for one in samples if one.image.name in known}
+
+    def _check_held(self, samples: Sequence[Sample], source: Dataset, held: Sequence[BadFile]) -> None:
+        """Raises ValueError for a chosen class of the source of which no image is left."""
+        left = {sample.label for sample in without(samples, held)}
+        if lost := [source.classes[label] for label in sorted({sample.label for sample in samples} - left)]:
+            raise ValueError(
+                f"source: all images of {some(lost)} are validation or test images of {self.settings.target}, and left "
+                "out of training: name a source that has others"
+            )
 
     def _index(
         self, selection: Selection, source: Dataset, pool: ImagePool, *, held: Sequence[BadFile]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,9 @@ def resolved(settings: Settings) -> Settings:
 
 
 def run_name(title: str, settings: Settings) -> str:
-    """A name for a run folder: TIME-TITLE-TARGET-sSEED; the title is a method or a command."""
+    """A name for a run folder: TIME-TITLE-TARGET-sSEED-RANDOM; the title is a method or a command.
+
+    The random digits tell runs apart that start in one second, on one machine or several.
+    """
     target = re.sub(r"[^\w.-]+", "-", Path(settings.target).resolve().name)
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{title}-{target}-s{settings.seed}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{title}-{target}-s{settings.seed}-{secrets.token_hex(4)}"

@@ -26,12 +26,12 @@ from ..runtime import distributed
 from ..runtime.device import current_device, reproducible, usable_device
 from ..runtime.device_asserts import named_device_asserts
 from ..runtime.extension import __version__
-from ..runtime.files import check_writable
 from ..runtime.signals import Interrupted, catching_signals
 from ..settings.fields import Settings
 from ..settings.given import given_settings
 from ..settings.identity import check_same, run_hash
 from .checkpoints import Checkpoint, Checkpoints
+from .images import cache_within_size
 from .losses import SLOTS, StepLoss, StepLosses
 from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
@@ -39,7 +39,7 @@ from .profiler import profiled
 from .progress import RunState
 from .resolve import resolved
 from .result import Result
-from .run_folder import NullRunFolder, RunFolder
+from .run_folder import RunFolder, owned_run_folder
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def fit(
         current_device(usable_device(settings.device)),
         reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32),
     ):
-        return _Run.begin(resolved(settings)).complete()
+        settings = resolved(settings)
+        with owned_run_folder(settings) as run_folder, cache_within_size(settings, run_folder.log):
+            return _Run.begin(settings, run_folder).complete()
 
 
 @dataclass
@@ -99,12 +101,9 @@ class _Run:
         self.losses = StepLosses(self.trainer.device)
 
     @classmethod
-    def begin(cls, settings: Settings) -> _Run:
-        """Makes a run ready for its next step: from the newest checkpoint of the output folder, or as a new run."""
-        folder = Path(str(settings.output))
-        folder_class = RunFolder if distributed.rank() == 0 else NullRunFolder
-        run_folder: RunFolder = folder_class(folder, resume=settings.resume == "auto")
-        check_writable(folder)
+    def begin(cls, settings: Settings, run_folder: RunFolder) -> _Run:
+        """Makes a run ready for its next step: from the newest checkpoint of its folder, or as a new run."""
+        folder = run_folder.folder
         if run_folder.settings is not None:
             check_same(run_folder.settings, settings, folder)
         recorded, weights = distributed.broadcast_object(
@@ -161,7 +160,7 @@ class _Run:
         self.run_folder.log(f"resuming at step {checkpoint.step} of {self.trainer.steps}")
 
     def _write_first_files(self) -> None:
-        """Writes the manifest, config.yaml, selection.json and batch.png."""
+        """Writes the manifest, selection.json and batch.png."""
         setup = self.setup
         if setup.data.recorded is None:
             description = setup.data.description(self.settings, setup.manifest)
@@ -170,7 +169,6 @@ class _Run:
             if setup.class_weights is not None:
                 description["class_weights"] = setup.class_weights
             self.run_folder.data(setup.manifest, description)
-        self.run_folder.config(self.settings.to_yaml())
         if setup.report is not None:
             self.run_folder.selection(setup.report)
         images, titles = setup.first_batch()
@@ -191,6 +189,8 @@ class _Run:
             while trainer.steps_done < trainer.steps and not self.state.stops_early(self.settings):
                 lr = trainer.lr
                 self._step()
+                if trainer.steps_done == 1:
+                    self.run_folder.config(self.settings.to_yaml())
                 if trainer.steps_done in epoch_ends:
                     self._end_epoch(epoch_ends[trainer.steps_done], lr)
                 self._save_checkpoint_if_due(signal() or 0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,17 @@ from torch import Tensor
 from ..data.manifest import Manifest
 from ..evaluation import Evaluation
 from ..report import figures
-from ..runtime.files import write_json, write_text
+from ..runtime import distributed
+from ..runtime.claims import claimed
+from ..runtime.files import check_writable, write_json, write_text
 from ..runtime.progress import Progress
 from ..settings.fields import Settings
 from ..settings.yaml_file import read
 from .loggers import LOGGERS, Logger, logger_names
 
 MANIFEST, DATA = "manifest.csv", "data.json"
+FIRST_FILES = (MANIFEST, DATA, "selection.json", "batch.png", "tensorboard", "wandb", "wandb.json")
+"""What is in the folder before the first step, logs of the loggers among it."""
 PICTURE_IMAGES = 16
 """Images of the first batch that batch.png shows."""
 
@@ -65,13 +71,11 @@ class RunFolder:
             self._bar.write(text)
 
     def config(self, text: str) -> None:
-        """Makes the folder, and writes config.yaml."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes config.yaml, which takes the folder: after the first step, so that no failure before does."""
         write_text(self.folder / "config.yaml", text)
 
     def data(self, manifest: Manifest, description: dict[str, Any]) -> None:
-        """Makes the folder, and writes manifest.csv and data.json."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes manifest.csv and data.json."""
         self.description = description
         manifest.write(self.folder / MANIFEST)
         write_json(self.folder / DATA, description)
@@ -205,6 +209,41 @@ def data_beside(weights: Path) -> tuple[Manifest, dict[str, Any]] | None:
     if weights.is_dir():
         return read_data(weights)
     return read_data(weights.parent) if (weights.parent / MANIFEST).is_file() else None
+
+
+@contextmanager
+def owned_run_folder(settings: Settings) -> Iterator[RunFolder]:
+    """Context with the folder ``output`` of a run, which no other run can use meanwhile.
+
+    Of a new run that fails before its first step nothing stays. Processes but rank 0 get a folder that writes nothing.
+
+    Raises FileExistsError where another run is using the folder, and what :class:`RunFolder` raises; OSError where the
+    folder cannot be written to.
+    """
+    folder, resume = Path(str(settings.output)), settings.resume == "auto"
+    check_writable(folder)
+    if distributed.rank() > 0:
+        yield NullRunFolder(folder, resume)
+        return
+    with claimed(folder) as warning:
+        run_folder = RunFolder(folder, resume)
+        if warning is not None:
+            run_folder.log(warning)
+        before = set(os.listdir(folder))
+        try:
+            yield run_folder
+        except BaseException:
+            if not (folder / "config.yaml").exists():
+                _remove([folder / name for name in FIRST_FILES if name not in before])
+            raise
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class NullRunFolder(RunFolder):

@@ -15,6 +15,8 @@ from ..data.cut import OUT, Cut, cut
 from ..data.dataset import SPLITS, BadFile, Content, Dataset, Sample
 from ..data.decoding.choose import make_decoder
 from ..data.duplicates import EXAMPLES
+from ..data.groups import read_groups
+from ..data.groups import said as groups_said
 from ..data.layout import some
 from ..data.manifest import Manifest, Match, Row, reasons
 from ..data.near_duplicates import SHORT_SIDE, near_duplicates
@@ -61,6 +63,7 @@ class TargetData:
             "path": real_name(settings.target),
             "split_by": settings.split_by,
             **{name: getattr(settings, name) for name in ("seed", "val_fraction", "test_fraction", "shots", "test")},
+            **{name: getattr(settings, name) for name in ("group_by", "group_regex") if getattr(settings, name)},
             "classes": class_counts(self.dataset),
             **to_json(self.listed.findings),
             "duplicates": {
@@ -109,14 +112,17 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
         dataset = _recorded(Match.of(recorded, listed, contents), settings, log)
         return TargetData(dataset, contents, listed, None, recorded)
     refuse_bad_files(unreadable, settings.bad_files)
+    groups = read_groups(listed, settings)
     try:
-        done = cut(listed, contents, settings)
+        done = cut(listed, contents, settings, groups)
     except ValueError as error:  # missing files may be why a class is too small
         missing = (f"{file.name}: {file.reason}" for file in listed.bad)
         raise ValueError("\n  ".join([*missing, str(error)])) from error
     for line in understood(settings.target, done.dataset, done.apart.values()):
         log(line)
     for line in done.duplicates.lines(settings.duplicates):
+        log(line)
+    for line in groups_said(done.dataset, settings, groups):
         log(line)
     for line in _seen_before(settings, done.dataset, contents):
         log(line)

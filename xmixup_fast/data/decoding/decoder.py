@@ -59,11 +59,15 @@ class Decoder(ABC):
         """
         notes, say = Notes(), log or self.log
         try:
-            yield from self._decode(images, self._steps(notes))
+            yield from self.noting(images, notes)
         finally:  # callers who count their images do not ask for the end
             if say is not None:
                 for line in notes.lines():
                     say(line)
+
+    def noting(self, images: Iterable[Image], notes: Notes) -> Iterator[Tensor | BadFile]:
+        """Yields what :meth:`decode` does; ``notes`` has what was changed in an image once the image has come."""
+        return self._decode(images, self._steps(notes))
 
     @abstractmethod
     def _decode(self, images: Iterable[Image], steps: Steps) -> Iterator[Tensor | BadFile]: ...

@@ -18,10 +18,16 @@ class Notes:
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
+        self._kinds: dict[str, list[str]] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Counts the image ``name``. ``kind``, a plural, says what happened to it."""
         self._names.setdefault(kind, []).append(name)
+        self._kinds.setdefault(name, []).append(kind)
+
+    def of(self, name: str) -> list[str]:
+        """What happened to the image ``name``."""
+        return self._kinds.get(name, [])
 
     def lines(self) -> list[str]:
         """One line for each kind, with the number of images and the first one's name."""

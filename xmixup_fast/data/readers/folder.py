@@ -18,9 +18,9 @@ def read_folder(path: str | os.PathLike[str], classes: Classes | None = None, ne
 
     Splits are named, in any case, train or training; val, valid, validation or dev; test, testing, eval or evaluation
     (eval beside a test is val). One folder that holds all others is passed by. Images are found at any depth in a class
-    folder, in sorted order. Other files are counted; hidden names, and what operating systems leave, are ignored. Links
-    are followed. Bad files are links to nothing, or to a folder that holds them; folders that are named like images and
-    hold none; and what cannot be read.
+    folder, in sorted order. Other files are counted; hidden names, and what operating systems leave, are ignored, and
+    so are folders that this package wrote, such as ``runs``. Links are followed. Bad files are links to nothing, or to
+    a folder that holds them; folders that are named like images and hold none; and what cannot be read.
 
     Args:
         path: the folder.
@@ -53,7 +53,7 @@ def read_folder(path: str | os.PathLike[str], classes: Classes | None = None, ne
         root=str(folder),
         classes=[name for _, name, _ in layout.classes],
         needs_train=needs_train,
-        findings=Findings(walk.ignored, [*layout.guesses, *walk.root.said()]),
+        findings=Findings(walk.ignored, [*layout.guesses, *walk.said()]),
     )
 
 

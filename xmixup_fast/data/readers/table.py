@@ -80,6 +80,48 @@ def is_table(path: Path) -> bool:
     return False
 
 
+def column_names(path: Path) -> list[str]:
+    """The names of the columns that :func:`read_table` ignores. Raises ValueError and OSError for what is no table."""
+    return [name.strip() for name in _column_names(path) if _column(name) not in COLUMNS]
+
+
+def read_column(path: Path, column: str, setting: str) -> Iterator[tuple[str, str]]:
+    """Yields the name of each image that a table lists and its cell in a column, without spaces around it.
+
+    Rows whose image is not there are passed over. Raises ValueError, which names the ``setting``, where there is no
+    such column, or two, and what :func:`read_table` raises for a table that cannot be read.
+    """
+    names = list(map(_column, _column_names(path)))
+    if names.count(_column(column)) != 1:
+        others = some(column_names(path), 10) or "no others"
+        count = names.count(_column(column))
+        raise ValueError(f"{setting}: {path}: expected one column {column}, got {count}; it has {others}")
+    at, paths = names.index(_column(column)), names.index("path")
+    files = _Files(path)
+    for image, cell in _cells(path, paths, at):
+        found = files.find(image)
+        if isinstance(found, FileImage):
+            yield found.name, cell.strip()
+
+
+def _cells(path: Path, first: int, second: int) -> Iterator[tuple[str, str]]:
+    """Yields the cells of each row of a table in two of its columns; "" for none."""
+    if path.suffix.lower() != ".parquet":
+        lines = _lines(path)
+        next(lines)
+        for _, cells in lines:
+            if cells:
+                padded = [*cells, *[""] * max(first, second)]
+                yield padded[first], padded[second]
+        return
+    with _parquet_file(path) as table:
+        columns = [table.schema_arrow.names[at] for at in (first, second)]
+        for batch in table.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                image, cell = ("" if row[name] is None else str(row[name]) for name in columns)
+                yield image, cell
+
+
 class _Files:
     """Finds the files that a table names."""
 

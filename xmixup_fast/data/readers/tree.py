@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -27,6 +27,20 @@ SILENT = {
 }
 """Names, in lower case, of what operating systems leave in folders. They are skipped without a word, as hidden ones."""
 
+WRITTEN = (
+    {"manifest.csv", "data.json"},
+    {"config.yaml", "metrics.jsonl"},
+    {"evaluation.json", "confusion.png"},
+    {"selection.json", "contact-sheet-1.png"},
+    {"lr.json", "lr.png"},
+    {"catalog.json", "images", "lists"},
+    {"hashes", "pools"},
+)
+"""Names that lie together in folders that this package writes: of train (two), evaluate, select, find-lr, of a source
+that was fetched, and of the cache."""
+RUNS = "runs"
+"""The folder in which commands make their folders by default."""
+
 
 class Walk:
     """Walks one folder. A folder that links lead back to, when it is being walked, is a bad file.
@@ -40,28 +54,42 @@ class Walk:
         self.bad = bad
         self.ignored: Counter[tuple[str, str]] = Counter()
         """How many files are no images, by folder, below the walked one, and extension."""
+        self.written: list[Path] = []
+        """Folders that this package wrote, which :meth:`tree` leaves out."""
 
     def tree(self, path: Path, above: tuple[str, ...] = ()) -> Folder:
-        """Everything below a folder. ``above`` are the real paths of the folders that lead to it."""
+        """Everything below a folder, but for what this package wrote: the plots of a run would become a class.
+
+        ``above`` are the real paths of the folders that lead to it.
+        """
         folder = Folder(path)
         inner = self._inner(path, above)
         if inner is None:
             return folder
         found = len(self.bad)
-        folder.images, paths, folder.tables = self._entries(path)
+        entries = self._scan(path)
+        if above and _is_written(path, [entry.name for entry in entries]):
+            self.written.append(path)
+            return folder
+        folder.images, paths, folder.tables = self._entries(path, entries)
         folder.count = len(folder.images) + len(self.bad) - found
         for below in paths:
             subfolder = self.tree(below, inner)
-            folder.folders.append(subfolder)
-            folder.count += subfolder.count or self._named_like_an_image(below)
+            if self.written[-1:] != [below]:
+                folder.folders.append(subfolder)
+                folder.count += subfolder.count or self._named_like_an_image(below)
         return folder
+
+    def said(self) -> list[str]:
+        """Lines for the user on links that lead out of the folder, and on folders that this package wrote."""
+        return [*self.root.said(), *(f"{path}: left out, as xmixup wrote what is in it" for path in self.written)]
 
     def images(self, path: Path, above: tuple[str, ...] = ()) -> Iterator[FileImage]:
         """Yields the images below a folder, in sorted order, while it is walked."""
         inner = self._inner(path, above)
         if inner is None:
             return
-        images, paths, _ = self._entries(path)
+        images, paths, _ = self._entries(path, self._scan(path))
         yield from images
         for below in paths:
             is_empty = True
@@ -79,10 +107,12 @@ class Walk:
             return None
         return (*above, real)
 
-    def _entries(self, path: Path) -> tuple[list[FileImage], list[Path], list[Path]]:
-        """The images, folders and tables directly in a folder, each sorted by name."""
+    def _entries(
+        self, path: Path, entries: Iterable[os.DirEntry[str]]
+    ) -> tuple[list[FileImage], list[Path], list[Path]]:
+        """The images, folders and tables among the entries of a folder, each sorted by name."""
         images, folders, tables = [], [], []
-        for entry in self._scan(path):
+        for entry in entries:
             try:
                 kind = self._kind(entry)
                 if kind == "folder":
@@ -136,6 +166,30 @@ def extension(name: str) -> str:
     """How a file's name ends, in lower case: of a compressed archive with what it holds, such as ".tar.gz"."""
     suffixes = [suffix.lower() for suffix in PurePath(name).suffixes[-2:]]
     return "".join(suffixes if suffixes[:1] == [".tar"] else suffixes[-1:])
+
+
+def _is_written(path: Path, names: Iterable[str]) -> bool:
+    """Whether this package wrote a folder, which has entries of these names."""
+    there = set(names)
+    if any(written <= there for written in WRITTEN):
+        return True
+    # The table of a comparison lies beside its results, in four formats.
+    stems = (name.removesuffix(".jsonl") for name in there if name.endswith(".jsonl"))
+    if any({f"{stem}.md", f"{stem}.csv", f"{stem}.png"} <= there for stem in stems):
+        return True
+    return path.name == RUNS and any(
+        _is_written(Path(folder), [*folders, *files])
+        for depth, (folder, folders, files) in enumerate(_folders_in(path))
+        if depth
+    )
+
+
+def _folders_in(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What os.walk yields of a folder, of the folders in it, and of those in these."""
+    for folder, folders, files in os.walk(path):
+        yield folder, list(folders), files
+        if len(PurePath(folder).relative_to(path).parts) == 2:
+            folders.clear()
 
 
 def is_silent(name: str) -> bool:

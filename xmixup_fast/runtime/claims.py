@@ -1,0 +1,100 @@
+"""Files that one process at a time has locked. The system releases a lock when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LOCK = ".lock"
+"""The file in a claimed folder that is locked, and that tells whose the folder is."""
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""Errors of file systems that have no locks."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[str | None]:
+    """Context in which this process owns a folder, which is made where it is not there.
+
+    Folders that were made, and are empty at the end, are removed. Yields a line for the user where the file system has
+    no locks, so that nothing keeps another process out; None everywhere else.
+
+    Raises FileExistsError, which says whose the folder is, where it is another one's, in this process or elsewhere; and
+    OSError where the folder cannot be made or written to.
+    """
+    place = folder.absolute()  # which stays the same where the working folder changes meanwhile
+    made = [path for path in (place, *place.parents) if not path.exists()]
+    descriptor, warning = None, None
+    try:
+        descriptor = lock_file(place / LOCK, wait=False)
+    except BlockingIOError:
+        _remove_empty(made)
+        raise FileExistsError(
+            f"output: {folder} is in use by {_owner_of(place)}; name another folder, or wait for its end"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warning = f"output: {folder}: its file system has no locks ({error.strerror}): start no other run there"
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    (place / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {started}\n")
+    try:
+        yield warning
+    finally:
+        # Removed while it is locked: who has opened it meanwhile finds that it is no longer the folder's.
+        (place / LOCK).unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for path in folders:
+        with suppress(OSError):  # not empty, or another process's by now
+            path.rmdir()
+
+
+def _owner_of(folder: Path) -> str:
+    with suppress(OSError):  # it has just ended
+        if text := (folder / LOCK).read_text(errors="replace").strip():
+            return text
+    return "another process"
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Context in which this process has locked a file. Raises as :func:`lock_file` does."""
+    descriptor = lock_file(path, wait=wait)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock_file(path: Path, *, wait: bool) -> int:
+    """The descriptor of a file that is locked until it is closed. File and folder are made where they are not there.
+
+    Raises BlockingIOError where another one has the lock, unless this shall ``wait`` for it, and OSError where the file
+    cannot be made or its file system has no locks.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the owner before has just removed the folder
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:  # the owner before has removed the file between our opening and locking it
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
