@@ -14,7 +14,7 @@ HEAD = '''"""The settings as keyword arguments, for type checkers and editors; m
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class SettingsKwargs(TypedDict, total=False):

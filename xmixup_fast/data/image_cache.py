@@ -25,7 +25,7 @@ from ..runtime.files import write_text, writing_to_cache
 from .dataset import BadFile, Sample, stamp_or_reason
 from .decoding.decoder import Decoder
 
-FORMAT = 3
+FORMAT = 4
 """Version of the cache. Raise it whenever a decoder's pixels change, and so all cached pools and selections."""
 STALE_SECONDS = 3600
 """Unfinished files that no process has written to for so long were left by killed processes, and are removed."""
@@ -59,7 +59,7 @@ class CacheEntry:
         self.folder = folder
         self.decoder = decoder
         self.samples = samples
-        digest = hashlib.sha256(json.dumps([FORMAT, decoder.name, decoder.short_side]).encode())
+        digest = hashlib.sha256(json.dumps([FORMAT, decoder.key]).encode())
         for sample in samples:
             line = json.dumps([sample.image.name, stamp_or_reason(sample.image), sample.label])
             digest.update(line.encode() + b"\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..settings.values import format_bytes
 from .bad_files import without
 from .dataset import BadFile, Image, Sample
 from .decoding.decoder import Decoder, ordered_map
-from .decoding.pillow import Header, read_header
+from .decoding.pillow import Header
 from .decoding.steps import Opened, resized_bytes
 from .image_cache import CacheEntry, Remarks
 from .streamed import StreamedImages
@@ -195,7 +196,7 @@ class ImageStore:
         Raises ValueError for an image that is not resized and smaller than ``smallest``.
         """
         with ThreadPoolExecutor(self.decoder.threads) as workers:
-            headers = list(chain.from_iterable(ordered_map(workers, _read_headers, _chunks(samples), 8)))
+            headers = list(chain.from_iterable(ordered_map(workers, partial(_read_headers, self.decoder), _chunks(samples), 8)))
         for sample, header in zip(samples, headers, strict=True):
             if header and self.decoder.short_side is None and min(header.height, header.width) < self.smallest:
                 raise ValueError(
@@ -220,14 +221,14 @@ class ImageStore:
             )
 
 
-def _read_headers(samples: Sequence[Sample]) -> list[Header | None]:
-    return [_read_header(sample.image) for sample in samples]
+def _read_headers(decoder: Decoder, samples: Sequence[Sample]) -> list[Header | None]:
+    return [_read_header(decoder, sample.image) for sample in samples]
 
 
-def _read_header(image: Image) -> Header | None:
+def _read_header(decoder: Decoder, image: Image) -> Header | None:
     try:
         with image.open() as stream:
-            return read_header(stream, image.name)
+            return decoder.read_header(stream, image.name)
     except Exception:  # parsers of damaged bytes raise almost anything
         return None
 

@@ -9,6 +9,7 @@ import torch
 from ..data.bad_files import refuse_bad_files, skipped, without
 from ..data.dataset import SPLITS, BadFile, Dataset, Sample
 from ..data.decoding.choose import make_decoder
+from ..data.decoding.reading import Reading
 from ..data.image_store import ImageStore, OverBudget
 from ..data.streamed import StreamedImages
 from ..ops.image_pool import ImagePool
@@ -22,7 +23,8 @@ from ..settings.values import parse_bytes
 def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageStore:
     """The store that decodes images as the settings say. Raises ValueError where the decoder is not installed."""
     device = torch.device(settings.device)
-    decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), log)
+    threads, reading = torch.get_num_threads(), Reading.of(**settings.reading)
+    decoder = make_decoder(settings.decoder, settings.short_side, device, threads, log, reading=reading)
     cache = settings.cache_folder
     if cache is None and distributed.world_size() > 1:
         log("cache: none: each process decodes all images, and keeps a copy of its own")
@@ -33,7 +35,7 @@ def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageS
         free = 0.8 * free_memory(device) / copies
         budget = int(free) if settings.memory_budget is None else parse_bytes(settings.memory_budget)
         budget = int(distributed.all_reduce_min(budget)[0])  # so that all processes stream the same images
-    return ImageStore(decoder, cache, budget, log, settings.image_size)
+    return ImageStore(decoder, cache, budget, log, settings.crop_size)
 
 
 class SplitImages:

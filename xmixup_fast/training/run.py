@@ -140,10 +140,11 @@ class _Run:
                 save(
                     trainer.final_network,
                     run_folder.folder / "model.safetensors",
-                    settings.image_size,
+                    settings.crop_size,
                     settings.resize,
                     calibration.temperature,
                     no_temperature=calibration.why_none,
+                    reading=settings.reading,
                 )
             evaluation = self._evaluate(calibration.temperature)
             summary = self._summary(evaluation) | {"calibration": calibration.to_json()}

@@ -14,6 +14,7 @@ from ..data.contents import Contents, read_contents
 from ..data.cut import OUT, Cut, cut
 from ..data.dataset import SPLITS, BadFile, Content, Dataset, Sample
 from ..data.decoding.choose import make_decoder
+from ..data.decoding.reading import Reading
 from ..data.duplicates import EXAMPLES
 from ..data.layout import some
 from ..data.manifest import Manifest, Match, Row, reasons
@@ -122,7 +123,8 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
         log(line)
     if settings.near_duplicates:
         threads = settings.threads or default_threads()
-        decoder = make_decoder(settings.decoder, SHORT_SIDE, torch.device("cpu"), threads, log)
+        reading = Reading.of(**settings.reading)
+        decoder = make_decoder(settings.decoder, SHORT_SIDE, torch.device("cpu"), threads, log, reading=reading)
         for line in near_duplicates(done.dataset, contents, decoder):
             log(line)
     return TargetData(done.dataset, contents, listed, done, None)
