@@ -184,11 +184,19 @@ def _no_state_dict(file: Path, found: Any, keys: list[str]) -> ValueError:
             f"file, save the one to take (a teacher is the average of its student), such as {several[-1]}: "
             f'torch.save(torch.load("{file.name}", weights_only=False){inner}, "{several[-1]}.pth")'
         )
-    got = type(found).__name__
+    got = f"{_kind(found)}{_under(keys)}"
+    return _unusable(file, f"expected a state dict, alone or under one of {', '.join(KEYS)}; got {got}")
+
+
+def _kind(found: Any) -> str:
+    """What stands in the place of a state dict, for messages."""
     if isinstance(found, Mapping):
-        got = f"a dictionary of {listed(list(map(str, found))) or 'nothing'}"
-    where = f" under {'.'.join(keys)}" if keys else ""
-    return _unusable(file, f"expected a state dict, alone or under one of {', '.join(KEYS)}; got {got}{where}")
+        return f"a dictionary of {listed(list(map(str, found))) or 'nothing'}"
+    return type(found).__name__
+
+
+def _under(keys: list[str]) -> str:
+    return f" under {'.'.join(keys)}" if keys else ""
 
 
 def _found(checkpoint: Any, keys: list[str], levels: int) -> tuple[Any, list[str], list[str]]:
@@ -214,6 +222,16 @@ def _found(checkpoint: Any, keys: list[str], levels: int) -> tuple[Any, list[str
     name = (known or others)[0]
     state, inner, more = _found(checkpoint[name], [*keys, name], levels - 1)
     return state, inner, [*unread, *more]
+
+
+def state_dict_in(checkpoint: Any) -> dict[str, Tensor]:
+    """The state dict that ``checkpoint`` is, or holds as a weights file does. Raises ValueError where there is none."""
+    state, keys, _ = _found(checkpoint, [], LEVELS + 1)
+    if _is_state_dict(state):
+        return dict(state)
+    got = f"{_kind(state)}{_under(keys)}"
+    expected = f"expected a name, a file, or a state dict, alone or under one of {', '.join(KEYS)}"
+    raise ValueError(f"weights: {expected}; got {got}")
 
 
 def is_averaged(name: object) -> bool:

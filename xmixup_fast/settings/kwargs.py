@@ -14,8 +14,8 @@ class SettingsKwargs(TypedDict, total=False):
     probe_images: int | None
     fetch_anyway: bool
     yes: bool
-    model: str
-    weights: str
+    model: Any
+    weights: Any
     weights_classes: str | None
     model_args: dict[str, Any] | None
     method: Literal[

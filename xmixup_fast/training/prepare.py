@@ -36,6 +36,7 @@ from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
+from .amounts import amounts
 from .batch_norm import check_smallest_part
 from .images import SplitImages
 from .imbalance import class_weights, imbalance, read_class_weights
@@ -169,6 +170,8 @@ def prepare(
         method.measure(network, batches)
     weights = [sample.weight for sample in without(data.dataset.train, images.bad)]
     log(_counts(settings, images, sum(weights)))
+    for line in amounts(settings, sum(weights)):
+        log(line)
     index = auxiliary.index if auxiliary else None
     if auxiliary and index and Augmentation.of(**settings.augmentation).needs_means:
         index = index._replace(means=auxiliary.pool.means)

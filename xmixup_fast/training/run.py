@@ -32,6 +32,7 @@ from ..settings.fields import Settings
 from ..settings.given import given_settings
 from ..settings.identity import check_same, run_hash
 from .checkpoints import Checkpoint, Checkpoints
+from .given_network import named
 from .losses import SLOTS, StepLoss, StepLosses
 from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
@@ -61,7 +62,8 @@ def fit(
     """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
 
     ``fit("photos/")`` gives the target. Settings may be given as an object, by name, or both: then the names come on
-    top. Random numbers, threads, default dtype, gradient mode and current GPU of the caller change nothing, and are
+    top. ``model`` may also be a network, of timm's or of an earlier run, and ``weights`` a state dict; the cache keeps
+    these weights. Random numbers, threads, default dtype, gradient mode and current GPU of the caller change nothing, and are
     left alone.
 
     Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
@@ -69,7 +71,8 @@ def fit(
     OSError where a checkpoint cannot be written; DeviceAssertError, a RuntimeError, for a wrong value in a CUDA tensor;
     Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
-    settings = given_settings("fit", given, settings, overrides)
+    of_call = given if isinstance(given, Settings) else settings
+    settings = given_settings("fit", given, settings, named("fit", of_call, overrides))
     with (
         named_device_asserts(),
         distributed.processes(),
