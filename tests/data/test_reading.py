@@ -227,7 +227,7 @@ def test_shapes_in_the_alpha_channel_alone_are_learned_and_predicted(tmp_path: P
     assert result.summary["test_accuracy"] == 100.0
     images = sorted((tmp_path / "icons").rglob("*.png"))
     predicted = list(predict(tmp_path / "run" / "model.safetensors", images))
-    assert [item.top[0].class_name for item in predicted] == [path.parent.name for path in images]  # type: ignore[union-attr]
+    assert [item.top[0].name for item in predicted] == [path.parent.name for path in images]  # type: ignore[union-attr]
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes((tmp_path / "run" / "model.safetensors").read_bytes())
     assert evaluate(alone, tmp_path / "icons", split="all", log=lambda line: None).accuracy == 100.0

@@ -214,6 +214,37 @@ def test_tables_are_read_however_programs_write_them(
     }
 
 
+SEVERAL = ["cat;dog", "cat|dog", "cat; dog", "cat |dog", ";cat", "a;b|c", "['cat', 'dog']", '["cat"]', "[1, 2]", "[3]"]
+
+
+def test_several_labels_in_a_cell_are_refused_with_their_number(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    for label in SEVERAL:
+        rows = [{"path": f"{i}.jpg", "label": label if i > 1 else "cat"} for i in (1, 2, 3)]
+        with pytest.raises(ValueError, match=r"t\.\w+: label: expected one class for each image, got several") as caught:
+            read_dataset(write_table(tmp_path / f"t{suffix}", rows))
+        first = "row 2" if suffix == ".parquet" else "line 3"
+        assert f"in 2 of 3 rows: {first} {label!r}, " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_lists_of_labels_in_parquet_are_refused(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table as write_parquet
+
+    write(tmp_path, "1.jpg", "2.jpg")
+    columns = {"path": ["1.jpg", "2.jpg"], "label": [["cat", "dog"], ["cat"]]}
+    write_parquet(pyarrow.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"got several, .* in 2 of 2 rows: row 1 \"\['cat', 'dog'\]\""):
+        read_dataset(tmp_path / "t.parquet")
+
+
+def test_labels_with_other_signs_are_classes(tmp_path: Path, suffix: str) -> None:
+    names = ["cat, grey", "cat/dog", "a & b", "[unknown]", "x: y", "tench, Tinca tinca"]
+    write(tmp_path, *(f"{i}.jpg" for i in range(len(names))))
+    rows = [{"path": f"{i}.jpg", "label": name} for i, name in enumerate(names)]
+    assert read_dataset(write_table(tmp_path / f"t{suffix}", rows)).classes == sorted(names)
+
+
 MISSING = ["NA", "N/A", "#N/A", "None", "NULL", "null", "nan", "<NA>", " n/a ", "NaN"]
 
 
