@@ -149,12 +149,14 @@ def test_that_1000_outputs_are_taken_for_imagenets_is_said_unless_a_name_says_it
     assert said == (name in ("w.pth", "bin1kg.pth"))
 
 
-@pytest.mark.parametrize("form", ["imagenet-1k", "lines", "json"])
+@pytest.mark.parametrize("form", ["imagenet-1k", "lines", "json", "by number", "with words"])
 def test_the_classes_of_outputs_can_be_named(tmp_path: Path, form: str) -> None:
     weights = imagenet_file(tmp_path, "w.pth")
     names = [f"class {i}" for i in range(1000)]
     (tmp_path / "lines").write_text("\ufeff" + "\r\n".join(names) + "\r\n\r\n", encoding="utf-8")
     (tmp_path / "json").write_text(json.dumps(names))
+    (tmp_path / "by number").write_text(json.dumps(dict(enumerate(names))))
+    (tmp_path / "with words").write_text(json.dumps({i: [name, "words"] for i, name in enumerate(names)}))
     given, first = (form, "n01440764") if form == "imagenet-1k" else (str(tmp_path / form), "class 0")
     lines: list[str] = []
     network = build(NETWORK, weights, ["b", first], weights_classes=given, log=lines.append)
@@ -170,7 +172,8 @@ def test_the_classes_of_outputs_can_be_named(tmp_path: Path, form: str) -> None:
     [
         ("a\nb\n", "expected a name for each of the classifier's 1000 outputs, got 2 names"),
         ("\n".join(["a"] * 1000), "expected a name for each of the classifier's 1000 outputs, got a twice"),
-        ("[1, 2]", r"expected a list of names, got \[1, 2\]"),
+        ("[1, 2]", r"expected a list of names, or one by number from 0 on, got \[1, 2\]"),
+        ('{"1": "a", "2": "b"}', "expected a list of names, or one by number from 0 on, got "),
         ("[1, ", "neither a list of names nor JSON"),
         (None, "no such file; expected a file of names, one a line, or imagenet-1k, imagenet-12k"),
     ],

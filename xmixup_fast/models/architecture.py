@@ -46,6 +46,11 @@ class Architecture:
         return self.source or self.name
 
     @property
+    def given_text(self) -> str:
+        """The arguments that the user gives, as on the command line."""
+        return " ".join(f"{name}={value}" for name, value in self.given.items())
+
+    @property
     def pretrained_cfg(self) -> dict[str, Any]:
         """What timm knows of the pretrained weights, and so of the images that the network was made for."""
         if self.config is not None:
@@ -145,13 +150,11 @@ def create(architecture: Architecture, image_size: int | None, *, pretrained: bo
     """
     if architecture.given:
         try:
-            _create(architecture, image_size, False)
-        except OSError:
-            raise
+            with torch.random.fork_rng(devices=[]):
+                _create(architecture, image_size, False)
         except Exception as error:  # each network checks its arguments in its own way
-            given = " ".join(f"{name}={value}" for name, value in architecture.given.items())
             raise ValueError(
-                f"model_args: timm cannot make {architecture.title} with {given} ({_reason(error)})"
+                f"model_args: timm cannot make {architecture.title} with {architecture.given_text} ({_reason(error)})"
             ) from error
     body = _create(architecture, image_size, pretrained)
     if not all(hasattr(body, name) for name in ("forward_features", "forward_head", "get_classifier")):
@@ -199,10 +202,9 @@ def check_output(body: Any, architecture: Architecture, image_size: int) -> None
         shape = tuple(body.eval()(torch.zeros(1, CHANNELS, image_size, image_size)).shape)
     body.train()
     if len(shape) != 2:
-        given = " ".join(f"{name}={value}" for name, value in architecture.given.items())
         raise ValueError(
             f"model_args: expected a network with an output for each class, [1, K], got {list(shape)} of "
-            f"{architecture.title} with {given}"
+            f"{architecture.title} with {architecture.given_text}"
         )
 
 

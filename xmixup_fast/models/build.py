@@ -241,6 +241,9 @@ def _download(found: Architecture, image_size: int | None) -> Any:
         with nullcontext("") if is_folder else reachable_hub() as unreachable:
             return architectures.create(found, image_size, pretrained=True)
     except (OSError, RuntimeError) as error:  # there is no network, or no published weights
+        if found.given and "state_dict" in str(error):  # it loads, but into other layers
+            reason = " ".join(str(error).split())
+            raise ValueError(f"model_args: {found.given_text} does not fit timm's weights of {found.title} ({reason})") from error
         reason = (isinstance(error, OSError) and unreachable) or str(error).splitlines()[0]
         message = f"weights: timm cannot get its weights for {found.title} ({reason})"
         if is_folder:

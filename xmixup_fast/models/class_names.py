@@ -27,7 +27,7 @@ def given_classes(given: str, outputs: int | None) -> list[str]:
 
     Args:
         given: a variant of ImageNet that timm knows, such as imagenet-1k; or a file with a name for each output, in
-            their order: one a line, or a JSON list.
+            their order: one a line, a JSON list, or a JSON object of names by number, as Hugging Face's id2label.
         outputs: their number; None where the weights have no classifier.
 
     Raises FileNotFoundError where there is no such file, and ValueError for another content or number of names.
@@ -54,13 +54,16 @@ def given_classes(given: str, outputs: int | None) -> list[str]:
 def _names_in(file: Path) -> list[str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-        if not text.lstrip().startswith("["):
+        if text.lstrip()[:1] not in ("[", "{"):
             return [line.strip() for line in text.splitlines() if line.strip()]
-        names = json.loads(text)
+        read = json.loads(text)
     except (UnicodeError, ValueError) as error:
         raise ValueError(f"weights_classes: {file}: neither a list of names nor JSON ({error})") from error
+    names = [read.get(str(number)) for number in range(len(read))] if isinstance(read, dict) else read
+    names = [name[0] if isinstance(name, list) and name else name for name in names]  # WordNet's id, then words
     if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"weights_classes: {file}: expected a list of names, got {names!r:.80}")
+        expected = "expected a list of names, or one by number from 0 on"
+        raise ValueError(f"weights_classes: {file}: {expected}, got {text.strip():.60}")
     return names
 
 

@@ -106,7 +106,7 @@ def _of_checkpoint(file: Path, state: Mapping[str, Tensor], metadata: Mapping[st
 
     Raises ValueError for a checkpoint that does not name its network and classes.
     """
-    if not {"model", "classes"} <= metadata.keys():
+    if not {"model", "classes", "mean", "std"} <= metadata.keys():
         run = file.resolve().parent.parent if file.resolve().parent.name == "checkpoints" else "RUN"
         raise ValueError(
             f"weights: {file}: is a checkpoint that does not name its classes; expected the run folder, --weights "

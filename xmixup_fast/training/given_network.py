@@ -37,7 +37,7 @@ def named(function: str, settings: Settings | None, overrides: Mapping[str, Any]
     given = dict(overrides)
     metadata: dict[str, str] = {}
     if isinstance(given.get("model"), nn.Module):
-        if "weights" in given:
+        if given.get("weights") is not None:
             raise TypeError(f"{function}: weights: expected none besides a module as model, whose weights are taken")
         module = _unwrapped(given["model"])
         given["model"], arguments, metadata = _description(module, given.get("model_args") or {})

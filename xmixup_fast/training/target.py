@@ -132,8 +132,9 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
 
 def _seen_before(settings: Settings, dataset: Dataset, contents: Contents) -> Iterator[str]:
     """Yields a line where the weights are of a run that was trained or validated on images that are held out now."""
-    manifest = Path(settings.weights) / "manifest.csv"
-    manifest = manifest if manifest.is_file() else Path(settings.weights).parent / "manifest.csv"
+    weights = Path(settings.weights)
+    folder = weights if weights.is_dir() else weights.parent
+    manifest = (folder.parent if folder.name == "checkpoints" else folder) / "manifest.csv"
     if settings.weights in ("timm", "pip", "none") or not manifest.is_file():
         return
     recorded = Manifest.read(manifest)
