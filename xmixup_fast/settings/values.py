@@ -67,6 +67,10 @@ OTHER_NAMES = {
 
 WAYS = {
     "anchor": "regularizer l2sp has taken its place",
+    **dict.fromkeys(
+        ("drop_path", "drop_path_rate", "drop_rate", "dropout", "global_pool", "in_chans"),
+        "model_args gives the network its arguments: --model-args drop_path_rate=0.1",
+    ),
     "cutmix": "method cutmix pastes boxes, and alpha shapes their areas",
     "eval": "the command evaluate tests a trained network",
     "evaluate": "the command evaluate tests a trained network",
@@ -245,10 +249,12 @@ def color(name: str, text: str) -> tuple[int, int, int]:
     from PIL import ImageColor
 
     try:
-        red, green, blue = ImageColor.getrgb(text)  # raises ValueError; with a transparency there are four values
+        found = ImageColor.getrgb(text)
     except ValueError:
-        raise ValueError(f"{name}: expected a colour such as white or #808080, got {text!r}") from None
-    return red, green, blue
+        found = ()
+    if len(found) != 3:  # a fourth value is a transparency
+        raise ValueError(f"{name}: expected a colour such as white or #808080, got {text!r}")
+    return found
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
