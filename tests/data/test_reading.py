@@ -23,7 +23,9 @@ SIDE = 24
 COMPOSED = "images with transparency, composed on the background"
 
 
-def read(data: bytes, reading: Reading, short_side: int | None = None, decoder: str = "pillow") -> tuple[Any, list[str]]:
+def read(
+    data: bytes, reading: Reading, short_side: int | None = None, decoder: str = "pillow"
+) -> tuple[Any, list[str]]:
     """The decoded image, or why there is none; and what was said."""
     said: list[str] = []
     made = make_decoder(decoder, short_side, torch.device("cpu"), 2, said.append, reading=reading)

@@ -221,7 +221,9 @@ def test_several_labels_in_a_cell_are_refused_with_their_number(tmp_path: Path, 
     write(tmp_path, "1.jpg", "2.jpg", "3.jpg")
     for label in SEVERAL:
         rows = [{"path": f"{i}.jpg", "label": label if i > 1 else "cat"} for i in (1, 2, 3)]
-        with pytest.raises(ValueError, match=r"t\.\w+: label: expected one class for each image, got several") as caught:
+        with pytest.raises(
+            ValueError, match=r"t\.\w+: label: expected one class for each image, got several"
+        ) as caught:
             read_dataset(write_table(tmp_path / f"t{suffix}", rows))
         first = "row 2" if suffix == ".parquet" else "line 3"
         assert f"in 2 of 3 rows: {first} {label!r}, " in str(caught.value) and "\n" not in str(caught.value)

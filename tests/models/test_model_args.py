@@ -93,12 +93,15 @@ def test_another_size_than_the_weights_is_said(tmp_path: Path, weights: str, siz
     ("arguments", "message"),
     [
         ({"drop_pth_rate": 0.1}, "model_args: timm cannot make test_resnet with drop_pth_rate=0.1 (.*drop_pth_rate"),
-        ({"drop_rate": "much"}, "model_args: timm cannot make test_resnet with drop_rate=much"),
+        ({"layers": "two"}, "model_args: timm cannot make test_resnet with layers=two"),
         ({"num_classes": 3}, "model_args: num_classes=3 cannot be given, as the classes are those of the target"),
         ({"img_size": 64}, "model_args: img_size=64 cannot be given, as --image-size tells the size"),
         ({"pretrained": True}, "model_args: pretrained=True cannot be given, as --weights tells it"),
         ({"checkpoint_path": "x"}, "model_args: checkpoint_path=x cannot be given, as --weights tells it"),
-        ({"features_only": True}, "model_args: features_only=True cannot be given, as the network needs its classifier"),
+        (
+            {"features_only": True},
+            "model_args: features_only=True cannot be given, as the network needs its classifier",
+        ),
         ({"in_chans": 1}, "model_args: in_chans: expected 3, as all images, grey ones too, are decoded to RGB, got 1"),
         ({"global_pool": ""}, "model_args: "),
     ],

@@ -9,11 +9,20 @@ import pytest
 from xmixup_fast.settings.yaml_file import load_yaml, read_yaml
 
 REFUSED = {
-    "twice": ("lr: 0.5\nsteps: 3\nlr: 0.001\n", ["line 3: lr is there twice, on line 1 and on line 3; expected it once"]),
+    "twice": (
+        "lr: 0.5\nsteps: 3\nlr: 0.001\n",
+        ["line 3: lr is there twice, on line 1 and on line 3; expected it once"],
+    ),
     "equal values": ("lr: 0.5\nlr: 0.5\n", ["line 2: lr is there twice, on line 1 and on line 2"]),
-    "dash and underscore": ("batch-size: 8\nbatch_size: 16\n", ["line 2: batch_size is there twice, on line 1, as batch-size"]),
+    "dash and underscore": (
+        "batch-size: 8\nbatch_size: 16\n",
+        ["line 2: batch_size is there twice, on line 1, as batch-size"],
+    ),
     "in quotes": ('lr: 1\n"lr": 2\n', ["line 2: lr is there twice"]),
-    "in a mapping": ("class_weights:\n  cat: 1\n  dog: 2\n  cat: 3\n", ["line 4: cat is there twice, on line 2 and on line 4"]),
+    "in a mapping": (
+        "class_weights:\n  cat: 1\n  dog: 2\n  cat: 3\n",
+        ["line 4: cat is there twice, on line 2 and on line 4"],
+    ),
     "in braces": ("model_args: {a: 1, a: 2}\n", ["line 1: a is there twice, on line 1 and on line 1"]),
     "in a list": ("methods:\n- {lr: 1}\n- lr: 1\n  lr: 2\n", ["line 4: lr is there twice, on line 3"]),
     "of a plan": ("targets:\n  a: {}\n  a: {}\n", ["line 3: a is there twice"]),
@@ -24,7 +33,10 @@ REFUSED = {
     "zeros": ("seed: 00\n", ["line 1: 00 begins with a zero, as octal numbers do; write 0,"]),
     "with a point": ("lr: 00.5\n", ["line 1: 00.5 begins with a zero"]),
     "in a list of numbers": ("seeds: [1, 02]\n", ["line 1: 02 begins with a zero"]),
-    "as a name": ("class_weights:\n  007: 1\n", ["line 2: 007 begins with a zero, as octal numbers do; write 7, or put"]),
+    "as a name": (
+        "class_weights:\n  007: 1\n",
+        ["line 2: 007 begins with a zero, as octal numbers do; write 7, or put"],
+    ),
     "base 60": ("steps: 1:30\n", ["line 1: 1:30 would be a number of base 60"]),
     "both kinds": ("seed: 01\nlr: 1\nlr: 2\n", ["line 1: 01 begins", "line 3: lr is there twice"]),
 }

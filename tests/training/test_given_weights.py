@@ -109,12 +109,12 @@ def test_networks_and_state_dicts_are_taken_and_left_alone(data: Path, tmp_path:
 
 def test_a_run_of_an_object_goes_on_and_equal_weights_are_one_file(data: Path, tmp_path: Path) -> None:
     folders = []
-    for steps in range(2):
+    for _ in range(2):
         result = again(data, tmp_path / "run", model=trained(), resume="auto", steps=2)
         folders.append(read(tmp_path / "run" / "config.yaml").weights)
         assert result.summary["steps"] == 2
     assert folders[0] == folders[1]
-    with pytest.raises(ValueError, match="resume: the run in .* has weights .*"):
+    with pytest.raises(ValueError, match=r"resume: the run in .* has weights .*"):
         torch.manual_seed(8)
         again(data, tmp_path / "run", model=timm.create_model("test_resnet"), resume="auto", steps=2)
 
@@ -131,7 +131,11 @@ def test_a_modules_own_arguments_are_asked_for(data: Path, tmp_path: Path) -> No
     ("given", "error", "message"),
     [
         ({"model": nn.Linear(3, 2)}, ValueError, "model: expected a network of timm, .* got a Linear; give the name"),
-        ({"weights": {"a": 1}}, ValueError, "weights: expected a name, a file, or a state dict, .*; got a dictionary of a"),
+        (
+            {"weights": {"a": 1}},
+            ValueError,
+            "weights: expected a name, a file, or a state dict, .*; got a dictionary of a",
+        ),
         ({"weights": 3}, ValueError, "weights: expected a name, a file, or a state dict, .*; got int"),
         ({"weights": {"w": torch.ones(2)}}, ValueError, "does not fit test_resnet"),
         ({"model": trained(), "weights": "none"}, TypeError, "weights: expected none besides a module as model"),

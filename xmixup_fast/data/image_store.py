@@ -196,7 +196,9 @@ class ImageStore:
         Raises ValueError for an image that is not resized and smaller than ``smallest``.
         """
         with ThreadPoolExecutor(self.decoder.threads) as workers:
-            headers = list(chain.from_iterable(ordered_map(workers, partial(_read_headers, self.decoder), _chunks(samples), 8)))
+            headers = list(
+                chain.from_iterable(ordered_map(workers, partial(_read_headers, self.decoder), _chunks(samples), 8))
+            )
         for sample, header in zip(samples, headers, strict=True):
             if header and self.decoder.short_side is None and min(header.height, header.width) < self.smallest:
                 raise ValueError(

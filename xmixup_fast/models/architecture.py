@@ -17,7 +17,9 @@ from .hub import reachable_hub
 NOT_TAKEN = {
     "num_classes": "the classes are those of the target",
     **dict.fromkeys(("img_size", "input_size"), "--image-size tells the size"),
-    **dict.fromkeys(("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), "--weights tells it"),
+    **dict.fromkeys(
+        ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"), "--weights tells it"
+    ),
     **dict.fromkeys(("features_only", "out_indices"), "the network needs its classifier"),
 }
 """Arguments of timm that cannot be given, and why."""
@@ -33,12 +35,12 @@ class Architecture:
     """timm's name of the network."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the network, which the Hub, a folder or a file of its weights names."""
-    given: dict[str, Any] = field(default_factory=dict)
-    """Those that the user gives, which count before the others."""
     source: str | None = None
     """The name with its source, such as ``hf-hub:timm/resnet18.a1_in1k``; None for timm's own networks."""
     config: dict[str, Any] | None = None
     """The Hub's or the folder's pretrained_cfg; None for timm's own networks."""
+    given: dict[str, Any] = field(default_factory=dict)
+    """Arguments that the user gives, which count before the others."""
 
     @property
     def title(self) -> str:
@@ -198,12 +200,16 @@ def check_output(body: Any, architecture: Architecture, image_size: int) -> None
 
     Raises ValueError where the result is not a number for each class, as without pooling.
     """
-    with torch.no_grad():
-        shape = tuple(body.eval()(torch.zeros(1, CHANNELS, image_size, image_size)).shape)
+    got: object
+    try:
+        with torch.no_grad():
+            got = list(body.eval()(torch.zeros(1, CHANNELS, image_size, image_size)).shape)
+    except Exception as error:  # layers that do not fit each other may raise anything
+        got = _reason(error)
     body.train()
-    if len(shape) != 2:
+    if not (isinstance(got, list) and len(got) == 2):
         raise ValueError(
-            f"model_args: expected a network with an output for each class, [1, K], got {list(shape)} of "
+            f"model_args: expected a network with an output for each class, [1, K], got {got} of "
             f"{architecture.title} with {architecture.given_text}"
         )
 

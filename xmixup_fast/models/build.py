@@ -113,7 +113,11 @@ def build(
         elif keep_classifier and classifier is not None:
             source_head = classifier
             source_matched = torch.full((classifier.out_features,), weights != "none")
-    if log is not None and image_size is not None and (line := _size_note(found.title, image_size, pretrained.own_size)):
+    if (
+        log is not None
+        and image_size is not None
+        and (line := _size_note(found.title, image_size, pretrained.own_size))
+    ):
         log(line)
     if log is not None and pretrained.notes:
         log("; ".join([*pretrained.notes, _kept(target_matched, target_classes, len(pretrained.classes or []))]))
@@ -154,9 +158,7 @@ def _kept(matched: Tensor, classes: Sequence[str], former: int) -> str:
     return f"the target head keeps {len(classes) - len(new)} of {len(classes)} classes; new: {listed(new)}"
 
 
-def _pretrained(
-    found: Architecture, weights: str, image_size: int | None, weights_classes: str | None
-) -> _Pretrained:
+def _pretrained(found: Architecture, weights: str, image_size: int | None, weights_classes: str | None) -> _Pretrained:
     """Creates the timm model and loads its weights."""
     body = _download(found, image_size) if weights == "timm" else architectures.create(found, image_size)
     read, fit = Weights({}, {}, "", None), Fit(bool(classifiers.heads(body)), [])
@@ -243,7 +245,9 @@ def _download(found: Architecture, image_size: int | None) -> Any:
     except (OSError, RuntimeError) as error:  # there is no network, or no published weights
         if found.given and "state_dict" in str(error):  # it loads, but into other layers
             reason = " ".join(str(error).split())
-            raise ValueError(f"model_args: {found.given_text} does not fit timm's weights of {found.title} ({reason})") from error
+            raise ValueError(
+                f"model_args: {found.given_text} does not fit timm's weights of {found.title} ({reason})"
+            ) from error
         reason = (isinstance(error, OSError) and unreachable) or str(error).splitlines()[0]
         message = f"weights: timm cannot get its weights for {found.title} ({reason})"
         if is_folder:

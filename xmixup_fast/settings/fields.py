@@ -320,7 +320,9 @@ class Settings:
                 raise ValueError(f"memory_budget: {error}") from None
         color("background", self.background)
         self._check_augmentation()
-        expected = f"full, or at least image_size, {self.image_size}" if self.image_size else "full, or a positive number"
+        expected = (
+            f"full, or at least image_size, {self.image_size}" if self.image_size else "full, or a positive number"
+        )
         self._check("resize", expected, lambda value: value == "full" or value >= (self.image_size or 1))
 
     def _check_augmentation(self) -> None:

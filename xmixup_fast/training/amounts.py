@@ -37,9 +37,6 @@ def amounts(settings: Settings, images: int) -> Iterator[str]:
         yield f"{'epochs' if settings.steps is None else 'steps'}: {length} show each training image {epochs:.0f} times"
     validations = -(-epochs // settings.val_interval)
     if settings.val_interval > max(epochs, 1):
-        yield f"val_interval: {settings.val_interval} epochs, and the run has {epochs:.3g}: it validates at its end alone"
+        yield f"val_interval: {settings.val_interval} epochs, and the run has {epochs:.3g}: it validates at its end"
     if settings.patience is not None and settings.patience >= validations:
-        yield (
-            f"patience: {settings.patience} validations, and the run has {validations:.0f}: it does not stop before its "
-            "end"
-        )
+        yield f"patience: {settings.patience} validations, and the run has {validations:.0f}: it does not stop early"

@@ -55,7 +55,13 @@ class Checkpoints:
         Raises OSError, which names the file, where it cannot be written. Earlier checkpoints are still there then.
         """
         path = self.folder / PATTERN.format(checkpoint.step)
-        metadata = {**checkpoint.about, "format": FORMAT, "run": self.run, "step": checkpoint.step, "notes": checkpoint.notes}
+        metadata = {
+            **checkpoint.about,
+            "format": FORMAT,
+            "run": self.run,
+            "step": checkpoint.step,
+            "notes": checkpoint.notes,
+        }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_tensors(path, checkpoint.tensors, {name: json.dumps(value) for name, value in metadata.items()})

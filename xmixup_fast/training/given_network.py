@@ -76,8 +76,8 @@ def _description(module: nn.Module, arguments: Mapping[str, Any]) -> tuple[str, 
     name, tag = config.get("architecture"), config.get("tag")
     if not isinstance(name, str) or not timm.is_model(name):
         raise ValueError(
-            f"model: expected a network of timm, which a run can make again by its name, got a {type(module).__name__}; "
-            "give the name of timm's network of this kind, and weights=module.state_dict()"
+            f"model: expected a network of timm, which a run can make again by its name, got a {type(module).__name__}"
+            "; give the name of timm's network of this kind, and weights=module.state_dict()"
         )
     _check_same_layers(module, name, arguments)
     normalisation = {one: json.dumps(list(config[one])) for one in ("mean", "std")}
@@ -101,7 +101,11 @@ def _check_same_layers(module: nn.Module, name: str, arguments: Mapping[str, Any
 def _layers(module: Any) -> list[str]:
     """What a network prints of itself, without its classifier."""
     heads = {id(layer) for head in classifiers.heads(module) for layer in head.modules()}
-    return [f"{name} {type(one).__name__}({one.extra_repr()})" for name, one in module.named_modules() if id(one) not in heads]
+    return [
+        f"{name} {type(one).__name__}({one.extra_repr()})"
+        for name, one in module.named_modules()
+        if id(one) not in heads
+    ]
 
 
 def _of_network(module: nn.Module) -> dict[str, str]:

@@ -63,8 +63,8 @@ def fit(
 
     ``fit("photos/")`` gives the target. Settings may be given as an object, by name, or both: then the names come on
     top. ``model`` may also be a network, of timm's or of an earlier run, and ``weights`` a state dict; the cache keeps
-    these weights. Random numbers, threads, default dtype, gradient mode and current GPU of the caller change nothing, and are
-    left alone.
+    these weights. Random numbers, threads, default dtype, gradient mode and current GPU of the caller change nothing,
+    and are left alone.
 
     Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;

@@ -58,15 +58,16 @@ def make_decoder(
         if fault is None:
             if faults:
                 log(f"decoder: {choice}, since {'; '.join(faults)}")
-            return _made(choice, short_side, device, threads, log, reading)
+            return _made(choice, device, short_side=short_side, threads=threads, log=log, reading=reading)
         faults.append(fault)
     raise ValueError(f"decoder: {faults[0]}; or use auto")
 
 
 def _made(
     name: str,
-    short_side: int | None,
     device: torch.device,
+    *,
+    short_side: int | None,
     threads: int,
     log: Callable[[str], object],
     reading: Reading,

@@ -9,6 +9,8 @@ import io
 import re
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, BinaryIO, NamedTuple
 
@@ -57,7 +59,7 @@ BITS = (8, 10, 12, 14, 16)
 """How many bits a camera's or scanner's samples have."""
 
 _without_limit = threading.Lock()
-"""Held while Pillow opens an image that is larger than its own limit, which holds for all threads."""
+"""Held while Pillow's own limit on pixels is off."""
 
 MARKS = 16
 """As many bytes before an image are looked at, to say that they are in the way."""
@@ -118,6 +120,9 @@ def decode(
             # Pillow takes the largest scale at which this size, rounded down, is still reached.
             opened.draft(None, (opened.width // scale, opened.height // scale))
             notes.add(REDUCED, name)
+        if PIL.Image.MAX_IMAGE_PIXELS and opened.width * opened.height > PIL.Image.MAX_IMAGE_PIXELS:
+            with _no_limit():  # of TIFF files, Pillow checks the size again before it decodes
+                opened.load_prepare()
         is_deep = any(";16" in str(tile[3]) for tile in opened.tile)
         image: Any = PIL.ImageOps.exif_transpose(opened)
         if opened.format != "MPO" and _has_more(opened):  # phones keep previews as an MPO file's further images
@@ -169,7 +174,8 @@ def _open(stream: BinaryIO) -> PIL.Image.Image:
         try:
             image = PIL.Image.open(stream, formats=READABLE)
         except PIL.Image.DecompressionBombError:  # our own limit is a setting
-            image = _open_large(stream)
+            with _no_limit():
+                image = PIL.Image.open(stream, formats=READABLE)
     except (PIL.UnidentifiedImageError, ValueError):  # such as of a PPM header that holds words
         raise _why_not(stream) from None
     fault = tiff.fault(image) if isinstance(image, TiffImageFile) else None
@@ -178,12 +184,13 @@ def _open(stream: BinaryIO) -> PIL.Image.Image:
     return image
 
 
-def _open_large(stream: BinaryIO) -> PIL.Image.Image:
-    """Opens an image that is larger than Pillow's limit, which is for all threads and stays what it is."""
+@contextmanager
+def _no_limit() -> Iterator[None]:
+    """A context without Pillow's limit on pixels, which holds for all threads, and is what it was afterwards."""
     with _without_limit:
         limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:
-            return PIL.Image.open(stream, formats=READABLE)
+            yield
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = limit
 

@@ -48,8 +48,8 @@ class Reading:
             if scale == 1 or (is_jpeg and short_side is not None and min(rows, columns) >= short_side):
                 return scale
         raise ValueError(
-            f"{width} x {height} pixels, more than max_pixels, {self.max_pixels}; raise --max-pixels, scale it down, or "
-            "crop it"
+            f"{width} x {height} pixels, more than max_pixels, {self.max_pixels}; raise --max-pixels, scale it down, "
+            "or crop it"
         )
 
 

@@ -104,9 +104,7 @@ class Steps:
             except RuntimeError:
                 failed = True
         try:
-            pixels = torch.from_numpy(
-                decode(encoded.data, encoded.name, self.notes, self.reading, self.short_side)
-            )
+            pixels = torch.from_numpy(decode(encoded.data, encoded.name, self.notes, self.reading, self.short_side))
         except Exception as error:  # parsers of damaged bytes raise almost anything
             return BadFile(encoded.name, reason(error))
         if failed:
