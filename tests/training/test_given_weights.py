@@ -85,9 +85,9 @@ def trained(**options: Any) -> nn.Module:
 
 
 GIVEN = {
-    "module": lambda model: {"model": model},
-    "parallel module": lambda model: {"model": nn.DataParallel(model)},
-    "compiled module": lambda model: {"model": torch.compile(model)},
+    "module": lambda model: {"model": model, "weights": None},
+    "parallel module": lambda model: {"model": nn.DataParallel(model), "weights": None},
+    "compiled module": lambda model: {"model": torch.compile(model), "weights": None},
     "state dict": lambda model: {"weights": model.state_dict()},
     "state dict of a wrapper": lambda model: {"weights": nn.DataParallel(model).state_dict()},
     "checkpoint's content": lambda model: {"weights": {"state_dict": model.state_dict(), "epoch": 3}},
@@ -110,27 +110,31 @@ def test_networks_and_state_dicts_are_taken_and_left_alone(data: Path, tmp_path:
 def test_a_run_of_an_object_goes_on_and_equal_weights_are_one_file(data: Path, tmp_path: Path) -> None:
     folders = []
     for _ in range(2):
-        result = again(data, tmp_path / "run", model=trained(), resume="auto", steps=2)
+        result = again(data, tmp_path / "run", model=trained(), weights=None, resume="auto", steps=2)
         folders.append(read(tmp_path / "run" / "config.yaml").weights)
         assert result.summary["steps"] == 2
     assert folders[0] == folders[1]
     with pytest.raises(ValueError, match=r"resume: the run in .* has weights .*"):
         torch.manual_seed(8)
-        again(data, tmp_path / "run", model=timm.create_model("test_resnet"), resume="auto", steps=2)
+        again(data, tmp_path / "run", model=timm.create_model("test_resnet"), weights=None, resume="auto", steps=2)
 
 
 def test_a_modules_own_arguments_are_asked_for(data: Path, tmp_path: Path) -> None:
     model = trained(drop_path_rate=0.5)
     with pytest.raises(ValueError, match=r"model: expected the layers that timm gives test_resnet, .*model_args"):
-        again(data, tmp_path / "run", model=model)
-    result = again(data, tmp_path / "run", model=model, model_args={"drop_path_rate": 0.5}, steps=1)
+        again(data, tmp_path / "run", model=model, weights=None)
+    result = again(data, tmp_path / "run", model=model, weights=None, model_args={"drop_path_rate": 0.5}, steps=1)
     assert result.network.model_arguments == {"drop_path_rate": 0.5}
 
 
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"model": nn.Linear(3, 2)}, ValueError, "model: expected a network of timm, .* got a Linear; give the name"),
+        (
+            {"model": nn.Linear(3, 2), "weights": None},
+            ValueError,
+            "model: expected a network of timm, .* got a Linear; give the name",
+        ),
         (
             {"weights": {"a": 1}},
             ValueError,
@@ -139,7 +143,11 @@ def test_a_modules_own_arguments_are_asked_for(data: Path, tmp_path: Path) -> No
         ({"weights": 3}, ValueError, "weights: expected a name, a file, or a state dict, .*; got int"),
         ({"weights": {"w": torch.ones(2)}}, ValueError, "does not fit test_resnet"),
         ({"model": trained(), "weights": "none"}, TypeError, "weights: expected none besides a module as model"),
-        ({"model": trained(), "cache": "none"}, ValueError, "weights: tensors are kept in the cache, .* save them"),
+        (
+            {"model": trained(), "weights": None, "cache": "none"},
+            ValueError,
+            "weights: tensors are kept in the cache, .* save them",
+        ),
     ],
     ids=["no network", "no state", "number", "other state", "both", "no cache"],
 )

@@ -120,8 +120,8 @@ def decode(
             # Pillow takes the largest scale at which this size, rounded down, is still reached.
             opened.draft(None, (opened.width // scale, opened.height // scale))
             notes.add(REDUCED, name)
-        if PIL.Image.MAX_IMAGE_PIXELS and opened.width * opened.height > PIL.Image.MAX_IMAGE_PIXELS:
-            with _no_limit():  # of TIFF files, Pillow checks the size again before it decodes
+        if isinstance(opened, TiffImageFile):
+            with _no_limit():  # here Pillow checks the size again
                 opened.load_prepare()
         is_deep = any(";16" in str(tile[3]) for tile in opened.tile)
         image: Any = PIL.ImageOps.exif_transpose(opened)
