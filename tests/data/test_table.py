@@ -214,7 +214,7 @@ def test_tables_are_read_however_programs_write_them(
     }
 
 
-SEVERAL = ["cat;dog", "cat|dog", "cat; dog", "cat |dog", ";cat", "a;b|c", "['cat', 'dog']", '["cat"]', "[1, 2]", "[3]"]
+SEVERAL = ["cat;dog", "cat|dog", "cat; dog", "cat |dog", ";cat", "a;b|c", "['cat', 'dog']", "[1, 2]", "[3]"]
 
 
 def test_several_labels_in_a_cell_are_refused_with_their_number(tmp_path: Path, suffix: str) -> None:

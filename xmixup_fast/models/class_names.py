@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from timm.data.imagenet_info import ImageNetInfo
 
@@ -35,7 +36,7 @@ def given_classes(given: str, outputs: int | None) -> list[str]:
     if outputs is None:
         raise ValueError(f"weights_classes: expected nothing, as the weights have no classifier, got {given}")
     if given in VARIANTS:
-        names = ImageNetInfo(given).label_names()
+        names = list(ImageNetInfo(given).label_names())
     elif Path(given).is_file():
         names = _names_in(Path(given))
     else:
@@ -59,7 +60,7 @@ def _names_in(file: Path) -> list[str]:
         read = json.loads(text)
     except (UnicodeError, ValueError) as error:
         raise ValueError(f"weights_classes: {file}: neither a list of names nor JSON ({error})") from error
-    names = [read.get(str(number)) for number in range(len(read))] if isinstance(read, dict) else read
+    names: list[Any] = [read.get(str(number)) for number in range(len(read))] if isinstance(read, dict) else read
     names = [name[0] if isinstance(name, list) and name else name for name in names]  # WordNet's id, then words
     if not all(isinstance(name, str) for name in names):
         expected = "expected a list of names, or one by number from 0 on"

@@ -248,12 +248,13 @@ def color(name: str, text: str) -> tuple[int, int, int]:
     """
     from PIL import ImageColor
 
+    expected = f"{name}: expected a colour such as white or #808080, got {text!r}"
     try:
         found = ImageColor.getrgb(text)
     except ValueError:
-        found = ()
+        raise ValueError(expected) from None
     if len(found) != 3:  # a fourth value is a transparency
-        raise ValueError(f"{name}: expected a colour such as white or #808080, got {text!r}")
+        raise ValueError(expected)
     return found
 
 

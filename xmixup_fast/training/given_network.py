@@ -64,8 +64,10 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def _parallel(module: nn.Module) -> nn.Module | None:
-    is_parallel = isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel)
-    return module.module if is_parallel else None
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner: nn.Module = module.module
+        return inner
+    return None
 
 
 def _description(module: nn.Module, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, str]]:

@@ -170,8 +170,8 @@ def prepare(
         method.measure(network, batches)
     weights = [sample.weight for sample in without(data.dataset.train, images.bad)]
     log(_counts(settings, images, sum(weights)))
-    for line in amounts(settings, sum(weights)):
-        log(line)
+    for length in amounts(settings, sum(weights)):
+        log(length)
     index = auxiliary.index if auxiliary else None
     if auxiliary and index and Augmentation.of(**settings.augmentation).needs_means:
         index = index._replace(means=auxiliary.pool.means)

@@ -241,10 +241,10 @@ def _upper_bytes(
     With ``bit_range`` auto, those of the bits that they use. ``inverted`` tells that zero is white.
     """
     if samples.dtype == np.int32:  # Pillow's mode I
-        kept = samples.clip(0, 65535)
-        if (kept != samples).any():
+        clipped = samples.clip(0, 65535)
+        if (clipped != samples).any():
             notes.add(CLIPPED, name)
-        samples = kept
+        samples = clipped
     most = int(samples.max())
     bits = next(bits for bits in BITS if most < 2**bits)
     scaled = reading.bit_range == "auto"
