@@ -172,7 +172,7 @@ def make_trainer(
     target_names, source_names = [f"t{i}" for i in range(TARGET_CLASSES)], [f"s{i}" for i in range(SOURCE_CLASSES)]
     network = build(settings.model, "none", target_names, source_classes=source_names)
     network = network.to(memory_format=torch.channels_last).to(device)
-    pictures = Pictures(target, network, settings.image_size)
+    pictures = Pictures(target, network, settings.crop_size)
     target, aux = target.to(device), aux.to(device)
     images: Any = target
     if side in METHODS:

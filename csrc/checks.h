@@ -45,6 +45,13 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
+// The end of a message on a wrong label: what to do where the label asks for its sample to be ignored, as -100 does in
+// torch's cross entropy.
+constexpr const char* instead_of_ignoring(int64_t label) {
+  return label < 0 ? "; no label can have its sample ignored, as -100 does in torch: leave the sample out of the batch"
+                   : "";
+}
+
 // Fails where the caller gave None, which torch passes on as an undefined tensor.
 void check_defined(const char* op, const std::string& name, const Tensor& tensor);
 

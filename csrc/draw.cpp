@@ -193,7 +193,9 @@ std::vector<int64_t> color_sizes(const DrawArgs& args) { return {args.color.is_o
 [[noreturn]] void fail_label(const DrawArgs& args, DrawFault fault, int64_t b) {
   const int64_t label = args.label[b];
   switch (fault) {
-    case DrawFault::label: fail(kOp, "label[", b, "]: expected a class from 0 to ", args.classes - 1, ", got ", label);
+    case DrawFault::label:
+      fail(kOp, "label[", b, "]: expected a class from 0 to ", args.classes - 1, ", got ", label,
+           instead_of_ignoring(label));
     case DrawFault::offsets:
       fail(kOp, "offsets[", label, "] and offsets[", label + 1, "]: expected numbers from 0 to ", args.member_count,
            ", the number of members, got ", args.offsets[label], " and ", args.offsets[label + 1]);

@@ -75,10 +75,10 @@ void check_dual_head_values(const DualHeadArgs& args) {
       case SampleFault::lam: fail(kOp, "lam[", b, "]: expected a number from 0 to 1, got ", args.lam[b]);
       case SampleFault::target_label:
         fail(kOp, "target_labels[", b, "]: expected a class from 0 to ", args.target.classes - 1, ", got ",
-             args.target.labels[b]);
+             args.target.labels[b], instead_of_ignoring(args.target.labels[b]));
       case SampleFault::source_label:
         fail(kOp, "source_labels[", b, "]: expected a class from 0 to ", args.source.classes - 1, ", as lam[", b,
-             "] is less than 1, got ", args.source.labels[b]);
+             "] is less than 1, got ", args.source.labels[b], instead_of_ignoring(args.source.labels[b]));
     }
   }
 }

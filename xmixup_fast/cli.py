@@ -27,7 +27,7 @@ from .runtime.device_asserts import DeviceAssertError, named_device_asserts
 from .runtime.signals import Interrupted
 from .settings.fields import Settings
 from .settings.groups import GROUPS, METAVARS, METHOD_SETTINGS
-from .settings.values import as_type, from_text, meant, options, way
+from .settings.values import as_type, from_pairs, from_text, meant, options, way
 from .settings.yaml_file import read_recipe, read_yaml, recipes
 
 T = TypeVar("T")
@@ -248,7 +248,7 @@ class Parser(argparse.ArgumentParser):
                     raise ValueError(f"{flag} is no flag of {self.prog}; did you mean {_flag(near)}?")
                 raise ValueError(f"{flag} is no flag of {self.prog}{way(name)}")
         given = vars(self.parse_args(words))
-        return {name: _converted(value, self._hints.get(name, str)) for name, value in given.items()}
+        return {name: _converted(name, value, self._hints.get(name, str)) for name, value in given.items()}
 
     def _topic(self, arguments: Sequence[str]) -> str | None:
         """Which help is asked for: None for none; a method's, all, or "" for the command's alone."""
@@ -334,15 +334,17 @@ def _defaults(kind: type) -> dict[str, Any]:
 
 
 def _takes_several(hint: Any) -> bool:
-    return any(typing.get_origin(option) is list for option in options(hint))
+    return any(typing.get_origin(option) is list or option == dict[str, Any] for option in options(hint))
 
 
-def _converted(given: Any, hint: Any) -> Any:
+def _converted(name: str, given: Any, hint: Any) -> Any:
     """A flag's text or texts as a value; what is no value of the hint's types stays, for them to be refused."""
     if isinstance(given, str):
         return from_text(given, hint)
     if not isinstance(given, list):
         return given
+    if dict[str, Any] in options(hint):
+        return from_pairs(name, given)
     (items,) = (typing.get_args(option)[0] for option in options(hint) if typing.get_origin(option) is list)
     alone = [option for option in options(hint) if typing.get_origin(option) in (None, Literal)]
     if len(given) == 1 and (given[0] == "None" or any(option is not types.NoneType for option in alone)):

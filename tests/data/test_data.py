@@ -141,11 +141,17 @@ def test_settings_list_all_methods() -> None:
         ("source", [], r"source: expected text, or a list of texts, got \[\]"),
         ("source", ["a", 1], "source: expected text, got 1"),
         ("storage", "disk", "storage: expected one of auto, resident, stream, got 'disk'"),
+        ("background", "whitish", "background: expected a colour such as white or #808080, got 'whitish'"),
+        ("background", "#ff000080", "background: expected a colour such as white or #808080, got '#ff000080'"),
+        ("bit_range", "12", "bit_range: expected one of auto, full, got '12'"),
+        ("max_pixels", 0, "max_pixels: expected a positive number, got 0"),
+        ("model_args", {"a": {"b": 1}}, "model_args: expected a mapping of names to numbers, texts, true or false"),
+        ("model_args", "drop_rate=0.1", "model_args: expected a mapping of names to numbers, texts, true or false"),
         ("memory_budget", "lots", "memory_budget: expected an amount such as 4GiB or 500MB, got 'lots'"),
     ],
 )
 def test_settings_name_what_is_wrong(name: str, value: object, expected: str) -> None:
-    values = {"target": "t", "model": "m", name: value}
+    values = {"target": "t", "model": "m", "image_size": 224, name: value}
     with pytest.raises(ValueError, match=expected):
         Settings(**values)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from listings import listing, write
 
-from xmixup_fast.data.layout import why_missing
+from xmixup_fast.data.layout import why_missing, why_several
 from xmixup_fast.data.sources import read_dataset
 
 
@@ -73,6 +73,13 @@ def test_labels_that_are_missing_are_no_class(tmp_path: Path, hub: object) -> No
     dataset = read_dataset(f"hf:{tmp_path / 'saved'}")
     assert dataset.classes == ["cat", "dog"]
     assert [file.reason for file in dataset.bad] == [why_missing("None"), why_missing("")]
+
+
+def test_several_labels_are_no_class(tmp_path: Path, hub: object) -> None:
+    table(hub, ["1", "2", "3", "4"], ["cat", "cat;dog", "dog", "['cat']"]).save_to_disk(tmp_path / "saved")
+    dataset = read_dataset(f"hf:{tmp_path / 'saved'}")
+    assert dataset.classes == ["cat", "dog"]
+    assert [file.reason for file in dataset.bad] == [f"{why_several()} {text!r}" for text in ("cat;dog", "['cat']")]
 
 
 def test_folders_of_parquet_files_are_read(tmp_path: Path, hub: object) -> None:

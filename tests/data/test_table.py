@@ -194,7 +194,7 @@ def test_tables_are_read_however_programs_write_them(
     draw = data.draw
     delimiter, end = draw(st.sampled_from([",", ";", "\t", "|"])), draw(st.sampled_from(["\n", "\r\n"]))
     columns = ["path", "label", "split"]
-    rows = [["a/1.jpg", "cat", "Train"], ["a/2, x.jpg", "dog; big", "training"], ["3.jpg", " cat ", "TEST"]]
+    rows = [["a/1.jpg", "cat", "Train"], ["a/2, x.jpg", "dog, big", "training"], ["3.jpg", " cat ", "TEST"]]
     rows[1][2] = "train"
     header = [draw(st.sampled_from([c, c.upper(), f" {c}", f"{c} "])) for c in columns]
     table = [header, *rows]
@@ -208,10 +208,43 @@ def test_tables_are_read_however_programs_write_them(
     excels = draw(st.sampled_from(["", f"sep={delimiter}{end}", f'"SEP={delimiter}"{end}']))
     (root / name).write_bytes((excels + text.getvalue()).encode(encoding))
     assert listing(read_dataset(root / name)) == {
-        "train": [("a/1.jpg", "cat"), ("a/2, x.jpg", "dog; big")],
+        "train": [("a/1.jpg", "cat"), ("a/2, x.jpg", "dog, big")],
         "val": [],
         "test": [("3.jpg", "cat")],
     }
+
+
+SEVERAL = ["cat;dog", "cat|dog", "cat; dog", "cat |dog", ";cat", "a;b|c", "['cat', 'dog']", "[1, 2]", "[3]"]
+
+
+def test_several_labels_in_a_cell_are_refused_with_their_number(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    for label in SEVERAL:
+        rows = [{"path": f"{i}.jpg", "label": label if i > 1 else "cat"} for i in (1, 2, 3)]
+        with pytest.raises(
+            ValueError, match=r"t\.\w+: label: expected one class for each image, got several"
+        ) as caught:
+            read_dataset(write_table(tmp_path / f"t{suffix}", rows))
+        first = "row 2" if suffix == ".parquet" else "line 3"
+        assert f"in 2 of 3 rows: {first} {label!r}, " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_lists_of_labels_in_parquet_are_refused(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table as write_parquet
+
+    write(tmp_path, "1.jpg", "2.jpg")
+    columns = {"path": ["1.jpg", "2.jpg"], "label": [["cat", "dog"], ["cat"]]}
+    write_parquet(pyarrow.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"got several, .* in 2 of 2 rows: row 1 \"\['cat', 'dog'\]\""):
+        read_dataset(tmp_path / "t.parquet")
+
+
+def test_labels_with_other_signs_are_classes(tmp_path: Path, suffix: str) -> None:
+    names = ["cat, grey", "cat/dog", "a & b", "[unknown]", "x: y", "tench, Tinca tinca"]
+    write(tmp_path, *(f"{i}.jpg" for i in range(len(names))))
+    rows = [{"path": f"{i}.jpg", "label": name} for i, name in enumerate(names)]
+    assert read_dataset(write_table(tmp_path / f"t{suffix}", rows)).classes == sorted(names)
 
 
 MISSING = ["NA", "N/A", "#N/A", "None", "NULL", "null", "nan", "<NA>", " n/a ", "NaN"]

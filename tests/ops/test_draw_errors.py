@@ -59,6 +59,7 @@ def test_wrong_arguments_are_named(device: torch.device, name: str, spoil: Spoil
         ("target_sizes", lambda t: -t, r"target_sizes\[\d\]: .* a window of 5 x 7, got -"),
         ("label", lambda t: t * 0 + 3, r"label\[0\]: expected a class from 0 to 2, got 3"),
         ("label", lambda t: t * 0 - 1, r"label\[0\]: expected a class from 0 to 2, got -1"),
+        ("label", lambda t: t * 0 - 100, r"label\[0\]: expected .*, got -100; no label can have its sample ignored"),
         ("offsets", lambda t: t * (t == t[-1]), r"label\[\d\]: expected a class with members"),
         ("offsets", lambda t: t - 99, r"offsets\[\d\] and .*\]: expected .* from 0 to \d+, .*, got -\d+"),
         ("offsets", lambda t: t + 99, r"offsets\[\d\] and .*\]: expected .* from 0 to \d+, .*, got \d+"),

@@ -332,9 +332,9 @@ def test_wrong_tensors_are_named(device: torch.device, fault: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("target_labels", -1, "expected a class from 0 to 4, got -1"),
+        ("target_labels", -100, "expected a class from 0 to 4, got -100; no label can have its sample ignored"),
         ("target_labels", 5, "expected a class from 0 to 4, got 5"),
-        ("source_labels", -1, r"expected a class from 0 to 39, as lam\[1\] is less than 1, got -1"),
+        ("source_labels", -1, r"expected .* 39, as lam\[1\] is less than 1, got -1; .*: leave the sample out"),
         ("source_labels", 40, r"expected a class from 0 to 39, as lam\[1\] is less than 1, got 40"),
         ("lam", 1.5, "expected a number from 0 to 1, got 1.5"),
         ("lam", -0.5, "expected a number from 0 to 1, got -0.5"),

@@ -38,6 +38,7 @@ MEANT = [
     ("opt", "optimizer"),
     ("sched", "schedule"),
     ("amp_dtype", "amp"),
+    ("model_kwargs", "model_args"),
     ("gpu", "device"),
     ("Seeed", "seed"),
 ]
@@ -65,6 +66,9 @@ def test_unknown_names_suggest_what_is_meant(tmp_path: Path, name: str, meant: s
 def test_a_suggestion_is_among_the_known_names() -> None:
     assert values.meant("bs", ["lr", "epochs"]) is None
     assert values.meant("zzz", NAMES) is None and values.way("zzz") == ""
+    for name in ("drop_path_rate", "in_chans", "global_pool"):
+        with pytest.raises(TypeError, match=f"fit: {name} is no setting; model_args gives the network its arguments"):
+            fit(**{name: 0.1})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="fit: num_classes is no setting; the classes are those of the target"):
         fit(num_classes=3)  # type: ignore[call-arg]
 

@@ -62,7 +62,7 @@ class Case:
     @property
     def form(self) -> ImageFormat:
         """The format of a step's batches."""
-        return self.network.image_format(self.settings.image_size, DTYPES[self.settings.amp])
+        return self.network.image_format(self.settings.crop_size, DTYPES[self.settings.amp])
 
     @property
     def pools(self) -> Pools:

@@ -14,7 +14,7 @@ HEAD = '''"""The settings as keyword arguments, for type checkers and editors; m
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class SettingsKwargs(TypedDict, total=False):
@@ -23,13 +23,19 @@ class SettingsKwargs(TypedDict, total=False):
 '''
 
 
+OBJECTS = ("model", "weights")
+"""Settings in whose place fit also takes objects, of types that this room does not know: networks, state dicts."""
+
+
 def kwargs_text() -> str:
     """What kwargs.py has to hold."""
     source = (SETTINGS / "fields.py").read_text(encoding="utf-8")
     classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
     (body,) = (node.body for node in classes if node.name == "Settings")
     fields = [node for node in body if isinstance(node, ast.AnnAssign)]
-    lines = [f"    {ast.unparse(node.target)}: {ast.get_source_segment(source, node.annotation)}\n" for node in fields]
+    kinds = {ast.unparse(node.target): ast.get_source_segment(source, node.annotation) for node in fields}
+    kinds |= dict.fromkeys(OBJECTS, "Any")
+    lines = [f"    {name}: {kind}\n" for name, kind in kinds.items()]
     return HEAD + "".join(lines)
 
 

@@ -101,9 +101,9 @@ class Sampler:
         self.means = images.means.to(self.device) if self.augmentation.needs_means else None
         """uint8[n, 8, 8, 3]: mean colours of parts of the images, which contrast is changed about."""
         for sizes in (self.sizes, self.auxiliary.sizes):
-            if self.augmentation.scale is None and (sizes < settings.image_size).any():
+            if self.augmentation.scale is None and (sizes < settings.crop_size).any():
                 height, width = sizes[sizes.amin(1).argmin()].tolist()
-                raise ValueError(f"image_size: {settings.image_size} is more than an image has, {height}x{width}")
+                raise ValueError(f"image_size: {settings.crop_size} is more than an image has, {height}x{width}")
         self.weight = self._weight(weights)
         """int64[n]: how often each image comes in an epoch, before classes are balanced."""
         image = torch.arange(len(self.labels), device=self.device)
@@ -162,7 +162,7 @@ class Sampler:
             mixed=mixed,
             lam_quantiles=self.unmixed if second is None else self.quantiles,
             one_lam=settings.lam_per == "batch",
-            size=(settings.image_size, settings.image_size),
+            size=(settings.crop_size, settings.crop_size),
             flip=settings.flip,
             box=box and second is not None,
             augmentation=self.drawn_augmentation,

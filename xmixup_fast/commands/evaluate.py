@@ -155,6 +155,7 @@ def _settings(
         "image_size": preprocessing.image_size,
         "resize": options.resize or preprocessing.resize or "full",
         "grad_accum_steps": None,
+        **preprocessing.reading,
     }
     for name in ("target", "classes", "image_field"):
         if getattr(options, name) is not None:

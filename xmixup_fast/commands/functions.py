@@ -13,6 +13,7 @@ from ..report.results import EvaluationResult, SelectionResult
 from ..settings.fields import Settings
 from ..settings.given import given_settings
 from ..settings.values import as_type, check_names
+from ..training.given_network import named
 from . import evaluate as evaluating
 from . import predict as predicting
 from . import select as selecting
@@ -42,7 +43,8 @@ def select(
 
     Raises as :func:`xmixup_fast.fit` does.
     """
-    return selecting.run(given_settings("select", given, settings, overrides), log)
+    of_call = given if isinstance(given, Settings) else settings
+    return selecting.run(given_settings("select", given, settings, named("select", of_call, overrides)), log)
 
 
 def evaluate(

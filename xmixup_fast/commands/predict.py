@@ -105,6 +105,7 @@ def predict(
     import torch
 
     from ..data.decoding.choose import make_decoder
+    from ..data.decoding.reading import Reading
     from ..models.trained import load, needed_temperature
     from ..runtime.device import current_device, default_threads, usable_device
 
@@ -121,7 +122,8 @@ def predict(
     temperature = needed_temperature(weights) if calibrated else 1.0
     with current_device(place):
         classifier = _Classifier(network, preprocessing, top_k, place, flip=tta == "flip", temperature=temperature)
-        decode = make_decoder(decoder, classifier.preprocessing.resize, place, default_threads(), _complain).decode
+        reading, threads = Reading.of(**preprocessing.reading), default_threads()
+        decode = make_decoder(decoder, preprocessing.resize, place, threads, _complain, reading=reading).decode
     paths = [images] if isinstance(images, str | os.PathLike) else images
     return _predictions(paths, decode, classifier, batch_size, bad_files)
 

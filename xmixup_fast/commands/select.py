@@ -55,13 +55,14 @@ def run(settings: Settings, log: Callable[[str], object] = print) -> SelectionRe
     from ..report.results import SelectionResult
     from ..runtime import distributed
     from ..runtime.device import usable_device
+    from ..training.resolve import with_image_size
     from ..training.source import WantedClasses, fetch_chosen, read_source
     from ..training.target import target_data
 
     folder = None if settings.output is None else Path(settings.output)
     if folder is not None and (folder / "selection.json").exists():
         raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
-    settings = replace(settings, device=usable_device(settings.device))
+    settings = with_image_size(replace(settings, device=usable_device(settings.device)))
     log = log if distributed.rank() == 0 else _silent
     target = target_data(settings, log).dataset
     catalog = WantedClasses.of(settings) if settings.source is None else read_source(settings, log)
@@ -91,6 +92,7 @@ def _select(
 
     from ..data.bad_files import list_bad
     from ..data.decoding.choose import make_decoder
+    from ..data.decoding.reading import Reading
     from ..models.build import NoWeights, build
     from ..runtime.device import current_device, reproducible
     from ..selection.selector import AuxiliarySelector
@@ -105,14 +107,17 @@ def _select(
                 target.classes,
                 source_classes=source.classes,
                 seed=settings.seed,
-                image_size=settings.image_size,
+                image_size=settings.crop_size,
+                model_args=settings.model_args,
+                weights_classes=settings.weights_classes,
                 log=log,
             )
         except NoWeights as error:
             raise ValueError(f"{error}\n{ways(settings)}") from error
         network.to_device(settings.device)
         threads = torch.get_num_threads()
-        decoder = make_decoder(settings.decoder, settings.short_side, torch.device(settings.device), threads, log)
+        device, reading = torch.device(settings.device), Reading.of(**settings.reading)
+        decoder = make_decoder(settings.decoder, settings.short_side, device, threads, log, reading=reading)
         chooser = AuxiliarySelector(settings, network, decoder, log, bad)
         try:
             return chooser.select(chooser.stream(target.train, "target images", bad), target, source), network

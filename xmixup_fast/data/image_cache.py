@@ -212,7 +212,7 @@ class ImageCache:
     def __init__(self, folder: Path, decoder: Decoder) -> None:
         self.folder = folder
         self._how = {"decoder": decoder.name, "short_side": decoder.short_side}
-        self._prefix = _hash(json.dumps([FORMAT, decoder.name, decoder.short_side]).encode(), 4)
+        self._prefix = _hash(json.dumps([FORMAT, decoder.key]).encode(), 4)
 
     def pack(self, together: Collection[bytes]) -> Pack:
         """The pack that has the most of the images that belong together, given by digest; a new one where none has."""

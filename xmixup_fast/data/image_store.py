@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from .contents import Contents, Unchanged, read_contents
 from .dataset import BadFile, Dataset, Image, Sample
 from .decoding.decoder import Decoder, ordered_map
 from .decoding.notes import Notes
-from .decoding.pillow import Header, read_header
+from .decoding.pillow import Header
 from .decoding.steps import Opened, resized_bytes
 from .formats import NO_CAMERA_RAW, is_raw
 from .image_cache import ImageCache, Made, Pack, Place
@@ -306,7 +307,9 @@ class ImageStore:
         Raises ValueError for an image that is not resized and smaller than ``smallest``.
         """
         with ThreadPoolExecutor(self.decoder.threads) as workers:
-            headers = list(chain.from_iterable(ordered_map(workers, _read_headers, _chunks(samples), 8)))
+            headers = list(
+                chain.from_iterable(ordered_map(workers, partial(_read_headers, self.decoder), _chunks(samples), 8))
+            )
         for sample, header in zip(samples, headers, strict=True):
             if header:
                 self._check_size(sample, header.height, header.width)
@@ -336,14 +339,14 @@ class ImageStore:
             )
 
 
-def _read_headers(samples: Sequence[Sample]) -> list[Header | None]:
-    return [_read_header(sample.image) for sample in samples]
+def _read_headers(decoder: Decoder, samples: Sequence[Sample]) -> list[Header | None]:
+    return [_read_header(decoder, sample.image) for sample in samples]
 
 
-def _read_header(image: Image) -> Header | None:
+def _read_header(decoder: Decoder, image: Image) -> Header | None:
     try:
         with image.open() as stream:
-            return read_header(stream, image.name)
+            return decoder.read_header(stream, image.name)
     except Exception:  # parsers of damaged bytes raise almost anything
         return None
 

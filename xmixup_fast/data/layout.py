@@ -102,6 +102,23 @@ def why_missing(text: str) -> str:
     )
 
 
+def several_labels(text: str) -> bool:
+    """Whether a label looks like several: ``cat;dog``, ``cat|dog``, or a list such as ``['cat', 'dog']``."""
+    return re.search("[;|]", text) is not None or re.fullmatch(r"\s*\[\s*(['\"\d].*|.*,.*)\]\s*", text) is not None
+
+
+def why_several() -> str:
+    """What a message says of labels that look like several."""
+    return "expected one class for each image, got several, or a class with ; or | in its name, which is to be renamed,"
+
+
+def why_no_class(text: str) -> str:
+    """Why a label stands for no class, as it is missing or several; empty where it stands for one."""
+    if is_missing(text):
+        return why_missing(text)
+    return f"{why_several()} {text.strip()!r}" if several_labels(text) else ""
+
+
 def some(names: Iterable[str], most: int = 5) -> str:
     """The first names, and how many more there are."""
     listed = list(names)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 from . import architecture as architectures
 from . import classifiers, pip_weights
 from .architecture import Architecture
+from .class_names import given_classes
 from .fitting import Fit, load_numpy, load_weights
 from .hub import reachable_hub
 from .network import NOTHING_PRETRAINED, Network
 from .weights import Weights, listed, read_weights
 
+USUAL_SIZE = 224
+"""Height and width of the images, in pixels, that most networks were made for."""
 NUMPY_FILES = (".npz", ".npy")
 """Suffixes of files in the format of JAX, which some of timm's models read themselves."""
 
@@ -46,6 +50,8 @@ class _Pretrained:
     """What was taken of a file, for the user; empty for other weights."""
     no_classifier: str
     """Why there is no pretrained classifier of one linear layer; empty where there is one."""
+    own_size: int | None
+    """Height and width, in pixels, of the images that the weights were made for; None where that is unknown."""
 
 
 def build(
@@ -57,6 +63,8 @@ def build(
     seed: int = 0,
     keep_classifier: bool = False,
     image_size: int | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    weights_classes: str | None = None,
     log: Callable[[str], object] | None = None,
 ) -> Network:
     """Builds a network with a target head and, if asked for, a source head.
@@ -64,8 +72,8 @@ def build(
     A target class that the weights name as an output, as those of a trained network do, takes its row of the target
     head from there; the other rows are new. A source class that is also an output of the pretrained classifier takes
     its row of the source head from there. Which classes the outputs stand for is known from the file's metadata (see
-    :func:`~xmixup_fast.models.trained.save`) or from ``label_names`` of the Hub, or else is guessed for the source
-    head from their number, as ImageNet's WordNet ids.
+    :func:`~xmixup_fast.models.trained.save`), from ``label_names`` of the Hub, or from ``weights_classes``; or else is
+    guessed for the source head from their number, as ImageNet's WordNet ids, and said unless a name tells so.
 
     Args:
         model: name of a timm model, or ``hf-hub:ID`` or ``local-dir:FOLDER``.
@@ -78,6 +86,9 @@ def build(
         keep_classifier: without ``source_classes``, use the pretrained classifier as the source head.
         image_size: height and width of the images to come, in pixels. A network of a fixed input size is made for this
             size, and timm interpolates the weights that depend on it.
+        model_args: further arguments of the network, as ``timm.create_model`` takes them.
+        weights_classes: which classes the outputs of the weights' classifier stand for: the name of one of timm's
+            variants of ImageNet, such as imagenet-1k, or a file with a name for each, one a line or as a JSON list.
         log: gets a line for the user about what was taken of a file, and which rows of the target head were.
 
     Raises:
@@ -85,13 +96,15 @@ def build(
         ValueError: timm does not know the model, or the weights or the image size do not fit the model.
         FileNotFoundError: there is no such weights file.
     """
-    found = architectures.find(model)
+    found = architectures.find(model, model_args)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        pretrained = _pretrained(found, weights, image_size)
+        pretrained = _pretrained(found, weights, image_size, weights_classes)
         body = pretrained.body
         if image_size is not None:
             architectures.check_size(body, found.title, image_size)
+            if found.given:
+                architectures.check_output(body, found, image_size)
         classifier = None if pretrained.no_classifier and weights != "none" else classifiers.linear(body)
         target_matched = classifiers.replace(body, target_classes, pretrained.classes if pretrained.stated else None)
         source_head = source_matched = None
@@ -100,6 +113,12 @@ def build(
         elif keep_classifier and classifier is not None:
             source_head = classifier
             source_matched = torch.full((classifier.out_features,), weights != "none")
+    if (
+        log is not None
+        and image_size is not None
+        and (line := _size_note(found.title, image_size, pretrained.own_size))
+    ):
+        log(line)
     if log is not None and pretrained.notes:
         log("; ".join([*pretrained.notes, _kept(target_matched, target_classes, len(pretrained.classes or []))]))
     return Network(
@@ -107,7 +126,7 @@ def build(
         source_head,
         source_matched,
         model_name=found.name,
-        model_arguments=found.arguments,
+        model_arguments=found.arguments | found.given,
         classes=target_classes,
         mean=pretrained.mean,
         std=pretrained.std,
@@ -116,6 +135,15 @@ def build(
         no_classifier=pretrained.no_classifier,
         classifier_classes=pretrained.classes or (),
     )
+
+
+def _size_note(model: str, image_size: int, own_size: int | None) -> str:
+    """A line on the size of the images, where it is not the usual one, or not the network's own; else empty."""
+    if own_size is None or image_size == own_size == USUAL_SIZE:
+        return ""
+    if image_size == own_size:
+        return f"image_size: {image_size}, as the weights of {model} were made for it"
+    return f"image_size: {image_size}, and the weights of {model} were made for {own_size}"
 
 
 def _kept(matched: Tensor, classes: Sequence[str], former: int) -> str:
@@ -130,7 +158,7 @@ def _kept(matched: Tensor, classes: Sequence[str], former: int) -> str:
     return f"the target head keeps {len(classes) - len(new)} of {len(classes)} classes; new: {listed(new)}"
 
 
-def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _Pretrained:
+def _pretrained(found: Architecture, weights: str, image_size: int | None, weights_classes: str | None) -> _Pretrained:
     """Creates the timm model and loads its weights."""
     body = _download(found, image_size) if weights == "timm" else architectures.create(found, image_size)
     read, fit = Weights({}, {}, "", None), Fit(bool(classifiers.heads(body)), [])
@@ -142,19 +170,22 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _P
     elif weights not in ("timm", "none"):
         read = read_weights(Path(weights))
         fit = load_weights(body, read, weights, found.title)
-    metadata = read.metadata
-    stated = _stated_classes(body, read, weights) if fit.has_classifier else None
-    outputs = [layer.weight.shape[0] for layer in classifiers.output_layers(body)][:1]
-    guessed = imagenet_classes(outputs[0]) if outputs and fit.has_classifier and weights != "none" else None
+    metadata, trained = read.metadata, weights != "none"
+    outputs = [layer.weight.shape[0] for layer in classifiers.output_layers(body)][:1] if fit.has_classifier else []
+    stated = _stated_classes(body, read, weights) if outputs else None
+    if weights_classes is not None:
+        stated = given_classes(weights_classes, outputs[0] if outputs and trained else None)
+    guessed = imagenet_classes(outputs[0]) if outputs and trained else None
+    assumed = stated is None and guessed is not None and not _names_imagenet(found, read, weights)
     config = body.pretrained_cfg
     mean, std = (json.loads(metadata[name]) if name in metadata else config[name] for name in ("mean", "std"))
-    notes = [f"weights of {found.title}"] if stated is not None else []
+    notes = [f"weights of {found.title}"] if stated is not None or assumed else []
     if read.taken:
         notes = [f"weights: {weights}: {read.taken}", *fit.notes]
         if not fit.has_classifier:
             notes.append("no classifier is in it")
-        elif stated is None and guessed is not None:
-            notes.append(f"its {len(guessed)} outputs are taken for ImageNet's classes")
+    if assumed and guessed is not None:
+        notes.append(f"its {len(guessed)} outputs are taken for ImageNet's classes; --weights-classes names others")
     return _Pretrained(
         body,
         classes=guessed if stated is None else stated,
@@ -163,7 +194,16 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None) -> _P
         std=std,
         notes=notes,
         no_classifier=_no_classifier(body, found.title, weights, fit),
+        own_size=int(metadata["image_size"]) if "image_size" in metadata else found.own_size if trained else None,
     )
+
+
+def _names_imagenet(found: Architecture, read: Weights, weights: str) -> bool:
+    """Whether a name says that the weights are of ImageNet: timm's own are, unless their name says otherwise."""
+    if weights == "pip" or (weights == "timm" and found.source is None):
+        return True
+    name = found.title if weights == "timm" else f"{Path(weights).name} {read.model}"
+    return re.search(r"(?<![a-z0-9])(in|imagenet)[-_]?(1k|12k|21k|22k)(?![a-z0-9])", name, re.IGNORECASE) is not None
 
 
 def _no_classifier(body: Any, model: str, weights: str, fit: Fit) -> str:
@@ -203,6 +243,11 @@ def _download(found: Architecture, image_size: int | None) -> Any:
         with nullcontext("") if is_folder else reachable_hub() as unreachable:
             return architectures.create(found, image_size, pretrained=True)
     except (OSError, RuntimeError) as error:  # there is no network, or no published weights
+        if found.given and "state_dict" in str(error):  # it loads, but into other layers
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"model_args: {found.given_text} does not fit timm's weights of {found.title} ({reason})"
+            ) from error
         reason = (isinstance(error, OSError) and unreachable) or str(error).splitlines()[0]
         message = f"weights: timm cannot get its weights for {found.title} ({reason})"
         if is_folder:

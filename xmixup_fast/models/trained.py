@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..runtime.tensor_files import write_tensors
+from ..settings.fields import Settings
 from . import architecture as architectures
 from . import classifiers
 from .architecture import Architecture
@@ -31,6 +32,7 @@ def save(
     temperature: float | None = None,
     *,
     no_temperature: str | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the network with its target head as a safetensors file, with timm's names of tensors.
 
@@ -46,6 +48,7 @@ def save(
         resize: short side of images before they are cropped, in pixels, or "full" for images of their own size.
         temperature: what logits are to be divided by for calibrated probabilities.
         no_temperature: why there is none, in words.
+        reading: the settings background, bit_range and max_pixels, of which those are stored that are not the defaults.
     """
     metadata = {
         **({} if resize is None else {"resize": str(resize)}),
@@ -57,6 +60,7 @@ def save(
         "mean": json.dumps(network.mean),
         "std": json.dumps(network.std),
         "image_size": str(image_size),
+        **{name: str(value) for name, value in (reading or {}).items() if value != getattr(Settings, name)},
     }
     write_tensors(path, network.body.state_dict(), metadata)
 
@@ -116,6 +120,8 @@ class Preprocessing:
     """Mean of each colour channel, for images in 0..1."""
     std: Sequence[float]
     """Standard deviation of each colour channel, for images in 0..1."""
+    reading: dict[str, Any] = field(default_factory=dict)
+    """What was not as usual in reading images: the settings background, bit_range and max_pixels, by name."""
 
     def metadata(self) -> dict[str, str]:
         """All values as texts, under the names that :func:`save` uses; lists are JSON."""
@@ -126,6 +132,7 @@ class Preprocessing:
             "image_size": str(self.image_size),
             "resize": "full" if self.resize is None else str(self.resize),
             "interpolation": INTERPOLATION,
+            **{name: str(value) for name, value in self.reading.items()},
         }
 
 
@@ -138,9 +145,13 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, Preprocessing]:
     """
     network, image_size = load_network(path)
     with safe_open(trained_file(path), "pt") as file:
-        short_side = file.metadata().get("resize", str(round(image_size * 8 / 7)))
+        metadata = file.metadata()
+    short_side = metadata.get("resize", str(round(image_size * 8 / 7)))
     resize = None if short_side == "full" else int(short_side)
-    return network, Preprocessing(network.classes, image_size, resize, network.mean, network.std)
+    reading: dict[str, Any] = {name: metadata[name] for name in ("background", "bit_range") if name in metadata}
+    if "max_pixels" in metadata:
+        reading["max_pixels"] = int(metadata["max_pixels"])
+    return network, Preprocessing(network.classes, image_size, resize, network.mean, network.std, reading)
 
 
 def temperature_of(path: str | os.PathLike[str]) -> float | None:

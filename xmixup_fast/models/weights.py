@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -59,6 +60,7 @@ def trained_file(path: str | os.PathLike[str]) -> Path:
 
 def read_weights(path: Path) -> Weights:
     """Reads a weights file, or model.safetensors of a run folder, as ``timm.create_model(checkpoint_path=...)`` does.
+    Of a run's checkpoint the network is taken, as it was after its step.
 
     Averaged weights (EMA, SWA) are taken where there are some. Up to two more levels of ``state_dict`` or ``model`` are
     followed, or the one entry that is a state dict. A file's content tells its format, not its name.
@@ -67,6 +69,12 @@ def read_weights(path: Path) -> Weights:
     holds no state dict.
     """
     file = trained_file(path)
+    checkpoints = sorted(file.parent.glob("checkpoints/step-*.safetensors")) if path.is_dir() else []
+    if checkpoints and not file.is_file():
+        raise FileNotFoundError(
+            f"weights: {path}: the run is not finished, and has no model.safetensors; finish it with --resume auto, or "
+            f"take its newest checkpoint, --weights {checkpoints[-1]}"
+        )
     if not file.is_file():
         raise FileNotFoundError(f"weights: {file}: no such file (and not timm, pip or none)")
     if is_safetensors(file):
@@ -88,13 +96,29 @@ def read_weights(path: Path) -> Weights:
 def _read_safetensors(file: Path) -> Weights:
     state, metadata = _reading(file, lambda: (load_file(file), _metadata(file)))
     if {"format", "run", "step", "notes"} <= metadata.keys():
-        run = file.resolve().parent.parent if file.resolve().parent.name == "checkpoints" else "RUN"
-        raise ValueError(
-            f"weights: {file}: is a checkpoint, from which --resume goes on; expected the run folder, --weights {run}, "
-            "which holds model.safetensors once the run is finished"
-        )
+        return _of_checkpoint(file, state, metadata)
     model = metadata.get("model")
     return Weights(clean_state_dict(state), metadata, "its weights" if model is None else f"weights of {model}", model)
+
+
+def _of_checkpoint(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Weights:
+    """The weights of a run's checkpoint, after its step: averaged ones where there are some.
+
+    Raises ValueError for a checkpoint that does not name its network and classes.
+    """
+    if not {"model", "classes", "mean", "std"} <= metadata.keys():
+        run = file.resolve().parent.parent if file.resolve().parent.name == "checkpoints" else "RUN"
+        raise ValueError(
+            f"weights: {file}: is a checkpoint that does not name its classes; expected the run folder, --weights "
+            f"{run}, which holds model.safetensors once the run is finished"
+        )
+    averaged = any(name.startswith("average.") for name in state)
+    prefix = "average.body." if averaged else "network.body."
+    body = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    model = json.loads(metadata["model"])
+    kind = "averaged weights" if averaged else "weights"
+    kept = {name: metadata[name] for name in ("classes", "mean", "std")}
+    return Weights(clean_state_dict(body), kept, f"{kind} of step {metadata['step']} of {model}", model)
 
 
 def _load(file: Path) -> Any:
@@ -160,11 +184,19 @@ def _no_state_dict(file: Path, found: Any, keys: list[str]) -> ValueError:
             f"file, save the one to take (a teacher is the average of its student), such as {several[-1]}: "
             f'torch.save(torch.load("{file.name}", weights_only=False){inner}, "{several[-1]}.pth")'
         )
-    got = type(found).__name__
+    got = f"{_kind(found)}{_under(keys)}"
+    return _unusable(file, f"expected a state dict, alone or under one of {', '.join(KEYS)}; got {got}")
+
+
+def _kind(found: Any) -> str:
+    """What stands in the place of a state dict, for messages."""
     if isinstance(found, Mapping):
-        got = f"a dictionary of {listed(list(map(str, found))) or 'nothing'}"
-    where = f" under {'.'.join(keys)}" if keys else ""
-    return _unusable(file, f"expected a state dict, alone or under one of {', '.join(KEYS)}; got {got}{where}")
+        return f"a dictionary of {listed(list(map(str, found))) or 'nothing'}"
+    return type(found).__name__
+
+
+def _under(keys: list[str]) -> str:
+    return f" under {'.'.join(keys)}" if keys else ""
 
 
 def _found(checkpoint: Any, keys: list[str], levels: int) -> tuple[Any, list[str], list[str]]:
@@ -190,6 +222,16 @@ def _found(checkpoint: Any, keys: list[str], levels: int) -> tuple[Any, list[str
     name = (known or others)[0]
     state, inner, more = _found(checkpoint[name], [*keys, name], levels - 1)
     return state, inner, [*unread, *more]
+
+
+def state_dict_in(checkpoint: Any) -> dict[str, Tensor]:
+    """The state dict that ``checkpoint`` is, or holds as a weights file does. Raises ValueError where there is none."""
+    state, keys, _ = _found(checkpoint, [], LEVELS + 1)
+    if _is_state_dict(state):
+        return dict(state)
+    got = f"{_kind(state)}{_under(keys)}"
+    expected = f"expected a name, a file, or a state dict, alone or under one of {', '.join(KEYS)}"
+    raise ValueError(f"weights: {expected}; got {got}")
 
 
 def is_averaged(name: object) -> bool:

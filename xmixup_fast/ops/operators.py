@@ -350,7 +350,8 @@ def dual_head_cross_entropy(
     Args:
         target_logits: [B, K_t], float32, bfloat16, float16 or float64.
         source_logits: [B, K_s] of the same dtype.
-        target_labels: int64[B], 0 to K_t - 1; other integers, NumPy's and lists are converted.
+        target_labels: int64[B], 0 to K_t - 1; other integers, NumPy's and lists are converted. There is no label to
+            have a sample ignored, as -100 in torch's cross entropy: leave such samples out.
         source_labels: int64[B], 0 to K_s - 1 where ``lam`` is less than 1.
         lam: float32[B] in 0..1, the weight of the target image; an array of this dtype, or a list, is converted.
         source_weight: factor of the source head's term, 0 or greater.

@@ -94,9 +94,9 @@ def run_page(run: RunRecord) -> str:
         _curves(run.metrics),
         evaluated.confusion(evaluation, split),
         evaluated.classes(evaluation.per_class()),
-        evaluated.confused_pairs(evaluation, run.images, settings.image_size),
+        evaluated.confused_pairs(evaluation, run.images, settings.crop_size),
         evaluated.calibration(evaluation, split),
-        evaluated.highest_losses(evaluation, run.images, settings.image_size, split),
+        evaluated.highest_losses(evaluation, run.images, settings.crop_size, split),
     ]
     if run.selection is not None and run.source is not None:
         parts.append(_selection(run.selection, run.target, run.source))

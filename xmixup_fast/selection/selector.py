@@ -106,7 +106,7 @@ class AuxiliarySelector:
         rank, processes = distributed.rank(), distributed.world_size()
         size = settings.batch_size
         batches = [samples[begin : begin + size] for begin in range(rank * size, len(samples), processes * size)]
-        form, buffers = network.image_format(settings.image_size), OutputBuffers()
+        form, buffers = network.image_format(settings.crop_size), OutputBuffers()
         unreadable: list[BadFile] = []
         images = self.decoder.decode(sample.image for sample in chain.from_iterable(batches))
         with Progress(sum(map(len, batches)), title) as bar:
@@ -197,7 +197,7 @@ class AuxiliarySelector:
         if settings.cache_folder is None:
             result = run()
         else:
-            preprocessing = [network.mean, network.std, settings.image_size, settings.short_side, self.decoder.name]
+            preprocessing = [network.mean, network.std, settings.crop_size, self.decoder.key]
             device = torch.device(settings.device).type
             key = cache_key(network, key_samples, [*key_parameters, *preprocessing, device])
             result = cached(settings.cache_folder, key, run, partial(self.decoder.all_unreadable, samples))

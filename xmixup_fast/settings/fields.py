@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from ..runtime.files import default_cache
-from .values import as_type, parse_bytes, public_url
+from .values import as_type, color, parse_bytes, public_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,13 @@ class Settings:
     """Where the network starts: timm (download, or what the Hub or folder holds), pip (a package of ImageNet weights),
     none (random), a FILE with a state dict, as timm reads it, or a RUN's folder. Target classes that a run has learnt
     keep their rows of its head."""
+    weights_classes: str | None = None
+    """Which classes the outputs of the weights' classifier stand for, where the weights do not say it: imagenet-1k, or
+    a FILE with a name for each output, one a line or as a JSON list. Where there are 1,000, they are taken for
+    ImageNet's if not given."""
+    model_args: dict[str, Any] | None = None
+    """Further arguments of the network, as timm takes them: drop_path_rate=0.1 on the command line, a mapping in YAML
+    and Python."""
     method: Literal[
         "finetune",
         "delta",
@@ -168,13 +175,22 @@ class Settings:
     """Source images per target class, for selection sample."""
     selection_file: str | None = None
     """selection.json of another run or of xmixup select, to use instead of selecting."""
-    image_size: int = 224
-    """Height and width of the crops that the network sees, in pixels."""
+    image_size: int | None = None
+    """Height and width of the crops that the network sees, in pixels; those that it was made for if not given, such as
+    224 for resnet50."""
     resize: int | Literal["full"] | None = None
     """Short side at which images are kept, in pixels, or full for their own size; 8/7 of the image size if not
     given."""
     decoder: Literal["auto", "dali", "torchcodec", "torchvision", "pillow"] = "auto"
     """What decodes JPEG files; auto takes the first of these that is installed."""
+    background: str = "white"
+    """What shows where an image is transparent: a colour's name, or #RRGGBB."""
+    bit_range: Literal["auto", "full"] = "full"
+    """Which bits of grey images of 16 bits are kept: the upper 8 of all, or the upper 8 of the 8, 10, 12, 14 or 16 bits
+    that the image uses (auto), as where a camera of 12 bits wrote it."""
+    max_pixels: int | None = None
+    """Pixels that an image may have; 178956970 if not given. Of larger ones, JPEG files are decoded at 1/2 to 1/8 of
+    their size where that is enough for resize, and other files cannot be used."""
     bad_files: Literal["error", "skip"] = "error"
     """What to do where images cannot be decoded: stop before training and list them, or train without them."""
     storage: Literal["auto", "resident", "stream"] = "auto"
@@ -269,7 +285,7 @@ class Settings:
             object.__setattr__(self, name, as_type(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
         more = ("grad_accum_steps", "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods")
-        for name in (*counts, *more, "patience", "source_images", "probe_images"):
+        for name in (*counts, *more, "patience", "source_images", "probe_images", "max_pixels"):
             self._check(name, "a positive number", lambda value: value >= 1)
         for name in ("lr", "head_lr_multiplier", "clip_grad", "alpha", "seqtrain_share", "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
@@ -313,9 +329,12 @@ class Settings:
                 parse_bytes("0" if getattr(self, name) is None else getattr(self, name))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+        color("background", self.background)
         self._check_augmentation()
-        expected = f"full, or at least image_size, {self.image_size}"
-        self._check("resize", expected, lambda value: value == "full" or value >= self.image_size)
+        expected = (
+            f"full, or at least image_size, {self.image_size}" if self.image_size else "full, or a positive number"
+        )
+        self._check("resize", expected, lambda value: value == "full" or value >= (self.image_size or 1))
 
     def _check_groups(self) -> None:
         if self.group_by is not None or self.group_regex is not None:
@@ -345,9 +364,21 @@ class Settings:
             raise ValueError(f"{name}: expected {expected}, got {value}")
 
     @property
+    def crop_size(self) -> int:
+        """The image size in pixels, once it is known. Raises ValueError before: a run takes the network's own size."""
+        if self.image_size is None:
+            raise ValueError("image_size: expected a number of pixels, as nothing has asked the network for its own")
+        return self.image_size
+
+    @property
     def short_side(self) -> int | None:
-        """Short side at which images are kept, in pixels; None for their own size."""
-        return None if self.resize == "full" else self.resize or round(self.image_size * 8 / 7)
+        """Short side at which images are kept, in pixels; None for their own size. Raises as :attr:`crop_size`."""
+        return None if self.resize == "full" else self.resize or round(self.crop_size * 8 / 7)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What images become where their files leave it open, and how large they may be, by name."""
+        return {name: getattr(self, name) for name in ("background", "bit_range", "max_pixels")}
 
     @property
     def augmentation(self) -> dict[str, Any]:

@@ -50,6 +50,8 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "test": ("run", "hold"),
     "duplicates": ("warn",),
     "tf32": ("convolutions",),
+    "background": ("white",),
+    "bit_range": ("full",),
 }
 """Neutral values of these settings, besides None; of all others False and zero are neutral. Whether images that are put
 aside are looked at changes no run."""
@@ -69,9 +71,12 @@ def run_hash(settings: Settings) -> str:
 
     Defaults are hashed, so that a run with a default of before is another run once the default changes. A setting at
     its neutral value (None, False, zero, or the one in NEUTRAL) is left out, so that a new setting which is neutral by
-    default changes no hash.
+    default changes no hash. Without an image size, the network's own, the hash knows the network alone.
     """
-    given = asdict(replace(settings.without_secrets(), resize=settings.resize or settings.short_side))
+    settings = settings.without_secrets()
+    if settings.image_size is not None:
+        settings = replace(settings, resize=settings.resize or settings.short_side)
+    given = asdict(settings)
     values = {
         name: value for name, value in given.items() if not _is_neutral(name, value) and affects_result(name, settings)
     }

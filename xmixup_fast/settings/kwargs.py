@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class SettingsKwargs(TypedDict, total=False):
@@ -14,8 +14,10 @@ class SettingsKwargs(TypedDict, total=False):
     probe_images: int | None
     fetch_anyway: bool
     yes: bool
-    model: str
-    weights: str
+    model: Any
+    weights: Any
+    weights_classes: str | None
+    model_args: dict[str, Any] | None
     method: Literal[
         "finetune",
         "delta",
@@ -76,9 +78,12 @@ class SettingsKwargs(TypedDict, total=False):
     top_k: int
     top_images: int
     selection_file: str | None
-    image_size: int
+    image_size: int | None
     resize: int | Literal["full"] | None
     decoder: Literal["auto", "dali", "torchcodec", "torchvision", "pillow"]
+    background: str
+    bit_range: Literal["auto", "full"]
+    max_pixels: int | None
     bad_files: Literal["error", "skip"]
     storage: Literal["auto", "resident", "stream"]
     memory_budget: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
 import re
@@ -35,6 +36,8 @@ OTHER_NAMES = {
     "lr": "base_lr blr learn_rate learning_rate lr0",
     "memory_budget": "max_memory memory memory_limit",
     "mix_probability": "mix_prob mixup_prob mixup_probability",
+    "background": "background_color bg",
+    "model_args": "model_kwargs",
     "model": "a arch architecture backbone m model_name model_name_or_path net network",
     "optimizer": "opt optim optimiser",
     "output": "experiment log_dir o out out_dir output_dir run_dir save_dir save_path work_dir workdir",
@@ -64,6 +67,10 @@ OTHER_NAMES = {
 
 WAYS = {
     "anchor": "regularizer l2sp has taken its place",
+    **dict.fromkeys(
+        ("drop_path", "drop_path_rate", "drop_rate", "dropout", "global_pool", "in_chans"),
+        "model_args gives the network its arguments: --model-args drop_path_rate=0.1",
+    ),
     "cutmix": "method cutmix pastes boxes, and alpha shapes their areas",
     "eval": "the command evaluate tests a trained network",
     "evaluate": "the command evaluate tests a trained network",
@@ -197,6 +204,8 @@ def _as_option(value: Any, option: Any) -> Any:
     if typing.get_origin(option) is list and isinstance(value, list | tuple) and value:
         (item,) = typing.get_args(option)
         return [_as_option(one, item) for one in value]
+    if option == dict[str, Any] and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(one) for key, one in value.items()}
     if typing.get_origin(option) is dict and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _as_option(one, typing.get_args(option)[1]) for key, one in value.items()}
     if typing.get_origin(option) is Literal and value in typing.get_args(option):
@@ -212,6 +221,34 @@ def _as_option(value: Any, option: Any) -> Any:
     raise ValueError
 
 
+def _plain(value: Any) -> Any:
+    """A value as YAML keeps it: a number, a text, true, false, nothing, or a list of these. ValueError for others."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError
+
+
+def from_pairs(name: str, texts: Iterable[str]) -> dict[str, Any]:
+    """What NAME=VALUE texts say, values as Python writes them, or else texts.
+
+    Raises ValueError, which begins with the setting's name, for other texts and a name that comes twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier() or "=" in value:
+            raise ValueError(f"{name}: expected NAME=VALUE, with spaces between several, got {text!r}")
+        if key in found:
+            raise ValueError(f"{name}: expected each name once, got {key} twice")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = {"true": True, "false": False}.get(value, value)
+    return found
+
+
 def _kinds(hint: Any) -> str:
     """What a type hint allows, in words."""
     one = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -225,10 +262,32 @@ def _kinds(hint: Any) -> str:
             (item,) = typing.get_args(option)
             kinds.append(several.get(item) or f"a list of {', '.join(typing.get_args(item))}")
         elif typing.get_origin(option) is dict:
-            kinds.append("a mapping of names to numbers")
+            values = "numbers" if typing.get_args(option)[1] is float else "numbers, texts, true or false, or lists"
+            kinds.append(f"a mapping of names to {values}")
         elif option is not types.NoneType:
             kinds.append(one[option])
     return ", or ".join(kinds)
+
+
+DEFAULT_MAX_PIXELS = 178_956_970
+"""Pillow's own limit: twice as many pixels as fit in a quarter of a GiB, with three bytes each."""
+
+
+def color(name: str, text: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of a colour's name as in CSS, or of #RRGGBB.
+
+    Raises ValueError, which names the setting, for other texts.
+    """
+    from PIL import ImageColor
+
+    expected = f"{name}: expected a colour such as white or #808080, got {text!r}"
+    try:
+        found = ImageColor.getrgb(text)
+    except ValueError:
+        raise ValueError(expected) from None
+    if len(found) != 3:  # a fourth value is a transparency
+        raise ValueError(expected)
+    return found
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}

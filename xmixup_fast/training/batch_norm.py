@@ -34,7 +34,7 @@ def check_smallest_part(settings: Settings, network: Network, contents: int, wor
         )
     if share // parts * contents != 1:
         return
-    layer = _layer_with_one_value(network, settings.image_size)
+    layer = _layer_with_one_value(network, settings.crop_size)
     if layer is None:
         return
     if share > 1:
@@ -46,7 +46,7 @@ def check_smallest_part(settings: Settings, network: Network, contents: int, wor
         fault = f"batch_size: expected at least 2 images{each}, got {settings.batch_size}"
     raise ValueError(
         f"{fault}; batch normalisation in {layer} of {network.model_name} sees one value per channel of one image of "
-        f"{settings.image_size} pixels, a larger image_size may give it more"
+        f"{settings.crop_size} pixels, a larger image_size may give it more"
     )
 
 

@@ -10,8 +10,9 @@ checkpoint from elsewhere runs no code. tests/support/kill_runs.py kills runs at
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
@@ -30,6 +31,8 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]
     notes: dict[str, Any]
     """Values that are no tensors, such as metrics; stored as JSON."""
+    about: Mapping[str, Any] = MappingProxyType({})
+    """Of what network it is, for those who take its weights: values by name, each stored as JSON."""
 
 
 class Checkpoints:
@@ -52,7 +55,13 @@ class Checkpoints:
         Raises OSError, which names the file, where it cannot be written. Earlier checkpoints are still there then.
         """
         path = self.folder / PATTERN.format(checkpoint.step)
-        metadata = {"format": FORMAT, "run": self.run, "step": checkpoint.step, "notes": checkpoint.notes}
+        metadata = {
+            **checkpoint.about,
+            "format": FORMAT,
+            "run": self.run,
+            "step": checkpoint.step,
+            "notes": checkpoint.notes,
+        }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_tensors(path, checkpoint.tensors, {name: json.dumps(value) for name, value in metadata.items()})

@@ -12,6 +12,7 @@ from ..data.cache_entries import CacheUse, shrink
 from ..data.contents import Contents
 from ..data.dataset import SPLITS, BadFile, Dataset, Sample
 from ..data.decoding.choose import make_decoder
+from ..data.decoding.reading import Reading
 from ..data.image_store import ImageStore, OverBudget
 from ..data.streamed import StreamedImages
 from ..ops.image_pool import ImagePool
@@ -25,7 +26,8 @@ from ..settings.values import format_bytes, parse_bytes
 def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageStore:
     """The store that decodes images as the settings say. Raises ValueError where the decoder is not installed."""
     device = torch.device(settings.device)
-    decoder = make_decoder(settings.decoder, settings.short_side, device, torch.get_num_threads(), log)
+    threads, reading = torch.get_num_threads(), Reading.of(**settings.reading)
+    decoder = make_decoder(settings.decoder, settings.short_side, device, threads, log, reading=reading)
     cache = settings.cache_folder
     if cache is None and distributed.world_size() > 1:
         log("cache: none: each process decodes all images, and keeps a copy of its own")
@@ -37,7 +39,7 @@ def make_image_store(settings: Settings, log: Callable[[str], object]) -> ImageS
         budget = int(free) if settings.memory_budget is None else parse_bytes(settings.memory_budget)
         budget = int(distributed.all_reduce_min(budget)[0])  # so that all processes stream the same images
     limit = None if settings.cache_size is None else parse_bytes(settings.cache_size)
-    return ImageStore(decoder, cache and CacheUse(cache, limit), budget, log, settings.image_size)
+    return ImageStore(decoder, cache and CacheUse(cache, limit), budget, log, settings.crop_size)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def expected_auxiliary_share(settings: Settings, *, box: bool) -> MixingShare:
     (:func:`xmixup_fast.ops.reference.cutmix_boxes`). Samples that are not mixed count with weight 1.
     """
     quantiles = beta_quantiles(settings.alpha, settings.fold).double().numpy()
-    share = _box_share(quantiles, settings.image_size) if box else _blend_share(quantiles)
+    share = _box_share(quantiles, settings.crop_size) if box else _blend_share(quantiles)
     mixed = settings.mix_probability * (1 - settings.unmixed_share)
     return MixingShare(mixed * share.second, 1 - mixed * (1 - share.nearly_unmixed))
 

@@ -36,6 +36,7 @@ from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
+from .amounts import amounts
 from .batch_norm import check_smallest_part
 from .images import SplitImages
 from .imbalance import class_weights, imbalance, read_class_weights
@@ -98,7 +99,7 @@ class TrainingSetup:
 
     def first_batch(self) -> tuple[tuple[Tensor, ...], list[list[str]]]:
         """The batches that the first step looks at, each [B, 3, size, size], and the titles of their images."""
-        parts, form = self.parts, self.parts.network.image_format(self.images.settings.image_size)
+        parts, form = self.parts, self.parts.network.image_format(self.images.settings.crop_size)
         plans = [parts.method.plan(parts.sampler, 0)]
         ((plan, pools),) = fetch(parts.images, parts.auxiliary, plans, parts.sampler.augmentation)
         titles = parts.method.titles(plan, parts.network.classes, list(map(readable_name, self.source_classes)))
@@ -155,7 +156,7 @@ def prepare(
         images.listed += source.local.bad
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        form = network.image_format(settings.image_size)
+        form = network.image_format(settings.crop_size)
         crops = center_crop_batches(images.train, form, settings.batch_size)
         return progress(crops, len(images.train), "looking at training images", count=lambda batch: len(batch[1]))
 
@@ -169,6 +170,8 @@ def prepare(
         method.measure(network, batches)
     weights = [sample.weight for sample in without(data.dataset.train, images.bad)]
     log(_counts(settings, images, sum(weights)))
+    for length in amounts(settings, sum(weights)):
+        log(length)
     index = auxiliary.index if auxiliary else None
     if auxiliary and index and Augmentation.of(**settings.augmentation).needs_means:
         index = index._replace(means=auxiliary.pool.means)
@@ -248,7 +251,9 @@ def _network(
             source_classes=source_classes,
             seed=settings.seed,
             keep_classifier=METHODS[settings.method].uses_classifier,
-            image_size=settings.image_size,
+            image_size=settings.crop_size,
+            model_args=settings.model_args,
+            weights_classes=settings.weights_classes,
             log=log,
         )
     except NoWeights as error:

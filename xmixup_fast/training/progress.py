@@ -82,7 +82,9 @@ class RunState:
             tensors[f"progress.{name}"] = torch.tensor(getattr(self, name), dtype=torch.float64)
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         notes = {name: getattr(self, name) for name in NOTES}
-        return Checkpoint(trainer.steps_done, tensors, notes)
+        network = trainer.network
+        about = {"model": network.model_name, **{name: getattr(network, name) for name in ("classes", "mean", "std")}}
+        return Checkpoint(trainer.steps_done, tensors, notes, about)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, bad: Sequence[BadFile]) -> RunState:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ..models.architecture import image_size
 from ..runtime import distributed
 from ..runtime.device import usable_device
 from ..runtime.files import default_cache
@@ -18,10 +19,10 @@ from . import loggers
 
 
 def resolved(settings: Settings) -> Settings:
-    """The settings with ``resize``, ``device``, ``threads``, ``cache`` and ``output`` filled in.
+    """The settings with ``image_size``, ``resize``, ``device``, ``threads``, ``cache`` and ``output`` filled in.
 
-    Raises ValueError for a missing output, a logger that is not installed, a device that is not usable, and
-    ``cuda_graph`` in several processes.
+    Raises ValueError for a missing output, a logger that is not installed, a device that is not usable,
+    ``cuda_graph`` in several processes, and a network that cannot be found or whose size is not known.
     """
     if settings.resume == "auto" and settings.output is None:
         raise ValueError("resume: auto goes on with the run of the folder output, got no output")
@@ -29,6 +30,7 @@ def resolved(settings: Settings) -> Settings:
     if settings.cuda_graph and distributed.world_size() > 1:
         raise ValueError(f"cuda_graph: expected one process, got {distributed.world_size()}")
     name = distributed.broadcast_object(run_name(settings.method, settings))
+    settings = with_image_size(settings)
     return replace(
         settings,
         resize=settings.resize or settings.short_side,
@@ -37,6 +39,11 @@ def resolved(settings: Settings) -> Settings:
         cache=settings.cache or str(default_cache()),
         output=settings.output or str(Path("runs", name)),
     )
+
+
+def with_image_size(settings: Settings) -> Settings:
+    """The settings with the network's own image size where none is given. Raises ValueError as :func:`image_size`."""
+    return settings if settings.image_size else replace(settings, image_size=image_size(settings.model))
 
 
 def run_name(title: str, settings: Settings) -> str:

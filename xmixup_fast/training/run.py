@@ -31,6 +31,7 @@ from ..settings.fields import Settings
 from ..settings.given import given_settings
 from ..settings.identity import check_same, run_hash
 from .checkpoints import Checkpoint, Checkpoints
+from .given_network import named
 from .images import cache_within_size
 from .losses import SLOTS, StepLoss, StepLosses
 from .mixing_share import batch_note
@@ -61,15 +62,17 @@ def fit(
     """Trains a network as the settings say, and writes the run folder; ``python -m xmixup_fast.train`` does the same.
 
     ``fit("photos/")`` gives the target. Settings may be given as an object, by name, or both: then the names come on
-    top. Random numbers, threads, default dtype, gradient mode and current GPU of the caller change nothing, and are
-    left alone.
+    top. ``model`` may also be a network, of timm's or of an earlier run, and ``weights`` a state dict; the cache keeps
+    these weights. Random numbers, threads, default dtype, gradient mode and current GPU of the caller change nothing,
+    and are left alone.
 
     Raises TypeError for a name that is no setting; ValueError, FileNotFoundError or FileExistsError, with a message
     for the user, for settings, folders, files or weights that cannot be used, and where the loss is no longer finite;
     OSError where a checkpoint cannot be written; DeviceAssertError, a RuntimeError, for a wrong value in a CUDA tensor;
     Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
-    settings = given_settings("fit", given, settings, overrides)
+    of_call = given if isinstance(given, Settings) else settings
+    settings = given_settings("fit", given, settings, named("fit", of_call, overrides))
     with (
         named_device_asserts(),
         distributed.processes(),
@@ -139,10 +142,11 @@ class _Run:
                 save(
                     trainer.final_network,
                     run_folder.folder / "model.safetensors",
-                    settings.image_size,
+                    settings.crop_size,
                     settings.resize,
                     calibration.temperature,
                     no_temperature=calibration.why_none,
+                    reading=settings.reading,
                 )
             evaluation = self._evaluate(calibration.temperature)
             summary = self._summary(evaluation) | {"calibration": calibration.to_json()}

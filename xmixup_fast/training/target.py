@@ -14,6 +14,7 @@ from ..data.contents import Contents, read_contents
 from ..data.cut import OUT, Cut, cut
 from ..data.dataset import SPLITS, BadFile, Content, Dataset, Sample
 from ..data.decoding.choose import make_decoder
+from ..data.decoding.reading import Reading
 from ..data.duplicates import EXAMPLES
 from ..data.groups import read_groups
 from ..data.groups import said as groups_said
@@ -128,7 +129,8 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
         log(line)
     if settings.near_duplicates:
         threads = settings.threads or default_threads()
-        decoder = make_decoder(settings.decoder, SHORT_SIDE, torch.device("cpu"), threads, log)
+        reading = Reading.of(**settings.reading)
+        decoder = make_decoder(settings.decoder, SHORT_SIDE, torch.device("cpu"), threads, log, reading=reading)
         for line in near_duplicates(done.dataset, contents, decoder):
             log(line)
     return TargetData(done.dataset, contents, listed, done, None)
@@ -136,8 +138,9 @@ def target_data(settings: Settings, log: Callable[[str], object], recorded: Mani
 
 def _seen_before(settings: Settings, dataset: Dataset, contents: Contents) -> Iterator[str]:
     """Yields a line where the weights are of a run that was trained or validated on images that are held out now."""
-    manifest = Path(settings.weights) / "manifest.csv"
-    manifest = manifest if manifest.is_file() else Path(settings.weights).parent / "manifest.csv"
+    weights = Path(settings.weights)
+    folder = weights if weights.is_dir() else weights.parent
+    manifest = (folder.parent if folder.name == "checkpoints" else folder) / "manifest.csv"
     if settings.weights in ("timm", "pip", "none") or not manifest.is_file():
         return
     recorded = Manifest.read(manifest)

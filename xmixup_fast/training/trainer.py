@@ -79,7 +79,7 @@ class Trainer:
         self.sampler = parts.sampler
         self.images = parts.images
         self.auxiliary = parts.auxiliary
-        self.form = network.image_format(settings.image_size, DTYPES[settings.amp])
+        self.form = network.image_format(settings.crop_size, DTYPES[settings.amp])
         self.buffers = OutputBuffers()
         self.loss: nn.Module = TrainingLoss(parts, DTYPES[settings.amp])
         if settings.compile:

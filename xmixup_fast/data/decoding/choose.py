@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from .decoder import Decoder, PillowDecoder, TorchcodecDecoder, TorchvisionDecoder
-from .pillow import reason
+from .pillow import DEFAULT_READING, reason
+from .reading import Reading
 
 
 class _Library(NamedTuple):
@@ -31,7 +32,13 @@ _LIBRARIES = {
 
 
 def make_decoder(
-    name: str, short_side: int | None, device: torch.device, threads: int, log: Callable[[str], object]
+    name: str,
+    short_side: int | None,
+    device: torch.device,
+    threads: int,
+    log: Callable[[str], object],
+    *,
+    reading: Reading = DEFAULT_READING,
 ) -> Decoder:
     """Makes a decoder.
 
@@ -41,6 +48,7 @@ def make_decoder(
         device: where DALI decodes.
         threads: number of threads that decode.
         log: called with a line of text where ``auto`` does not find DALI, and by the decoder.
+        reading: what images become where their files leave it open, and how large they may be.
 
     Raises ValueError for a library that is not installed.
     """
@@ -50,20 +58,26 @@ def make_decoder(
         if fault is None:
             if faults:
                 log(f"decoder: {choice}, since {'; '.join(faults)}")
-            return _made(choice, short_side, device, threads, log)
+            return _made(choice, device, short_side=short_side, threads=threads, log=log, reading=reading)
         faults.append(fault)
     raise ValueError(f"decoder: {faults[0]}; or use auto")
 
 
 def _made(
-    name: str, short_side: int | None, device: torch.device, threads: int, log: Callable[[str], object]
+    name: str,
+    device: torch.device,
+    *,
+    short_side: int | None,
+    threads: int,
+    log: Callable[[str], object],
+    reading: Reading,
 ) -> Decoder:
     if name == "dali":
         from .dali import DaliDecoder
 
-        return DaliDecoder(short_side, threads, device, log)
+        return DaliDecoder(short_side, threads, device, log, reading)
     kinds = {kind.name: kind for kind in (TorchcodecDecoder, TorchvisionDecoder, PillowDecoder)}
-    return kinds[name](short_side, threads, log)
+    return kinds[name](short_side, threads, log, reading)
 
 
 def _fault(library: _Library) -> str | None:

@@ -29,6 +29,8 @@ from ...runtime.side_stream import side_stream, threads_on
 from ..dataset import BadFile, Image
 from .decoder import Decoder, ordered_map
 from .notes import Notes
+from .pillow import DEFAULT_READING
+from .reading import Reading
 from .steps import Encoded, Steps, Windows, kept_size, window_bytes, window_views
 
 BATCH_IMAGES = 16
@@ -49,8 +51,9 @@ class DaliDecoder(Decoder):
         threads: int,
         device: torch.device,
         log: Callable[[str], object] | None = None,
+        reading: Reading = DEFAULT_READING,
     ) -> None:
-        super().__init__(short_side, threads, log)
+        super().__init__(short_side, threads, log, reading)
         # DALI wants a number, and its threads have a current device of their own.
         self.device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
         self.name = "dali" if device.type == "cpu" else f"dali {device.type}"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from ..dataset import BadFile, Image, Sample
 from .notes import Notes
+from .pillow import DEFAULT_READING, Header, read_header
+from .reading import Reading
 from .steps import Steps, Windows
 
 T = TypeVar("T")
@@ -29,17 +31,18 @@ R = TypeVar("R")
 class Decoder(ABC):
     """Decodes images to RGB, turns them upright as their EXIF data say, and resizes their short side, antialiased.
 
-    Transparency is dropped. The first page or frame is taken, and the upper byte of 16-bit samples. Of images longer
-    than 16 short sides the middle is kept.
+    Transparent images are composed on a background. The first page or frame is taken, and the upper byte of 16-bit
+    samples, or of the range that they use. Of images longer than 16 short sides the middle is kept.
 
     Args:
         short_side: short side of decoded images, in pixels; None where images keep their own size.
         threads: number of threads that decode.
         log: called with a line of text for each kind of change that was made to images.
+        reading: what images become where their files leave it open, and how large they may be.
     """
 
     name: str
-    """Decoders with the same name give the same pixels."""
+    """Decoders with the same name, short side and reading give the same pixels."""
 
     decode_jpeg: Callable[[NDArray[np.uint8]], Tensor] | None = None
     """Decodes one JPEG file on the CPU, see :class:`Steps`."""
@@ -47,10 +50,26 @@ class Decoder(ABC):
     device = torch.device("cpu")
     """Where JPEG files are decoded, and where :meth:`window_decoder` leaves the pixels."""
 
-    def __init__(self, short_side: int | None, threads: int, log: Callable[[str], object] | None = None) -> None:
+    def __init__(
+        self,
+        short_side: int | None,
+        threads: int,
+        log: Callable[[str], object] | None = None,
+        reading: Reading = DEFAULT_READING,
+    ) -> None:
         self.short_side = short_side
         self.threads = threads
         self.log = log
+        self.reading = reading
+
+    @property
+    def key(self) -> str:
+        """Decoders with the same key give the same pixels of all images."""
+        return f"{self.name} {self.short_side} {self.reading}"
+
+    def read_header(self, stream: BinaryIO, name: str) -> Header:
+        """What the first bytes of an encoded image tell. Raises as :func:`.pillow.read_header` does."""
+        return read_header(stream, name, self.reading, self.short_side)
 
     def decode(self, images: Iterable[Image], log: Callable[[str], object] | None = None) -> Iterator[Tensor | BadFile]:
         """Yields each image in turn as a contiguous uint8[H, W, 3] on the CPU, or as a BadFile with the reason.
@@ -89,7 +108,7 @@ class Decoder(ABC):
         return not again or not any(isinstance(result, Tensor) for result in self.decode(again, lambda line: None))
 
     def _steps(self, notes: Notes) -> Steps:
-        return Steps(self.short_side, self.decode_jpeg, notes)
+        return Steps(self.short_side, self.decode_jpeg, notes, self.reading)
 
 
 class PillowDecoder(Decoder):

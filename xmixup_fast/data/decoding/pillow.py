@@ -1,14 +1,16 @@
 """What Pillow does: it reads the headers of all images, and decodes those that no faster library decodes.
 
-Pillow refuses images with too many pixels. It decodes PNG files too, because torchvision 0.29 crashes on some damaged
-ones.
+It decodes PNG files too, because torchvision 0.29 crashes on some damaged ones.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,7 +24,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from .. import formats
 from . import tiff
 from .jpeg import all_decoders_agree
-from .notes import CLIPPED, DARK, FIRST, Notes
+from .notes import CLIPPED, COMPOSED, DARK_COLOR, FIRST, REDUCED, Notes, unused_range
+from .reading import Reading, reduced
 
 # Pillow warns of images above half of its limit on pixels, but reads them. A filter holds for all threads, so it is
 # set once, here.
@@ -44,8 +47,19 @@ READABLE = _readable()
 """Pillow's names of the formats that are decoded. The bytes of a file tell its format, not its name."""
 
 
+DEFAULT_READING = Reading()
+
 PHOTOMETRIC = 262
 """TIFF's tag for what samples mean: in grey images, 0 says that zero is white."""
+
+JPEGS = ("JPEG", "MPO")
+"""Pillow's names of JPEG files: of one image, and of several."""
+
+BITS = (8, 10, 12, 14, 16)
+"""How many bits a camera's or scanner's samples have."""
+
+_without_limit = threading.Lock()
+"""Held while Pillow's own limit on pixels is off."""
 
 MARKS = 16
 """As many bytes before an image are looked at, to say that they are in the way."""
@@ -57,7 +71,7 @@ class Header(NamedTuple):
     plain_jpeg: bool
     """Whether it is a JPEG file that all decoders read alike, so that the fastest one may decode it."""
     height: int
-    """In pixels, before the image is turned upright; so is the width."""
+    """In pixels as it is decoded, before it is turned upright; so is the width."""
     width: int
 
 
@@ -65,28 +79,51 @@ class NeedsExtra(ValueError):
     """An image is in a format that an optional package reads."""
 
 
-def read_header(stream: BinaryIO, name: str) -> Header:
+def read_header(
+    stream: BinaryIO, name: str, reading: Reading = DEFAULT_READING, short_side: int | None = None
+) -> Header:
     """Reads an image's header, and decodes no pixel. ``name`` tells camera RAW, of which Pillow would read a thumbnail.
 
-    Raises OSError where bytes cannot be read, ValueError for anything but an image in one of the formats, NeedsExtra
-    among these for HEIC without pillow-heif, and Pillow's DecompressionBombError for more pixels than Pillow opens.
+    ``short_side`` is what the image is resized to, in pixels; None where it keeps its own size.
+
+    Raises OSError where bytes cannot be read, ValueError for anything but an image in one of the formats and for an
+    image with too many pixels, and NeedsExtra among these for HEIC without pillow-heif.
     """
     if formats.is_raw(name):
         raise ValueError(formats.NO_CAMERA_RAW)
     image = _open(stream)
-    return Header(image.format in ("JPEG", "MPO") and all_decoders_agree(image), image.height, image.width)
+    scale = _scale(image, reading, short_side)
+    is_plain = scale == 1 and image.format in JPEGS and all_decoders_agree(image)
+    return Header(is_plain, *reduced(image.height, image.width, scale))
 
 
-def decode(data: NDArray[np.uint8], name: str, notes: Notes) -> NDArray[np.uint8]:
+def decode(
+    data: NDArray[np.uint8],
+    name: str,
+    notes: Notes,
+    reading: Reading = DEFAULT_READING,
+    short_side: int | None = None,
+) -> NDArray[np.uint8]:
     """Decodes a whole image, and turns it upright: uint8[H, W, 3].
 
-    Transparency is dropped. The first page or frame is taken, and the upper byte of 16-bit samples; ``notes`` counts
-    what is lost by that.
+    A JPEG file of too many pixels is decoded at a part of its size that is no less than ``short_side``. Transparent
+    images are composed on the background. The first page or frame is taken, and the upper byte of 16-bit samples, or
+    of the range that they use. ``notes`` counts what is changed or lost by that.
 
-    Raises ValueError for samples that have no meaning as RGB, and whatever Pillow raises for a damaged file.
+    Raises ValueError for samples that have no meaning as RGB, or too many pixels, and whatever Pillow raises for a
+    damaged file.
     """
     opened: Any
     with _open(io.BytesIO(data.data)) as opened:
+        scale = _scale(opened, reading, short_side)
+        if scale > 1:
+            # Pillow takes the largest scale at which this size, rounded down, is still reached.
+            opened.draft(None, (opened.width // scale, opened.height // scale))
+            notes.add(REDUCED, name)
+        if isinstance(opened, TiffImageFile):
+            with _no_limit():  # here Pillow checks the size again
+                opened.load_prepare()
+        is_deep = any(";16" in str(tile[3]) for tile in opened.tile)
         image: Any = PIL.ImageOps.exif_transpose(opened)
         if opened.format != "MPO" and _has_more(opened):  # phones keep previews as an MPO file's further images
             notes.add(FIRST, name)
@@ -97,10 +134,30 @@ def decode(data: NDArray[np.uint8], name: str, notes: Notes) -> NDArray[np.uint8
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         # Pillow turns samples in which zero is white round where they have 8 bits, but not where they have 16.
-        return _upper_bytes(65535 - samples if inverted and image.mode != "I" else samples, name, notes)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+        pixels = _upper_bytes(samples, name, notes, reading, inverted=inverted and image.mode != "I")
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int) and (samples == transparent).any():
+            pixels[samples == transparent] = reading.background
+            notes.add(COMPOSED, name)
+        return pixels
+    if is_deep and 0 < np.asarray(image.convert("RGB")).max() < 16:
+        notes.add(DARK_COLOR, name)
+    return np.array(_composed(image, name, notes, reading) if image.has_transparency_data else image.convert("RGB"))
+
+
+def _scale(image: PIL.Image.Image, reading: Reading, short_side: int | None) -> int:
+    """The part of its size at which an opened image is decoded. ValueError for one with too many pixels."""
+    return reading.scale(image.height, image.width, short_side, is_jpeg=image.format in JPEGS)
+
+
+def _composed(image: PIL.Image.Image, name: str, notes: Notes, reading: Reading) -> PIL.Image.Image:
+    """An image with transparency on the background, in RGB; counted where anything of it is transparent."""
+    whole = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    if whole.getchannel("A").getextrema() == (255, 255):
+        return whole.convert("RGB")
+    notes.add(COMPOSED, name)
+    background = PIL.Image.new("RGBA", whole.size, (*reading.background, 255))
+    return PIL.Image.alpha_composite(background, whole).convert("RGB")
 
 
 def reason(error: Exception) -> str:
@@ -108,21 +165,34 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).splitlines() or [type(error).__name__]
-    if isinstance(error, PIL.Image.DecompressionBombError):
-        return f"{lines[0].split(',')[0]}; scale it down, or crop it"
     return re.sub(r"^\w+, \S+:\d+, ", "", lines[0])  # without a line of torchvision's source
 
 
 def _open(stream: BinaryIO) -> PIL.Image.Image:
     """Opens an image. Raises ValueError with the reason where it is in no format that can be read."""
     try:
-        image = PIL.Image.open(stream, formats=READABLE)
+        try:
+            image = PIL.Image.open(stream, formats=READABLE)
+        except PIL.Image.DecompressionBombError:  # our own limit is a setting
+            with _no_limit():
+                image = PIL.Image.open(stream, formats=READABLE)
     except (PIL.UnidentifiedImageError, ValueError):  # such as of a PPM header that holds words
         raise _why_not(stream) from None
     fault = tiff.fault(image) if isinstance(image, TiffImageFile) else None
     if fault:
         raise ValueError(fault)
     return image
+
+
+@contextmanager
+def _no_limit() -> Iterator[None]:
+    """A context without Pillow's limit on pixels, which holds for all threads, and is what it was afterwards."""
+    with _without_limit:
+        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = limit
 
 
 def _why_not(stream: BinaryIO) -> ValueError:
@@ -163,13 +233,24 @@ def _has_more(image: PIL.Image.Image) -> bool:
         return True
 
 
-def _upper_bytes(samples: NDArray[Any], name: str, notes: Notes) -> NDArray[np.uint8]:
-    """The upper bytes of grey samples of 16 bits, where convert("RGB") would clip them at 255: uint8[H, W, 3]."""
+def _upper_bytes(
+    samples: NDArray[Any], name: str, notes: Notes, reading: Reading, *, inverted: bool
+) -> NDArray[np.uint8]:
+    """The upper bytes of grey samples of 16 bits, where convert("RGB") would clip them at 255: uint8[H, W, 3].
+
+    With ``bit_range`` auto, those of the bits that they use. ``inverted`` tells that zero is white.
+    """
     if samples.dtype == np.int32:  # Pillow's mode I
-        kept = samples.clip(0, 65535)
-        if (kept != samples).any():
+        clipped = samples.clip(0, 65535)
+        if (clipped != samples).any():
             notes.add(CLIPPED, name)
-        samples = kept
-    if 0 < samples.max() < 4096:
-        notes.add(DARK, name)
-    return np.repeat((samples >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        samples = clipped
+    most = int(samples.max())
+    bits = next(bits for bits in BITS if most < 2**bits)
+    scaled = reading.bit_range == "auto"
+    if most > 0 and bits < BITS[-1]:
+        notes.add(unused_range(bits, scaled=scaled, inverted=inverted), name)
+    kept = bits if scaled else BITS[-1]
+    if inverted:
+        samples = 2**kept - 1 - samples
+    return np.repeat((samples >> (kept - 8)).astype(np.uint8)[..., None], 3, axis=2)

@@ -22,7 +22,8 @@ from torchvision.transforms.v2.functional import resize
 from ...runtime.device import upload
 from ..dataset import BadFile, Image
 from .notes import PILLOW, Notes
-from .pillow import Header, NeedsExtra, decode, read_header, reason
+from .pillow import DEFAULT_READING, Header, NeedsExtra, decode, read_header, reason
+from .reading import Reading
 
 Windows = Sequence[Sequence[int]]
 """Top, left, height and width of one window of each image, in pixels."""
@@ -72,17 +73,20 @@ class Steps:
         short_side: short side of decoded images, in pixels; None where images keep their own size.
         decode_jpeg: decodes a plain JPEG file, uint8[n], to uint8[H, W, 3]; None where Pillow does.
         notes: count what is changed in images.
+        reading: what images become where their files leave it open.
     """
 
     short_side: int | None
     decode_jpeg: Callable[[NDArray[np.uint8]], Tensor] | None
     notes: Notes
+    reading: Reading = DEFAULT_READING
 
     def read(self, image: Image) -> Encoded | BadFile:
         """Reads bytes and header; a BadFile where that fails, or the format or the size is not supported."""
         try:
             data = bytearray(image.read())
-            header = image.header if isinstance(image, Opened) else read_header(io.BytesIO(data), image.name)
+            known = image.header if isinstance(image, Opened) else None
+            header = known or read_header(io.BytesIO(data), image.name, self.reading, self.short_side)
         except Exception as error:  # parsers of damaged bytes raise almost anything
             if isinstance(error, NeedsExtra):
                 self.notes.add(str(error), image.name)
@@ -100,7 +104,7 @@ class Steps:
             except RuntimeError:
                 failed = True
         try:
-            pixels = torch.from_numpy(decode(encoded.data, encoded.name, self.notes))
+            pixels = torch.from_numpy(decode(encoded.data, encoded.name, self.notes, self.reading, self.short_side))
         except Exception as error:  # parsers of damaged bytes raise almost anything
             return BadFile(encoded.name, reason(error))
         if failed:

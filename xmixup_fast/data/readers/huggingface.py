@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import BadFile, Dataset, Findings, Image
-from ..layout import is_missing, name_splits, named_in_part, split_faults, split_guesses, why_missing
+from ..layout import name_splits, named_in_part, split_faults, split_guesses, why_no_class
 from .listing import Entry, Root, collect, refuse
 from .tree import is_silent
 
@@ -199,4 +199,4 @@ def _labels(table: Any, column: str) -> list[_Label]:
         named = [None if label is None or label < 0 else feature.int2str(label) for label in labels]
         return [(name, "no label") for name in named]
     texts = ["" if label is None else str(label) for label in labels]
-    return [(None, why_missing(text)) if is_missing(text) else (text, "") for text in texts]
+    return [(None, fault) if (fault := why_no_class(text)) else (text, "") for text in texts]

@@ -11,10 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import BadFile, Dataset, FileImage, Findings
-from ..layout import SPLITS, is_missing, name_splits, some, split_faults, split_guesses, why_missing
+from ..layout import (
+    SPLITS,
+    is_missing,
+    name_splits,
+    several_labels,
+    some,
+    split_faults,
+    split_guesses,
+    why_missing,
+    why_several,
+)
 from .listing import Entry, Root, collect
 
 COLUMNS = ("path", "label", "split")
+EXAMPLES = 3
+"""How many rows a message names."""
 
 _SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 """The line by which Excel names the delimiter, before the header."""
@@ -47,10 +59,11 @@ def read_table(path: str | Path, needs_train: bool = True) -> Dataset:
     entries: list[Entry] = []
     bad: list[BadFile] = []
     classes: list[str] = []
+    faults += (f"{path}: {fault}" for fault in _several_labels(rows))
     for where, row in rows:
         wrong = _wrong_cells(row)
         faults += (f"{path}: {where}: {fault}" for fault in wrong)
-        if wrong:
+        if wrong or several_labels(row["label"]):
             continue
         classes.append(row["label"])
         found = files.find(row["path"])
@@ -152,8 +165,15 @@ class _Files:
         return [*self.root.said(), line]
 
 
+def _several_labels(rows: list[_Row]) -> Iterator[str]:
+    """Yields a message where cells hold several labels, with their number and the first ones."""
+    found = [f"{where} {row['label']!r}" for where, row in rows if several_labels(row["label"])]
+    if found:
+        yield f"label: {why_several()} in {len(found)} of {len(rows)} rows: {some(found, EXAMPLES)}"
+
+
 def _wrong_cells(row: dict[str, str]) -> list[str]:
-    """What is wrong with the cells of a row."""
+    """What is wrong with the cells of a row, besides several labels in one."""
     absent = [name for name in ("path", "label") if not row[name].strip()]
     wrong = [f"has no {' and no '.join(absent)}"] if absent else []
     if row["path"].strip() and is_missing(row["path"]):

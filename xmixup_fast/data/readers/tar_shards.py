@@ -17,7 +17,7 @@ from typing import BinaryIO
 from ...runtime.threads import in_flight
 from ..dataset import BadFile, Dataset, FileImage, Findings, Image
 from ..formats import is_image
-from ..layout import PACKED, is_missing, name_splits, some, split_faults, split_guesses, split_parts, why_missing
+from ..layout import PACKED, name_splits, some, split_faults, split_guesses, split_parts, why_no_class
 from .listing import Entry, Root, collect, refuse
 from .tar_members import as_source, check_end, unusable
 from .tree import extension, is_silent
@@ -387,6 +387,6 @@ def _class_name(content: bytes, kind: str) -> str:
         if not isinstance(label, int | str) or isinstance(label, bool):
             raise ValueError(f'.json: expected "label" with a number or a name, got {label!r}')
         name = str(label)
-    if is_missing(name):
-        raise ValueError(why_missing(name))
+    if fault := why_no_class(name):
+        raise ValueError(fault)
     return name

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..layout import class_name, is_missing, some, why_missing
+from ..layout import class_name, some, why_no_class
 from .columns import Columns
 
 _LABELS = ("label", "labels", "fine_label")
@@ -52,7 +52,8 @@ class Schema:
                 return None, f"expected a label below {len(self.names)}, got {label}"
             return class_name(self.names[label]), ""
         text = str(label)
-        return (None, why_missing(text)) if is_missing(text) else (class_name(text), "")
+        fault = why_no_class(text)
+        return (None, fault) if fault else (class_name(text), "")
 
     def unused(self, classes: Collection[str]) -> list[str]:
         """Names of classes that no row has."""
