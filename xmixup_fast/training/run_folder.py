@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ def read_data(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     manifest = Manifest.read(folder / MANIFEST)
     if manifest.fingerprint != description["fingerprint"]:
         raise ValueError(f"{folder / MANIFEST}: is not what the run wrote, as {DATA} tells; restore it")
-    return manifest, description
+    return replace(manifest, order=list(description["classes"])), description
 
 
 def data_beside(weights: Path) -> tuple[Manifest, dict[str, Any]] | None:
