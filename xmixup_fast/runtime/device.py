@@ -76,7 +76,8 @@ def reproducible(
     the caller has set, which is not to, unless changed.
 
     Also sets PyTorch's number of CPU threads, to :func:`default_threads` if not given, takes float32 as the default
-    dtype, and turns gradients on, whatever the caller has set. Afterwards, all of it is as it was before.
+    dtype and the CPU as the default device, and turns gradients on, whatever the caller has set. Afterwards, all of it
+    is as it was before.
     """
     threads_before, dtype_before = torch.get_num_threads(), torch.get_default_dtype()
     devices = range(torch.cuda.device_count())
@@ -86,6 +87,7 @@ def reproducible(
             enabled=True, benchmark=not deterministic, deterministic=deterministic, allow_tf32=tf32 != "none"
         ),
         _matrix_products(tf32),
+        cpu_by_default(),
         torch.inference_mode(False),
         torch.enable_grad(),
     ):
@@ -97,6 +99,11 @@ def reproducible(
         finally:
             torch.set_num_threads(threads_before)
             torch.set_default_dtype(dtype_before)
+
+
+def cpu_by_default() -> AbstractContextManager[object]:
+    """A context in which tensors that are made without a device are on the CPU, whatever default the caller has set."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 @contextmanager

@@ -150,9 +150,11 @@ class _Run:
             run_folder.summary(summary)
             if settings.report and evaluation and distributed.rank() == 0:
                 run_folder.report(run_page(self._record(summary, evaluation)))
+        network = trainer.final_network.eval()
+        network.zero_grad(set_to_none=True)  # the last step's gradients are of no use to the caller
         accuracy = f"test {evaluation.accuracy:.2f} %" if settings.test == "run" and evaluation else "not tested"
         run_folder.log(f"{accuracy}  {sum(self.state.seconds):.1f} s of training  {run_folder.folder}")
-        return Result(run_folder.folder, trainer.final_network, summary, self.setup.report, evaluation)
+        return Result(run_folder.folder, network, summary, self.setup.report, evaluation)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         """Brings trainer and run folder to the checkpoint's step."""
