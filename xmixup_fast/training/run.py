@@ -20,7 +20,8 @@ from ..calibration import Calibration, calibrate
 from ..data import bad_files
 from ..data.manifest import Manifest
 from ..evaluation import Evaluation
-from ..models.trained import save
+from ..models.timm_config import write_config
+from ..models.trained import Preprocessing, save
 from ..report.page import RunRecord, run_page
 from ..runtime import distributed
 from ..runtime.device import current_device, reproducible, usable_device
@@ -145,6 +146,8 @@ class _Run:
                     calibration.temperature,
                     no_temperature=calibration.why_none,
                 )
+                preprocessing = Preprocessing.of(trainer.final_network, settings.image_size, settings.resize)
+                write_config(trainer.final_network, preprocessing, run_folder.folder)
             evaluation = self._evaluate(calibration.temperature)
             summary = self._summary(evaluation) | {"calibration": calibration.to_json()}
             run_folder.summary(summary)
