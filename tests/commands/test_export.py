@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 import timm
 import torch
@@ -16,7 +15,7 @@ from safetensors import safe_open
 
 from xmixup_fast.commands import export as exporting
 from xmixup_fast.commands.export import Exporter, export, main
-from xmixup_fast.commands.predict import Prediction, predict
+from xmixup_fast.commands.predict import predict
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.models.trained import load_network, save
@@ -28,7 +27,6 @@ SIZE = 32
 FORMATS = ["safetensors", "torch", "onnx"]
 ALL = {"model.safetensors", "model.pt2", "model.onnx"}
 BATCHES = (1, 3, 8)
-TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
 STEPS = [
     "turn the image upright as its EXIF orientation says",
     "convert it to RGB: no transparency, the first page or frame, the upper byte of 16-bit samples",
@@ -108,33 +106,6 @@ def test_safetensors_are_timms_and_predict_as_before(
     with safe_open(folder / "model.safetensors", "pt") as file:
         stored = file.metadata()
     assert stored == told(weights, as_bytes=False)
-
-
-@pytest.mark.parametrize("exported", [True], ids=["bytes"], indirect=True)
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_tutorials_program_predicts_as_the_command_does(
-    weights: Path,
-    exported: tuple[Path, bool],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    orientation: int,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("exported").symlink_to(exported[0])
-    Path("new-photos").mkdir()
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    colours = np.random.default_rng(0).integers(256, size=(6, 8, 3), dtype=np.uint8)
-    PIL.Image.fromarray(colours).resize((80, 60)).save("new-photos/0001.jpg", exif=exif)
-    section = TUTORIAL.read_text(encoding="utf-8").partition("## 8. Use the exported model")[2]
-    names: dict[str, Any] = {"json": json}
-    exec(section.partition("```python\n")[2].partition("```")[0], names)
-    (found,) = predict(weights, "new-photos/0001.jpg")
-    assert isinstance(found, Prediction)
-    expected = {choice.name: choice.probability for choice in found.top}
-    assert dict(zip(names["classes"], names["probabilities"].tolist(), strict=True)) == pytest.approx(
-        expected, abs=1e-5
-    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
