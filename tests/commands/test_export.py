@@ -24,14 +24,15 @@ pytest.importorskip("onnxscript", reason="needs pip install onnx onnxscript onnx
 onnxruntime = pytest.importorskip("onnxruntime")
 
 SIZE = 32
-FORMATS = ["safetensors", "torch", "onnx"]
-ALL = {"model.safetensors", "model.pt2", "model.onnx"}
+FORMATS = ["safetensors", "torch", "torchscript", "onnx"]
+ALL = {"model.safetensors", "config.json", "model.pt2", "model.pt", "model.onnx"}
 BATCHES = (1, 3, 8)
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 STEPS = [
     "turn the image upright as its EXIF orientation says",
     "convert it to RGB: no transparency, the first page or frame, the upper byte of 16-bit samples",
     "resize the short side to 40 pixels, bilinear, antialiased, as uint8",
-    "crop the middle 32 x 32 pixels",
+    "crop the middle 32 x 32 pixels, half pixels rounded to even numbers",
     "divide by 255, subtract mean, and divide by std",
 ]
 
@@ -84,6 +85,17 @@ def test_a_torch_program_gives_the_networks_logits(weights: Path, exported: tupl
         torch.testing.assert_close(program(inputs), logits, rtol=0, atol=1e-5)
 
 
+@DEPRECATED
+def test_a_torchscript_program_gives_the_networks_logits(weights: Path, exported: tuple[Path, bool]) -> None:
+    folder, as_bytes = exported
+    files = {"preprocessing.json": ""}
+    program = torch.jit.load(folder / "model.pt", _extra_files=files)
+    assert json.loads(files["preprocessing.json"]) == told(weights, as_bytes)
+    for batch in BATCHES:
+        logits, inputs = network_and_inputs(weights, batch, as_bytes)
+        torch.testing.assert_close(program(inputs), logits, rtol=0, atol=1e-5)
+
+
 def test_an_onnx_model_gives_the_networks_logits(weights: Path, exported: tuple[Path, bool]) -> None:
     folder, as_bytes = exported
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -105,7 +117,7 @@ def test_safetensors_are_timms_and_predict_as_before(
     assert torch.equal(model.eval()(images), load_network(weights)[0].eval()(images))
     with safe_open(folder / "model.safetensors", "pt") as file:
         stored = file.metadata()
-    assert stored == told(weights, as_bytes=False)
+    assert stored == told(weights, as_bytes=False) | {"format": "pt"}
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -156,10 +168,82 @@ def test_files_that_are_there_and_what_is_missing_are_named(
     with pytest.raises(FileExistsError, match=r"output: .*model\.onnx is there already"):
         export(weights, FORMATS, tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"model.onnx": "mine"}
-    with pytest.raises(ValueError, match="format: expected some of safetensors, torch, onnx, got pickle"):
+    with pytest.raises(ValueError, match="format: expected some of safetensors, torch, torchscript, onnx, got pickle"):
         export(weights, ["torch", "pickle"], tmp_path)
     assert main([str(weights), "--output", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: format: must be given (safetensors, torch, onnx); see ")
+    assert capsys.readouterr().err.startswith("error: format: expected some of safetensors, torch, torchscript, onnx")
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ValueError, match=r"^format: onnx needs onnxscript; pip install onnxscript$"):
         export(weights, ["onnx"], tmp_path / "new")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"output: .*config\.json is there already"):
+        export(weights, ["safetensors"], tmp_path / "other")
+    assert (tmp_path / "other" / "config.json").read_text() == "mine"
+
+
+PROGRAMS = {"torch": "model.pt2", "torchscript": "model.pt", "onnx": "model.onnx"}
+
+
+def loaded(path: Path) -> exporting.Run:
+    """A program, whatever its format."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return torch.export.load(path).module() if path.suffix == ".pt2" else torch.jit.load(path)
+
+
+@DEPRECATED
+@pytest.mark.parametrize("as_bytes", [False, True], ids=["floats", "bytes"])
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+def test_programs_of_any_size_and_in_half(weights: Path, tmp_path: Path, as_bytes: bool, half: bool) -> None:
+    found = export(weights, FORMATS, tmp_path, with_preprocessing=as_bytes, half=half, dynamic_size=True)
+    tolerance = 2e-2 if half else 1e-4
+    assert max(found.values()) <= tolerance and (min(found.values()) > 1e-6) == half
+    network = load_network(weights)[0]
+    for name in PROGRAMS.values():
+        program = loaded(tmp_path / name)
+        for batch, height, width in ((1, 32, 32), (4, 32, 32), (1, 57, 40), (3, 40, 131)):
+            generator = torch.Generator().manual_seed(width)
+            crops = torch.randint(256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
+            images = ((crops / 255 - torch.tensor(network.mean)) / torch.tensor(network.std)).permute(0, 3, 1, 2)
+            with torch.no_grad():
+                expected, got = network(images), program(crops if as_bytes else images.contiguous())
+            assert got.dtype == torch.float32
+            assert (got - expected).abs().max() <= tolerance * expected.abs().max(), (name, batch, height, width)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata()["input"] == "float32[B, 3, 32, 32], normalised"
+        dtypes = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118  (not a mapping)
+    assert dtypes - {torch.int64} == {torch.float16 if half else torch.float32}
+    files = {"preprocessing.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=files)
+    form = json.loads(files["preprocessing.json"])
+    assert form["input"] == ("uint8[B, H, W, 3]" if as_bytes else "float32[B, 3, H, W], normalised")
+    assert form.get("dtype") == ("float16" if half else None)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_network_of_one_size_says_so(tmp_path: Path, name: str) -> None:
+    save(build("test_vit", "none", ["a", "b"], image_size=32), tmp_path / "model.safetensors", 32)
+    with pytest.raises(ValueError, match=rf"format: {name} fails for test_vit: .*; without --dynamic-size, it is written"):
+        export(tmp_path / "model.safetensors", [name], tmp_path / "out", dynamic_size=True)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert export(tmp_path / "model.safetensors", [name], tmp_path / "out")[name] <= 1e-4
+
+
+OTHER_TOOLS = {
+    **dict.fromkeys(("openvino", "OpenVINO", "open-vino"), "ovc model.onnx"),
+    **dict.fromkeys(("tensorrt", "TensorRT", "engine"), "trtexec --onnx=model.onnx"),
+    **dict.fromkeys(("tflite", "TFLite", "litert", "tensorflow", "saved_model", "keras"), "onnx2tf -i model.onnx"),
+    **dict.fromkeys(("coreml", "core-ml", "CoreML", "Core_ML", "mlmodel", "mlpackage"), "coremltools.convert("),
+    "ncnn": "pnnx model.onnx",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TOOLS)
+def test_other_tool_chains_are_told_how(weights: Path, tmp_path: Path, capsys: Any, name: str) -> None:
+    assert main([str(weights), "--format", "onnx", name, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    formats = "safetensors, torch, torchscript, onnx"
+    assert error.startswith(f"error: format: expected some of {formats}, got {name}; export ") and error.count("\n") == 1
+    assert OTHER_TOOLS[name] in error and not (tmp_path / "out").exists()

@@ -115,9 +115,9 @@ def predict(
     if tta not in get_args(Augmentation):
         raise ValueError(f"tta: expected none or flip, got {tta!r}")
     place = torch.device(usable_device(device))
-    temperature = needed_temperature(weights) if calibrated else 1.0
     with current_device(place), own_defaults():
         network, preprocessing = load(weights)
+        temperature = needed_temperature(weights) if calibrated else 1.0
         classifier = _Classifier(network, preprocessing, top_k, place, flip=tta == "flip", temperature=temperature)
         decode = make_decoder(decoder, classifier.preprocessing.resize, place, default_threads(), _complain).decode
     paths = [images] if isinstance(images, str | os.PathLike) else images
