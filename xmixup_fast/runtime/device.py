@@ -21,6 +21,7 @@ from torch import Tensor
 from . import distributed
 from .control_group import memory_left
 from .gpu import kernel_fault, why_no_gpu
+from .heap import kept_heap
 from .openmp import threads_under_quota
 
 
@@ -77,6 +78,7 @@ def reproducible(
 
     Also sets PyTorch's number of CPU threads, to :func:`default_threads` if not given, takes float32 as the default
     dtype and the CPU as the default device, and turns gradients on and autocast off, whatever the caller has set.
+    Memory that is freed is kept for what is allocated next.
     Afterwards, all of it is as it was before.
     """
     threads_before, dtype_before = torch.get_num_threads(), torch.get_default_dtype()
@@ -90,6 +92,7 @@ def reproducible(
         own_defaults(),
         torch.inference_mode(False),
         torch.enable_grad(),
+        kept_heap(),
     ):
         torch.manual_seed(seed)
         torch.set_num_threads(threads or default_threads())
