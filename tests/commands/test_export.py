@@ -16,6 +16,7 @@ from safetensors import safe_open
 from xmixup_fast.commands import export as exporting
 from xmixup_fast.commands.export import Exporter, export, main
 from xmixup_fast.commands.predict import predict
+from xmixup_fast.data.decoding.steps import LONGEST
 from xmixup_fast.models.build import build
 from xmixup_fast.models.network import Network
 from xmixup_fast.models.trained import load_network, save
@@ -31,6 +32,7 @@ DEPRECATED = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning
 STEPS = [
     "turn the image upright as its EXIF orientation says",
     "convert it to RGB: no transparency, the first page or frame, the upper byte of 16-bit samples",
+    f"keep the middle {LONGEST} short sides of an image that is longer",
     "resize the short side to 40 pixels, bilinear, antialiased, as uint8",
     "crop the middle 32 x 32 pixels, half pixels rounded to even numbers",
     "divide by 255, subtract mean, and divide by std",

@@ -50,6 +50,7 @@ def write(folder: Path) -> list[Path]:
         "grey-alpha.png": (PIL.Image.merge("LA", [plain.convert("L"), alpha]), {}),
         "tall.jpg": (picture(310, 41, 11), {"quality": 95}),
         "wide.png": (picture(41, 310, 12), {}),
+        "long.png": (picture(13, 251, 15), {}),
         "smaller.png": (picture(21, 18, 13), {}),
         "tiny.png": (picture(5, 7, 14), {}),
         **{f"odd-{width}.png": (picture(50, width, width), {}) for width in range(56, 64)},
@@ -60,13 +61,16 @@ def write(folder: Path) -> list[Path]:
 
 
 def opened_as_told(path: Path, steps: list[str]) -> PIL.Image.Image:
-    """A photo as a program opens it that does what the first two steps of the metadata say, with Pillow alone."""
-    upright, to_rgb = steps[:2]
+    """A photo as a program opens it that does what the first three steps of the metadata say, with Pillow alone."""
+    upright, to_rgb, longest = steps[:3]
     assert "EXIF" in upright and "no transparency" in to_rgb and "upper byte of 16-bit samples" in to_rgb
+    assert longest == "keep the middle 16 short sides of an image that is longer"
     image: PIL.Image.Image = PIL.ImageOps.exif_transpose(PIL.Image.open(path))
     if image.mode.startswith("I"):
         image = PIL.Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-    return image.convert("RGB")
+    width, height = (min(side, 16 * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.convert("RGB").crop((left, top, left + width, top + height))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ class Exporter:
         import torch
         from torch.export import Dim
 
-        shapes: dict[int, Dim] = {0: Dim("batch")}
+        shapes: dict[int, Any] = {0: Dim("batch")}
         if self.dynamic_size:
             height = 1 if self.with_preprocessing else 2
             shapes |= {height: Dim.DYNAMIC, height + 1: Dim.DYNAMIC}

@@ -136,6 +136,7 @@ class Preprocessing:
         return [
             "turn the image upright as its EXIF orientation says",
             "convert it to RGB: no transparency, the first page or frame, the upper byte of 16-bit samples",
+            "keep the middle 16 short sides of an image that is longer",
             *([] if self.resize is None else [resize]),
             f"crop the middle {size} x {size} pixels, half pixels rounded to even numbers",
             *([] if as_bytes else ["divide by 255, subtract mean, and divide by std"]),

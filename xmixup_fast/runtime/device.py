@@ -78,8 +78,7 @@ def reproducible(
 
     Also sets PyTorch's number of CPU threads, to :func:`default_threads` if not given, takes float32 as the default
     dtype and the CPU as the default device, and turns gradients on and autocast off, whatever the caller has set.
-    Memory that is freed is kept for what is allocated next.
-    Afterwards, all of it is as it was before.
+    Memory that is freed is kept for what is allocated next. Afterwards, all of it is as it was before.
     """
     threads_before, dtype_before = torch.get_num_threads(), torch.get_default_dtype()
     devices = range(torch.cuda.device_count())
