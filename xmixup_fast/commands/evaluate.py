@@ -125,7 +125,7 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
         )
     evaluation = replace(evaluation, names=[sample.image.name for sample in without(samples, bad)])
     if wrong := [evaluation.names[position] for position in evaluation.not_finite()]:
-        raise not_finite(network, f"{len(wrong)} of {len(evaluation)} images ({some(wrong, EXAMPLES)})")
+        raise not_finite(network, "outputs", f"{len(wrong)} of {len(evaluation)} images ({some(wrong, EXAMPLES)})")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")

@@ -192,7 +192,7 @@ class Exporter:
             images = self._normalised(images)
         logits: Tensor = self.network(images)
         if not logits.isfinite().all():
-            raise not_finite(self.network, "random images")
+            raise not_finite(self.network, "outputs", "random images")
         return logits / self.temperature if self.calibrated and self.temperature is not None else logits
 
     def _normalised(self, images: Tensor) -> Tensor:

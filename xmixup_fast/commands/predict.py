@@ -170,7 +170,7 @@ class _Classifier:
             finite = logits_are_finite(logits, len(images)).tolist()
             top = averaged(logits, len(images)).softmax(1).topk(self.top_k)
         if not all(finite):
-            raise not_finite(self.network, names[finite.index(False)])
+            raise not_finite(self.network, "outputs", names[finite.index(False)])
         rows = zip(top.values.tolist(), top.indices.tolist(), strict=True)
         return [[Choice(self.classes[i], self.meanings[i], p) for p, i in zip(*row, strict=True)] for row in rows]
 

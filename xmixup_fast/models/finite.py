@@ -5,15 +5,18 @@ from __future__ import annotations
 from torch import nn
 
 
-def not_finite(network: nn.Module, images: str) -> ValueError:
+def not_finite(network: nn.Module, what: str, images: str) -> ValueError:
     """The error for a network whose outputs are not finite; it names a tensor of its weights that is not, either.
 
-    ``images`` says for which images, such as "photos/1.jpg" or "3 of 12 images".
+    Args:
+        network: the network.
+        what: is not finite: "outputs" or "features".
+        images: for which images, such as "photos/1.jpg" or "3 of 12 images".
     """
     state = network.state_dict().items()
     broken = next((name for name, tensor in state if tensor.is_floating_point() and not tensor.isfinite().all()), None)
     cause = "" if broken is None else f", as {broken} holds numbers that are not"
     return ValueError(
-        f"weights: the network's outputs for {images} are not finite{cause}; expected a network that was trained "
+        f"weights: the network's {what} for {images} are not finite{cause}; expected a network that was trained "
         "without overflow: train again, with a smaller learning rate, or take other weights"
     )

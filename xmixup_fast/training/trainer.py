@@ -245,7 +245,7 @@ class Trainer:
         own_part = evaluate_network(network, images, form, self.batch_size, mine, **options)
         whole = merge_evaluations(distributed.gather_objects(own_part))
         if wrong := whole.not_finite():
-            raise not_finite(network, f"{len(wrong)} of {len(whole)} images after step {self.steps_done}")
+            raise not_finite(network, "outputs", f"{len(wrong)} of {len(whole)} images after step {self.steps_done}")
         return whole
 
     def _share_statistics(self, network: Network) -> None:
