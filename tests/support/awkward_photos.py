@@ -33,6 +33,9 @@ def write(folder: Path) -> list[Path]:
         exif = PIL.Image.Exif()
         exif[ORIENTATION] = orientation
         picture(61, 90, orientation).save(folder / f"exif-{orientation}.jpg", exif=exif, quality=95)
+        if orientation in (5, 6):
+            for format in ("png", "webp", "tif"):
+                picture(61, 90, orientation).save(folder / f"exif-{orientation}.{format}", exif=exif)
     plain = picture(70, 53, 10)
     grey = np.asarray(plain.convert("L"))
     alpha = PIL.Image.fromarray(np.tile(np.linspace(0, 255, 53, dtype=np.uint8), (70, 1)))
