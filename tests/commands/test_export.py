@@ -227,7 +227,9 @@ def test_programs_of_any_size_and_in_half(weights: Path, tmp_path: Path, as_byte
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_network_of_one_size_says_so(tmp_path: Path, name: str) -> None:
     save(build("test_vit", "none", ["a", "b"], image_size=32), tmp_path / "model.safetensors", 32)
-    with pytest.raises(ValueError, match=rf"format: {name} fails for test_vit: .*; without --dynamic-size, it is written"):
+    with pytest.raises(
+        ValueError, match=rf"format: {name} fails for test_vit: .*; without --dynamic-size, it is written"
+    ):
         export(tmp_path / "model.safetensors", [name], tmp_path / "out", dynamic_size=True)
     assert list((tmp_path / "out").iterdir()) == []
     assert export(tmp_path / "model.safetensors", [name], tmp_path / "out")[name] <= 1e-4
@@ -247,5 +249,7 @@ def test_other_tool_chains_are_told_how(weights: Path, tmp_path: Path, capsys: A
     assert main([str(weights), "--format", "onnx", name, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     formats = "safetensors, torch, torchscript, onnx"
-    assert error.startswith(f"error: format: expected some of {formats}, got {name}; export ") and error.count("\n") == 1
+    assert (
+        error.startswith(f"error: format: expected some of {formats}, got {name}; export ") and error.count("\n") == 1
+    )
     assert OTHER_TOOLS[name] in error and not (tmp_path / "out").exists()

@@ -73,9 +73,9 @@ class Run(NamedTuple):
         short_side, size = int(self.metadata["resize"]), int(self.metadata["image_size"])
         assert self.metadata["interpolation"] == "bilinear, antialiased"
         bilinear = v2.InterpolationMode.BILINEAR
-        prepared = v2.Compose(
-            [v2.PILToTensor(), v2.Resize(short_side, bilinear, antialias=True), v2.CenterCrop(size)]
-        )(opened_as_told(path, self.steps))
+        prepared = v2.Compose([v2.PILToTensor(), v2.Resize(short_side, bilinear, antialias=True), v2.CenterCrop(size)])(
+            opened_as_told(path, self.steps)
+        )
         assert isinstance(prepared, Tensor)
         return prepared
 
@@ -216,7 +216,9 @@ def test_evaluate_gives_predicts_answers(run: Run, tmp_path: Path) -> None:
         assert probability == pytest.approx(float(run.asked[Path(found.names[position]).name].max()), abs=ROUNDING)
 
 
-def test_the_tutorials_snippet_gives_predicts_answers(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tutorials_snippet_gives_predicts_answers(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tutorial = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
     section = tutorial.read_text(encoding="utf-8").partition("## 8. Use the exported model")[2]
     (tmp_path / "snippet.py").write_text("import json\n" + section.partition("```python\n")[2].partition("```")[0])

@@ -159,7 +159,9 @@ def test_every_block_runs(page: str, place: Path, capsys: pytest.CaptureFixture[
         with (place / "predictions.csv").open() as file:
             rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
         found = [float(text) for text in re.findall(rf"^{names['best']}: (\S+)$", printed, re.M)]
-        assert found == pytest.approx([float(rows["0001.jpg"]["probability"])] * 2, abs=0.02), "timm resizes with Pillow"
+        assert found == pytest.approx([float(rows["0001.jpg"]["probability"])] * 2, abs=0.02), (
+            "timm resizes with Pillow"
+        )
     if page == "docs/faq.md":
         assert all(text in printed for text in quoted("xmixup_fast."))
 

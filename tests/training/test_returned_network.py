@@ -1,4 +1,4 @@
-"""The network that fit returns is ready for use, and what the caller has set in torch is as it was, and of no account."""
+"""The network that fit returns is ready for use. What the caller has set in torch changes nothing, and is kept."""
 
 from __future__ import annotations
 

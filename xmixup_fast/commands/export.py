@@ -61,6 +61,7 @@ def export(
     weights: str | os.PathLike[str],
     formats: Sequence[str],
     output: str | os.PathLike[str],
+    *,
     with_preprocessing: bool = False,
     calibrated: bool = False,
     half: bool = False,
@@ -168,15 +169,14 @@ class Options:
 def run(options: Options) -> None:
     """Exports as the options say, and prints a line for each file. Raises as :func:`export` does."""
     require_one_process()
-    formats = options.format or []
     differences = export(
         options.weights,
-        formats,
+        options.format or [],
         options.output,
-        options.with_preprocessing,
-        options.calibrated,
-        options.half,
-        options.dynamic_size,
+        with_preprocessing=options.with_preprocessing,
+        calibrated=options.calibrated,
+        half=options.half,
+        dynamic_size=options.dynamic_size,
     )
     tolerance = HALF_TOLERANCE if options.half else TOLERANCE
     for name, difference in differences.items():

@@ -163,7 +163,11 @@ class _Classifier:
         from ..ops.image_pool import ImagePool
         from ..runtime.device import current_device, own_defaults
 
-        with current_device(self.device), own_defaults(), torch.no_grad():  # here, since callers go on between two predictions
+        with (
+            current_device(self.device),
+            own_defaults(),
+            torch.no_grad(),
+        ):  # here, since callers go on between two predictions
             pool = ImagePool.from_images(images).to(self.device)
             ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers, flip=self.flip)
             logits = self.network(batch).float() / self.temperature

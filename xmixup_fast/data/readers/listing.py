@@ -159,7 +159,12 @@ def collect(
     for entry in seen.values():
         splits[entry.split].append(Sample(entry.image, labels[entry.class_name], entry.weight))
     train, val, test = map(by_name, splits.values())
-    guesses = [*findings.guesses, *_joined(where, spellings), *_numbered(where, names), *_repeated(where, seen.values())]
+    guesses = [
+        *findings.guesses,
+        *_joined(where, spellings),
+        *_numbered(where, names),
+        *_repeated(where, seen.values()),
+    ]
     return Dataset(
         names,
         train,
@@ -223,7 +228,9 @@ def _numbered(where: str, names: Sequence[str]) -> list[str]:
     """A line on classes whose names are whole numbers, where the order of their values is not that of texts."""
     if list(names) == sorted(names):
         return []
-    return [f"{where}: classes are whole numbers, and labels follow their values: {', '.join(names[:3])} to {names[-1]}"]
+    return [
+        f"{where}: classes are whole numbers, and labels follow their values: {', '.join(names[:3])} to {names[-1]}"
+    ]
 
 
 def _repeated(where: str, entries: Iterable[Entry]) -> list[str]:
