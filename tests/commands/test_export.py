@@ -28,7 +28,7 @@ SIZE = 32
 FORMATS = ["safetensors", "torch", "torchscript", "onnx"]
 ALL = {"model.safetensors", "config.json", "model.pt2", "model.pt", "model.onnx"}
 BATCHES = (1, 3, 8)
-DEPRECATED = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 STEPS = [
     "turn the image upright as its EXIF orientation says",
     "convert it to RGB: no transparency, the first page or frame, the upper byte of 16-bit samples",

@@ -1,4 +1,4 @@
-"""Outputs that are no numbers are errors, never answers: of predict, evaluate, validation during training and export."""
+"""Outputs that are no numbers are errors, never answers: of predict, evaluate, validation and export."""
 
 from __future__ import annotations
 

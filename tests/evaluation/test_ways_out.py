@@ -19,7 +19,6 @@ import pytest
 import timm
 import torch
 from awkward_photos import opened_as_told
-from made import write_folder
 from safetensors import safe_open
 from torch import Tensor
 from torchvision.transforms import v2
@@ -32,17 +31,17 @@ from xmixup_fast.models.network import Network
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs pip install onnx onnxscript onnxruntime")
 pytest.importorskip("onnxscript", reason="needs pip install onnx onnxscript onnxruntime")
 
-CLASSES = {"10": (60, 60, 200), "9": (60, 200, 60), "1": (200, 60, 60), "2": (150, 150, 60)}
+CLASSES = ("1", "2", "9", "10")
 SETTINGS: dict[str, Any] = {
     **{"method": "finetune", "model": "test_resnet", "weights": "none", "image_size": 32, "resize": 40, "steps": 40},
-    **{"lr": 0.05, "batch_size": 8, "device": "cpu", "report": False, "val_fraction": 0.25},
+    **{"lr": 0.05, "label_smoothing": 0.3, "batch_size": 8, "device": "cpu", "report": False, "val_fraction": 0.25},
 }
 ROUNDING = 1e-5
 """Of a probability, where the same pixels go through the same network, in batches of another size."""
-PILLOW = 0.03
+PILLOW = 0.005
 """Of a probability, where Pillow resizes, whose pixels differ from torchvision's by one of 255 levels at most."""
 HALF = 0.01
-"""Of a probability, where the network computes in float16."""
+"""Of a probability, where weights are float16."""
 
 Answers = dict[str, Tensor]
 """The probabilities of all classes, float32[K], by the name of the photo."""
@@ -92,7 +91,11 @@ class Run(NamedTuple):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("ways")
-    result = fit(write_folder(folder / "target", CLASSES, 8), **SETTINGS, output=str(folder / "run"))
+    for number in range(32):  # nothing to learn, so that the network is never sure
+        path = folder / "target" / CLASSES[number % len(CLASSES)] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        awkward_photos.picture(60, 60, 100 + number).save(path)
+    result = fit(folder / "target", **SETTINGS, output=str(folder / "run"))
     formats = ["safetensors", "torch", "torchscript", "onnx"]
     export(result, formats, folder / "floats")
     export(result, formats[1:], folder / "programs", with_preprocessing=True)
@@ -170,7 +173,7 @@ def differences(run: Run, found: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: float((found[name] - expected).abs().max()) for name, expected in run.asked.items()}
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_every_way_out_gives_the_same_answer(run: Run) -> None:
     table = {way: differences(run, ask(run)) for way, (ask, _) in WAYS.items()}
     width = max(map(len, run.asked))
@@ -234,6 +237,8 @@ def test_the_tutorials_snippet_gives_predicts_answers(
     Path("exported").symlink_to(run.programs)
     Path("new-photos").mkdir()
     for path in run.photos:
+        if path.name == "long.png":
+            continue  # needs the step on very long images, as the text below the snippet says
         place = Path("new-photos/0001.jpg")
         place.unlink(missing_ok=True)
         place.symlink_to(path)
@@ -242,8 +247,7 @@ def test_the_tutorials_snippet_gives_predicts_answers(
         torch.testing.assert_close(names["probabilities"], run.asked[path.name], rtol=0, atol=ROUNDING, msg=path.name)
 
 
-def test_a_network_in_half_gives_the_same_answers_within_a_bound(run: Run, tmp_path: Path) -> None:
-    export(run.folder, ["safetensors", "torch"], tmp_path, with_preprocessing=True, half=True)
-    found = by_torch(run, tmp_path, exported, run.as_bytes)
-    assert max(differences(run, found).values()) <= HALF
-    assert max(differences(run, by_timm(run, f"local-dir:{tmp_path}")).values()) <= PILLOW + HALF
+def test_weights_in_half_give_the_same_answers_within_a_bound(run: Run, tmp_path: Path) -> None:
+    export(run.folder, ["safetensors"], tmp_path, half=True)
+    found = differences(run, by_timm(run, f"local-dir:{tmp_path}"))
+    assert ROUNDING < max(found.values()) <= PILLOW + HALF
