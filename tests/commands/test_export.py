@@ -231,9 +231,9 @@ def test_programs_of_any_size_and_in_half(tmp_path: Path, as_bytes: bool, half: 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_network_of_one_size_says_so(tmp_path: Path, name: str) -> None:
-    save(build("test_vit", "none", ["a", "b"], image_size=32), tmp_path / "model.safetensors", 32)
+    save(build("test_vit3", "none", ["a", "b"], image_size=32), tmp_path / "model.safetensors", 32)
     with pytest.raises(
-        ValueError, match=rf"format: {name} fails for test_vit: .*; without --dynamic-size, it is written"
+        ValueError, match=rf"format: {name} fails for test_vit3: .*; without --dynamic-size, it is written"
     ):
         export(tmp_path / "model.safetensors", [name], tmp_path / "out", dynamic_size=True)
     assert list((tmp_path / "out").iterdir()) == []

@@ -123,13 +123,15 @@ def _check_formats(formats: Sequence[str]) -> None:
 
 def _write(exporter: Exporter, name: str, path: Path) -> float:
     """Writes one file aside, compares it, and gives it its name. Returns the difference."""
+    from ..models.finite import NotFinite
+
     write: Callable[[Path], Run] = getattr(exporter, f"write_{name}")
     is_program = name != "safetensors"
     with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         aside = Path(folder, path.name)
         try:
             difference: float = exporter.difference(write(aside), program=is_program)
-        except OSError:
+        except (OSError, NotFinite):
             raise
         except Exception as error:  # exporters raise anything where they do not know an operation
             model, reason = exporter.network.model_name, str(error).split("\n")[0] or type(error).__name__

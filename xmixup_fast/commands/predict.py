@@ -105,7 +105,7 @@ def predict(
 
     from ..data.decoding.choose import make_decoder
     from ..models.trained import load, needed_temperature
-    from ..runtime.device import current_device, default_threads, own_defaults, usable_device
+    from ..runtime.device import current_device, default_threads, usable_device
 
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
@@ -115,9 +115,9 @@ def predict(
     if tta not in get_args(Augmentation):
         raise ValueError(f"tta: expected none or flip, got {tta!r}")
     place = torch.device(usable_device(device))
-    with current_device(place), own_defaults():
-        network, preprocessing = load(weights)
-        temperature = needed_temperature(weights) if calibrated else 1.0
+    network, preprocessing = load(weights)
+    temperature = needed_temperature(weights) if calibrated else 1.0
+    with current_device(place):
         classifier = _Classifier(network, preprocessing, top_k, place, flip=tta == "flip", temperature=temperature)
         decode = make_decoder(decoder, classifier.preprocessing.resize, place, default_threads(), _complain).decode
     paths = [images] if isinstance(images, str | os.PathLike) else images
@@ -163,11 +163,8 @@ class _Classifier:
         from ..ops.image_pool import ImagePool
         from ..runtime.device import current_device, own_defaults
 
-        with (
-            current_device(self.device),
-            own_defaults(),
-            torch.no_grad(),
-        ):  # here, since callers go on between two predictions
+        # Here, since callers go on between two predictions.
+        with current_device(self.device), own_defaults(), torch.no_grad():
             pool = ImagePool.from_images(images).to(self.device)
             ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers, flip=self.flip)
             logits = self.network(batch).float() / self.temperature

@@ -5,7 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 
-def not_finite(network: nn.Module, what: str, images: str) -> ValueError:
+class NotFinite(ValueError):
+    """A network's outputs are not finite."""
+
+
+def not_finite(network: nn.Module, what: str, images: str) -> NotFinite:
     """The error for a network whose outputs are not finite; it names a tensor of its weights that is not, either.
 
     Args:
@@ -15,8 +19,8 @@ def not_finite(network: nn.Module, what: str, images: str) -> ValueError:
     """
     state = network.state_dict().items()
     broken = next((name for name, tensor in state if tensor.is_floating_point() and not tensor.isfinite().all()), None)
-    cause = "" if broken is None else f", as {broken} holds numbers that are not"
-    return ValueError(
+    cause = "" if broken is None else f", as {broken.removeprefix('body.')} holds numbers that are not"
+    return NotFinite(
         f"weights: the network's {what} for {images} are not finite{cause}; expected a network that was trained "
         "without overflow: train again, with a smaller learning rate, or take other weights"
     )

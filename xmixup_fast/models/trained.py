@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ..runtime.device import own_defaults
 from ..runtime.tensor_files import write_tensors
 from . import architecture as architectures
 from . import classifiers
@@ -82,7 +83,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
         raise ValueError(f"{file}: timm has no {model!r}, which the metadata name")
     arguments: dict[str, Any] = json.loads(metadata.get("model_args", "{}"))
     classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), own_defaults():
         body = architectures.create(Architecture(model, arguments), image_size).float()  # whatever the default dtype is
         load_weights(body, weights, str(file), model)
     outputs = len(classifiers.output_layers(body)[0].weight)
