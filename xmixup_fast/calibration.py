@@ -40,7 +40,7 @@ def reliability(confidences: Tensor, right: Tensor) -> list[Bin]:
         right: bool[n], whether they are the true ones.
     """
     count = min(BINS, max(5, len(right) // IMAGES_PER_BIN))
-    edges = torch.arange(count + 1, dtype=torch.float64) / count
+    edges = torch.arange(count + 1, dtype=torch.float64, device=right.device) / count
     numbers = torch.bucketize(confidences.double(), edges[1:-1])
     found = []
     for number in numbers.unique().tolist():

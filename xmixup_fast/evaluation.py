@@ -84,7 +84,7 @@ class Evaluation:
     predicted: Tensor
     """int64[n]: predicted classes."""
     probabilities: Tensor
-    """float32[n]: probabilities of the predicted classes."""
+    """float32[n]: probabilities of the predicted classes; nan where a logit is not finite."""
     losses: Tensor
     """float32[n]: cross entropies."""
     ranks: Tensor
@@ -104,6 +104,10 @@ class Evaluation:
     def __repr__(self) -> str:
         accuracy = f", {self.accuracy:.2f} % right" if len(self) else ""
         return f"Evaluation({len(self)} images of {len(self.classes)} classes{accuracy})"
+
+    def not_finite(self) -> list[int]:
+        """Positions of the images for which the network gave nan or infinity, so that it has no answer."""
+        return self.positions[~self.probabilities.isfinite()].tolist()
 
     @property
     def accuracy(self) -> float:
@@ -319,10 +323,11 @@ def _judged(logits: Tensor, labels: Tensor, temperature: float | None, keep_logi
     # Of equally likely classes argmax takes the first. What is not a number counts as likelier than all.
     before = torch.arange(scores.shape[1], device=labels.device) < labels[:, None]
     above = ~(scores <= true) | ((scores == true) & before)
+    probabilities = scores.softmax(1).gather(1, predicted[:, None])[:, 0]
     found = {
         "labels": labels,
         "predicted": predicted,
-        "probabilities": scores.softmax(1).gather(1, predicted[:, None])[:, 0],
+        "probabilities": probabilities.masked_fill(~logits_are_finite(logits, len(labels)), math.nan),
         "losses": F.cross_entropy(scores, labels, reduction="none"),
         "ranks": above.sum(1),
     }
@@ -330,6 +335,12 @@ def _judged(logits: Tensor, labels: Tensor, temperature: float | None, keep_logi
         calibrated = averaged(logits / temperature, len(labels)).softmax(1)
         found["calibrated"] = calibrated.gather(1, predicted[:, None])[:, 0]
     return found | ({"logits": scores} if keep_logits else {})
+
+
+def logits_are_finite(logits: Tensor, images: int) -> Tensor:
+    """bool[images]: whether all logits of an image, and of its mirror image where there are these, are finite."""
+    finite = logits.isfinite().all(1)
+    return finite if len(logits) == images else finite.view(2, images).all(0)
 
 
 def averaged(logits: Tensor, images: int) -> Tensor:

@@ -45,6 +45,14 @@ def test_class_means_are_the_means_of_features_and_known_probabilities() -> None
     assert class_means(network, batches(), 3).probabilities is None
 
 
+@pytest.mark.parametrize("value", [torch.nan, INF, -INF])
+def test_features_that_are_not_finite_are_no_statistics(value: float) -> None:
+    images = [(batch.clone(), labels) for batch, labels in batches()]
+    images[1][0][0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="weights: the network's features for images whose classes are compared are"):
+        class_means(colour_network([True] * 3), images, 3)
+
+
 def test_passes_leave_the_network_as_it_was() -> None:
     network = colour_network([True] * 3).train()
     class_means(network, batches(), 2, network.source_logits)

@@ -31,7 +31,7 @@ from xmixup_fast.training import target as target_module
 def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> None:
     result = run(data, tmp_path / "run", method, report=True)
     names = {"config.yaml", "metrics.jsonl", "metrics.csv", "model.safetensors", "batch.png", "summary.json"}
-    names |= {"evaluation.json", "report.html", "checkpoints", "manifest.csv", "data.json"}
+    names |= {"config.json", "evaluation.json", "report.html", "checkpoints", "manifest.csv", "data.json"}
     uses_source = METHODS[method].uses_source
     assert {path.name for path in result.folder.iterdir()} == names | ({"selection.json"} if uses_source else set())
 

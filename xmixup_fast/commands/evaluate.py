@@ -86,7 +86,10 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
     message for the user, for what cannot be used.
     """
     from ..data.bad_files import list_bad, refuse_bad_files, skipped, to_json, without
+    from ..data.duplicates import EXAMPLES
+    from ..data.layout import some
     from ..evaluation import evaluate_network
+    from ..models.finite import not_finite
     from ..models.trained import load, temperature_of
     from ..report import figures
     from ..report.results import EvaluationResult
@@ -121,7 +124,8 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
             temperature=temperature_of(options.model),
         )
     evaluation = replace(evaluation, names=[sample.image.name for sample in without(samples, bad)])
-
+    if wrong := [evaluation.names[position] for position in evaluation.not_finite()]:
+        raise not_finite(network, "outputs", f"{len(wrong)} of {len(evaluation)} images ({some(wrong, EXAMPLES)})")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")

@@ -100,7 +100,7 @@ def predict(
             they say.
 
     Raises ValueError and FileNotFoundError, at once, for arguments and weights that cannot be used; ValueError where
-    there are no images.
+    there are no images, or the network's outputs are not finite.
     """
     import torch
 
@@ -154,20 +154,28 @@ class _Classifier:
         self.buffers = OutputBuffers()
         self.flip, self.temperature = flip, temperature
 
-    def __call__(self, images: Sequence[Tensor]) -> list[list[Choice]]:
-        """The likeliest classes of each image, uint8[H, W, 3]."""
+    def __call__(self, names: Sequence[str], images: Sequence[Tensor]) -> list[list[Choice]]:
+        """The likeliest classes of each image, uint8[H, W, 3].
+
+        Raises ValueError, with the name of an image, where the network's outputs for it are not finite.
+        """
         import torch
 
         from ..data.center_crops import center_crop_batches
-        from ..evaluation import averaged
+        from ..evaluation import averaged, logits_are_finite
+        from ..models.finite import not_finite
         from ..ops.image_pool import ImagePool
-        from ..runtime.device import current_device
+        from ..runtime.device import current_device, own_defaults
 
-        with current_device(self.device), torch.no_grad():  # here, since callers go on between two predictions
+        # Here, since callers go on between two predictions.
+        with current_device(self.device), own_defaults(), torch.no_grad():
             pool = ImagePool.from_images(images).to(self.device)
             ((batch, _),) = center_crop_batches(pool, self.form, len(images), buffers=self.buffers, flip=self.flip)
             logits = self.network(batch).float() / self.temperature
+            finite = logits_are_finite(logits, len(images)).tolist()
             top = averaged(logits, len(images)).softmax(1).topk(self.top_k)
+        if not all(finite):
+            raise not_finite(self.network, "outputs", names[finite.index(False)])
         rows = zip(top.values.tolist(), top.indices.tolist(), strict=True)
         return [[Choice(self.classes[i], self.meanings[i], p) for p, i in zip(*row, strict=True)] for row in rows]
 
@@ -211,7 +219,7 @@ def _predictions(
             refused += bad
         if good and not refused:
             names, pixels = zip(*good, strict=True)
-            yield from map(Prediction, names, classifier(pixels))
+            yield from map(Prediction, names, classifier(names, pixels))
     if refused:
         raise ValueError(list_bad(refused, "predicts the others"))
     if empty:

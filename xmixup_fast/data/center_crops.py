@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ..ops.image_format import ImageFormat, OutputBuffers
-from ..ops.image_pool import Crops, ImagePool, Images
+from ..ops.image_pool import Crops, ImagePool, Images, center_corners
 
 
 def center_windows(sizes: Tensor, size: int, index: Tensor) -> Crops:
@@ -20,16 +20,16 @@ def center_windows(sizes: Tensor, size: int, index: Tensor) -> Crops:
         size: height and width of the windows, in pixels.
         index: int64[B], positions of the images among all.
     """
-    corner = (sizes[index] - size) // 2
-    window = torch.cat([corner, torch.full_like(corner, size)], dim=1).int()
+    corner = center_corners(sizes[index], size)
+    window = torch.cat([corner, torch.full_like(corner, size)], dim=1)
     return Crops(index, window, torch.zeros_like(index, dtype=torch.bool))
 
 
 def _with_mirrored(sizes: Tensor, size: int, index: Tensor) -> Crops:
     """The centre windows of some images, then those of their mirror images.
 
-    Where a width and ``size`` differ by an odd number, the centre of the mirror image is one pixel further to the left,
-    so that an image and its mirror image give the same two crops.
+    Where a width and ``size`` differ by an odd number, the centre of the mirror image is on the other side of the
+    middle, so that an image and its mirror image give the same two crops.
     """
     index, window, flip = center_windows(sizes, size, index)
     mirrored = window.clone()
@@ -73,7 +73,7 @@ def center_crop_batches(
 
 
 def plain_images(pool: ImagePool, crops: Crops, form: ImageFormat, out: Tensor) -> Tensor:
-    """Windows of images, not mixed with any other: written to ``out``, [B, 3, size, size], which is returned."""
+    """Windows of images, not mixed with any other: written to ``out``, [B, 3, height, width], which is returned."""
     return ops.mix(
         pool,
         crops,
@@ -82,7 +82,7 @@ def plain_images(pool: ImagePool, crops: Crops, form: ImageFormat, out: Tensor) 
         torch.ones(len(crops.index), dtype=torch.float32, device=pool.device),
         mean=form.mean,
         std=form.std,
-        size=(form.size, form.size),
+        size=(out.shape[2], out.shape[3]),
         memory_format=torch.channels_last,
         out=out,
     )

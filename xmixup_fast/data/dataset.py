@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 SPLITS = ("train", "val", "test")
 """Names of the splits of a dataset."""
+WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+"""A name that is a whole number; some programs write labels as 3.0."""
 
 
 class Content(NamedTuple):
@@ -121,7 +125,8 @@ class Dataset:
     """Labelled images in three splits. A split that a dataset does not have is empty."""
 
     classes: list[str]
-    """Sorted class names. A label is a position in this list."""
+    """Class names in the order of :func:`sorted_classes`, of a run that is resumed in the run's. A label is a position
+    in this list."""
     train: list[Sample]
     val: list[Sample]
     test: list[Sample]
@@ -143,6 +148,17 @@ class Dataset:
     def name_of(self, image: Image) -> str:
         """The name of an image below ``root``; its whole name if it is elsewhere."""
         return image.name.removeprefix(f"{self.root}/") if self.root else image.name
+
+
+def sorted_classes(names: Iterable[str]) -> list[str]:
+    """Names of classes, each once, in the order of their labels: by value where all are whole numbers, else as texts.
+
+    Programs that write numbers for classes expect output 2 of a network to be class 2, not class 10.
+    """
+    as_texts = sorted(set(names))
+    if not all(map(WHOLE_NUMBER.fullmatch, as_texts)):
+        return as_texts
+    return sorted(as_texts, key=Decimal)  # equal numbers, such as 1 and 01, stay in the order of their texts
 
 
 def by_name(samples: Iterable[Sample]) -> list[Sample]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from ..runtime.files import write_text
 from ..settings.identity import short_hash
 from .contents import Contents
 from .cut import OUT, UNUSED, Cut
-from .dataset import SPLITS, BadFile, Dataset, Sample
+from .dataset import SPLITS, BadFile, Dataset, Sample, sorted_classes
 
 PLACES = (*SPLITS, UNUSED, OUT)
 """What the column split holds."""
@@ -57,6 +57,8 @@ class Manifest:
     """The images of a run, sorted by split and name."""
 
     rows: list[Row]
+    order: Sequence[str] = field(default=(), compare=False)
+    """The classes in the order of the run's labels, as data.json has them; that of new runs if not given."""
 
     @classmethod
     def of(cls, cut: Cut, listed: Dataset, contents: Contents, bad: Mapping[str, str]) -> Manifest:
@@ -94,8 +96,8 @@ class Manifest:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, sorted. A label is a position in this list."""
-        return sorted({row.class_name for row in self.rows if row.class_name})
+        """The names of the classes. A label is a position in this list."""
+        return list(self.order) or sorted_classes(row.class_name for row in self.rows if row.class_name)
 
     def of_split(self, split: str) -> list[Row]:
         """The images of a split, sorted by name."""

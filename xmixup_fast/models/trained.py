@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ..runtime.device import own_defaults
 from ..runtime.tensor_files import write_tensors
 from ..settings.fields import Settings
 from . import architecture as architectures
@@ -37,30 +39,27 @@ def save(
     """Writes the network with its target head as a safetensors file, with timm's names of tensors.
 
     Both ``timm.create_model(model, num_classes=K_t, checkpoint_path=path)`` and the setting ``weights`` read the file.
-    The source head is left out. The file's metadata hold model, classes, mean and std (as JSON lists), image_size and,
-    where they are given, resize, temperature, no_temperature and model_args, further arguments of
-    ``timm.create_model`` (as a JSON object).
+    The source head is left out. The file's metadata hold model, what :meth:`Preprocessing.metadata` gives, and, where
+    they are given, temperature, no_temperature and model_args, further arguments of ``timm.create_model`` (as a JSON
+    object).
 
     Args:
         network: of K_t target classes.
         path: of the file.
         image_size: height and width of the images that the network is for, in pixels.
-        resize: short side of images before they are cropped, in pixels, or "full" for images of their own size.
+        resize: short side of images before they are cropped, in pixels, or "full" for images of their own size; 8/7 of
+            the image size, training's default, if not given.
         temperature: what logits are to be divided by for calibrated probabilities.
         no_temperature: why there is none, in words.
         reading: the settings background, bit_range and max_pixels, of which those are stored that are not the defaults.
     """
     metadata = {
-        **({} if resize is None else {"resize": str(resize)}),
+        "format": "pt",  # without which transformers does not read a file
         **({} if temperature is None else {"temperature": str(temperature)}),
         **({} if no_temperature is None else {"no_temperature": no_temperature}),
         "model": network.model_name,
         **({"model_args": json.dumps(network.model_arguments)} if network.model_arguments else {}),
-        "classes": json.dumps(network.classes),
-        "mean": json.dumps(network.mean),
-        "std": json.dumps(network.std),
-        "image_size": str(image_size),
-        **{name: str(value) for name, value in (reading or {}).items() if value != getattr(Settings, name)},
+        **Preprocessing.of(network, image_size, resize, reading).metadata(),
     }
     write_tensors(path, network.body.state_dict(), metadata)
 
@@ -87,7 +86,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
         raise ValueError(f"{file}: timm has no {model!r}, which the metadata name")
     arguments: dict[str, Any] = json.loads(metadata.get("model_args", "{}"))
     classes, mean, std = (json.loads(metadata[name]) for name in ("classes", "mean", "std"))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), own_defaults():
         body = architectures.create(Architecture(model, arguments), image_size).float()  # whatever the default dtype is
         load_weights(body, weights, str(file), model)
     outputs = len(classifiers.output_layers(body)[0].weight)
@@ -101,9 +100,13 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Network, int]:
 
 TRAINED = "expected a run folder that holds model.safetensors, or such a file"
 
-
 INTERPOLATION = "bilinear, antialiased"
 """How torchvision resizes uint8 images."""
+
+
+def default_resize(image_size: int) -> int:
+    """Short side of images before they are cropped, in pixels, where training is not told otherwise."""
+    return round(image_size * 8 / 7)
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,41 @@ class Preprocessing:
     reading: dict[str, Any] = field(default_factory=dict)
     """What was not as usual in reading images: the settings background, bit_range and max_pixels, by name."""
 
-    def metadata(self) -> dict[str, str]:
-        """All values as texts, under the names that :func:`save` uses; lists are JSON."""
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        image_size: int,
+        resize: int | str | None,
+        reading: Mapping[str, Any] | None = None,
+    ) -> Preprocessing:
+        """A network's preprocessing; ``resize`` and ``reading`` are what :func:`save` takes."""
+        short_side = default_resize(image_size) if resize is None else None if resize == "full" else int(resize)
+        unusual = {name: value for name, value in (reading or {}).items() if value != getattr(Settings, name)}
+        return cls(network.classes, image_size, short_side, network.mean, network.std, unusual)
+
+    def steps(self, as_bytes: bool = False) -> list[str]:
+        """What has to be done to an image file, in this order, to make the input of the network.
+
+        ``as_bytes``: of a program that takes bytes, and normalises them itself.
+        """
+        size = self.image_size
+        background = self.reading.get("background", Settings.background)
+        is_full = self.reading.get("bit_range", Settings.bit_range) == "full"
+        samples = "the upper byte" if is_full else "the upper 8 of the 8, 10, 12, 14 or 16 bits in use"
+        to_rgb = f"what is transparent on {background}, the first page or frame, {samples} of 16-bit samples"
+        resize = f"resize the short side to {self.resize} pixels, {INTERPOLATION}, as uint8"
+        return [
+            "turn the image upright as its EXIF orientation says",
+            f"convert it to RGB: {to_rgb}",
+            "keep the middle 16 short sides of an image that is longer",
+            *([] if self.resize is None else [resize]),
+            f"crop the middle {size} x {size} pixels, half pixels rounded to even numbers",
+            *([] if as_bytes else ["divide by 255, subtract mean, and divide by std"]),
+        ]
+
+    def metadata(self, as_bytes: bool = False) -> dict[str, str]:
+        """All values and the :meth:`steps` as texts, under the names that :func:`save` uses; lists are JSON."""
         return {
             "classes": json.dumps(self.classes),
             "mean": json.dumps(self.mean),
@@ -133,6 +169,7 @@ class Preprocessing:
             "resize": "full" if self.resize is None else str(self.resize),
             "interpolation": INTERPOLATION,
             **{name: str(value) for name, value in self.reading.items()},
+            "steps": json.dumps(self.steps(as_bytes)),
         }
 
 
@@ -146,12 +183,10 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, Preprocessing]:
     network, image_size = load_network(path)
     with safe_open(trained_file(path), "pt") as file:
         metadata = file.metadata()
-    short_side = metadata.get("resize", str(round(image_size * 8 / 7)))
-    resize = None if short_side == "full" else int(short_side)
     reading: dict[str, Any] = {name: metadata[name] for name in ("background", "bit_range") if name in metadata}
     if "max_pixels" in metadata:
         reading["max_pixels"] = int(metadata["max_pixels"])
-    return network, Preprocessing(network.classes, image_size, resize, network.mean, network.std, reading)
+    return network, Preprocessing.of(network, image_size, metadata.get("resize"), reading)
 
 
 def temperature_of(path: str | os.PathLike[str]) -> float | None:
@@ -187,6 +222,18 @@ class Calibrated(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images) / self.temperature
+        return logits
+
+
+class InHalf(nn.Module):
+    """A network that computes in float16, between images and logits in float32."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = copy.deepcopy(body).half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.body(images.half()).float()
         return logits
 
 

@@ -35,6 +35,18 @@ class Crops(NamedTuple):
     """bool[B]: whether the window is mirrored left to right."""
 
 
+def center_corners(sizes: Tensor, size: Tensor | int) -> Tensor:
+    """Top and left of the windows in the middle of images: int32[B, 2].
+
+    Half pixels are rounded to even numbers, as torchvision's CenterCrop does, so that other programs see the same crop.
+
+    Args:
+        sizes: int32[B, 2], heights and widths of the images.
+        size: of the windows, int32[B, 2], or one number for all.
+    """
+    return ((sizes - size) / 2).round().int()
+
+
 class Images(Protocol):
     """Labelled images that are either in memory (:class:`ImagePool`) or decoded each time they are needed."""
 

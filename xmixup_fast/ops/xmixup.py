@@ -13,7 +13,7 @@ from torch import Tensor
 from .arguments import as_channels, as_flag, as_int64, as_integer, as_number, as_size, describe, is_integer
 from .augmentation import Augmentation
 from .auxiliary_index import AuxiliaryIndex, Relatives
-from .image_pool import Crops, ImagePool
+from .image_pool import Crops, ImagePool, center_corners
 from .lam import beta_quantiles
 from .mean_colors import dense_mean_colors
 from .mix_plan import MixPlan
@@ -192,7 +192,7 @@ class XMixup:
         pool, index = self._pool(images)
         self._check_holds_output(images, pool)
         size = torch.tensor(self.size, dtype=torch.int32, device=index.device).expand(len(index), 2)
-        window = torch.cat([(pool.sizes[index] - size) // 2, size], dim=1)
+        window = torch.cat([center_corners(pool.sizes[index], size), size], dim=1)
         crops = Crops(index, window, torch.zeros_like(index, dtype=torch.bool))
         alone = torch.ones(len(index), device=index.device)
         return mix(

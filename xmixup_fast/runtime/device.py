@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -77,8 +77,8 @@ def reproducible(
     the caller has set, which is not to, unless changed.
 
     Also sets PyTorch's number of CPU threads, to :func:`default_threads` if not given, takes float32 as the default
-    dtype, and turns gradients on, whatever the caller has set. Memory that is freed is kept for what is allocated next.
-    Afterwards, all of it is as it was before.
+    dtype and the CPU as the default device, and turns gradients on and autocast off, whatever the caller has set.
+    Memory that is freed is kept for what is allocated next. Afterwards, all of it is as it was before.
     """
     threads_before, dtype_before = torch.get_num_threads(), torch.get_default_dtype()
     devices = range(torch.cuda.device_count())
@@ -88,6 +88,7 @@ def reproducible(
             enabled=True, benchmark=not deterministic, deterministic=deterministic, allow_tf32=tf32 != "none"
         ),
         _matrix_products(tf32),
+        own_defaults(),
         torch.inference_mode(False),
         torch.enable_grad(),
         kept_heap(),
@@ -100,6 +101,18 @@ def reproducible(
         finally:
             torch.set_num_threads(threads_before)
             torch.set_default_dtype(dtype_before)
+
+
+@contextmanager
+def own_defaults() -> Iterator[None]:
+    """A context in which the caller's default device and autocast have no effect."""
+    with ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

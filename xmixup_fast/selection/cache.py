@@ -25,7 +25,7 @@ from ..runtime import distributed
 from ..runtime.files import writing_to_cache
 from ..runtime.tensor_files import write_tensors
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key. Raise it with each change of the code that makes a pass compute other values. The format
 of the cache of images, which changes with their pixels, is a part, too."""
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.finite import not_finite
 from ..models.network import Network
 from ..runtime import distributed
 
@@ -42,6 +43,8 @@ def class_means(
 
     The integers of ``images`` are labels, 0 to ``num_classes`` - 1. ``logits`` maps features, float[B, D], to logits,
     float[B, N]; ``network.classifier_logits`` is such a function.
+
+    Raises ValueError where features are not finite.
     """
 
     def outputs(batch: Tensor) -> list[Tensor]:
@@ -61,6 +64,8 @@ def class_means(
     if distributed.world_size() > 1:
         for total in (*sums, counts):
             dist.all_reduce(total)
+    if not sums[0].isfinite().all():
+        raise not_finite(network, "features", "images whose classes are compared")
     means = [total / counts.clamp(min=1).unsqueeze(1) for total in sums]
     return ClassMeans(means[0], means[1] if logits else None, counts)
 

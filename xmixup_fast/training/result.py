@@ -30,7 +30,7 @@ class Result:
     folder: Path
     """The run folder."""
     network: Network
-    """The trained network; with ``ema_decay``, the average of its weights."""
+    """The trained network, in evaluation mode; with ``ema_decay``, the average of its weights."""
     summary: dict[str, Any]
     """The content of summary.json."""
     selection: dict[str, Any] | None

@@ -20,7 +20,8 @@ from ..calibration import Calibration, calibrate
 from ..data import bad_files
 from ..data.manifest import Manifest
 from ..evaluation import Evaluation
-from ..models.trained import save
+from ..models.timm_config import write_config
+from ..models.trained import Preprocessing, save
 from ..report.page import RunRecord, run_page
 from ..runtime import distributed
 from ..runtime.device import current_device, reproducible, usable_device
@@ -139,23 +140,27 @@ class _Run:
             self._load_best_weights()
             calibration = self._calibrate()
             if distributed.rank() == 0:
+                network = trainer.final_network
+                images = settings.crop_size, settings.resize
                 save(
-                    trainer.final_network,
+                    network,
                     run_folder.folder / "model.safetensors",
-                    settings.crop_size,
-                    settings.resize,
+                    *images,
                     calibration.temperature,
                     no_temperature=calibration.why_none,
                     reading=settings.reading,
                 )
+                write_config(network, Preprocessing.of(network, *images, settings.reading), run_folder.folder)
             evaluation = self._evaluate(calibration.temperature)
             summary = self._summary(evaluation) | {"calibration": calibration.to_json()}
             run_folder.summary(summary)
             if settings.report and evaluation and distributed.rank() == 0:
                 run_folder.report(run_page(self._record(summary, evaluation)))
+        network = trainer.final_network.eval()
+        network.zero_grad(set_to_none=True)  # the last step's gradients are of no use to the caller
         accuracy = f"test {evaluation.accuracy:.2f} %" if settings.test == "run" and evaluation else "not tested"
         run_folder.log(f"{accuracy}  {sum(self.state.seconds):.1f} s of training  {run_folder.folder}")
-        return Result(run_folder.folder, trainer.final_network, summary, self.setup.report, evaluation)
+        return Result(run_folder.folder, network, summary, self.setup.report, evaluation)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         """Brings trainer and run folder to the checkpoint's step."""

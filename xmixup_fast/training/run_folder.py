@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def read_data(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     manifest = Manifest.read(folder / MANIFEST)
     if manifest.fingerprint != description["fingerprint"]:
         raise ValueError(f"{folder / MANIFEST}: is not what the run wrote, as {DATA} tells; restore it")
-    return manifest, description
+    return replace(manifest, order=list(description["classes"])), description
 
 
 def data_beside(weights: Path) -> tuple[Manifest, dict[str, Any]] | None:

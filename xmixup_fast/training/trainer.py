@@ -23,6 +23,7 @@ from ..batches.seeds import SeedUse, hash_integers
 from ..evaluation import Evaluation, evaluate_network, merge_evaluations
 from ..methods import L2SP, Method
 from ..methods.base import load_state
+from ..models.finite import not_finite
 from ..models.network import Network
 from ..ops.depthwise import FastDepthwise
 from ..ops.image_format import OutputBuffers
@@ -235,12 +236,17 @@ class Trainer:
         """Evaluates the final network on unmixed centre crops, in float32, as the weights are kept.
 
         The processes share the work. ``options`` are those of :func:`evaluate_network`: a temperature, keep_logits.
+
+        Raises ValueError where outputs are not finite.
         """
         network, form = self.final_network, self.form._replace(dtype=torch.float32)
         self._share_statistics(network)
         mine = torch.arange(len(images), device=images.labels.device)[distributed.rank() :: distributed.world_size()]
         own_part = evaluate_network(network, images, form, self.batch_size, mine, **options)
-        return merge_evaluations(distributed.gather_objects(own_part))
+        whole = merge_evaluations(distributed.gather_objects(own_part))
+        if wrong := whole.not_finite():
+            raise not_finite(network, "outputs", f"{len(wrong)} of {len(whole)} images after step {self.steps_done}")
+        return whole
 
     def _share_statistics(self, network: Network) -> None:
         """Gives all processes the statistics of batch normalisation that the first has."""

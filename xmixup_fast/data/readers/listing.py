@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..bad_files import first_lines, printable
-from ..dataset import SPLITS, BadFile, Dataset, FileImage, Findings, Image, Sample, by_name
+from ..dataset import SPLITS, BadFile, Dataset, FileImage, Findings, Image, Sample, by_name, sorted_classes
 from ..layout import class_name, some
 
 
@@ -148,7 +148,7 @@ def collect(
     findings = findings or Findings()
     seen, spellings = _merged(entries, bad, faults)
     spellings |= dict.fromkeys(classes)
-    names = sorted({class_name(spelling) for spelling in spellings})
+    names = sorted_classes(map(class_name, spellings))
     if "" in names:
         faults.append(f"{where}: the name of a class is empty or only spaces")
     if needs_train or not seen:
@@ -159,7 +159,12 @@ def collect(
     for entry in seen.values():
         splits[entry.split].append(Sample(entry.image, labels[entry.class_name], entry.weight))
     train, val, test = map(by_name, splits.values())
-    guesses = [*findings.guesses, *_joined(where, spellings), *_repeated(where, seen.values())]
+    guesses = [
+        *findings.guesses,
+        *_joined(where, spellings),
+        *_numbered(where, names),
+        *_repeated(where, seen.values()),
+    ]
     return Dataset(
         names,
         train,
@@ -216,6 +221,15 @@ def _joined(where: str, spellings: Iterable[str]) -> list[str]:
         f"{where}: class {name} joins {', '.join(map(ascii, sorted(spelled)))}"
         for name, spelled in sorted(by_name.items())
         if len(spelled) > 1
+    ]
+
+
+def _numbered(where: str, names: Sequence[str]) -> list[str]:
+    """A line on classes whose names are whole numbers, where the order of their values is not that of texts."""
+    if list(names) == sorted(names):
+        return []
+    return [
+        f"{where}: classes are whole numbers, and labels follow their values: {', '.join(names[:3])} to {names[-1]}"
     ]
 
 
