@@ -25,11 +25,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from ..cli import exit_status, parse_options, require_one_process
-from ..runtime.files import atomic_write
+from ..runtime.files import atomic_write, check_writable, folder_aside
 
 if TYPE_CHECKING:
     import torch
@@ -244,6 +243,7 @@ def export(
     for path in paths.values():
         if path.exists():
             raise FileExistsError(f"output: {path} is there already; name another folder, or remove it")
+    check_writable(folder)
     network, preprocessing = load(weights)
     temperature = needed_temperature(weights) if calibrated else temperature_of(weights)
     exporter = Exporter(network, preprocessing, with_preprocessing, temperature, calibrated)
@@ -254,8 +254,8 @@ def export(
 def _write(exporter: Exporter, name: str, path: Path) -> float:
     """Writes one file aside, compares it, and gives it its name. Returns the difference."""
     write: Callable[[Path], Run] = getattr(exporter, f"write_{name}")
-    with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-        aside = Path(folder, path.name)
+    with folder_aside(path.parent, ".export-") as folder:
+        aside = folder / path.name
         try:
             difference: float = exporter.difference(write(aside))
         except OSError:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cli import exit_status, parse_settings
-from ..runtime.files import write_json
+from ..runtime.files import check_writable, write_json
 from ..settings.fields import Settings
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
 
     if first and (folder / "lr.json").exists():
         raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
+    if first:
+        check_writable(folder)
     steps = settings.steps or STEPS
     # What changes in the middle of a run would be taken for the learning rate's doing.
     steady = {"warmup_epochs": 0.0, "unmixed_share": 0.0, "rifle_periods": 1, "seqtrain_share": 1.0}
@@ -144,9 +146,9 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
         trainer = Trainer(prepared.parts, settings)
         swept = sweep(trainer, steps)
     found = swept.suggestions()
+    log(describe(swept, found))
     if first:
         _write(folder, settings, swept, found)
-    log(describe(swept, found))
     log(f"lr.json and lr.png in {folder}")
     return swept, found
 

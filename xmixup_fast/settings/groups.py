@@ -61,6 +61,7 @@ GROUPS = {
         "ema_decay",
     ),
     "validation, test and output": (
+        "eval_batch_size",
         "val_interval",
         "patience",
         "keep",

@@ -18,6 +18,7 @@ NOT_HASHED = (
     "cache",
     "storage",
     "memory_budget",
+    "eval_batch_size",
     "val_interval",
     "output",
     "report",

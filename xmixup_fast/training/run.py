@@ -147,11 +147,12 @@ class _Run:
                 )
             evaluation = self._evaluate(calibration.temperature)
             summary = self._summary(evaluation) | {"calibration": calibration.to_json()}
-            run_folder.summary(summary)
-            if settings.report and evaluation and distributed.rank() == 0:
-                run_folder.report(run_page(self._record(summary, evaluation)))
-        accuracy = f"test {evaluation.accuracy:.2f} %" if settings.test == "run" and evaluation else "not tested"
-        run_folder.log(f"{accuracy}  {sum(self.state.seconds):.1f} s of training  {run_folder.folder}")
+            try:
+                self._write_results(summary, evaluation)
+            finally:  # told where a file cannot be written, too
+                tested = summary["test_accuracy"]
+                accuracy = "not tested" if tested is None else f"test {tested:.2f} %"
+                run_folder.log(f"{accuracy}  {sum(self.state.seconds):.1f} s of training  {run_folder.folder}")
         return Result(run_folder.folder, trainer.final_network, summary, self.setup.report, evaluation)
 
     def _load(self, checkpoint: Checkpoint) -> None:
@@ -315,9 +316,16 @@ class _Run:
         split, images = ("test", setup.images.test) if tests else ("val", setup.images.val)
         names = [sample.image.name for sample in setup.samples(split)]
         images = images.to(self.settings.device)
-        evaluation = replace(self.trainer.evaluate(images, temperature=temperature), names=names)
-        self.run_folder.evaluation(split, evaluation)
-        return evaluation
+        return replace(self.trainer.evaluate(images, temperature=temperature), names=names)
+
+    def _write_results(self, summary: dict[str, Any], evaluation: Evaluation | None) -> None:
+        """Writes summary.json and, of an evaluation, evaluation.json and report.html."""
+        settings, run_folder = self.settings, self.run_folder
+        if evaluation:
+            run_folder.evaluation("test" if settings.test == "run" else "val", evaluation)
+        run_folder.summary(summary)
+        if settings.report and evaluation and distributed.rank() == 0:
+            run_folder.report(run_page(self._record(summary, evaluation)))
 
     def _summary(self, evaluation: Evaluation | None) -> dict[str, Any]:
         """The content of summary.json."""
