@@ -202,7 +202,7 @@ def draw(swept: RangeTest, found: Suggestions | None, title: str, path: Path) ->
     """Draws losses over learning rates, with the suggestions, as a PNG file."""
     from matplotlib.figure import Figure
 
-    from ..report import figures
+    from ..report import figures, lettering
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -213,7 +213,8 @@ def draw(swept: RangeTest, found: Suggestions | None, title: str, path: Path) ->
         axes.axvline(found.steepest, color="grey", linestyle="--", label=f"steepest fall: {found.steepest:.1e}")
         tenth = found.minimum_over_10
         axes.axvline(tenth, color="grey", linestyle=":", label=f"a tenth of the minimum's: {tenth:.1e}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.set_title(lettering.drawable(title), **lettering.text_style())
     if swept.smoothed:
         low, high = min(swept.losses), max(swept.smoothed)
         height = high - low or 1.0

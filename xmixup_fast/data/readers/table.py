@@ -73,6 +73,36 @@ def read_table(path: str | Path, needs_train: bool = True) -> Dataset:
     )
 
 
+def read_paths(path: Path) -> Iterator[FileImage | BadFile]:
+    """Yields the images that the column path of a table names, in its order; labels and splits need not be there.
+
+    Raises ValueError for a table that cannot be read, or has no column path or two of them.
+    """
+    files = _Files(path)
+    for where, cell in _path_cells(path):
+        found = files.find(cell) if cell.strip() else BadFile(str(path), "has no path")
+        yield BadFile(found.name, f"{found.reason} ({path}, {where})") if isinstance(found, BadFile) else found
+
+
+def _path_cells(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields the cells of a table's column path, with where each is."""
+    names = _column_names(path)
+    columns = list(map(_column, names))
+    if columns.count("path") != 1:
+        found = some(map(str.strip, names), 10) or "no column"
+        raise ValueError(f"{path}: expected one column path, got {found}: let the first line name the columns")
+    at = columns.index("path")
+    if path.suffix.lower() == ".parquet":
+        with _parquet_file(path) as table:
+            cells = (row[names[at]] for batch in table.iter_batches(columns=[names[at]]) for row in batch.to_pylist())
+            for number, cell in enumerate(cells, start=1):
+                yield f"row {number}", "" if cell is None else str(cell)
+        return
+    for line, cells in list(_lines(path))[1:]:
+        if cells:
+            yield f"line {line}", cells[at] if at < len(cells) else ""
+
+
 def is_table(path: Path) -> bool:
     """Whether a file has columns of paths and labels."""
     with suppress(ValueError, OSError):
