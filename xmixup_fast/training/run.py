@@ -18,7 +18,6 @@ import torch
 
 from ..calibration import Calibration, calibrate
 from ..data import bad_files
-from ..data.manifest import Manifest
 from ..evaluation import Evaluation
 from ..models.trained import save
 from ..report.page import RunRecord, run_page
@@ -30,8 +29,8 @@ from ..runtime.files import check_writable
 from ..runtime.signals import Interrupted, catching_signals
 from ..settings.fields import Settings
 from ..settings.given import given_settings
-from ..settings.identity import check_same, run_hash
 from .checkpoints import Checkpoint, Checkpoints
+from .longer import check_not_stopped, say_what_changes, shorter_settings
 from .losses import SLOTS, StepLoss, StepLosses
 from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
@@ -105,14 +104,14 @@ class _Run:
         folder_class = RunFolder if distributed.rank() == 0 else NullRunFolder
         run_folder: RunFolder = folder_class(folder, resume=settings.resume == "auto")
         check_writable(folder)
-        if run_folder.settings is not None:
-            check_same(run_folder.settings, settings, folder)
-        recorded, weights = distributed.broadcast_object(
-            (run_folder.manifest, run_folder.description.get("class_weights"))
+        before = run_folder.settings
+        shorter = None if before is None else shorter_settings(before, settings, folder)
+        recorded, weights, shorter = distributed.broadcast_object(
+            (run_folder.manifest, run_folder.description.get("class_weights"), shorter)
         )
         checkpoint = None
         if recorded is not None:
-            checkpoints = _checkpoints(settings, recorded)
+            checkpoints = Checkpoints.of(settings, recorded, shorter)
             newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
             checkpoint = distributed.broadcast_object(newest)
         resumed = folder if checkpoint else None
@@ -120,9 +119,11 @@ class _Run:
         settings = settings.without_secrets()
         trainer = Trainer(setup.parts, settings)
         state = RunState.of(checkpoint, setup.images.store.bad) if checkpoint else RunState(bad=setup.bad)
-        run = cls(settings, setup, trainer, state, run_folder, _checkpoints(settings, setup.manifest))
+        run = cls(settings, setup, trainer, state, run_folder, Checkpoints.of(settings, setup.manifest))
         if checkpoint:
             run._load(checkpoint)
+            if shorter is not None:
+                run._lengthen(shorter)
         else:
             run._write_first_files()
         return run
@@ -160,6 +161,14 @@ class _Run:
         self.run_folder.resume(self.state.metrics)
         self.trainer.load_state_dict(checkpoint.tensors, checkpoint.step)
         self.run_folder.log(f"resuming at step {checkpoint.step} of {self.trainer.steps}")
+
+    def _lengthen(self, shorter: Settings) -> None:
+        """Has the run folder tell the new length: first a checkpoint of the longer run, which must not begin anew."""
+        check_not_stopped(self.state, self.settings)
+        if distributed.rank() == 0:
+            self.checkpoints.save(self.state.checkpoint(self.trainer))
+        self.run_folder.config(self.settings.to_yaml())
+        say_what_changes(shorter, self.trainer, self.run_folder.log)
 
     def _write_first_files(self) -> None:
         """Writes the manifest, config.yaml, selection.json and batch.png."""
@@ -388,9 +397,3 @@ def agreement_interval(device: torch.device, step_seconds: float) -> int:
     if distributed.world_size() == 1 or device.type == "cpu" or step_seconds <= 0:
         return 1
     return min(max(int(AGREEMENT_SECONDS / step_seconds), 1), SLOTS)
-
-
-def _checkpoints(settings: Settings, manifest: Manifest) -> Checkpoints:
-    """The checkpoints of the run whose images the manifest names: where they are is not part of what the run is."""
-    run = run_hash(replace(settings, target=manifest.fingerprint))
-    return Checkpoints(Path(str(settings.output), "checkpoints"), run, settings.checkpoints_kept)
