@@ -100,10 +100,10 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
     run = data_beside(Path(options.model))
     settings = _settings(options, network.model_name, preprocessing, run)
     folder = Path(options.output or Path("runs", run_name("evaluate", settings))) if options.output or writes else None
-    if folder is not None and (folder / "evaluation.json").exists():
-        raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
     if folder is not None:
         check_writable(folder)
+        if (folder / "evaluation.json").exists():
+            raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
     chosen = choose(settings, options, network.classes, run, log)
     split, samples, bad = chosen.split, chosen.samples, chosen.bad
     with current_device(settings.device), reproducible(settings.seed, settings.threads):

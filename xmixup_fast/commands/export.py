@@ -240,10 +240,10 @@ def export(
         raise ValueError(f"format: onnx needs {', '.join(missing)}; pip install {' '.join(missing)}")
     folder = Path(output)
     paths = {name: folder / f"model{FORMATS[name]}" for name in dict.fromkeys(formats)}
+    check_writable(folder)
     for path in paths.values():
         if path.exists():
             raise FileExistsError(f"output: {path} is there already; name another folder, or remove it")
-    check_writable(folder)
     network, preprocessing = load(weights)
     temperature = needed_temperature(weights) if calibrated else temperature_of(weights)
     exporter = Exporter(network, preprocessing, with_preprocessing, temperature, calibrated)

@@ -128,10 +128,10 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
         if first:
             print(text, flush=True)
 
-    if first and (folder / "lr.json").exists():
-        raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
     if first:
         check_writable(folder)
+        if (folder / "lr.json").exists():
+            raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
     steps = settings.steps or STEPS
     # What changes in the middle of a run would be taken for the learning rate's doing.
     steady = {"warmup_epochs": 0.0, "unmixed_share": 0.0, "rifle_periods": 1, "seqtrain_share": 1.0}

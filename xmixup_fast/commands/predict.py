@@ -354,10 +354,10 @@ def run(options: Options) -> None:
     output = None if options.output is None else Path(options.output)
     if output is not None and output.suffix not in SUFFIXES:
         raise ValueError(f"output: expected a file named {' or '.join(SUFFIXES)}, got {output}")
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"output: {output.parent}: no such folder")
     if output is not None:
         check_file_writable(output)
+        if not output.parent.is_dir():
+            raise ValueError(f"output: {output.parent}: no such folder")
     predictions = predict(
         options.weights,
         options.images,

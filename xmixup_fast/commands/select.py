@@ -59,10 +59,10 @@ def run(settings: Settings, log: Callable[[str], object] = print) -> SelectionRe
     from ..training.target import target_data
 
     folder = None if settings.output is None else Path(settings.output)
-    if folder is not None and (folder / "selection.json").exists():
-        raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
-    if folder is not None and distributed.rank() == 0:
+    if folder is not None:
         check_writable(folder)
+        if (folder / "selection.json").exists():
+            raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
     settings = replace(settings, device=usable_device(settings.device))
     log = log if distributed.rank() == 0 else _silent
     target = target_data(settings, log).dataset

@@ -105,9 +105,9 @@ def check_writable(folder: Path) -> None:
 
 def check_file_writable(path: Path) -> None:
     """Raises OSError where a file cannot be written under this name. Leaves nothing."""
+    check_writable(path.parent)
     if path.is_dir():
         raise IsADirectoryError(f"output: expected a file, got the folder {path}")
-    check_writable(path.parent)
 
 
 def default_cache() -> Path:

@@ -102,8 +102,8 @@ class _Run:
         """Makes a run ready for its next step: from the newest checkpoint of the output folder, or as a new run."""
         folder = Path(str(settings.output))
         folder_class = RunFolder if distributed.rank() == 0 else NullRunFolder
-        run_folder: RunFolder = folder_class(folder, resume=settings.resume == "auto")
         check_writable(folder)
+        run_folder: RunFolder = folder_class(folder, resume=settings.resume == "auto")
         before = run_folder.settings
         shorter = None if before is None else shorter_settings(before, settings, folder)
         recorded, weights, shorter = distributed.broadcast_object(

@@ -39,9 +39,9 @@ def index_shards(
     skipped.
     """
     is_remote = "://" in name
-    if is_remote:
+    if is_remote or output is not None:
         check_file_writable(output or Path(NAME))
-    dataset, shards = _remote(name, image_field, log) if is_remote else _local(name, image_field, output, log)
+    dataset, shards = _remote(name, image_field, log) if is_remote else _local(name, image_field, log, output)
     for guess in dataset.findings.guesses:
         log(guess)
     bad = refuse_bad_files(dataset.bad, bad_files, "writes an index without them")
@@ -66,14 +66,15 @@ def index_shards(
 
 
 def _local(
-    name: str, image_field: str | None, output: Path | None, log: Callable[[str], object]
+    name: str, image_field: str | None, log: Callable[[str], object], output: Path | None
 ) -> tuple[Dataset, Shards]:
     """The images of shards on this machine, and the shards of training images.
 
     Raises OSError where the index cannot be written, before sums are computed.
     """
     dataset = read_shards(name, image_field)
-    check_file_writable(output or Path(dataset.root, NAME))
+    if output is None:
+        check_file_writable(Path(dataset.root, NAME))
     paths = sorted({cast(ShardImage, sample.image).shard for sample in dataset.train})
     sizes = {path: path.stat().st_size for path in paths}
     log(f"computing the MD5 sums of {len(paths)} shards, {readable_bytes(sum(sizes.values()))}")
