@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,12 @@ def test_images_that_are_not_tested_on_are_not_decoded(data: Path, tmp_path: Pat
 LACKING: dict[str, tuple[dict[str, Any], Callable[[pytest.MonkeyPatch], None], str]] = {
     "decoder": (
         {"decoder": "torchcodec"},
-        lambda patch: patch.setitem(__import__("sys").modules, "torchcodec", None),
+        lambda patch: patch.setitem(sys.modules, "torchcodec.decoders", None),
         "decoder: torchcodec is not installed; pip install 'torchcodec>=0.16'; or use auto",
     ),
     "near duplicates": (
         {"near_duplicates": True},
-        lambda patch: patch.setitem(__import__("sys").modules, "imagehash", None),
+        lambda patch: patch.setitem(sys.modules, "imagehash", None),
         "near_duplicates: needs the package imagehash: ",
     ),
     "a CUDA graph": (
