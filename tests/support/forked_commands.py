@@ -69,7 +69,8 @@ INTERRUPTED = [
     *(("index", "index"), ("index", "writing")),
 ]
 """Commands, and the moments at which they are interrupted."""
-UNREAD = [(name, end) for name in LINES for end in ("stdout", "stdout and stderr")]
+BOTH = "stdout and stderr"
+UNREAD = [*((name, "stdout") for name in LINES), *((name, BOTH) for name in ("train", "predict to stdout", "an error"))]
 """Commands, and which of their outputs nobody reads any more."""
 
 
@@ -167,7 +168,7 @@ def _redirect(end: str) -> None:
     read, unread = os.pipe()
     os.close(read)
     for number, name in ((1, "out"), (2, "err")):
-        closed = end == "stdout and stderr" or (end == "stdout" and number == 1)
+        closed = end == BOTH or (end == "stdout" and number == 1)
         os.dup2(unread if closed else os.open(name, os.O_WRONLY | os.O_CREAT), number)
 
 

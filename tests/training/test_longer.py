@@ -46,7 +46,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seen
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
 def test_a_finished_run_goes_on(
     data: Path, tmp_path: Path, rates: list[float], capsys: pytest.CaptureFixture[str], *, schedule: str
 ) -> None:
@@ -71,9 +71,8 @@ def test_epochs_go_on_likewise(data: Path, tmp_path: Path, capsys: pytest.Captur
     assert "longer: epochs 2 became 3, " in capsys.readouterr().out
 
 
-METHODS = {
-    "xmixup": {},
-    "xcutmix": {"storage": "stream"},
+METHODS: dict[str, dict[str, Any]] = {
+    "xmixup": {"storage": "stream"},
     "finetune": {"ema_decay": 0.9, "keep": "last"},
     "mixup": {"unmixed_share": 0.5},
 }
@@ -82,7 +81,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_a_longer_run_is_resumed_to_the_same_bits(data: Path, tmp_path: Path, method: str) -> None:
     """Wherever it is interrupted, and whether or not the shorter one was."""
-    settings: dict[str, Any] = METHODS[method]
+    settings = METHODS[method]
     for name in ("whole", "again"):
         interrupted(data, tmp_path / name, 5, method, **settings)
     whole = longer(data, tmp_path / "whole", method, **settings)

@@ -38,7 +38,7 @@ def drawable(text: str) -> str:
     A line on stderr names the first letters that no font has, once in a process.
     """
     _find_fonts(letter for letter in text if letter.isprintable())
-    known = frozenset().union(letters(DEFAULT_FONT), *_found.values())
+    known = letters(DEFAULT_FONT).union(*_found.values())
     return "".join(letter if letter.isprintable() and letter in known else _escaped(letter) for letter in text)
 
 
@@ -66,8 +66,7 @@ def letters(path: Path) -> frozenset[str]:
 
 def _find_fonts(wanted: Iterable[str]) -> None:
     """Looks for fonts for letters that no font has so far, and says once where there is none."""
-    lacking = set(wanted) - letters(DEFAULT_FONT) - _missing
-    lacking -= frozenset().union(*_found.values())
+    lacking = set(wanted) - letters(DEFAULT_FONT).union(*_found.values()) - _missing
     new = set()
     while lacking:
         letter = min(lacking)

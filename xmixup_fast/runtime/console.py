@@ -20,7 +20,7 @@ def accept_any_text() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (open to the end)
         elif isinstance(stream, io.TextIOWrapper) and stream.errors not in HARMLESS:
             stream.reconfigure(errors="backslashreplace")
 
