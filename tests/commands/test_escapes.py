@@ -62,7 +62,7 @@ def test_a_command_whose_output_nobody_reads_is_silent(
 
 SWALLOWED = {
     "bare except": "try:\n    import interrupting\nexcept:\n    pass",
-    "another error": "try:\n    import interrupting\nexcept BaseException as error:\n    raise ImportError('x') from error",
+    "another error": "try:\n    import interrupting\nexcept BaseException as error:\n    raise ImportError from error",
     "traceback": "import traceback\ntry:\n    import interrupting\nexcept BaseException:\n    traceback.print_exc()",
     "nested": "import importlib\ntry:\n    importlib.import_module('interrupting')\nexcept:\n    pass",
     "part of a package": "try:\n    from interrupting import part\nexcept:\n    part = None",
@@ -75,7 +75,7 @@ INTERRUPT = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor number 
 def test_libraries_cannot_swallow_an_interrupt(tmp_path: Path, name: str) -> None:
     (tmp_path / "interrupting.py").write_text(INTERRUPT)
     (tmp_path / "library.py").write_text(SWALLOWED[name])
-    code = "from xmixup_fast.cli import exit_status\nraise SystemExit(exit_status(lambda: __import__('library') and None))"
+    code = "from xmixup_fast.cli import exit_status\ndef work(): import library\nraise SystemExit(exit_status(work))"
     done = python(code, tmp_path)
     assert (done.returncode, done.stderr, done.stdout) == (130, b"stopped\n", b"")
 
@@ -85,7 +85,7 @@ LOST = {
     "callback": "import weakref\nclass Lost: pass\ndef work():\n    lost = Lost()\n"
     "    kept = weakref.ref(lost, lambda _: kill())\n    del lost",
     "another error": "def work():\n    try: kill()\n    except KeyboardInterrupt: raise RuntimeError('of a library')",
-    "ImportError": "def work():\n    try: kill()\n    except KeyboardInterrupt as error: raise ImportError('x') from error",
+    "ImportError": "def work():\n    try: kill()\n    except KeyboardInterrupt as error: raise ImportError from error",
 }
 """Where Python, or a library, loses a KeyboardInterrupt."""
 
@@ -134,8 +134,8 @@ def test_consoles_that_lack_letters_get_escapes(encoding: str) -> None:
     """On stdout, and in an error."""
     lines = "; ".join(f"print('{name}')" for name in NAMES)
     code = (
-        f"from xmixup_fast.cli import exit_status\ndef work():\n    {lines}\n    raise ValueError('{' '.join(NAMES)}')\n"
-        "raise SystemExit(exit_status(work))"
+        f"from xmixup_fast.cli import exit_status\ndef work():\n    {lines}\n"
+        f"    raise ValueError('{' '.join(NAMES)}')\nraise SystemExit(exit_status(work))"
     )
     done = python(code, PYTHONIOENCODING=encoding)
     assert done.returncode == 2, done.stderr

@@ -4,8 +4,8 @@ The processes are forked from one that has imported all that commands import: wh
 once. So a moment is what a command does, and not how long an import takes.
 
 python forked_commands.py FOLDER
-    makes what the commands need in FOLDER, and prints a JSON line for each case: how the command ended, what it printed,
-    and what it left half-written
+    makes what the commands need in FOLDER, and prints a JSON line for each case: how the command ended, what it
+    printed, and what it left half-written
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ TRAINING = f"--target {{0}}/target --method finetune --weights none --steps 2 --
 LINES = {
     "train": f"train {TRAINING} --output run",
     "find-lr": f"find-lr {TRAINING} --output rates",
-    "select": f"select --target {{0}}/target --source {{0}}/source --weights {{0}}/source.safetensors --steps 2 {SMALL} "
-    "--output chosen",
+    "select": f"select --target {{0}}/target --source {{0}}/source --weights {{0}}/source.safetensors {SMALL} "
+    "--steps 2 --output chosen",
     "evaluate": "evaluate {0}/target.safetensors --target {0}/target --device cpu --decoder pillow --threads 1 "
     "--output evaluated",
     "predict": "predict {0}/target.safetensors {0}/target --device cpu --decoder pillow --output p.csv",
