@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.figure  # noqa: F401
-import onnx  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 import sklearn.metrics  # noqa: F401
 import torch
@@ -64,8 +63,9 @@ LINES = {
 }
 """Command lines, in which {0} is the folder with what they need."""
 INTERRUPTED = [
-    *((name, moment) for name in ("train", "select", "evaluate", "predict") for moment in list(MOMENTS)[:3]),
-    *(("find-lr", "network"), ("find-lr", "writing"), ("export", "network"), ("export", "writing")),
+    *((name, moment) for name in ("train", "evaluate", "predict") for moment in ("decoding", "network", "writing")),
+    *((name, moment) for name in ("find-lr", "export") for moment in ("network", "writing")),
+    *(("select", "decoding"), ("select", "writing")),
     *(("index", "index"), ("index", "writing")),
 ]
 """Commands, and the moments at which they are interrupted."""
