@@ -38,10 +38,11 @@ def command_lines(data: Path, weights: Path, output: str) -> dict[str, tuple[Cal
         "export": (export.main, [str(weights), "--format", "safetensors", "--output", output]),
         "predict": (predict.main, [str(weights), target, "--output", f"{output}/p.csv"]),
         "index": (index.main, ["{shard}", "--output", f"{output}/index.parquet"]),
-        "compare": (compare.main, ["--targets", target, "--methods", "finetune", "--results", f"{output}/r.jsonl"]),
+        "compare": (compare.main, ["--targets", target, *PLAN, "--results", f"{output}/r.jsonl"]),
     }
 
 
+PLAN = ["--methods", "finetune", "--model", "test_resnet", "--weights", "none"]
 COMMANDS = list(command_lines(Path(), Path(), ""))
 WORK = (
     "xmixup_fast.data.sources.read_dataset",
@@ -76,7 +77,8 @@ def test_an_output_that_cannot_be_written_stops_a_command_at_once(
     main, words = command_lines(data, weights, PLACES[place](tmp_path))[command]
     assert main(words) == 2
     said = capsys.readouterr()
-    assert said.err.startswith("error: output: ") and said.err.count("\n") == 1, said
+    name = "results" if command == "compare" else "output"
+    assert said.err.startswith(f"error: {name}: ") and said.err.count("\n") == 1, said
     assert "% of" not in said.out
     left = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert left in ({}, {"file": "kept"})

@@ -72,7 +72,7 @@ def test_images_that_are_not_tested_on_are_not_decoded(data: Path, tmp_path: Pat
     line = flags(arguments(data, tmp_path / "run", "finetune", target=str(tmp_path / "target"), test=test, steps=2))
     assert main(line) == (2 if test == "run" else 0)
     said = capsys.readouterr()
-    assert ("test images" in said.err) == (test == "run"), said.err
+    assert ("target/test/blue/000.png: image file is truncated" in said.err) == (test == "run"), said.err
 
 
 LACKING: dict[str, tuple[dict[str, Any], Callable[[pytest.MonkeyPatch], None], str]] = {

@@ -126,10 +126,10 @@ def _compare(comparison: Comparison, options: Options) -> int:
     page = None if options.markdown is None else Path(options.markdown)
     if options.versus is not None and options.versus not in comparison.methods:
         raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {options.versus}")
-    check_file_writable(comparison.results)  # this and what follows: refused now, not after hours of runs
+    check_file_writable(comparison.results, "results")  # this and what follows: refused now, not after hours of runs
     if page is not None:
         around_markers(page, WRITER)
-        check_file_writable(page)
+        check_file_writable(page, "markdown")
     if options.tune:
         if not comparison.grid:
             raise ValueError(f"{options.file or 'flags'}: grid: expected the settings to try, got none")

@@ -86,7 +86,7 @@ def _draw_point(axes: Axes, point: _Point, number: int, height: float) -> None:
 
     Names stand in a column since many methods take nearly the same time.
     """
-    from ..report import lettering
+    from ..report import figures, lettering
 
     time, gain, method, label = point
     colour = "black" if method == BASELINE else f"C{number % COLOURS}"
@@ -96,7 +96,7 @@ def _draw_point(axes: Axes, point: _Point, number: int, height: float) -> None:
     axes.plot(time, gain.mean, marker, color=colour)
     line = {"arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.8, "shrinkB": 4, "relpos": (0, 0.5)}
     axes.annotate(
-        lettering.drawable(label),
+        figures.shorten(lettering.drawable(label)),
         xy=(time, gain.mean),
         xytext=(1.03, height),
         textcoords=axes.get_yaxis_transform(),

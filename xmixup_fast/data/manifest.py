@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from ..runtime.files import atomic_write
+from ..runtime.files import write_text
 from ..settings.identity import short_hash
 from .contents import Contents
 from .cut import OUT, UNUSED, Cut
@@ -107,13 +107,12 @@ class Manifest:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(self.rows)
-        with atomic_write(path) as aside:
-            aside.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape", newline="")
+        write_text(path, text.getvalue())
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Reads a manifest. Raises OSError where that fails, and ValueError, with the line, for anything else."""
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             lines = csv.reader(file, strict=True)
             try:
                 head = next(lines, [])

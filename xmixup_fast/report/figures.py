@@ -81,7 +81,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     matrix = evaluation.confusion_matrix()
     shares = (matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
     count = len(evaluation.classes)
-    names = [_shorten(drawable(name)) for name in evaluation.classes] if count <= MAX_NAMED else []
+    names = [shorten(drawable(name)) for name in evaluation.classes] if count <= MAX_NAMED else []
     cell = 0.42 if count <= MAX_NUMBERED else 0.14
     margin = 0.8 + 0.075 * max(map(len, names), default=0) * (1 if count <= MAX_NUMBERED else 0.8)
     side = max(cell * count, 2.0) if names else UNNAMED_SIDE
@@ -133,7 +133,7 @@ def reliability(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def _shorten(name: str) -> str:
+def shorten(name: str) -> str:
     """The name, with an ellipsis for its middle where it is longer than NAME_LENGTH."""
     half = NAME_LENGTH // 2
     return name if len(name) <= NAME_LENGTH else f"{name[: half - 1]}…{name[-half:]}"

@@ -92,22 +92,25 @@ def around_markers(file: Path, writer: str) -> tuple[str, str]:
     return before + begin, end + after
 
 
-def check_writable(folder: Path) -> None:
-    """Raises OSError where the folder, or what is there of the path to it, cannot be written to. Leaves nothing."""
+def check_writable(folder: Path, name: str = "output") -> None:
+    """Raises OSError where the folder, or what is there of the path to it, cannot be written to. Leaves nothing.
+
+    ``name`` is that of the flag.
+    """
     there = folder
     try:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise OSError(f"output: {folder}: cannot be written ({there}: {error.strerror or error})") from error
+        raise OSError(f"{name}: {folder}: cannot be written ({there}: {error.strerror or error})") from error
 
 
-def check_file_writable(path: Path) -> None:
-    """Raises OSError where a file cannot be written under this name. Leaves nothing."""
-    check_writable(path.parent)
+def check_file_writable(path: Path, name: str = "output") -> None:
+    """Raises OSError where a file cannot be written at this path. Leaves nothing. ``name`` is that of the flag."""
+    check_writable(path.parent, name)
     if path.is_dir():
-        raise IsADirectoryError(f"output: expected a file, got the folder {path}")
+        raise IsADirectoryError(f"{name}: expected a file, got the folder {path}")
 
 
 def default_cache() -> Path:

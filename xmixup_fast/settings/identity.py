@@ -85,7 +85,7 @@ def _is_neutral(name: str, value: object) -> bool:
 
 def short_hash(text: str) -> str:
     """The first 60 bits of the SHA-256 of a text, 15 hexadecimal digits: small enough for an offset in a lock file."""
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:15]
+    return hashlib.sha256(text.encode()).hexdigest()[:15]
 
 
 def check_same(before: Settings, now: Settings, folder: os.PathLike[str]) -> None:
