@@ -133,7 +133,7 @@ def test_what_is_no_longer_run_is_refused(data: Path, tmp_path: Path, name: str)
     settings, expected = REFUSED[name]
     interrupted(data, tmp_path / "run", 2, "finetune")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match="^resume: ") as error:
+    with pytest.raises(ValueError, match=r"^resume: ") as error:
         longer(data, tmp_path / "run", **settings)
     assert expected in str(error.value)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

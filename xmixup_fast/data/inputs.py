@@ -82,7 +82,7 @@ def find_inputs(
 
     Raises ValueError for a table or a list that cannot be read.
     """
-    for name in map(os.fspath, names):
+    for name in (os.fspath(one) for one in names):
         if name == STANDARD_INPUT:
             yield from _standard_input(bad, ignored)
         elif name.startswith("@") and not os.path.lexists(name):

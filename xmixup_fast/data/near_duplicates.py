@@ -25,9 +25,7 @@ MOST_BITS = 4
 def check_package() -> None:
     """Raises ValueError where the package imagehash is not installed."""
     if find_spec("imagehash") is None:
-        raise ValueError(
-            "near_duplicates: needs the package imagehash: pip install 'xmixup_fast[near-duplicates]'"
-        )
+        raise ValueError("near_duplicates: needs the package imagehash: pip install 'xmixup_fast[near-duplicates]'")
 
 
 def near_duplicates(dataset: Dataset, contents: Contents, decoder: Decoder) -> list[str]:

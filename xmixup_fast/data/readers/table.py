@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,11 @@ def _path_cells(path: Path) -> Iterator[tuple[str, str]]:
     at = columns.index("path")
     if path.suffix.lower() == ".parquet":
         with _parquet_file(path) as table:
-            cells = (row[names[at]] for batch in table.iter_batches(columns=[names[at]]) for row in batch.to_pylist())
-            for number, cell in enumerate(cells, start=1):
+            rows = (row for batch in table.iter_batches(columns=[names[at]]) for row in batch.to_pylist())
+            for number, cell in enumerate((row[names[at]] for row in rows), start=1):
                 yield f"row {number}", "" if cell is None else str(cell)
         return
-    for line, cells in list(_lines(path))[1:]:
+    for line, cells in islice(_lines(path), 1, None):
         if cells:
             yield f"line {line}", cells[at] if at < len(cells) else ""
 
