@@ -32,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--step-batch", type=int, default=32, help="images per step")
     group.addoption("--step-methods", default="finetune,xmixup,cotrain", help="finetune and others, or all")
     group.addoption("--step-rounds", type=int, default=15, help="steps of each method, taken in turn")
+    parser.addoption("--start-images", type=int, default=20_000, help="images of bench_start.py")
     parser.addoption("--select-model", default="resnet18", help="network of bench_select.py, by its timm name")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+# As little as can be, since an interrupt while this is imported is a traceback of Python's.
 import sys
-from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COMMANDS = {
     "train": "Fine-tune a pretrained network on labelled images.",
@@ -26,14 +29,25 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None, prog: str = "xmixup") -> int:
     """Runs a command; returns its exit status, 2 for an error that the user can mend."""
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments, prog)
-    except KeyboardInterrupt:  # while modules are imported, before a command's exit_status can tell
+        from .runtime.signals import interruptible  # late, so that an interrupt within is a line, too
+
+        with interruptible():
+            return _run(sys.argv[1:] if arguments is None else arguments, prog)
+    except KeyboardInterrupt:  # before a command's exit_status can tell
         print("stopped", file=sys.stderr)
         return 130
 
 
+def command(prog: str = "xmixup") -> NoReturn:
+    """Runs a command as a process, and ends it."""
+    status = main(prog=prog)
+    from .runtime.signals import end
+
+    end(status)
+
+
 def _run(arguments: Sequence[str], prog: str) -> int:
-    from .cli import exit_status  # late, so that an interrupt within is a line, too
+    from .cli import exit_status
     from .runtime.openmp import set_environment
 
     set_environment()
@@ -54,6 +68,8 @@ def _run(arguments: Sequence[str], prog: str) -> int:
         elif command.startswith("-"):
             raise ValueError(f"expected a command before {command}: {prog} {', '.join(COMMANDS)}")
         else:
+            import difflib
+
             close = difflib.get_close_matches(command, COMMANDS, n=1)
             meant = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMMANDS)}"
             raise ValueError(f"{prog} has no command {command}; {meant}")
@@ -81,4 +97,4 @@ def help_text(prog: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(prog="python -m xmixup_fast"))
+    command("python -m xmixup_fast")

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import textwrap
 import time
 import types
@@ -23,8 +22,9 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, NoReturn, TypeVar
 
+from .runtime.console import BROKEN_PIPE, accept_any_text, complain, flush_fault
 from .runtime.device_asserts import DeviceAssertError, named_device_asserts
-from .runtime.signals import Interrupted
+from .runtime.signals import INTERRUPTED, STOPPED, Interrupted, interruptible
 from .settings.fields import Settings
 from .settings.groups import GROUPS, METAVARS, METHOD_SETTINGS
 from .settings.values import as_type, from_pairs, from_text, meant, options, way
@@ -39,8 +39,6 @@ LONG_CHOICES = 40
 """Choices of more characters are listed in the text of a flag instead of beside it."""
 NUMBERS: list[tuple[set[Any], str]] = [({int, list[int]}, "N"), ({float, list[float]}, "X")]
 """Types of numbers, and what --help calls their values."""
-BROKEN_PIPE = 128 + 13
-"""Exit status, as of a process that SIGPIPE has ended."""
 OFF = {"test": "none"}
 """Settings with several values that --no-NAME turns off, and the value that it stands for."""
 NONE: Mapping[str, str] = types.MappingProxyType({})
@@ -52,22 +50,32 @@ def exit_status(work: Callable[[], int | None]) -> int:
     Returns the exit status: what the work returns, with 0 for None; 2 for an error that the user can mend; 128 and the
     number of the signal that stopped it. An error that all of torchrun's processes have is reported by the first.
     """
-    try:
-        with named_device_asserts():
-            status = work() or 0
-        print(end="", flush=True)  # nothing where there is no output at all
-        return status
-    except BrokenPipeError:  # whoever read the output, such as head, has enough; nothing is flushed at the end then
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
-    except (ValueError, OSError, ImportError, DeviceAssertError) as error:
-        if not _is_first_process():
-            time.sleep(WAIT_SECONDS)
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as error:
-        print(str(error) or "stopped", file=sys.stderr)
-        return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+    accept_any_text()
+    with interruptible() as interrupted:
+        try:
+            try:
+                with named_device_asserts():
+                    status = work() or 0
+            finally:  # also where --help ends the process
+                fault = flush_fault()
+            if fault is not None:
+                raise fault
+            return status
+        except BrokenPipeError:  # whoever read the output, such as head, has enough
+            return BROKEN_PIPE
+        except KeyboardInterrupt as error:
+            complain(str(error) or STOPPED)
+            return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+        except Exception as error:
+            if interrupted():  # and a library has made this error of it
+                complain(STOPPED)
+                return INTERRUPTED
+            if not isinstance(error, (ValueError, OSError, ImportError, DeviceAssertError)):
+                raise
+            if not _is_first_process():
+                time.sleep(WAIT_SECONDS)
+            complain(f"error: {error}")
+            return 2
 
 
 def require_one_process() -> None:

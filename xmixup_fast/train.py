@@ -26,6 +26,7 @@ from collections.abc import Sequence
 
 from .cli import exit_status, parse_settings
 from .runtime.openmp import set_environment
+from .runtime.signals import end
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.train") -> int:
@@ -49,4 +50,4 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_f
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

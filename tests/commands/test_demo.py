@@ -176,7 +176,7 @@ def test_an_interrupted_demo_says_where_it_is(tmp_path: Path, monkeypatch: pytes
         demo.run(tmp_path / "out", TINY)
 
 
-@pytest.mark.parametrize("module", ["xmixup_fast.cli", "torch", "timm"])
+@pytest.mark.parametrize("module", ["xmixup_fast.runtime.signals", "xmixup_fast.cli", "torch", "timm"])
 def test_an_interrupt_while_modules_are_imported_is_one_line(module: str, tmp_path: Path) -> None:
     """From the first import of the command on."""
     program = (

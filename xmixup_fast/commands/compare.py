@@ -38,7 +38,7 @@ from ..comparison.results import Results, check_data
 from ..comparison.tables import comma_separated, markdown, paired_table, rows
 from ..comparison.tuning import choose, tuned
 from ..comparison.workers import Workers
-from ..runtime.files import around_markers, write_between_markers, write_text
+from ..runtime.files import around_markers, check_file_writable, write_between_markers, write_text
 from ..runtime.signals import Interrupted
 
 WRITER = "xmixup compare"
@@ -126,8 +126,10 @@ def _compare(comparison: Comparison, options: Options) -> int:
     page = None if options.markdown is None else Path(options.markdown)
     if options.versus is not None and options.versus not in comparison.methods:
         raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {options.versus}")
+    check_file_writable(comparison.results, "results")  # this and what follows: refused now, not after hours of runs
     if page is not None:
-        around_markers(page, WRITER)  # refused now, not after hours of runs
+        around_markers(page, WRITER)
+        check_file_writable(page, "markdown")
     if options.tune:
         if not comparison.grid:
             raise ValueError(f"{options.file or 'flags'}: grid: expected the settings to try, got none")
@@ -147,8 +149,7 @@ def _compare(comparison: Comparison, options: Options) -> int:
         failures = Workers(results, options.data).train(runs, options.split)
     lines = results.lines()
     check_data(lines, {run.key for run in runs})
-    text, summary = _write_tables(comparison, chosen, lines, options.split, options.versus)
-    print(f"\n{text}")
+    summary = _write_tables(comparison, chosen, lines, options.split, options.versus)
     if page is not None:
         write_between_markers(page, WRITER, summary)
     return int(failures > 0)
@@ -172,11 +173,11 @@ def _check_targets(runs: Sequence[Run], lines: Sequence[dict[str, Any]], data: s
 
 def _write_tables(
     comparison: Comparison, chosen: Chosen, lines: Sequence[dict[str, Any]], split: str, versus: str | None
-) -> tuple[str, str]:
-    """Writes Markdown, CSV and PNG beside the results.
+) -> str:
+    """Prints the tables, and writes Markdown, CSV and PNG beside the results.
 
-    Returns the Markdown, and a summary for other pages: the average over targets, or the table of the only target, with
-    the table of ``versus``.
+    Returns a summary for other pages: the average over targets, or the table of the only target, with the table of
+    ``versus``.
     """
     runs = comparison.runs(chosen)
     done = {line["key"]: line for line in lines if line.get(f"{split}_accuracy") is not None}
@@ -208,11 +209,12 @@ def _write_tables(
         end.insert(0, paired_table(by_seed, versus, comparison.origins, comparison.tasks, split))
     choices = [tuned(comparison, lines)] if comparison.grid else []
     text = "\n\n".join([first, *per_target, *end, *choices])
+    print(f"\n{text}", flush=True)
     base_name = comparison.results.with_suffix("" if split == "test" else f".{split}")
     write_text(Path(f"{base_name}.md"), text + "\n")
     write_text(Path(f"{base_name}.csv"), comma_separated(table_rows))
     plot(table_rows, split, Path(f"{base_name}.png"))
-    return text, "\n\n".join([first, *end])
+    return "\n\n".join([first, *end])
 
 
 def _versions(line: Mapping[str, Any]) -> str:

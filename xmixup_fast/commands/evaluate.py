@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..cli import exit_status, parse_options, require_one_process
 from ..data.dataset import SPLITS
-from ..runtime.files import write_json
+from ..runtime.files import check_writable, write_json
 from ..settings.fields import Settings
 from ..settings.yaml_file import read
 
@@ -103,8 +103,10 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
     run = data_beside(Path(options.model))
     settings = _settings(options, network.model_name, preprocessing, run)
     folder = Path(options.output or Path("runs", run_name("evaluate", settings))) if options.output or writes else None
-    if folder is not None and (folder / "evaluation.json").exists():
-        raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
+    if folder is not None:
+        check_writable(folder)
+        if (folder / "evaluation.json").exists():
+            raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
     chosen = choose(settings, options, network.classes, run, log)
     split, samples, bad = chosen.split, chosen.samples, chosen.bad
     with current_device(settings.device), reproducible(settings.seed, settings.threads):
@@ -126,13 +128,6 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
     evaluation = replace(evaluation, names=[sample.image.name for sample in without(samples, bad)])
     if wrong := [evaluation.names[position] for position in evaluation.not_finite()]:
         raise not_finite(network, "outputs", f"{len(wrong)} of {len(evaluation)} images ({some(wrong, EXAMPLES)})")
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
-        figures.save(figures.reliability(evaluation), folder / "reliability.png")
-        description = {"model": options.model, "target": settings.target, "split": split, "tta": options.tta}
-        description |= chosen.about
-        write_json(folder / "evaluation.json", {**description, **evaluation.to_json(), "bad_files": to_json(bad)})
     log("\n".join(evaluation.lines()))
     if bad:
         log(f"{skipped(bad)}; evaluation.json lists them" if folder else list_bad(bad, "evaluates without them"))
@@ -141,7 +136,13 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
     chose = chosen.about.get("validation_images", 0)
     if chose and evaluation.temperature is not None:
         log(f"the temperature was fitted on {chose} of these images: calibration is worse on others")
-    if folder is not None:
+    if folder is not None:  # last, so that what was found is seen where it cannot be written
+        folder.mkdir(parents=True, exist_ok=True)
+        figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
+        figures.save(figures.reliability(evaluation), folder / "reliability.png")
+        description = {"model": options.model, "target": settings.target, "split": split, "tta": options.tta}
+        description |= chosen.about
+        write_json(folder / "evaluation.json", {**description, **evaluation.to_json(), "bad_files": to_json(bad)})
         log(f"evaluation.json, confusion.png and reliability.png in {folder}")
     return EvaluationResult(**vars(evaluation), target=settings.target, split=split, folder=folder)
 

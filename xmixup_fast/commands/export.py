@@ -28,10 +28,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..cli import exit_status, parse_options, require_one_process
-from ..runtime.files import atomic_write
+from ..runtime.files import atomic_write, folder_aside
 from .exporter import BATCH_SIZES, HALF_TOLERANCE, TOLERANCE, Exporter, Run
 
 EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -127,8 +126,8 @@ def _write(exporter: Exporter, name: str, path: Path) -> float:
 
     write: Callable[[Path], Run] = getattr(exporter, f"write_{name}")
     is_program = name != "safetensors"
-    with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-        aside = Path(folder, path.name)
+    with folder_aside(path.parent, ".export-") as folder:
+        aside = folder / path.name
         try:
             difference: float = exporter.difference(write(aside), program=is_program)
         except (OSError, NotFinite):

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cli import exit_status, parse_settings
-from ..runtime.files import write_json
+from ..runtime.files import check_writable, write_json
 from ..settings.fields import Settings
 
 if TYPE_CHECKING:
@@ -128,8 +128,10 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
         if first:
             print(text, flush=True)
 
-    if first and (folder / "lr.json").exists():
-        raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
+    if first:
+        check_writable(folder)
+        if (folder / "lr.json").exists():
+            raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
     steps = settings.steps or STEPS
     # What changes in the middle of a run would be taken for the learning rate's doing.
     steady = {"warmup_epochs": 0.0, "unmixed_share": 0.0, "rifle_periods": 1, "seqtrain_share": 1.0}
@@ -144,9 +146,9 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
         trainer = Trainer(prepared.parts, settings)
         swept = sweep(trainer, steps)
     found = swept.suggestions()
+    log(describe(swept, found))
     if first:
         _write(folder, settings, swept, found)
-    log(describe(swept, found))
     log(f"lr.json and lr.png in {folder}")
     return swept, found
 
@@ -200,7 +202,7 @@ def draw(swept: RangeTest, found: Suggestions | None, title: str, path: Path) ->
     """Draws losses over learning rates, with the suggestions, as a PNG file."""
     from matplotlib.figure import Figure
 
-    from ..report import figures
+    from ..report import figures, lettering
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -211,7 +213,8 @@ def draw(swept: RangeTest, found: Suggestions | None, title: str, path: Path) ->
         axes.axvline(found.steepest, color="grey", linestyle="--", label=f"steepest fall: {found.steepest:.1e}")
         tenth = found.minimum_over_10
         axes.axvline(tenth, color="grey", linestyle=":", label=f"a tenth of the minimum's: {tenth:.1e}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.set_title(lettering.drawable(title), **lettering.text_style())
     if swept.smoothed:
         low, high = min(swept.losses), max(swept.smoothed)
         height = high - low or 1.0

@@ -6,6 +6,12 @@ xmixup predict runs/NAME photos/ --output predictions.csv
 xmixup predict model.safetensors a.jpg b.png --top-k 1
     with the weights that a run left, of two files; CSV on the console
 
+find photos/ -name '*.jpg' | xmixup predict runs/NAME -
+    of the files that a program lists; - may be an image, too
+
+xmixup predict runs/NAME @list.txt 'more/*/*.png' table.csv https://example.org/a.jpg
+    of files in a list, of a pattern, of the column path of a table, and of a URL
+
 xmixup predict runs/NAME photos/ --output predictions.jsonl --bad-files skip
     JSON lines; files that cannot be used are named on the console and left out
 
@@ -25,15 +31,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice, tee
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from ..cli import exit_status, parse_options, require_one_process
 from ..data.bad_files import list_bad, printable, skipped
-from ..data.dataset import BadFile, FileImage, Findings, Image
-from ..data.readers.folder import find_images
-from ..runtime.files import atomic_write
+from ..data.dataset import BadFile, Findings, Image
+from ..runtime.files import atomic_write, check_file_writable
 from ..settings.values import expanded
 
 if TYPE_CHECKING:
@@ -69,6 +74,18 @@ class Prediction(NamedTuple):
     top: list[Choice]
 
 
+class Stream(Iterator[Prediction | BadFile]):
+    """Predictions, which are made as they are asked for."""
+
+    def __init__(self, predictions: Iterator[Prediction | BadFile], classes: int) -> None:
+        self._predictions = predictions
+        self.classes = classes
+        """How many classes a prediction has."""
+
+    def __next__(self) -> Prediction | BadFile:
+        return next(self._predictions)
+
+
 def predict(
     weights: str | os.PathLike[str],
     images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
@@ -80,13 +97,15 @@ def predict(
     decoder: DecoderName = "auto",
     tta: Augmentation = "none",
     calibrated: bool = False,
-) -> Iterator[Prediction | BadFile]:
+) -> Stream:
     """Predicts the classes of images, in their order, as they are asked for.
 
     Args:
         weights: a run folder, or the model.safetensors of one.
-        images: files and folders. Images of a folder are found at any depth, in sorted order; names that begin with a
-            dot, and what operating systems leave, are ignored there, and links are followed.
+        images: files, folders and whatever else :func:`~xmixup_fast.data.inputs.find_inputs` takes: ``@FILE``, a list
+            of names; ``-``, standard input; tables with a column ``path``, URLs, and patterns such as ``a/*.jpg``.
+            Images of a folder are found at any depth, in sorted order; names that begin with a dot, and what operating
+            systems leave, are ignored there, and links are followed.
         top_k: how many classes of each image; all where there are fewer.
         batch_size: images that go through the network at once. Another one may change a probability's last digits.
         bad_files: what to do about files that cannot be used. ``error``: after the first one nothing more is predicted,
@@ -124,8 +143,8 @@ def predict(
         classifier = _Classifier(network, preprocessing, top_k, place, flip=tta == "flip", temperature=temperature)
         reading, threads = Reading.of(**preprocessing.reading), default_threads()
         decode = make_decoder(decoder, preprocessing.resize, place, threads, _complain, reading=reading).decode
-    paths = [images] if isinstance(images, str | os.PathLike) else images
-    return _predictions(paths, decode, classifier, batch_size, bad_files)
+    names = [images] if isinstance(images, str | os.PathLike) else images
+    return Stream(_predictions(names, decode, classifier, batch_size, bad_files), classifier.top_k)
 
 
 class _Classifier:
@@ -192,14 +211,14 @@ class _Classifier:
 
 
 def _predictions(
-    paths: Iterable[str | os.PathLike[str]],
+    names: Iterable[str | os.PathLike[str]],
     decode: Callable[[Iterable[Image]], Iterator[Tensor | BadFile]],
     classifier: _Classifier,
     batch_size: int,
     policy: Policy,
 ) -> Iterator[Prediction | BadFile]:
     walked: list[BadFile] = []  # found to be bad on the way to the images
-    images, again = tee(_find(paths, walked))
+    images, again = tee(_find(names, walked))
     results = zip(images, decode(again), strict=True)
     refused: list[BadFile] = []
     empty = True
@@ -218,44 +237,45 @@ def _predictions(
         else:
             refused += bad
         if good and not refused:
-            names, pixels = zip(*good, strict=True)
-            yield from map(Prediction, names, classifier(names, pixels))
+            files, pixels = zip(*good, strict=True)
+            yield from map(Prediction, files, classifier(files, pixels))
     if refused:
         raise ValueError(list_bad(refused, "predicts the others"))
     if empty:
         raise ValueError("images: expected files, or folders that hold some, found none")
 
 
-def _find(paths: Iterable[str | os.PathLike[str]], bad: list[BadFile]) -> Iterator[Image]:
-    """The images of files and folders; what cannot be used is added to ``bad``, and what is no image is counted."""
+def _find(names: Iterable[str | os.PathLike[str]], bad: list[BadFile]) -> Iterator[Image]:
+    """The images that are named; what cannot be used is added to ``bad``, and what is no image is counted."""
+    from ..data.inputs import find_inputs
     from ..data.understood import found
 
     ignored: dict[tuple[str, str], int] = {}
-    for path in (Path(expanded("images", os.fspath(one))) for one in paths):
-        if path.is_dir():
-            yield from find_images(path, bad, ignored)
-        elif path.is_file():
-            yield FileImage(path)
-        else:
-            bad.append(BadFile(str(path), "not a file or folder" if path.exists() else "no such file or folder"))
+    yield from find_inputs(names, bad, ignored)
     for line in found(Findings(ignored)):
         _complain(line)
 
 
-def write(predictions: Iterable[Prediction | BadFile], output: Path | None) -> tuple[int, list[BadFile]]:
+def write(predictions: Iterable[Prediction | BadFile], classes: int, output: Path | None) -> tuple[int, list[BadFile]]:
     """Writes predictions as they come, to a .csv or .jsonl file that appears when it is whole, or as CSV to stdout.
+
+    CSV has a header, of ``classes`` classes a prediction, also where no image can be predicted.
 
     Returns how many there were, and the bad files among them, which are not in the file. Raises OSError where the file
     cannot be written.
     """
-    add_row = _json_row if output is not None and output.suffix == ".jsonl" else _csv_row
+    is_csv = output is None or output.suffix == ".csv"
     count, bad = 0, []
     with _opened(output) as file:
-        for item in predictions:
+        has_header = not is_csv
+        for item in chain(predictions, [None]):  # the header comes late, so that an error has an empty output
+            if not has_header:
+                has_header = True
+                _write_row(file, _header(classes))
             if isinstance(item, BadFile):
                 bad.append(item)
-            else:
-                add_row(file, item, first=count == 0)
+            elif item is not None:
+                _write_row(file, _cells(item)) if is_csv else _write_json(file, item)
                 count += 1
     return count, bad
 
@@ -265,30 +285,41 @@ def _opened(output: Path | None) -> Iterator[IO[str]]:
     if output is None:
         yield sys.stdout
         return
-    with atomic_write(output) as aside, aside.open("w", encoding="utf-8") as file:
-        yield file
+    try:
+        with atomic_write(output) as aside, aside.open("w", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        if error.filename is not None or error.errno is None:  # of an image, or of the weights
+            raise
+        raise OSError(f"output: {output}: {error.strerror}") from error
 
 
-def _csv_row(file: IO[str], prediction: Prediction, first: bool) -> None:
-    """A line of file, class, description, probability, class_2, probability_2 and so on; a header before the first."""
-    writer = csv.writer(file, lineterminator="\n")
-    if first:
-        more = range(2, len(prediction.top) + 1)
-        header = [name for rank in more for name in (f"class_{rank}", f"probability_{rank}")]
-        writer.writerow(["file", "class", "description", "probability", *header])
+def _write_row(file: IO[str], cells: Sequence[str]) -> None:
+    csv.writer(file, lineterminator="\n").writerow(cells)
+
+
+def _header(classes: int) -> list[str]:
+    """The columns of a CSV file whose predictions have so many classes."""
+    more = [name for rank in range(2, classes + 1) for name in (f"class_{rank}", f"probability_{rank}")]
+    return ["file", "class", "description", "probability", *more]
+
+
+def _cells(prediction: Prediction) -> list[str]:
+    """A row of a CSV file."""
     best, *others = prediction.top
     rest = [cell for choice in others for cell in (choice.name, _spell(choice.probability))]
-    name = printable(prediction.file)
-    writer.writerow([name, best.name, best.description, _spell(best.probability), *rest])
+    cells = [prediction.file, best.name, best.description, _spell(best.probability), *rest]
+    return list(map(printable, cells))
 
 
-def _json_row(file: IO[str], prediction: Prediction, first: bool) -> None:
+def _write_json(file: IO[str], prediction: Prediction) -> None:
     """A line with file, class, description, probability, and a list of all as top."""
     top = [
         {"class": choice.name, "description": choice.description, "probability": round(choice.probability, DIGITS)}
         for choice in prediction.top
     ]
-    file.write(json.dumps({"file": printable(prediction.file), **top[0], "top": top}, ensure_ascii=False) + "\n")
+    line = json.dumps({"file": printable(prediction.file), **top[0], "top": top}, ensure_ascii=False)
+    file.write(printable(line) + "\n")
 
 
 def _spell(probability: float) -> str:
@@ -307,7 +338,8 @@ class Options:
     weights: str
     """A run folder, or the model.safetensors of one."""
     images: list[str]
-    """Images; folders are searched at any depth."""
+    """Images; folders are searched at any depth. @FILE is a list of names, - standard input: an image, or a list.
+    Tables (.csv, .tsv, .parquet) with a column path, URLs and quoted patterns ('a/*.jpg') are taken, too."""
     output: str | None = None
     """A file named .csv or .jsonl; CSV goes to stdout if not given."""
     top_k: int = 5
@@ -334,8 +366,10 @@ def run(options: Options) -> None:
     output = None if options.output is None else Path(options.output)
     if output is not None and output.suffix not in SUFFIXES:
         raise ValueError(f"output: expected a file named {' or '.join(SUFFIXES)}, got {output}")
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"output: {output.parent}: no such folder")
+    if output is not None:
+        check_file_writable(output)
+        if not output.parent.is_dir():
+            raise ValueError(f"output: {output.parent}: no such folder")
     predictions = predict(
         options.weights,
         options.images,
@@ -348,7 +382,7 @@ def run(options: Options) -> None:
         calibrated=options.calibrated,
     )
     shown = progress(predictions, None, "predicting", hidden=output is None)
-    count, bad = write(shown, output)
+    count, bad = write(shown, predictions.classes, output)
     for item in bad:
         _complain(f"{item.name}: {item.reason}")
     if bad:

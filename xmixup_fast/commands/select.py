@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cli import exit_status, parse_settings
-from ..runtime.files import write_json
+from ..runtime.files import atomic_write, check_writable, write_json
 from ..settings.fields import Settings
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ def run(settings: Settings, log: Callable[[str], object] = print) -> SelectionRe
     from ..training.target import target_data
 
     folder = None if settings.output is None else Path(settings.output)
-    if folder is not None and (folder / "selection.json").exists():
-        raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
+    if folder is not None:
+        check_writable(folder)
+        if (folder / "selection.json").exists():
+            raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
     settings = with_image_size(replace(settings, device=usable_device(settings.device)))
     log = log if distributed.rank() == 0 else _silent
     target = target_data(settings, log).dataset
@@ -153,7 +155,8 @@ def _write(folder: Path, report: dict[str, Any], sheets: Sequence[Image], log: C
     """Writes selection.json and the contact sheets."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, sheet in enumerate(sheets, start=1):
-        sheet.save(folder / f"contact-sheet-{number}.png")
+        with atomic_write(folder / f"contact-sheet-{number}.png") as aside:
+            sheet.save(aside, "PNG")
     write_json(folder / "selection.json", report)
     log(f"selection.json and {len(sheets)} contact sheet{'s' if len(sheets) > 1 else ''} in {folder}")
 

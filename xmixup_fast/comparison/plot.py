@@ -36,7 +36,7 @@ def plot(table_rows: Sequence[Row], split: str, path: Path) -> bool:
     """
     from matplotlib.figure import Figure
 
-    from ..report import figures
+    from ..report import figures, lettering
 
     points = _points(table_rows)
     if len(points) < 2:
@@ -56,10 +56,10 @@ def plot(table_rows: Sequence[Row], split: str, path: Path) -> bool:
         ylim=(min(bounds + heights) - gap, max(bounds + heights) + gap),
         xlabel=f"time of a step, in multiples of {BASELINE}'s",
         ylabel=f"{split} accuracy minus {BASELINE}'s, points, with {100 * LEVEL:.0f} % interval",
-        title="average over targets"
-        if table_rows[0].target == AVERAGE
-        else str(Task(table_rows[0].target, table_rows[0].shots)),
     )
+    first = table_rows[0]
+    title = "average over targets" if first.target == AVERAGE else str(Task(first.target, first.shots))
+    axes.set_title(lettering.drawable(title), **lettering.text_style())
     axes.grid(alpha=0.25)
     figures.save(figure, path)
     return True
@@ -86,6 +86,8 @@ def _draw_point(axes: Axes, point: _Point, number: int, height: float) -> None:
 
     Names stand in a column since many methods take nearly the same time.
     """
+    from ..report import figures, lettering
+
     time, gain, method, label = point
     colour = "black" if method == BASELINE else f"C{number % COLOURS}"
     if gain.pairs > 1:
@@ -94,13 +96,14 @@ def _draw_point(axes: Axes, point: _Point, number: int, height: float) -> None:
     axes.plot(time, gain.mean, marker, color=colour)
     line = {"arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.8, "shrinkB": 4, "relpos": (0, 0.5)}
     axes.annotate(
-        label,
+        figures.shorten(lettering.drawable(label)),
         xy=(time, gain.mean),
         xytext=(1.03, height),
         textcoords=axes.get_yaxis_transform(),
         color=colour,
         va="center",
         arrowprops=line,
+        **lettering.text_style(),
     )
 
 

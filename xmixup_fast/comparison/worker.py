@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from ..runtime.console import accept_any_text
 from ..runtime.device import current_device, default_threads, reproducible, usable_device
 from ..runtime.files import write_text
 from ..settings.fields import Settings
@@ -101,6 +102,7 @@ def _end_with_parent() -> None:
 
 def main() -> int:
     """Does what stdin asks for; returns the exit status, 1 where a run failed."""
+    accept_any_text()
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(asked["folder"])

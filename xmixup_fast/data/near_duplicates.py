@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 
 import PIL.Image
@@ -21,6 +22,12 @@ MOST_BITS = 4
 """Images whose hashes differ in so many of 64 bits, at most, are taken for nearly equal."""
 
 
+def check_package() -> None:
+    """Raises ValueError where the package imagehash is not installed."""
+    if find_spec("imagehash") is None:
+        raise ValueError("near_duplicates: needs the package imagehash: pip install 'xmixup_fast[near-duplicates]'")
+
+
 def near_duplicates(dataset: Dataset, contents: Contents, decoder: Decoder) -> list[str]:
     """Lines of text on images that look nearly alike, and have not the same bytes.
 
@@ -31,11 +38,9 @@ def near_duplicates(dataset: Dataset, contents: Contents, decoder: Decoder) -> l
 
     Raises ValueError where the package imagehash is not installed.
     """
-    try:
-        import imagehash
-    except ImportError as error:
-        package = "pip install 'xmixup_fast[near-duplicates]'"
-        raise ValueError(f"near_duplicates: needs the package imagehash: {package}") from error
+    check_package()
+    import imagehash
+
     split = {one.image.name: name for name in SPLITS for one in getattr(dataset, name)}
     samples: list[Sample] = []
     hashes: list[int] = []

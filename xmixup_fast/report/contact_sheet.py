@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.dataset import BadFile, Dataset, Sample
@@ -14,6 +12,7 @@ from ..data.decoding.decoder import PillowDecoder
 from ..models.class_names import readable_name
 from ..runtime.device import default_threads
 from ..selection.choice import MARK, Selection
+from .lettering import for_pillow
 
 ROWS = 20
 """Rows of a sheet, one for each target class."""
@@ -21,6 +20,7 @@ TARGET_IMAGES, AUXILIARY_IMAGES = 4, 8
 """Images in a row."""
 THUMBNAIL, GAP, TEXT = 96, 6, 18
 """Side of an image, space between images, and height of a line of text, in pixels."""
+FONT_SIZE = 12
 
 Group = tuple[str, list[Image.Image]]
 """A caption, and the images that stand side by side under it."""
@@ -107,11 +107,12 @@ def _draw_sheet(rows: list[list[Group]]) -> Image.Image:
     cell, height = THUMBNAIL + GAP, TEXT + THUMBNAIL + 2 * GAP
     sheet = Image.new("RGB", (2 * GAP + (TARGET_IMAGES + AUXILIARY_IMAGES) * cell + GAP, len(rows) * height), "white")
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), 12)
     for number, row in enumerate(rows):
         left, top = GAP, number * height
         for position, (text, group) in enumerate(row):
             width = max(1, len(group)) * cell
+            text, file = for_pillow(text)
+            font = ImageFont.truetype(file, FONT_SIZE)
             while pen.textlength(text, font) > width - GAP:
                 text = text.removesuffix("…")[:-1] + "…"
             pen.text((left, top + GAP // 2), text, fill="black", font=font)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..evaluation import Evaluation
 from ..runtime.files import atomic_write
+from .lettering import drawable, text_style
 
 MAX_NUMBERED = 25
 """Largest number of classes whose confusion matrix has the counts written into its cells."""
@@ -63,7 +64,8 @@ def image_grid(images: Tensor, captions: Sequence[str], note: str | None = None)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, low = number % columns * (1 + gap), (number // columns + 1) * pitch
         axes.imshow(image.numpy(), extent=(left, left + 1, low, low - height))
-        axes.text(left + 0.5, low - height - 0.02, caption, fontsize=8, ha="center", va="bottom")
+        shown = "\n".join(map(drawable, caption.split("\n")))
+        axes.text(left + 0.5, low - height - 0.02, shown, fontsize=8, ha="center", va="bottom", **text_style())
     axes.text(0, bottom, "\n".join(lines), fontsize=8, va="top")
     axes.set(xlim=(-gap, right), ylim=(end, 0))
     axes.axis("off")
@@ -79,7 +81,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     matrix = evaluation.confusion_matrix()
     shares = (matrix / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
     count = len(evaluation.classes)
-    names = [_shorten(name) for name in evaluation.classes] if count <= MAX_NAMED else []
+    names = [shorten(drawable(name)) for name in evaluation.classes] if count <= MAX_NAMED else []
     cell = 0.42 if count <= MAX_NUMBERED else 0.14
     margin = 0.8 + 0.075 * max(map(len, names), default=0) * (1 if count <= MAX_NUMBERED else 0.8)
     side = max(cell * count, 2.0) if names else UNNAMED_SIDE
@@ -89,8 +91,8 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     axes.set(xlabel="predicted class", ylabel="true class")
     if names:
         size = 8 if count <= MAX_NUMBERED else 6
-        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
-        axes.set_yticks(range(count), names, fontsize=size)
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size, **text_style())
+        axes.set_yticks(range(count), names, fontsize=size, **text_style())
     if MAX_NUMBERED < count <= MAX_NAMED:  # every fifth line, to follow from a cell to both names
         for position in range(4, count, 5):
             axes.axhline(position + 0.5, color=GREY, linewidth=0.3)
@@ -131,7 +133,7 @@ def reliability(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def _shorten(name: str) -> str:
+def shorten(name: str) -> str:
     """The name, with an ellipsis for its middle where it is longer than NAME_LENGTH."""
     half = NAME_LENGTH // 2
     return name if len(name) <= NAME_LENGTH else f"{name[: half - 1]}…{name[-half:]}"

@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .signals import unfinished
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a path to write to, in the same folder, which takes the name ``path`` once it is written and on disk."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    unfinished.add(aside)
     try:
         yield aside
         with aside.open("rb+") as file:
@@ -24,12 +27,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+        unfinished.discard(aside)
+
+
+@contextmanager
+def folder_aside(parent: Path, prefix: str) -> Iterator[Path]:
+    """Makes a folder in another one for what is not finished yet, and removes it at the end, however that comes."""
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
+        unfinished.add(Path(name))
+        try:
+            yield Path(name)
+        finally:
+            unfinished.discard(Path(name))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file in one piece."""
+    """Writes a UTF-8 text file in one piece; escapes stand for bytes of file names that are not Unicode."""
     with atomic_write(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -77,14 +92,25 @@ def around_markers(file: Path, writer: str) -> tuple[str, str]:
     return before + begin, end + after
 
 
-def check_writable(folder: Path) -> None:
-    """Raises OSError where the folder, or what is there of the path to it, cannot be written to. Leaves nothing."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+def check_writable(folder: Path, name: str = "output") -> None:
+    """Raises OSError where the folder, or what is there of the path to it, cannot be written to. Leaves nothing.
+
+    ``name`` is that of the flag.
+    """
+    there = folder
     try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise OSError(f"output: {folder}: cannot be written ({there}: {error.strerror or error})") from error
+        raise OSError(f"{name}: {folder}: cannot be written ({there}: {error.strerror or error})") from error
+
+
+def check_file_writable(path: Path, name: str = "output") -> None:
+    """Raises OSError where a file cannot be written at this path. Leaves nothing. ``name`` is that of the flag."""
+    check_writable(path.parent, name)
+    if path.is_dir():
+        raise IsADirectoryError(f"{name}: expected a file, got the folder {path}")
 
 
 def default_cache() -> Path:
@@ -99,5 +125,7 @@ def writing_to_cache(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
+    except BrokenPipeError:  # of the console: nobody reads the lines that are printed meanwhile
+        raise
     except OSError as error:
         raise OSError(f"cache: {folder}: {error.strerror or error}; name another folder, or none") from error

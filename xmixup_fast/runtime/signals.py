@@ -1,12 +1,29 @@
-"""Interruption: SIGINT and SIGTERM end a run after its step, not within."""
+"""Interruption: Ctrl-C ends a command with a line at any moment; SIGINT and SIGTERM end training after its step.
+
+Nothing here needs more than a few small modules, so that an interrupt is a line while all others are imported.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
+
+STOPPED = "stopped"
+"""What a command says that was interrupted, where there is no more to say."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Its exit status."""
+
+unfinished: set[Path] = set()
+"""Files and folders that are being written under another name, and go where the process ends at once."""
+_interrupts: list[int] = []
+"""The interrupts that have come since :func:`interruptible` began."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -16,6 +33,69 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.number = number
         """The signal's."""
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Has SIGINT end a command with one line; the function given tells whether SIGINT has come.
+
+    It raises KeyboardInterrupt, so that what is half-written is removed on the way out. While a module is imported, it
+    ends the process at once: there, libraries swallow the exception, print it, or make another one of it. The same goes
+    for a destructor or a callback, whose exceptions Python prints and forgets.
+
+    Nothing changes in a thread other than the main one, where SIGINT is ignored, as in the background of a shell, and
+    where a program has a handler of its own.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or handler is not signal.default_int_handler:
+        yield lambda: handler is _interrupt and bool(_interrupts)
+        return
+    _interrupts.clear()
+    hook = sys.unraisablehook
+
+    def end_or_show(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            _end_at_once()
+        hook(unraisable)
+
+    sys.unraisablehook = end_or_show
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield lambda: bool(_interrupts)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = hook
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupts.append(number)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            _end_at_once()
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _end_at_once() -> NoReturn:
+    """Ends the process with a line, without what Python does at its end."""
+    for path in unfinished:
+        if path.is_dir():
+            from shutil import rmtree
+
+            rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    try:
+        os.write(2, f"{STOPPED}\n".encode())
+    finally:  # also where nobody reads it
+        os._exit(INTERRUPTED)
+
+
+def end(status: int) -> NoReturn:
+    """Ends the process of a command that is done: an interrupt in Python's own last moments changes nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)
 
 
 @contextmanager

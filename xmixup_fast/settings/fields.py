@@ -82,6 +82,9 @@ class Settings:
     grad_accum_steps: int | None = None
     """Equal parts of a batch that go through the network one after the other, to save memory. Networks with batch
     normalisation see other statistics then."""
+    eval_batch_size: int | None = None
+    """Images at a time in validation and test, in each process: what is computed takes less memory there than in
+    training, but for the batch itself. Four times what goes through the network at once in training if not given."""
     amp: Literal["bf16", "fp16"] | None = None
     """16-bit arithmetic where it is safe in training steps: bfloat16, or float16 with a loss scale; float32 throughout
     if not given. All else (selection, evaluation, weights) is float32."""
@@ -285,7 +288,8 @@ class Settings:
             object.__setattr__(self, name, as_type(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
         more = ("grad_accum_steps", "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods")
-        for name in (*counts, *more, "patience", "source_images", "probe_images", "max_pixels"):
+        more += ("patience", "source_images", "probe_images", "max_pixels", "eval_batch_size")
+        for name in (*counts, *more):
             self._check(name, "a positive number", lambda value: value >= 1)
         for name in ("lr", "head_lr_multiplier", "clip_grad", "alpha", "seqtrain_share", "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))

@@ -75,6 +75,7 @@ GROUPS = {
         "ema_decay",
     ),
     "validation, test and output": (
+        "eval_batch_size",
         "val_interval",
         "patience",
         "keep",

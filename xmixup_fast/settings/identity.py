@@ -19,6 +19,7 @@ NOT_HASHED = (
     "cache_size",
     "storage",
     "memory_budget",
+    "eval_batch_size",
     "val_interval",
     "output",
     "report",

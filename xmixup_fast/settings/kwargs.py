@@ -38,6 +38,7 @@ class SettingsKwargs(TypedDict, total=False):
     shots: int | None
     batch_size: int
     grad_accum_steps: int | None
+    eval_batch_size: int | None
     amp: Literal["bf16", "fp16"] | None
     ema_decay: float | None
     compile: bool

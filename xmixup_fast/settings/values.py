@@ -25,6 +25,7 @@ OTHER_NAMES = {
     "device": "cuda gpu gpu_id gpus",
     "ema_decay": "ema model_ema model_ema_decay",
     "epochs": "e epoch max_epochs n_epochs num_epochs num_train_epochs",
+    "eval_batch_size": "eval_bs per_device_eval_batch_size test_batch_size val_batch_size validation_batch_size",
     "flip": "hflip horizontal_flip",
     "freeze": "freeze_backbone freeze_layers",
     "grad_accum_steps": "accum accum_iter accumulation_steps grad_accum gradient_accumulation_steps",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,7 +19,10 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..data.manifest import Manifest
 from ..runtime.tensor_files import write_tensors
+from ..settings.fields import Settings
+from ..settings.identity import run_hash
 
 FORMAT = "xmixup_fast checkpoint 1"
 PATTERN = "step-{:09d}.safetensors"
@@ -42,12 +46,24 @@ class Checkpoints:
         folder: the folder, which is made when the first checkpoint is saved.
         run: identifies the run (see :func:`~xmixup_fast.settings.identity.run_hash`); files of other runs are not used.
         keep: the number of checkpoints that are kept.
+        shorter: identifies the same run as it was before it was made longer, whose checkpoints are read, too.
     """
 
-    def __init__(self, folder: Path, run: str, keep: int) -> None:
+    def __init__(self, folder: Path, run: str, keep: int, shorter: str | None = None) -> None:
         self.folder = folder
         self.run = run
         self.keep = keep
+        self.shorter = shorter
+
+    @classmethod
+    def of(cls, settings: Settings, manifest: Manifest, shorter: Settings | None = None) -> Checkpoints:
+        """The checkpoints of the run whose images the manifest names: where they are is not part of what the run is.
+
+        ``shorter`` are the settings that it was begun with, where it is made longer.
+        """
+        run = run_hash(replace(settings, target=manifest.fingerprint))
+        before = None if shorter is None else run_hash(replace(shorter, target=manifest.fingerprint))
+        return cls(Path(str(settings.output), "checkpoints"), run, settings.checkpoints_kept, before)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Writes a checkpoint, then removes the oldest until ``keep`` are left.
@@ -96,7 +112,7 @@ class Checkpoints:
             metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
             if metadata.get("format") != FORMAT:
                 raise ValueError("not a checkpoint of this version of xmixup_fast")
-            if metadata["run"] != self.run:
+            if metadata["run"] not in (self.run, self.shorter):
                 raise ValueError("of a run with other settings")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         return Checkpoint(int(metadata["step"]), tensors, metadata["notes"])

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -18,7 +17,6 @@ import torch
 
 from ..calibration import Calibration, calibrate
 from ..data import bad_files
-from ..data.manifest import Manifest
 from ..evaluation import Evaluation
 from ..models.timm_config import write_config
 from ..models.trained import Preprocessing, save
@@ -30,10 +28,10 @@ from ..runtime.extension import __version__
 from ..runtime.signals import Interrupted, catching_signals
 from ..settings.fields import Settings
 from ..settings.given import given_settings
-from ..settings.identity import check_same, run_hash
 from .checkpoints import Checkpoint, Checkpoints
 from .given_network import named
 from .images import cache_within_size
+from .longer import check_not_stopped, say_what_changes, shorter_settings
 from .losses import SLOTS, StepLoss, StepLosses
 from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
@@ -107,15 +105,14 @@ class _Run:
     @classmethod
     def begin(cls, settings: Settings, run_folder: RunFolder) -> _Run:
         """Makes a run ready for its next step: from the newest checkpoint of its folder, or as a new run."""
-        folder = run_folder.folder
-        if run_folder.settings is not None:
-            check_same(run_folder.settings, settings, folder)
-        recorded, weights = distributed.broadcast_object(
-            (run_folder.manifest, run_folder.description.get("class_weights"))
+        folder, before = run_folder.folder, run_folder.settings
+        shorter = None if before is None else shorter_settings(before, settings, folder)
+        recorded, weights, shorter = distributed.broadcast_object(
+            (run_folder.manifest, run_folder.description.get("class_weights"), shorter)
         )
         checkpoint = None
         if recorded is not None:
-            checkpoints = _checkpoints(settings, recorded)
+            checkpoints = Checkpoints.of(settings, recorded, shorter)
             newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
             checkpoint = distributed.broadcast_object(newest)
         resumed = folder if checkpoint else None
@@ -123,9 +120,11 @@ class _Run:
         settings = settings.without_secrets()
         trainer = Trainer(setup.parts, settings)
         state = RunState.of(checkpoint, setup.images.store.bad) if checkpoint else RunState(bad=setup.bad)
-        run = cls(settings, setup, trainer, state, run_folder, _checkpoints(settings, setup.manifest))
+        run = cls(settings, setup, trainer, state, run_folder, Checkpoints.of(settings, setup.manifest))
         if checkpoint:
             run._load(checkpoint)
+            if shorter is not None:
+                run._lengthen(shorter)
         else:
             run._write_first_files()
         return run
@@ -153,13 +152,14 @@ class _Run:
                 write_config(network, Preprocessing.of(network, *images, settings.reading), run_folder.folder)
             evaluation = self._evaluate(calibration.temperature)
             summary = self._summary(evaluation) | {"calibration": calibration.to_json()}
-            run_folder.summary(summary)
-            if settings.report and evaluation and distributed.rank() == 0:
-                run_folder.report(run_page(self._record(summary, evaluation)))
+            try:
+                self._write_results(summary, evaluation)
+            finally:  # told where a file cannot be written, too
+                tested = summary["test_accuracy"]
+                accuracy = "not tested" if tested is None else f"test {tested:.2f} %"
+                run_folder.log(f"{accuracy}  {sum(self.state.seconds):.1f} s of training  {run_folder.folder}")
         network = trainer.final_network.eval()
         network.zero_grad(set_to_none=True)  # the last step's gradients are of no use to the caller
-        accuracy = f"test {evaluation.accuracy:.2f} %" if settings.test == "run" and evaluation else "not tested"
-        run_folder.log(f"{accuracy}  {sum(self.state.seconds):.1f} s of training  {run_folder.folder}")
         return Result(run_folder.folder, network, summary, self.setup.report, evaluation)
 
     def _load(self, checkpoint: Checkpoint) -> None:
@@ -167,6 +167,14 @@ class _Run:
         self.run_folder.resume(self.state.metrics)
         self.trainer.load_state_dict(checkpoint.tensors, checkpoint.step)
         self.run_folder.log(f"resuming at step {checkpoint.step} of {self.trainer.steps}")
+
+    def _lengthen(self, shorter: Settings) -> None:
+        """Has the run folder tell the new length: first a checkpoint of the longer run, which must not begin anew."""
+        check_not_stopped(self.state, self.settings)
+        if distributed.rank() == 0:
+            self.checkpoints.save(self.state.checkpoint(self.trainer))
+        self.run_folder.config(self.settings.to_yaml())
+        say_what_changes(shorter, self.trainer, self.run_folder.log)
 
     def _write_first_files(self) -> None:
         """Writes the manifest, selection.json and batch.png."""
@@ -324,9 +332,16 @@ class _Run:
         split, images = ("test", setup.images.test) if tests else ("val", setup.images.val)
         names = [sample.image.name for sample in setup.samples(split)]
         images = images.to(self.settings.device)
-        evaluation = replace(self.trainer.evaluate(images, temperature=temperature), names=names)
-        self.run_folder.evaluation(split, evaluation)
-        return evaluation
+        return replace(self.trainer.evaluate(images, temperature=temperature), names=names)
+
+    def _write_results(self, summary: dict[str, Any], evaluation: Evaluation | None) -> None:
+        """Writes summary.json and, of an evaluation, evaluation.json and report.html."""
+        settings, run_folder = self.settings, self.run_folder
+        if evaluation:
+            run_folder.evaluation("test" if settings.test == "run" else "val", evaluation)
+        run_folder.summary(summary)
+        if settings.report and evaluation and distributed.rank() == 0:
+            run_folder.report(run_page(self._record(summary, evaluation)))
 
     def _summary(self, evaluation: Evaluation | None) -> dict[str, Any]:
         """The content of summary.json."""
@@ -389,9 +404,3 @@ def agreement_interval(device: torch.device, step_seconds: float) -> int:
     if distributed.world_size() == 1 or device.type == "cpu" or step_seconds <= 0:
         return 1
     return min(max(int(AGREEMENT_SECONDS / step_seconds), 1), SLOTS)
-
-
-def _checkpoints(settings: Settings, manifest: Manifest) -> Checkpoints:
-    """The checkpoints of the run whose images the manifest names: where they are is not part of what the run is."""
-    run = run_hash(replace(settings, target=manifest.fingerprint))
-    return Checkpoints(Path(str(settings.output), "checkpoints"), run, settings.checkpoints_kept)

@@ -35,6 +35,9 @@ from .cuda_graph import CudaGraphRunner
 from .optimizer import make_optimizer, rate, warmup_steps
 from .profiler import Span, no_span
 
+EVALUATION_SCALE = 4
+"""Evaluations keep no activations for a backward pass: so many times as many images go through the network at once."""
+
 
 @dataclass(frozen=True)
 class StepParts:
@@ -102,6 +105,9 @@ class Trainer:
         self.batch_size = settings.batch_size
         self.micro_batches = settings.grad_accum_steps or 1
         """Micro-batches per step."""
+        at_once = -(-settings.batch_size // (self.micro_batches * distributed.world_size()))
+        self.eval_batch_size = settings.eval_batch_size or EVALUATION_SCALE * at_once
+        """Images at a time in evaluations."""
         self.span: Span = no_span
         """Names a part of a step to the profiler, where there is one (see :mod:`.profiler`)."""
         self.steps_done = 0
@@ -242,7 +248,7 @@ class Trainer:
         network, form = self.final_network, self.form._replace(dtype=torch.float32)
         self._share_statistics(network)
         mine = torch.arange(len(images), device=images.labels.device)[distributed.rank() :: distributed.world_size()]
-        own_part = evaluate_network(network, images, form, self.batch_size, mine, **options)
+        own_part = evaluate_network(network, images, form, self.eval_batch_size, mine, **options)
         whole = merge_evaluations(distributed.gather_objects(own_part))
         if wrong := whole.not_finite():
             raise not_finite(network, "outputs", f"{len(wrong)} of {len(whole)} images after step {self.steps_done}")

@@ -63,6 +63,12 @@ def make_decoder(
     raise ValueError(f"decoder: {faults[0]}; or use auto")
 
 
+def check_decoder(name: str) -> None:
+    """Raises ValueError for the name of a library that is not installed, or does not work here."""
+    if name in _LIBRARIES and (fault := _fault(_LIBRARIES[name])):
+        raise ValueError(f"decoder: {fault}; or use auto")
+
+
 def _made(
     name: str,
     device: torch.device,

@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,36 @@ def read_table(path: str | Path, needs_train: bool = True) -> Dataset:
         findings=findings,
         needs_train=needs_train,
     )
+
+
+def read_paths(path: Path) -> Iterator[FileImage | BadFile]:
+    """Yields the images that the column path of a table names, in its order; labels and splits need not be there.
+
+    Raises ValueError for a table that cannot be read, or has no column path or two of them.
+    """
+    files = _Files(path)
+    for where, cell in _path_cells(path):
+        found = files.find(cell) if cell.strip() else BadFile(str(path), "has no path")
+        yield BadFile(found.name, f"{found.reason} ({path}, {where})") if isinstance(found, BadFile) else found
+
+
+def _path_cells(path: Path) -> Iterator[tuple[str, str]]:
+    """Yields the cells of a table's column path, with where each is."""
+    names = _column_names(path)
+    columns = list(map(_column, names))
+    if columns.count("path") != 1:
+        found = some(map(str.strip, names), 10) or "no column"
+        raise ValueError(f"{path}: expected one column path, got {found}: let the first line name the columns")
+    at = columns.index("path")
+    if path.suffix.lower() == ".parquet":
+        with _parquet_file(path) as table:
+            rows = (row for batch in table.iter_batches(columns=[names[at]]) for row in batch.to_pylist())
+            for number, cell in enumerate((row[names[at]] for row in rows), start=1):
+                yield f"row {number}", "" if cell is None else str(cell)
+        return
+    for line, cells in islice(_lines(path), 1, None):
+        if cells:
+            yield f"line {line}", cells[at] if at < len(cells) else ""
 
 
 def is_table(path: Path) -> bool:

@@ -163,6 +163,15 @@ class RemoteFiles:
             file.seek(begin)
             return file.read(end - begin)
 
+    def read_whole(self) -> bytes:
+        """The bytes of the URL's file, in one request: for small files, also of servers that tell no size.
+
+        Raises OSError where it cannot be read.
+        """
+        self._request(lambda: self._info(self.path), self.shown(self.path))  # finds soon that there is no network
+        data: bytes = self._request(lambda: self.fs.cat_file(self._address(self.path)), self.shown(self.path))
+        return data
+
     def read_ranges(
         self, ranges: Sequence[Range], on_bytes: Callable[[int], object] = lambda count: None
     ) -> Iterator[tuple[int, bytes]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import unquote
 
-from ...runtime.files import file_digest, readable_bytes
+from ...runtime.files import check_file_writable, file_digest, readable_bytes
 from ..bad_files import refuse_bad_files, skipped
 from ..dataset import Dataset
 from ..readers.tar_shards import ShardImage, read_open_shards, read_shards
@@ -39,7 +39,9 @@ def index_shards(
     skipped.
     """
     is_remote = "://" in name
-    dataset, shards = _remote(name, image_field, log) if is_remote else _local(name, image_field, log)
+    if is_remote or output is not None:
+        check_file_writable(output or Path(NAME))
+    dataset, shards = _remote(name, image_field, log) if is_remote else _local(name, image_field, log, output)
     for guess in dataset.findings.guesses:
         log(guess)
     bad = refuse_bad_files(dataset.bad, bad_files, "writes an index without them")
@@ -63,9 +65,16 @@ def index_shards(
     return path
 
 
-def _local(name: str, image_field: str | None, log: Callable[[str], object]) -> tuple[Dataset, Shards]:
-    """The images of shards on this machine, and the shards of training images."""
+def _local(
+    name: str, image_field: str | None, log: Callable[[str], object], output: Path | None
+) -> tuple[Dataset, Shards]:
+    """The images of shards on this machine, and the shards of training images.
+
+    Raises OSError where the index cannot be written, before sums are computed.
+    """
     dataset = read_shards(name, image_field)
+    if output is None:
+        check_file_writable(Path(dataset.root, NAME))
     paths = sorted({cast(ShardImage, sample.image).shard for sample in dataset.train})
     sizes = {path: path.stat().st_size for path in paths}
     log(f"computing the MD5 sums of {len(paths)} shards, {readable_bytes(sum(sizes.values()))}")

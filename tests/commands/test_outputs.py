@@ -1,0 +1,116 @@
+"""Outputs that cannot be written are found before the work; what was computed is printed in any case."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made import TARGET
+from small_runs import arguments, flags
+
+from xmixup_fast.commands import compare, evaluate, export, find_lr, index, predict, select
+from xmixup_fast.models.build import build
+from xmixup_fast.models.trained import save
+from xmixup_fast.train import main as train
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    save(build("test_resnet", "none", sorted(TARGET)), path, image_size=32)
+    return path
+
+
+def command_lines(data: Path, weights: Path, output: str) -> dict[str, tuple[Callable[[list[str]], int], list[str]]]:
+    """Each command that writes, with its arguments for an output."""
+    training = flags(arguments(data, Path(output), "finetune"))
+    target = str(data / "target")
+    return {
+        "train": (train, training),
+        "find-lr": (find_lr.main, training),
+        "select": (select.main, flags(arguments(data, Path(output)))),
+        "evaluate": (evaluate.main, [str(weights), "--target", target, "--output", output]),
+        "export": (export.main, [str(weights), "--format", "safetensors", "--output", output]),
+        "predict": (predict.main, [str(weights), target, "--output", f"{output}/p.csv"]),
+        "index": (index.main, ["{shard}", "--output", f"{output}/index.parquet"]),
+        "compare": (compare.main, ["--targets", target, *PLAN, "--results", f"{output}/r.jsonl"]),
+    }
+
+
+PLAN = ["--methods", "finetune", "--model", "test_resnet", "--weights", "none"]
+COMMANDS = list(command_lines(Path(), Path(), ""))
+WORK = (
+    "xmixup_fast.data.sources.read_dataset",
+    "xmixup_fast.training.prepare.target_data",
+    "xmixup_fast.training.target.target_data",
+    "xmixup_fast.data.remote.indexing.read_shards",
+    "xmixup_fast.commands.predict.predict",
+    "xmixup_fast.commands.export.Exporter",
+    "xmixup_fast.comparison.workers.Workers.train",
+)
+"""What no command may begin."""
+PLACES = {
+    "a file": lambda folder: _file(folder),
+    "below a file": lambda folder: f"{_file(folder)}/deeper",
+    "/proc": lambda folder: "/proc/nowhere/output",
+    "a long name": lambda folder: f"{folder}/{'n' * 300}",
+}
+
+
+def _file(folder: Path) -> str:
+    (folder / "file").write_text("kept")
+    return str(folder / "file")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("place", PLACES)
+def test_an_output_that_cannot_be_written_stops_a_command_at_once(
+    data: Path, weights: Path, tmp_path: Path, *, monkeypatch: pytest.MonkeyPatch, capsys: Any, command: str, place: str
+) -> None:
+    for work in WORK:
+        monkeypatch.setattr(work, lambda *_, **__: pytest.fail("began to work"))
+    main, words = command_lines(data, weights, PLACES[place](tmp_path))[command]
+    assert main(words) == 2
+    said = capsys.readouterr()
+    name = "results" if command == "compare" else "output"
+    assert said.err.startswith(f"error: {name}: ") and said.err.count("\n") == 1, said
+    assert "% of" not in said.out
+    left = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert left in ({}, {"file": "kept"})
+
+
+def test_a_folder_is_no_file(data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p.csv").mkdir()
+    assert predict.main([str(weights), str(data / "target"), "--output", str(tmp_path / "p.csv")]) == 2
+    assert capsys.readouterr().err == f"error: output: expected a file, got the folder {tmp_path}/p.csv\n"
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file")
+
+
+RESULTS = {
+    "train": ("xmixup_fast.training.run_folder.RunFolder.summary", r"^test \d+\.\d\d %  .* s of training"),
+    "find-lr": ("xmixup_fast.commands.find_lr.draw", r"^(suggested: --lr|no suggestion: )"),
+    "select": ("xmixup_fast.commands.select.write_json", r"^  blue +<- "),
+    "evaluate": ("xmixup_fast.commands.evaluate.write_json", r"\d+\.\d\d % of 30 images"),
+}
+"""Commands, what fails in each because the disk is full, and what they print nevertheless."""
+
+
+@pytest.mark.parametrize("command", RESULTS)
+def test_results_are_printed_where_they_cannot_be_written(
+    data: Path, weights: Path, tmp_path: Path, *, monkeypatch: pytest.MonkeyPatch, capsys: Any, command: str
+) -> None:
+    writing, expected = RESULTS[command]
+    main, words = command_lines(data, weights, str(tmp_path / "out"))[command]
+    monkeypatch.setattr(writing, full)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert re.search(expected, said.out, re.MULTILINE), said.out
+    assert said.err == "error: [Errno 28] No space left on device: 'a file'\n"
