@@ -115,12 +115,15 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
+    from ..methods import METHODS
     from ..runtime import distributed
     from ..runtime.device import current_device, reproducible, usable_device
     from ..training.prepare import prepare
     from ..training.resolve import resolved, run_name
     from ..training.trainer import Trainer
 
+    if not METHODS[settings.method].takes_steps:
+        raise ValueError(f"method: {settings.method} takes no steps, and has no learning rate to find; take another one")
     folder = Path(settings.output or Path("runs", distributed.broadcast_object(run_name("find-lr", settings))))
     first = distributed.rank() == 0
 

@@ -18,12 +18,15 @@ class SettingsKwargs(TypedDict, total=False):
     weights: str
     method: Literal[
         "finetune",
+        "linear-probe",
         "delta",
         "bss",
         "rifle",
+        "stochnorm",
         "mixup",
         "cutmix",
         "cotuning",
+        "lwf",
         "cotrain",
         "seqtrain",
         "xmixup",
@@ -46,6 +49,8 @@ class SettingsKwargs(TypedDict, total=False):
     schedule: Literal["cosine", "linear", "step", "constant"]
     warmup_epochs: float
     head_lr_multiplier: float
+    head_init: Literal["fresh", "probe"]
+    refit_head: bool
     layer_decay: float | None
     freeze: int | Literal["backbone"] | None
     optimizer: Literal["sgd", "adamw"]
@@ -70,8 +75,11 @@ class SettingsKwargs(TypedDict, total=False):
     bss_k: int
     rifle_periods: int
     cotuning_weight: float
+    lwf_weight: float
+    lwf_temperature: float
+    stochnorm_p: float
     seqtrain_share: float
-    selection: Literal["prediction", "feature", "assignment", "sample", "random"]
+    selection: Literal["prediction", "feature", "transport", "assignment", "sample", "random"]
     similarity: Literal["prediction", "feature"]
     top_k: int
     top_images: int
