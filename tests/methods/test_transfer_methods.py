@@ -81,6 +81,7 @@ def test_a_regularizer_adds_its_penalty_to_the_loss_of_every_method(name: str) -
         one.disturb()
         plan = trainer.method.plan(one.sampler, 0)
         images = trainer.method.images(plan, one.pools, one.form, trainer.buffers)
+        torch.manual_seed(0)  # for stochnorm
         losses.append(trainer.loss(images, plan).item())
     assert losses[0] == pytest.approx(losses[1] + expected_penalty(case, start), rel=1e-5)
 
@@ -353,6 +354,10 @@ def test_seqtrain_draws_from_the_union_of_the_auxiliary_images() -> None:
         ("rifle_periods", 0, "a positive number"),
         ("cotuning_weight", -2.3, "zero or a positive number"),
         ("seqtrain_share", 0.0, "a positive number"),
+        ("lwf_weight", -1.0, "zero or a positive number"),
+        ("lwf_temperature", 0.0, "a positive number"),
+        ("stochnorm_p", 1.5, "a number from 0 to 1"),
+        ("head_init", "probed", "one of fresh, probe"),
     ],
 )
 def test_settings_of_methods_are_checked(name: str, value: float, expected: str) -> None:

@@ -77,17 +77,23 @@ def transport_selection(similarity: Tensor, top_k: int) -> Selection:
 
     Raises ValueError where there are fewer than ``top_k`` source classes to choose from, or POT is not installed.
     """
-    unbalanced = transport_package()
     usable = similarity.isfinite().all(0).nonzero().flatten()
     check_top_k(top_k, len(usable))
-    cost = (1 - similarity[:, usable]).numpy()
-    rows, columns = (np.full(count, 1 / count) for count in cost.shape)
-    plan = unbalanced.sinkhorn_unbalanced(
-        rows, columns, cost, ENTROPY, (math.inf, MARGIN), numItermax=ITERATIONS, stopThr=1e-9
-    )
-    order = torch.from_numpy(plan).sort(dim=1, descending=True, stable=True).indices[:, :top_k]
+    plan = transport_plan(1 - similarity[:, usable])
+    order = plan.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
     classes = usable[order]
     return Selection("class", classes.tolist(), similarity.gather(1, classes).tolist())
+
+
+def transport_plan(cost: Tensor) -> Tensor:
+    """The plan P of :func:`transport_selection` for the costs C, float64[K_t, n] both."""
+    unbalanced = transport_package()
+    rows, columns = (np.full(count, 1 / count) for count in cost.shape)
+    margins = math.inf, MARGIN
+    plan = unbalanced.sinkhorn_unbalanced(
+        rows, columns, cost.numpy(), ENTROPY, margins, numItermax=ITERATIONS, stopThr=1e-9
+    )
+    return torch.from_numpy(plan)
 
 
 def transport_package() -> Any:
