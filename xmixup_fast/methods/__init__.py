@@ -1,6 +1,7 @@
 """Transfer methods, one file each, by the name that settings give them."""
 
 from .base import Method
+from .bituning import Bituning
 from .bss import BSS
 from .cotrain import Cotrain
 from .cotuning import Cotuning
@@ -24,6 +25,7 @@ METHODS: dict[str, type[Method]] = {
     "bss": BSS,
     "rifle": Rifle,
     "stochnorm": Stochnorm,
+    "bituning": Bituning,
     "mixup": Mixup,
     "cutmix": Cutmix,
     "cotuning": Cotuning,

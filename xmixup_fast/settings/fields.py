@@ -51,6 +51,7 @@ class Settings:
         "bss",
         "rifle",
         "stochnorm",
+        "bituning",
         "mixup",
         "cutmix",
         "cotuning",
@@ -167,6 +168,8 @@ class Settings:
     stochnorm_p: float = 0.5
     """stochnorm: probability that a channel is normalised by the batch's statistics, not by the moving ones (0.5 in the
     paper)."""
+    bituning_weight: float = 1.0
+    """bituning: weight of both contrastive losses (1 in the authors' code)."""
     seqtrain_share: float = 0.5
     """seqtrain: steps on auxiliary images before fine-tuning, in multiples of its steps."""
     selection: Literal["prediction", "feature", "transport", "assignment", "sample", "random"] = "prediction"
@@ -281,7 +284,7 @@ class Settings:
         for name in (*positive, "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
         penalties = ("weight_decay", "l2sp_alpha", "l2sp_beta", "delta_alpha", "bss_eta")
-        for name in ("warmup_epochs", "source_weight", "cotuning_weight", "lwf_weight", *penalties):
+        for name in ("warmup_epochs", "source_weight", "cotuning_weight", "lwf_weight", "bituning_weight", *penalties):
             self._check(name, "zero or a positive number", lambda value: 0 <= value < float("inf"))
         for name in ("momentum", "label_smoothing"):
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)

@@ -87,6 +87,7 @@ METHOD_SETTINGS = {
     "bss": ("bss_eta", "bss_k"),
     "rifle": ("rifle_periods",),
     "stochnorm": ("stochnorm_p",),
+    "bituning": ("bituning_weight",),
     "cotuning": ("cotuning_weight",),
     "lwf": ("lwf_weight", "lwf_temperature"),
     "seqtrain": ("seqtrain_share",),

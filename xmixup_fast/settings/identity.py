@@ -49,6 +49,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "lwf_weight": (1.0,),
     "lwf_temperature": (2.0,),
     "stochnorm_p": (0.5,),
+    "bituning_weight": (1.0,),
     "split_by": ("order",),
     "test": ("run", "hold"),
     "duplicates": ("warn",),

@@ -23,6 +23,7 @@ class SettingsKwargs(TypedDict, total=False):
         "bss",
         "rifle",
         "stochnorm",
+        "bituning",
         "mixup",
         "cutmix",
         "cotuning",
@@ -78,6 +79,7 @@ class SettingsKwargs(TypedDict, total=False):
     lwf_weight: float
     lwf_temperature: float
     stochnorm_p: float
+    bituning_weight: float
     seqtrain_share: float
     selection: Literal["prediction", "feature", "transport", "assignment", "sample", "random"]
     similarity: Literal["prediction", "feature"]
