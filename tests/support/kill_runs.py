@@ -35,6 +35,7 @@ METHODS: tuple[dict[str, Any], ...] = (
     {"method": "mixup"},
     {"method": "lwf", "head_init": "probe"},
     {"method": "stochnorm", "refit_head": True},
+    {"method": "bituning"},
     {"method": "cutmix"},
     {"method": "xcutmix", "regularizer": "l2sp"},
 )

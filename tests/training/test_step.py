@@ -18,8 +18,6 @@ from transfer import ANY_NORM, STEPPING, Case, tiny_case
 from xmixup_fast.batches.plan import StepPlan
 from xmixup_fast.data.center_crops import center_crop_batches
 from xmixup_fast.methods import METHODS
-from xmixup_fast.methods.delta import Delta
-from xmixup_fast.methods.lwf import LWF
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.identity import run_hash
 from xmixup_fast.training import cuda_graph as graphs
@@ -83,7 +81,8 @@ def test_a_loss_is_computed_in_float32_whatever_the_network_does(name: str) -> N
     case = Case(cotuning_weight=100.0, regularizer="l2sp", l2sp_alpha=100.0, bss_eta=100.0)
     trainer = case.trainer(name)
     case.disturb()
-    networks = [case.network, *([trainer.method.frozen] if isinstance(trainer.method, Delta | LWF) else [])]
+    others = [getattr(trainer.method, name, None) for name in ("frozen", "keys")]
+    networks = [case.network, *(network for network in others if network is not None)]
     for owner, names in (
         *((network, ("features", "target_logits", "source_logits")) for network in networks),
         *((network.body, ("forward_features",)) for network in networks),
@@ -91,8 +90,10 @@ def test_a_loss_is_computed_in_float32_whatever_the_network_does(name: str) -> N
         for each in names:
             setattr(owner, each, ignoring(getattr(owner, each)))
     images, plan = next_batch(trainer)
+    state = {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
     torch.manual_seed(0)  # for stochnorm
     plain = trainer.loss(images, plan)
+    trainer.method.load_state_dict(state)
     trainer.loss.dtype = torch.bfloat16
     torch.manual_seed(0)
     torch.testing.assert_close(trainer.loss(images, plan), plain, rtol=1e-6, atol=0)
