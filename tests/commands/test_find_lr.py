@@ -108,7 +108,7 @@ def test_a_loss_that_does_not_fall_gives_no_suggestion(tmp_path: Path, smoothed:
 
 def test_a_method_without_steps_has_no_rate_to_find(tmp_path: Path) -> None:
     settings = Settings(target="t", method="linear-probe", output=str(tmp_path / "lr"))
-    with pytest.raises(ValueError, match="method: linear-probe takes no steps, and has no learning rate to find; take"):
+    with pytest.raises(ValueError, match="method: linear-probe takes no steps, so it has no learning rate to find"):
         find_lr.run(settings)
 
 

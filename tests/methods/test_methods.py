@@ -96,7 +96,8 @@ def test_a_pass_over_a_pool_gives_each_image_once_with_its_label() -> None:
 
 @pytest.mark.parametrize("name", STEPPING)
 def test_every_method_learns_its_training_images(name: str) -> None:
-    case = Case(lr=0.02, head_lr_multiplier=1.0, steps=30, mix_probability=0.5, flip=False, cotuning_weight=0.5, bituning_weight=0.1)
+    weights = {"cotuning_weight": 0.5, "bituning_weight": 0.1}
+    case = Case(lr=0.02, head_lr_multiplier=1.0, steps=30, mix_probability=0.5, flip=False, **weights)
     trainer = case.trainer(name)
     losses = [float(trainer.step()) for _ in range(trainer.steps)]
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])

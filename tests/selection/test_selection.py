@@ -80,7 +80,7 @@ def test_transport_is_the_cheapest_plan(targets: int, sources: int) -> None:
 
 
 def test_transport_leaves_a_source_class_to_those_that_have_no_other() -> None:
-    """Each target class is most like the first source class, and all but the last have another that is nearly as good."""
+    """All target classes are most like the first source class; all but the last have another that is nearly as good."""
     similarity = torch.tensor([[0.9, 0.88, 0.2, 0.1], [0.9, 0.2, 0.87, 0.1], [0.9, 0.2, 0.1, 0.3]]).double()
     assert most_similar(similarity, 1).chosen == [[0], [0], [0]]
     assert transport_selection(similarity, 1).chosen == [[1], [2], [0]]

@@ -123,7 +123,7 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     from ..training.trainer import Trainer
 
     if not METHODS[settings.method].takes_steps:
-        raise ValueError(f"method: {settings.method} takes no steps, and has no learning rate to find; take another one")
+        raise ValueError(f"method: {settings.method} takes no steps, so it has no learning rate to find; take another")
     folder = Path(settings.output or Path("runs", distributed.broadcast_object(run_name("find-lr", settings))))
     first = distributed.rank() == 0
 

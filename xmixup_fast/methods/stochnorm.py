@@ -21,9 +21,9 @@ class Stochnorm(Finetune):
 
     s_c (x - mu_c) / sqrt(v_c + eps) + (1 - s_c) (x - m_c) / sqrt(w_c + eps), times its weight plus its bias.
 
-    mu, v are mean and variance of the batch; m, w the moving ones as they were before the step, which go on moving in
-    all channels. s_c is 1 with probability stochnorm_p, drawn anew for each channel, layer and forward pass. Evaluation takes
-    the moving statistics, as ever; at their start these are the pretrained ones.
+    mu, v are mean and variance of the batch; m, w the moving ones as they were before it, which go on moving in all
+    channels. s_c is 1 with probability stochnorm_p, drawn anew for each channel, layer and forward pass. Evaluation
+    takes the moving statistics, as ever; at their start these are the pretrained ones.
     """
 
     def __init__(self, settings: Settings, network: Network) -> None:

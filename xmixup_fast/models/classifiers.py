@@ -41,7 +41,7 @@ def linear(body: Any) -> nn.Linear | None:
 
 
 def check_linear(what: str, body: Any, model: str) -> None:
-    """Raises ValueError, which begins with ``what`` needs it, unless :func:`linear` gives the classifier of a network."""
+    """Raises ValueError, which names ``what`` needs it, unless :func:`linear` gives the classifier of a network."""
     if linear(body) is None:
         raise ValueError(
             f"{what} needs a classifier of one layer, and {model} ends in {kind(body)}; take another network, or do "
