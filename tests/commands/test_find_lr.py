@@ -112,6 +112,15 @@ def test_a_method_without_steps_has_no_rate_to_find(tmp_path: Path) -> None:
         find_lr.run(settings)
 
 
+def test_a_probed_head_is_what_the_test_begins_with(data: Path, tmp_path: Path) -> None:
+    losses = []
+    for head in ("fresh", "probe"):
+        given = arguments(data, tmp_path / head, "finetune", head_init=head, batch_size=18)
+        swept, _ = find_lr.run(Settings(**given))
+        losses.append(swept.losses[0])
+    assert losses[1] < 0.8 * losses[0]
+
+
 def noisy_test(steps: int, seed: int, noise: float, fall: float) -> RangeTest:
     """A test whose loss is 2, falls by ``fall`` between a third and two thirds, diverges at the end, and is noisy."""
     chance = random.Random(seed)

@@ -118,6 +118,7 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     from ..methods import METHODS
     from ..runtime import distributed
     from ..runtime.device import current_device, reproducible, usable_device
+    from ..training.head import fit_head
     from ..training.prepare import prepare
     from ..training.resolve import resolved, run_name
     from ..training.trainer import Trainer
@@ -145,6 +146,8 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
         settings = resolved(settings)
         prepared = prepare(settings, log)
         trainer = Trainer(prepared.parts, settings)
+        if settings.head_init == "probe" and trainer.source_phase_steps == 0:
+            fit_head(trainer, log)
         swept = sweep(trainer, steps)
     found = swept.suggestions()
     if first:

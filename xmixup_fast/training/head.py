@@ -78,8 +78,8 @@ def fit_head(trainer: Trainer, log: Callable[[str], object], *, final: bool = Fa
     """
     started = time.perf_counter()
     network = trainer.final_network if final else trainer.network
-    found = _fit(trainer, network) if distributed.rank() == 0 else None
-    fitted: HeadFit = distributed.broadcast_object(found)
+    fitted = distributed.broadcast_object(_fit(trainer, network) if distributed.rank() == 0 else None)
+    assert fitted is not None
     for each in {id(one): one for one in (network, trainer.final_network)}.values():
         _put(fitted, each)
     fitted = fitted._replace(seconds=time.perf_counter() - started)
