@@ -105,8 +105,8 @@ class Settings:
     head_lr_multiplier: float = 10.0
     """Learning rate of new heads, in multiples of the pretrained weights'."""
     head_init: Literal["fresh", "probe"] = "fresh"
-    """How a new target head starts: with random weights (fresh), or as a linear probe, which is logistic regression on
-    the pretrained features of the training images (probe)."""
+    """How the target head starts: with random weights, but for classes that weights of a run know (fresh), or as a
+    linear probe, which is logistic regression on the pretrained features of the training images (probe)."""
     refit_head: bool = False
     """After training, fit the target head anew by logistic regression on the features of unmixed training images."""
     layer_decay: float | None = None

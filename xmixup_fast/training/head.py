@@ -33,6 +33,8 @@ FOLDS = 5
 STRENGTHS = tuple(10.0**power for power in range(-1, 5))
 """What the sum of losses is multiplied by, against half the squared norm of the weights. Features are scaled so that
 their mean squared distance from their mean is 1."""
+WAIT = 2
+"""Strengths in a row that are no better than one before, after which larger ones, whose fits take longest, are left."""
 WITHOUT_VALIDATION = 10.0
 """The strength where there is nothing to validate on, as no two classes have two images."""
 ITERATIONS = 1000
@@ -183,17 +185,20 @@ def _strength(
     if len(np.unique(labels)) < 2:
         return WITHOUT_VALIDATION, 0
     folds = StratifiedKFold(min(FOLDS, int(counts.max())), shuffle=True, random_state=seed % 2**32)
-    losses = np.zeros(len(STRENGTHS))
+    losses: list[float] = []
     with warnings.catch_warnings():
         # A class with fewer images than folds is held out in some of them, and what has not converged is judged, too.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for fitted, held in folds.split(points, labels):
-            model = _model(with_bias)
-            for number, strength in enumerate(STRENGTHS):
+        parts = [(_model(with_bias), fitted, held) for fitted, held in folds.split(points, labels)]
+        for strength in STRENGTHS:  # each fit begins where that of the strength before has ended
+            losses.append(0.0)
+            for model, fitted, held in parts:
                 model.set_params(C=strength).fit(points[fitted], labels[fitted], sample_weight=weights[fitted])
-                losses[number] += (weights[held] * _losses(model, points[held], labels[held])).sum()
-    return STRENGTHS[int(losses.argmin())], folds.get_n_splits()
+                losses[-1] += float((weights[held] * _losses(model, points[held], labels[held])).sum())
+            if len(losses) > WAIT and min(losses[-WAIT:]) >= min(losses[:-WAIT]):
+                break
+    return STRENGTHS[int(np.argmin(losses))], len(parts)
 
 
 def _losses(model: Any, points: Array, labels: NDArray[np.int64]) -> Array:
