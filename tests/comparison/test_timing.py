@@ -22,9 +22,7 @@ FITTED: dict[str, tuple[dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_fits_are_spread_over_the_steps(
-    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fits_are_spread_over_the_steps(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes, count = FITTED[name]
 
     def slow(*args: Any, **options: Any) -> HeadFit:

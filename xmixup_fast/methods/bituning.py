@@ -32,8 +32,8 @@ class Bituning(Finetune):
         CCL = -mean log (exp(z z_k / T) / sum over K of exp(z z_k / T))
 
     In CCE the image itself has h of the network, and w_y gets no gradient, as in the authors' code; in CCL it has its
-    own key. The authors give the key encoder another random crop; here both see the same one. The queues start as random
-    directions. Each process has queues of its own; with --grad-accum-steps they move on with each micro-batch.
+    own key. The authors give the key encoder another random crop; here both see the same one. The queues start as
+    random directions. Each process has its own; with --grad-accum-steps they move on with each micro-batch.
     """
 
     def __init__(self, settings: Settings, network: Network) -> None:

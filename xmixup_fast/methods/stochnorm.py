@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -57,28 +58,14 @@ class StochasticNormalization(TorchFunctionMode):
         self.p = p
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-    def _batch_norm(
-        self,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        *options: float,
-        **named_options: float,
-    ) -> Tensor:
-        rest = weight, bias
-        if not training or running_mean is None or running_var is None:
-            return F.batch_norm(input, running_mean, running_var, *rest, training, *options, **named_options)
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        given = signature(F.batch_norm).bind(*args, **(kwargs or {})).arguments
+        mean, variance = given["running_mean"], given["running_var"]
+        if not given.get("training") or mean is None or variance is None:
+            return F.batch_norm(**given)
         # Copies, as the backward of the first call would read the statistics that the second one has changed.
-        by_moving = F.batch_norm(
-            input, running_mean.clone(), running_var.clone(), *rest, False, *options, **named_options
-        )
-        by_batch = F.batch_norm(input, running_mean, running_var, *rest, True, *options, **named_options)
-        chosen = torch.empty_like(running_mean).bernoulli_(self.p).bool()
-        return torch.where(chosen.view(-1, *[1] * (input.dim() - 2)), by_batch, by_moving)
+        moving = {"running_mean": mean.clone(), "running_var": variance.clone(), "training": False}
+        by_moving, by_batch = F.batch_norm(**{**given, **moving}), F.batch_norm(**given)
+        chosen = torch.empty_like(mean).bernoulli_(self.p).bool()
+        return torch.where(chosen.view(-1, *[1] * (by_batch.dim() - 2)), by_batch, by_moving)
