@@ -44,7 +44,7 @@ def test_assignment_is_the_best_of_all_permutations() -> None:
         assignment_selection(similarity[:, [0, 1, 4]])
 
 
-@pytest.mark.parametrize(("targets", "sources"), [(2, 3), (3, 8), (5, 4), (1, 6)])
+@pytest.mark.parametrize(("targets", "sources"), [(2, 3), (3, 5), (4, 3), (1, 6)])
 def test_transport_is_the_cheapest_plan(targets: int, sources: int) -> None:
     """Of those that give each target class its share, found by gradients in the test; columns of -inf get nothing."""
     generator = torch.Generator().manual_seed(targets)
@@ -52,7 +52,7 @@ def test_transport_is_the_cheapest_plan(targets: int, sources: int) -> None:
     cost = 1 - similarity
     logits = torch.zeros_like(cost, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [logits], max_iter=5000, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+        [logits], max_iter=400, tolerance_grad=1e-9, tolerance_change=1e-13, line_search_fn="strong_wolfe"
     )
 
     def plan() -> torch.Tensor:
