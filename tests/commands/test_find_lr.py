@@ -15,6 +15,7 @@ from small_runs import arguments, flags
 
 from xmixup_fast.commands import find_lr
 from xmixup_fast.commands.find_lr import RangeTest, longest_fall, main
+from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.run import fit
 
 
@@ -103,6 +104,21 @@ def test_a_loss_that_does_not_fall_gives_no_suggestion(tmp_path: Path, smoothed:
     assert swept.suggestions() is None and find_lr.describe(swept, None).startswith("no suggestion: ")
     find_lr.draw(swept, None, "title", tmp_path / "lr.png")
     assert (tmp_path / "lr.png").stat().st_size > 1000
+
+
+def test_a_method_without_steps_has_no_rate_to_find(tmp_path: Path) -> None:
+    settings = Settings(target="t", method="linear-probe", output=str(tmp_path / "lr"))
+    with pytest.raises(ValueError, match="method: linear-probe takes no steps, so it has no learning rate to find"):
+        find_lr.run(settings)
+
+
+def test_a_probed_head_is_what_the_test_begins_with(data: Path, tmp_path: Path) -> None:
+    losses = []
+    for head in ("fresh", "probe"):
+        given = arguments(data, tmp_path / head, "finetune", head_init=head, batch_size=18)
+        swept, _ = find_lr.run(Settings(**given))
+        losses.append(swept.losses[0])
+    assert losses[1] < 0.8 * losses[0]
 
 
 def noisy_test(steps: int, seed: int, noise: float, fall: float) -> RangeTest:

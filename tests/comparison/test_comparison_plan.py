@@ -49,6 +49,33 @@ def test_without_a_file_flags_are_a_comparison_with_its_controls() -> None:
     assert len(comparison.runs({})) == 4 * 4 * 5
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "selection"),
+    [
+        ("linear-probe", "linear-probe", "prediction"),
+        ("xmixup-transport", "xmixup", "transport"),
+        ("lwf", "lwf", "prediction"),
+        ("linear-probe-random", "linear-probe", "random"),
+    ],
+)
+def test_a_row_is_named_by_its_method_which_may_have_a_dash(
+    tmp_path: Path, plan: dict[str, Any], name: str, method: str, selection: str
+) -> None:
+    plan["methods"] = {"finetune": {}, name: {"refit_head": True}}
+    runs = [run for run in planned(tmp_path, plan).runs({}) if run.method == name]
+    assert len(runs) == 4
+    assert {(run.settings.method, run.settings.selection, run.settings.refit_head) for run in runs} == {
+        (method, selection, True)
+    }
+
+
+@pytest.mark.parametrize("name", ["linear", "linear-", "linearprobe", "probe-linear"])
+def test_a_row_of_no_method_is_named(tmp_path: Path, plan: dict[str, Any], name: str) -> None:
+    plan["methods"] = {"finetune": {}, name: {}}
+    with pytest.raises(ValueError, match=f"{name} on birds, 5 shots: method: expected one of "):
+        planned(tmp_path, plan)
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cut-slow.yaml").write_text("method: cutmix\nlr: 0.5\nalpha: 0.6\n")

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
-from transfer import Case
+from transfer import ANY_NORM, STEPPING, Case
 
 from xmixup_fast.batches.render import Pools
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops.image_format import OutputBuffers
+from xmixup_fast.training.head import fit_head
 from xmixup_fast.training.trainer import Trainer
 
-NETWORKS = {"test_resnet": 32, "test_vit": 160, "test_convnext": 32, "tf_efficientnet_lite0": 32}
+DINOV2 = "vit_small_patch14_dinov2"
+NETWORKS = {"test_resnet": 32, "test_vit": 160, "test_convnext": 32, "tf_efficientnet_lite0": 32, DINOV2: 28}
 """With the size of their images."""
+WITH_BATCH_NORM = ("test_resnet", "tf_efficientnet_lite0")
+
+
+@pytest.fixture(scope="module")
+def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a DINOv2 of two small blocks: a ViT with layer scale, and without a classifier of its own."""
+    folder = tmp_path_factory.mktemp("dinov2")
+    timm.models.save_for_hf(timm.create_model(DINOV2, embed_dim=16, depth=2, num_heads=2, img_size=28), folder)
+    return folder
 
 
 def test_unmixed_images_are_those_of_finetuning() -> None:
@@ -80,9 +94,10 @@ def test_a_pass_over_a_pool_gives_each_image_once_with_its_label() -> None:
     torch.testing.assert_close(images[0], expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPPING)
 def test_every_method_learns_its_training_images(name: str) -> None:
-    case = Case(lr=0.02, head_lr_multiplier=1.0, steps=30, mix_probability=0.5, flip=False, cotuning_weight=0.5)
+    weights = {"cotuning_weight": 0.5, "bituning_weight": 0.1}
+    case = Case(lr=0.02, head_lr_multiplier=1.0, steps=30, mix_probability=0.5, flip=False, **weights)
     trainer = case.trainer(name)
     losses = [float(trainer.step()) for _ in range(trainer.steps)]
     assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
@@ -129,13 +144,26 @@ def test_titles_match_the_images(name: str) -> None:
 
 @pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains_every_kind_of_network(name: str, model: str) -> None:
-    case = Case(model, NETWORKS[model], batch_size=3, steps=2, seqtrain_share=0.5)
+def test_every_method_trains_every_kind_of_network(name: str, model: str, dinov2: Path) -> None:
+    at = f"local-dir:{dinov2}" if model == DINOV2 else model
+    case = Case(at, NETWORKS[model], batch_size=3, steps=2, seqtrain_share=0.5)
     before = {name: tensor.clone() for name, tensor in case.network.named_parameters()}
+    if name == "stochnorm" and model not in WITH_BATCH_NORM:
+        with pytest.raises(ValueError, match=f"model: stochnorm changes .*, and {model} trains none; take a network"):
+            case.trainer(name)
+        return
     trainer = case.trainer(name)
     losses = [trainer.step() for _ in range(trainer.steps)]
+    if name == "linear-probe":
+        assert trainer.steps == 0
+        fit_head(trainer, print)
+        heads = {id(parameter) for head in case.network.target_heads() for parameter in head.parameters()}
+        changed = {key for key, tensor in case.network.named_parameters() if not torch.equal(tensor, before[key])}
+        assert changed == {key for key, tensor in case.network.named_parameters() if id(tensor) in heads}
+        return
     assert torch.stack(losses).isfinite().all()
-    unused = {name for name, tensor in case.network.named_parameters() if torch.equal(tensor, before[name])}
+    after = dict(case.network.named_parameters())
+    unused = {name for name, tensor in before.items() if torch.equal(tensor, after[name])}
     source = {"source_head.weight", "source_head.bias"}
     uses_head = METHODS[name].uses_source or METHODS[name].uses_classifier
     # A layer whose channels are all cut off by ReLU may have no gradient; the heads and the first layer always have.
@@ -144,7 +172,7 @@ def test_every_method_trains_every_kind_of_network(name: str, model: str) -> Non
 
 
 @pytest.mark.parametrize("regularizer", ["none", "l2sp"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPPING)
 def test_a_resumed_method_goes_on_to_the_same_bits(name: str, regularizer: str) -> None:
     whole = Case(steps=6, regularizer=regularizer).trainer(name)
     for _ in range(2):
@@ -186,9 +214,9 @@ def test_a_method_without_auxiliary_images_says_so() -> None:
         case.loss("xmixup", alone)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss"}))
+@pytest.mark.parametrize("name", sorted(set(ANY_NORM) - {"bss", "bituning"}))
 def test_a_batch_in_parts_gives_the_gradients_of_the_whole(name: str) -> None:
-    """bss looks at the features of a part together."""
+    """bss looks at the features of a part together, and bituning's queues move on with each part."""
 
     def gradients(parts: int | None) -> list[torch.Tensor]:
         case = Case(model="test_vit", size=160, grad_accum_steps=parts)

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import run
-from transfer import Case
+from transfer import ANY_NORM, Case
 
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models import classifiers
@@ -105,9 +105,11 @@ def test_logits_are_those_of_timms_network_and_of_the_saved_file(small: Small, t
         assert size == small.size and torch.equal(again(images), ours(images)) and torch.equal(timms(images), expected)
 
 
+ONE_LAYER = ("finetune", "xmixup", "cotuning", "bituning")
+"""Methods that are tried below, or need a classifier of one layer."""
 TRAINED = [
     *((name, method) for name in SMALL for method in ("finetune", "xmixup")),
-    *(("heads on two tokens", method) for method in METHODS if method not in ("finetune", "xmixup", "cotuning")),
+    *(("heads on two tokens", method) for method in ANY_NORM if method not in ONE_LAYER),
     *(("Conv2d, BiT", method) for method in ("rifle", "cotrain", "cotuning", "delta")),
 ]
 

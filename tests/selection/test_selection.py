@@ -11,7 +11,14 @@ import torch
 
 from xmixup_fast.data.dataset import Dataset, FileImage, Sample
 from xmixup_fast.selection.choice import Selection, read_selection
-from xmixup_fast.selection.strategies import assignment_selection, cosine, most_similar, random_classes
+from xmixup_fast.selection.strategies import (
+    assignment_selection,
+    cosine,
+    most_similar,
+    random_classes,
+    transport_plan,
+    transport_selection,
+)
 
 INF = float("inf")
 
@@ -35,6 +42,54 @@ def test_assignment_is_the_best_of_all_permutations() -> None:
         assert selection.scores == similarity[range(3), best].unsqueeze(1).tolist()
     with pytest.raises(ValueError, match="at least as many source classes as target classes, 3, and 2 can be used"):
         assignment_selection(similarity[:, [0, 1, 4]])
+
+
+@pytest.mark.parametrize(("targets", "sources"), [(2, 3), (3, 5), (4, 3), (1, 6)])
+def test_transport_is_the_cheapest_plan(targets: int, sources: int) -> None:
+    """Of those that give each target class its share, found by gradients in the test; columns of -inf get nothing."""
+    generator = torch.Generator().manual_seed(targets)
+    similarity = 0.5 + 0.2 * torch.rand(targets, sources, generator=generator, dtype=torch.float64)
+    cost = 1 - similarity
+    logits = torch.zeros_like(cost, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [logits], max_iter=400, tolerance_grad=1e-9, tolerance_change=1e-13, line_search_fn="strong_wolfe"
+    )
+
+    def plan() -> torch.Tensor:
+        return logits.softmax(1) / targets
+
+    def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        return (p * (p / q).log() - p + q).sum()
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        p, b = plan(), torch.full((sources,), 1 / sources, dtype=torch.float64)
+        loss = (p * cost).sum() + 0.1 * divergence(p.sum(0), b) + 0.01 * divergence(p, (b / targets).expand_as(p))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(transport_plan(cost), plan().detach(), rtol=1e-3, atol=1e-5)
+    unusable = torch.cat([similarity, torch.full((targets, 1), -INF, dtype=torch.float64)], 1)
+    selection = transport_selection(unusable, min(3, sources))
+    order = plan().detach().argsort(dim=1, descending=True)[:, :3]
+    assert selection.chosen == order.tolist()
+    assert selection.scores == similarity.gather(1, order).tolist()
+    with pytest.raises(ValueError, match=f"top_k: expected at most {sources}, the number of usable source classes"):
+        transport_selection(unusable, sources + 1)
+
+
+def test_transport_leaves_a_source_class_to_those_that_have_no_other() -> None:
+    """All target classes are most like the first source class; all but the last have another that is nearly as good."""
+    similarity = torch.tensor([[0.9, 0.88, 0.2, 0.1], [0.9, 0.2, 0.87, 0.1], [0.9, 0.2, 0.1, 0.3]]).double()
+    assert most_similar(similarity, 1).chosen == [[0], [0], [0]]
+    assert transport_selection(similarity, 1).chosen == [[1], [2], [0]]
+
+
+def test_transport_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ot", None)
+    with pytest.raises(ValueError, match=r"selection: transport needs the package POT: pip install 'xmixup_fast\[tr"):
+        transport_selection(torch.zeros(2, 3).double(), 1)
 
 
 def test_cosine_does_not_depend_on_the_vectors_lengths() -> None:

@@ -99,6 +99,15 @@ def test_no_source_image_is_read_where_none_is_needed(
     assert sorted(reads) == sorted(sample.image.name for sample in data[0].train if strategy != "random")
 
 
+def test_transport_without_its_package_reads_no_image(
+    data: tuple[Dataset, Dataset], reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ot", None)
+    with pytest.raises(ValueError, match="selection: transport needs the package POT: pip install"):
+        choose(settings_for("transport"), data)
+    assert not reads
+
+
 def test_predictions_of_other_classes_are_compared_by_cosine(data: tuple[Dataset, Dataset]) -> None:
     network = pixel_network(0, other_classifier())
     selector = RecordingSelector(settings_for("prediction", top_k=4), network)

@@ -33,6 +33,9 @@ METHODS: tuple[dict[str, Any], ...] = (
     {"method": "cotrain"},
     {"method": "bss"},
     {"method": "mixup"},
+    {"method": "lwf", "head_init": "probe"},
+    {"method": "stochnorm", "refit_head": True},
+    {"method": "bituning"},
     {"method": "cutmix"},
     {"method": "xcutmix", "regularizer": "l2sp"},
 )

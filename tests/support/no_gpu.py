@@ -88,10 +88,12 @@ class Graph:
 
 @contextmanager
 def capture(graph: Graph, **options: Any) -> Iterator[None]:
+    random = torch.get_rng_state()
     with Recorder() as recorder:
         yield
     graph.calls = recorder.calls
     recorder.undo()
+    torch.set_rng_state(random)  # a capture draws no number, and each replay draws from the generator as it then is
 
 
 STAND_INS: dict[str, Any] = {

@@ -111,6 +111,7 @@ def choose(settings: Settings, data: tuple[Dataset, Dataset], network: Network |
 STRATEGIES: dict[str, dict[str, Any]] = {
     "prediction": {"selection": "prediction"},
     "feature": {"selection": "feature", "top_k": 2},
+    "transport": {"selection": "transport"},
     "assignment by prediction": {"selection": "assignment"},
     "assignment by feature": {"selection": "assignment", "similarity": "feature"},
     "sample": {"selection": "sample"},

@@ -25,6 +25,10 @@ from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.trainer import StepParts, Trainer
 
 Array = NDArray[np.float64]
+STEPPING = [name for name, method in METHODS.items() if method.takes_steps]
+"""The methods that train in steps."""
+ANY_NORM = [name for name in STEPPING if name != "stochnorm"]
+"""Those of them that train networks without batch normalisation, too."""
 
 
 class Case:

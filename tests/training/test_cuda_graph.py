@@ -10,9 +10,8 @@ import pytest
 import torch
 from late_gpu import GPU, LateGPU, LateTensor, Stream
 from torch import Tensor
-from transfer import Case
+from transfer import STEPPING, Case
 
-from xmixup_fast.methods import METHODS
 from xmixup_fast.training.cuda_graph import WARMUP, CudaGraphRunner
 
 STEPS = 2 * (WARMUP + 3)
@@ -125,7 +124,7 @@ def addresses(trainer: Any) -> dict[str, int]:
     return {name: tensor.data_ptr() for name, tensor in state.items() if name.split(".")[0] in ("network", "method")}
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bss"}))
+@pytest.mark.parametrize("name", sorted(set(STEPPING) - {"bss"}))
 def test_no_method_moves_what_a_graph_reads(name: str) -> None:
     """Neither new heads, nor the change of phases, nor a checkpoint that is loaded."""
     trainer = Case(steps=8, seqtrain_share=0.5, rifle_periods=2, ema_decay=0.9).trainer(name)

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transfer import Case
+from transfer import STEPPING, Case
 
-from xmixup_fast.methods import METHODS
 from xmixup_fast.training import trainer as trainers
 from xmixup_fast.training.trainer import Trainer
 
@@ -29,7 +28,7 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in trainer.network.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPPING)
 def test_steps_of_every_method_are_those_of_torch_but_for_rounding(name: str, depthwise_calls: list[int]) -> None:
     """The first losses are equal to the bit, and so are all gradients but those of these weights."""
     fast, plain = made_trainer(name), made_trainer(name)

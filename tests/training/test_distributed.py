@@ -36,6 +36,7 @@ RUNS: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in ("delta", "bss", "mixup", "cotuning", "cotrain", "seqtrain", "xmixup")},
     "streamed": {"method": "cutmix", "storage": "stream"},
     "in parts": {"method": "xmixup", "grad_accum_steps": 2},
+    "fitted heads": {"method": "finetune", "head_init": "probe", "refit_head": True},
     "uncached": {"method": "finetune", "cache": "none"},
     "averaged": {"method": "xmixup", "ema_decay": 0.9, "clip_grad": 1.0},
     "uneven": {"method": "xmixup", "batch_size": 5},

@@ -22,13 +22,13 @@ from fake_gpu import (
     without_the_scalers_read,
 )
 from torch import Tensor, nn
-from transfer import Case
+from transfer import STEPPING, Case
 
 from xmixup_fast.batches import sampler as sampling
 from xmixup_fast.batches.plan import StepPlan
 from xmixup_fast.batches.render import Pools
 from xmixup_fast.batches.sampler import Sampler
-from xmixup_fast.methods import METHODS, base
+from xmixup_fast.methods import base
 from xmixup_fast.ops.image_format import ImageFormat
 from xmixup_fast.training.trainer import Trainer
 
@@ -53,7 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPPING)
 def test_no_step_mixes_devices_or_waits(waits: Waits, name: str, options: str) -> None:
     trainer, images = trainer_on_gpu(waits, name, **OPTIONS[options])
     while trainer.steps_done < trainer.steps:

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from small_runs import arguments
-from transfer import Case
+from transfer import STEPPING, Case
 
-from xmixup_fast.methods import METHODS
 from xmixup_fast.training import run as training_run
 
 pytestmark = pytest.mark.gpu
@@ -56,7 +55,7 @@ def test_no_step_of_a_run_waits_for_the_device(
 
 
 @pytest.mark.parametrize("amp", [None, "bf16"])
-@pytest.mark.parametrize("name", sorted(set(METHODS) - WAITING))
+@pytest.mark.parametrize("name", sorted(set(STEPPING) - WAITING))
 def test_no_training_step_waits_for_the_device(name: str, amp: str | None) -> None:
     trainer = Case(steps=6, amp=amp, ema_decay=0.9).to(CUDA).trainer(name)
     trainer.step()
@@ -68,7 +67,7 @@ def test_no_training_step_waits_for_the_device(name: str, amp: str | None) -> No
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", STEPPING)
 def test_the_first_training_step_has_the_cpus_loss(data: Path, tmp_path: Path, method: str) -> None:
     """Convolutions may run in TF32. delta compares with weights of channels, which L-BFGS finds from such features."""
     on_cpu = losses(data, tmp_path / "on-cpu", method, steps=1, device="cpu")
@@ -77,7 +76,7 @@ def test_the_first_training_step_has_the_cpus_loss(data: Path, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("amp", [None, "bf16", "fp16"])
-@pytest.mark.parametrize("name", sorted(set(METHODS) - WAITING))
+@pytest.mark.parametrize("name", sorted(set(STEPPING) - WAITING))
 def test_training_steps_from_a_graph_are_those_without(name: str, amp: str | None) -> None:
     settings = {"steps": 14, "seqtrain_share": 0.5, "amp": amp, "ema_decay": 0.9}
     plain, replayed = (

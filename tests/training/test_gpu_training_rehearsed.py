@@ -8,8 +8,7 @@ import no_gpu
 import pytest
 import test_gpu_training
 import torch
-
-from xmixup_fast.methods import METHODS
+from transfer import STEPPING
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +30,7 @@ def test_first_steps(data: Path, tmp_path: Path) -> None:
     test_gpu_training.test_the_first_training_step_has_the_cpus_loss(data, tmp_path, "delta")
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - test_gpu_training.WAITING))
+@pytest.mark.parametrize("name", sorted(set(STEPPING) - test_gpu_training.WAITING))
 def test_steps_from_a_graph(name: str) -> None:
     test_gpu_training.test_training_steps_from_a_graph_are_those_without(name, None)
 

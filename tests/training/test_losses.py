@@ -23,8 +23,8 @@ from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.runtime import distributed
 from xmixup_fast.runtime.signals import Interrupted
 from xmixup_fast.training import run as runs
-from xmixup_fast.training.losses import SLOTS, StepLosses
-from xmixup_fast.training.run import agreement_interval, fit
+from xmixup_fast.training.losses import SLOTS, StepLosses, agreement_interval
+from xmixup_fast.training.run import fit
 from xmixup_fast.training.trainer import Trainer
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")

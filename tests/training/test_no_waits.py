@@ -15,9 +15,10 @@ import pytest
 import torch
 from fake_gpu import CUDA, SVD, HostWaits, Waits, fake_gpu, trainer_on_gpu, without_the_scalers_read
 from torch import Tensor, nn
+from transfer import STEPPING
 
 from xmixup_fast.batches import plan, sampler
-from xmixup_fast.methods import METHODS, rifle
+from xmixup_fast.methods import rifle
 from xmixup_fast.training import run as runs
 from xmixup_fast.training.checkpoints import Checkpoints
 from xmixup_fast.training.losses import StepLosses
@@ -87,7 +88,7 @@ def made_run(waits: Waits, patch: pytest.MonkeyPatch, name: str, **options: Any)
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPPING)
 def test_no_step_of_a_run_waits(
     waits: Waits, monkeypatch: pytest.MonkeyPatch, name: str, options: str, streamed: bool
 ) -> None:

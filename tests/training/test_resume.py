@@ -15,8 +15,8 @@ import torch
 from interrupted_runs import STEPS, assert_same, interrupted, run, stop_after
 from safetensors.torch import load_file, save_file
 from small_runs import arguments, flags, without_times
+from transfer import STEPPING
 
-from xmixup_fast.methods import METHODS
 from xmixup_fast.models.build import build
 from xmixup_fast.runtime.signals import catching_signals
 from xmixup_fast.train import main
@@ -24,10 +24,10 @@ from xmixup_fast.training.checkpoints import Checkpoint, Checkpoints
 from xmixup_fast.training.run import fit
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", STEPPING)
 def test_a_resumed_run_ends_with_the_same_bits(data: Path, tmp_path: Path, method: str) -> None:
     whole = run(data, tmp_path / "whole", method)
-    storage = "stream" if list(METHODS).index(method) % 2 else "resident"
+    storage = "stream" if STEPPING.index(method) % 2 else "resident"
     interrupted(data, tmp_path / "run", 5, method, storage=storage)
     assert not (tmp_path / "run" / "summary.json").exists()
     assert_same(whole, run(data, tmp_path / "run", method, storage=storage, resume="auto"))
@@ -38,6 +38,7 @@ STEP_SETTINGS: dict[str, dict[str, Any]] = {
     "fp16": {"amp": "fp16", "storage": "stream"},
     "average": {"ema_decay": 0.9},
     "best": {"ema_decay": 0.9, "patience": 9, "clip_grad": 0.5, "optimizer": "adamw", "lr": 1e-4},
+    "heads": {"method": "seqtrain", "head_init": "probe", "refit_head": True, "ema_decay": 0.9, "storage": "stream"},
     "all": {"amp": "bf16", "ema_decay": 0.9, "grad_accum_steps": 2, "storage": "stream"},
 }
 

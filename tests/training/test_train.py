@@ -16,6 +16,7 @@ import torch
 from made import SOURCE, TARGET, write_folder
 from safetensors.torch import load_file
 from small_runs import arguments, flags, run, without_times
+from transfer import STEPPING
 
 import xmixup_fast
 from xmixup_fast.data.dataset import BadFile
@@ -27,7 +28,7 @@ from xmixup_fast.train import main
 from xmixup_fast.training import target as target_module
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", STEPPING)
 def test_a_run_folder_holds_the_run(data: Path, tmp_path: Path, method: str) -> None:
     result = run(data, tmp_path / "run", method, report=True)
     names = {"config.yaml", "metrics.jsonl", "metrics.csv", "model.safetensors", "batch.png", "summary.json"}

@@ -115,12 +115,16 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
 
     Raises as :func:`xmixup_fast.fit` does.
     """
+    from ..methods import METHODS
     from ..runtime import distributed
     from ..runtime.device import current_device, reproducible, usable_device
+    from ..training.head import fit_head
     from ..training.prepare import prepare
     from ..training.resolve import resolved, run_name
     from ..training.trainer import Trainer
 
+    if not METHODS[settings.method].takes_steps:
+        raise ValueError(f"method: {settings.method} takes no steps, so it has no learning rate to find; take another")
     folder = Path(settings.output or Path("runs", distributed.broadcast_object(run_name("find-lr", settings))))
     first = distributed.rank() == 0
 
@@ -144,6 +148,8 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
         settings = resolved(settings)
         prepared = prepare(settings, log)
         trainer = Trainer(prepared.parts, settings)
+        if settings.head_init == "probe" and trainer.source_phase_steps == 0:
+            fit_head(trainer, log)
         swept = sweep(trainer, steps)
     found = swept.suggestions()
     log(describe(swept, found))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ..settings.fields import Settings
 from ..settings.identity import run_hash, short_hash
@@ -28,6 +28,8 @@ TUNING = ("grid", "tune_seeds", "tune_targets")
 """Keys of a plan for tuning: the settings to try, the seeds, and the targets (all targets if not given)."""
 CHANGEABLE = [name for name in (*COMMON, "method") if name != "shots"]
 """Settings that a plan may give for one method alone."""
+METHOD_NAMES: tuple[str, ...] = get_args(get_type_hints(Settings)["method"])
+"""The methods that the setting ``method`` takes."""
 ORIGINS = ("paper", "baseline", "ours")
 """Where a method of a plan comes from: XMixup's paper, another publication, or this project."""
 
@@ -217,6 +219,14 @@ def _from_flags(targets: list[str] | None, methods: list[str] | None) -> dict[st
     }
 
 
+def _by_name(name: str) -> dict[str, Any]:
+    """The settings that the name METHOD or METHOD-SELECTION stands for; a method's own name may have a dash."""
+    known = [method for method in METHOD_NAMES if name == method or name.startswith(f"{method}-")]
+    method = max(known, key=len, default=name.partition("-")[0])
+    selection = name[len(method) + 1 :]
+    return {"method": method, "selection": selection} if selection else {"method": method}
+
+
 _Named = dict[str, dict[str, Any]]
 """Settings by the name of a target or a method."""
 
@@ -273,8 +283,7 @@ class _Plan:
                 check_names(f"{self.where}: methods: {name}", values, [*CHANGEABLE, "seeds"])
             plan_seeds = values.pop("seeds", self.content.get("seeds"))
             method_seeds[name] = self._integers("seeds", seeds or plan_seeds)
-            method, _, selection = name.partition("-")
-            by_name = {"method": method, "selection": selection} if selection else {"method": method}
+            by_name = _by_name(name)
             settings[name] = values if "method" in values else {**by_name, **values}
         if BASELINE not in settings:
             raise ValueError(

@@ -24,6 +24,7 @@ from ..runtime.console import accept_any_text
 from ..runtime.device import current_device, default_threads, reproducible, usable_device
 from ..runtime.files import write_text
 from ..settings.fields import Settings
+from ..training.head import fit_head, fits
 from ..training.prepare import prepare
 from ..training.resolve import resolved
 from ..training.run import fit
@@ -54,7 +55,11 @@ def train(settings: Settings) -> dict[str, Any]:
 
 
 def _time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
-    """Median seconds of a step of each, taken in turn, so that a slow spell of the machine hits both alike."""
+    """Median seconds of a step of each, taken in turn, so that a slow spell of the machine hits both alike.
+
+    Fits of the head are timed after them, and spread over the steps of fine-tuning; of a method without steps they are
+    all that counts.
+    """
     device = usable_device(baseline.device)
     with (
         current_device(device),
@@ -65,11 +70,14 @@ def _time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
         seconds: list[list[float]] = [[], []]
         for turn in range(rounds):
             for side, trainer in enumerate(sides):
+                if trainer.steps == 0:
+                    continue
                 started = time.perf_counter()
                 float(trainer.step())  # waits for the device
                 if turn >= min(WARM_UP, rounds - 1):
                     seconds[side].append(time.perf_counter() - started)
-    medians = [statistics.median(values) for values in seconds]
+        fitting = [_fitting_seconds(trainer) / trainer.sampler.steps for trainer in sides]
+    medians = [(statistics.median(own) if own else 0.0) + more for own, more in zip(seconds, fitting, strict=True)]
     return {
         "relative_seconds": round(medians[1] / medians[0], 4),
         "seconds_per_step": round(medians[1], 6),
@@ -78,6 +86,12 @@ def _time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
         **_machine(baseline),
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def _fitting_seconds(trainer: Trainer) -> float:
+    """Seconds of all the fits of the head in a run."""
+    count = fits(trainer.settings, trainer.method.takes_steps)
+    return count * fit_head(trainer, print).seconds if count else 0.0
 
 
 def _trainer(settings: Settings) -> Trainer:

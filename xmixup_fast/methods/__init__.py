@@ -1,6 +1,7 @@
 """Transfer methods, one file each, by the name that settings give them."""
 
 from .base import Method
+from .bituning import Bituning
 from .bss import BSS
 from .cotrain import Cotrain
 from .cotuning import Cotuning
@@ -8,20 +9,27 @@ from .cutmix import Cutmix
 from .delta import Delta
 from .finetune import Finetune
 from .l2sp import L2SP
+from .linear_probe import LinearProbe
+from .lwf import LWF
 from .mixup import Mixup
 from .rifle import Rifle
 from .seqtrain import Seqtrain
+from .stochnorm import Stochnorm
 from .xcutmix import XCutmix
 from .xmixup import XMixup
 
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
+    "linear-probe": LinearProbe,
     "delta": Delta,
     "bss": BSS,
     "rifle": Rifle,
+    "stochnorm": Stochnorm,
+    "bituning": Bituning,
     "mixup": Mixup,
     "cutmix": Cutmix,
     "cotuning": Cotuning,
+    "lwf": LWF,
     "cotrain": Cotrain,
     "seqtrain": Seqtrain,
     "xmixup": XMixup,

@@ -46,6 +46,8 @@ class Method(ABC):
     """Whether the second image is pasted as a box, as CutMix does; else it is blended."""
     shows: ClassVar[tuple[Content, ...]] = ("mixed",)
     """The batches that a step looks at."""
+    takes_steps: ClassVar[bool] = True
+    """Whether it trains in steps; else the run fits the target head on the frozen features, and that is all."""
     has_unused_parameters: ClassVar[bool] = False
     """Whether some parameters that are trained have no part in some steps' losses."""
 
@@ -129,6 +131,25 @@ class Method(ABC):
         """
         losses = self.cross_entropy(logits, labels)
         return losses if self.class_weights is None else self.class_weights[labels] * losses
+
+
+def known_classes(method: str, network: Network) -> Tensor:
+    """The source classes that are outputs of the pretrained classifier, int64[n] on the network's device.
+
+    Raises ValueError, for a method of this name, where there are none.
+    """
+    matched = network.source_matched
+    if matched is not None and matched.any():
+        return matched.nonzero().flatten().to(next(network.parameters()).device)
+    if network.no_classifier:
+        raise ValueError(
+            f"weights: {method} needs a pretrained classifier of one layer, and {network.no_classifier}; take weights "
+            "with a classifier, another network, or another method"
+        )
+    raise ValueError(
+        f"weights: {method} needs a pretrained classifier that knows the source's classes, and it knows none of them; "
+        "leave source out, so that its own classes are taken, and give weights with a classifier"
+    )
 
 
 def load_state(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:

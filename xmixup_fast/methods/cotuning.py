@@ -10,7 +10,7 @@ from ..batches.plan import StepPlan
 from ..models.network import Network
 from ..selection.statistics import class_means
 from ..settings.fields import Settings
-from .base import Batches
+from .base import Batches, known_classes
 from .finetune import Finetune
 
 
@@ -27,20 +27,9 @@ class Cotuning(Finetune):
 
     def __init__(self, settings: Settings, network: Network) -> None:
         super().__init__(settings, network)
-        if network.source_matched is None or not network.source_matched.any():
-            if network.no_classifier:
-                raise ValueError(
-                    "weights: cotuning needs a pretrained classifier of one layer, and "
-                    f"{network.no_classifier}; take weights with a classifier, another network, or another method"
-                )
-            raise ValueError(
-                "weights: cotuning needs a pretrained classifier that knows the source's classes, and it knows none of "
-                "them; leave source out, so that its own classes are taken, and give weights with a classifier"
-            )
-        device = next(network.parameters()).device
-        self.known = network.source_matched.nonzero().flatten().to(device)
+        self.known = known_classes("cotuning", network)
         """int64: source classes that are outputs of the pretrained classifier."""
-        self.relationship = torch.zeros(len(network.classes), len(self.known), device=device)
+        self.relationship = torch.zeros(len(network.classes), len(self.known), device=self.known.device)
         """float32[K_t, known]: P, the relationship of target classes to known source classes."""
         self.state = {"relationship": self.relationship}
 

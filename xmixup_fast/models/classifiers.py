@@ -40,6 +40,15 @@ def linear(body: Any) -> nn.Linear | None:
     return layer if isinstance(layer, nn.Linear) else None
 
 
+def check_linear(what: str, body: Any, model: str) -> None:
+    """Raises ValueError, which names ``what`` needs it, unless :func:`linear` gives the classifier of a network."""
+    if linear(body) is None:
+        raise ValueError(
+            f"{what} needs a classifier of one layer, and {model} ends in {kind(body)}; take another network, or do "
+            "without"
+        )
+
+
 def is_direct(body: Any) -> bool:
     """Whether the classifier is a linear layer, so that logits are what it makes of the features."""
     return isinstance(body.get_classifier(), nn.Linear) and len(heads(body)) == 1

@@ -66,6 +66,8 @@ class Network(nn.Module):
         self.classifier_classes = list(classifier_classes)
         self.source_head = source_head
         self.source_matched = source_matched
+        self.projector: nn.Linear | None = None
+        """A head of a method's own, on the same features, which is trained and not saved with the network."""
         self.classifier_weight: Tensor | None
         self.classifier_bias: Tensor | None
         # Buffers that are not persistent, so that the pretrained classifier is neither trained nor saved.
@@ -176,6 +178,8 @@ class Network(nn.Module):
             new += [parameter for head in self.target_heads() for parameter in head.parameters()]
         if self.source_head is not None and not (self.source_matched is not None and self.source_matched.all()):
             new += self.source_head.parameters()
+        if self.projector is not None:
+            new += self.projector.parameters()
         ids = {id(parameter) for parameter in new}
         return [parameter for parameter in self.parameters() if id(parameter) not in ids], new
 

@@ -31,7 +31,15 @@ from .cache import PassResult, cache_key, cached
 from .choice import Selection, read_selection
 from .doubt import judge
 from .statistics import ClassMeans, LabelledBatches, class_means, nearest_images
-from .strategies import assignment_selection, check_top_k, cosine, most_similar, random_classes
+from .strategies import (
+    assignment_selection,
+    check_top_k,
+    cosine,
+    most_similar,
+    random_classes,
+    transport_package,
+    transport_selection,
+)
 
 
 class AuxiliarySelector:
@@ -92,7 +100,10 @@ class AuxiliarySelector:
             scores = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
         else:
             scores = _similarities(means, self._source_means(self._looked_at(source)))
-        selection = assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
+        if similarity == "transport":
+            selection = transport_selection(scores, settings.top_k)
+        else:
+            selection = assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
         return judge(selection, scores, of_predictions=similarity == "prediction")
 
     def stream(self, samples: Sequence[Sample], title: str, bad: list[BadFile]) -> LabelledBatches:
@@ -137,7 +148,7 @@ class AuxiliarySelector:
         of that classifier, which need a pass over the source. None for strategies that compare features.
         """
         network = self.network
-        if similarity in ("sample", "feature"):
+        if similarity in ("sample", "feature", "transport"):
             return None
         known, needed = _known_classes(network), _classes_needed(self.settings, target)
         if known >= needed:
@@ -224,6 +235,8 @@ def check(settings: Settings, network: Network, target: Dataset, source: Catalog
                 f"top_images: expected at most {images}, the source's training images, got {settings.top_images}"
             )
     else:
+        if settings.selection == "transport":
+            transport_package()
         _check_classes(settings, network, target, source)
         _check_looks(settings, network, target, source)
 

@@ -70,6 +70,17 @@ def class_means(
     return ClassMeans(means[0], means[1] if logits else None, counts)
 
 
+def all_features(network: Network, images: LabelledBatches) -> tuple[Tensor, Tensor]:
+    """The features of each image, float32[n, D], and the images' integers, int64[n], on the CPU.
+
+    The memory needed is O(n D). With torch.distributed, each process gets those of the images that it passes over.
+    """
+    with _frozen(network):
+        pairs = [(network.features(batch).float().cpu(), labels.cpu()) for batch, labels in images]
+    features, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return features, labels
+
+
 def nearest_images(
     network: Network, images: LabelledBatches, class_features: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:

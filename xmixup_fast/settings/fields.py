@@ -54,12 +54,16 @@ class Settings:
     and Python."""
     method: Literal[
         "finetune",
+        "linear-probe",
         "delta",
         "bss",
         "rifle",
+        "stochnorm",
+        "bituning",
         "mixup",
         "cutmix",
         "cotuning",
+        "lwf",
         "cotrain",
         "seqtrain",
         "xmixup",
@@ -111,6 +115,11 @@ class Settings:
     """Epochs, or a fraction of one, over which the learning rate first rises from zero."""
     head_lr_multiplier: float = 10.0
     """Learning rate of new heads, in multiples of the pretrained weights'."""
+    head_init: Literal["fresh", "probe"] = "fresh"
+    """How the target head starts: with random weights, but for classes that weights of a run know (fresh), or as a
+    linear probe, which is logistic regression on the pretrained features of the training images (probe)."""
+    refit_head: bool = False
+    """After training, fit the target head anew by logistic regression on the features of unmixed training images."""
     layer_decay: float | None = None
     """Learning rate of each pretrained layer, as timm numbers them, in multiples of the next one's."""
     freeze: int | Literal["backbone"] | None = None
@@ -163,17 +172,27 @@ class Settings:
     """rifle: equal parts of a run, of which all but the first begin with a new head (2 in the authors' script)."""
     cotuning_weight: float = 2.3
     """cotuning: weight of the loss on source classes (2.3 in the authors' code)."""
+    lwf_weight: float = 1.0
+    """lwf: weight of the distance from the pretrained network's predictions (1 in the paper)."""
+    lwf_temperature: float = 2.0
+    """lwf: temperature of these predictions (2 in the paper)."""
+    stochnorm_p: float = 0.5
+    """stochnorm: probability that a channel is normalised by the batch's statistics, not by the moving ones (0.5 in the
+    paper)."""
+    bituning_weight: float = 1.0
+    """bituning: weight of both contrastive losses (1 in the authors' code)."""
     seqtrain_share: float = 0.5
     """seqtrain: steps on auxiliary images before fine-tuning, in multiples of its steps."""
-    selection: Literal["prediction", "feature", "assignment", "sample", "random"] = "prediction"
+    selection: Literal["prediction", "feature", "transport", "assignment", "sample", "random"] = "prediction"
     """How each target class gets its auxiliary images: from the source classes that the pretrained classifier predicts
     for it (or, where it does not know the source's, those with the most similar predictions), from those with the most
-    similar features, from one of its own (assignment, see similarity), the single images with the most similar features
-    (sample), or from random classes."""
+    similar features, or those that get most of its mass by optimal transport of features (transport), from one of its
+    own (assignment, see similarity), the single images with the most similar features (sample), or from random
+    classes."""
     similarity: Literal["prediction", "feature"] = "prediction"
     """What assignment of one source class to each target class makes as large as it can be."""
     top_k: int = 1
-    """Source classes per target class, for selection prediction, feature and random."""
+    """Source classes per target class, for selection prediction, feature, transport and random."""
     top_images: int = 50
     """Source images per target class, for selection sample."""
     selection_file: str | None = None
@@ -291,16 +310,18 @@ class Settings:
         more += ("patience", "source_images", "probe_images", "max_pixels", "eval_batch_size")
         for name in (*counts, *more):
             self._check(name, "a positive number", lambda value: value >= 1)
-        for name in ("lr", "head_lr_multiplier", "clip_grad", "alpha", "seqtrain_share", "checkpoint_minutes"):
+        positive = ("lr", "head_lr_multiplier", "clip_grad", "alpha", "lwf_temperature", "seqtrain_share")
+        for name in (*positive, "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
         penalties = ("weight_decay", "l2sp_alpha", "l2sp_beta", "delta_alpha", "bss_eta")
-        for name in ("warmup_epochs", "source_weight", "cotuning_weight", *penalties):
+        penalties += ("source_weight", "cotuning_weight", "lwf_weight", "bituning_weight")
+        for name in ("warmup_epochs", *penalties):
             self._check(name, "zero or a positive number", lambda value: 0 <= value < float("inf"))
         for name in ("momentum", "label_smoothing"):
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
         for name in ("val_fraction", "test_fraction", "ema_decay"):
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
-        for name in ("mix_probability", "unmixed_share", "color_jitter_prob", "erase"):
+        for name in ("mix_probability", "unmixed_share", "color_jitter_prob", "erase", "stochnorm_p"):
             self._check(name, "a number from 0 to 1", lambda value: 0 <= value <= 1)
         self._check("layer_decay", "a number above 0, up to 1", lambda value: 0 < value <= 1)
         self._check("freeze", "backbone, or a positive number", lambda value: value == "backbone" or value >= 1)

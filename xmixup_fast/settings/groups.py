@@ -63,6 +63,8 @@ GROUPS = {
         "schedule",
         "warmup_epochs",
         "head_lr_multiplier",
+        "head_init",
+        "refit_head",
         "layer_decay",
         "optimizer",
         "momentum",
@@ -99,7 +101,10 @@ METHOD_SETTINGS = {
     "delta": ("delta_alpha",),
     "bss": ("bss_eta", "bss_k"),
     "rifle": ("rifle_periods",),
+    "stochnorm": ("stochnorm_p",),
+    "bituning": ("bituning_weight",),
     "cotuning": ("cotuning_weight",),
+    "lwf": ("lwf_weight", "lwf_temperature"),
     "seqtrain": ("seqtrain_share",),
 }
 """Names of settings by the one method, or regularizer, that they are for."""

@@ -20,12 +20,16 @@ class SettingsKwargs(TypedDict, total=False):
     model_args: dict[str, Any] | None
     method: Literal[
         "finetune",
+        "linear-probe",
         "delta",
         "bss",
         "rifle",
+        "stochnorm",
+        "bituning",
         "mixup",
         "cutmix",
         "cotuning",
+        "lwf",
         "cotrain",
         "seqtrain",
         "xmixup",
@@ -49,6 +53,8 @@ class SettingsKwargs(TypedDict, total=False):
     schedule: Literal["cosine", "linear", "step", "constant"]
     warmup_epochs: float
     head_lr_multiplier: float
+    head_init: Literal["fresh", "probe"]
+    refit_head: bool
     layer_decay: float | None
     freeze: int | Literal["backbone"] | None
     optimizer: Literal["sgd", "adamw"]
@@ -73,8 +79,12 @@ class SettingsKwargs(TypedDict, total=False):
     bss_k: int
     rifle_periods: int
     cotuning_weight: float
+    lwf_weight: float
+    lwf_temperature: float
+    stochnorm_p: float
+    bituning_weight: float
     seqtrain_share: float
-    selection: Literal["prediction", "feature", "assignment", "sample", "random"]
+    selection: Literal["prediction", "feature", "transport", "assignment", "sample", "random"]
     similarity: Literal["prediction", "feature"]
     top_k: int
     top_images: int

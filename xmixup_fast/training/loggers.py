@@ -70,7 +70,7 @@ class WeightsAndBiases(Logger):
 
         self.path = folder / "wandb.json"
         previous = json.loads(self.path.read_text()) if step and self.path.exists() else {}
-        self.last: int = previous.get("step", 0)
+        self.last: int = previous.get("step", -1)
         try:
             self.run = wandb.init(
                 project="xmixup_fast",

@@ -20,6 +20,8 @@ from ..runtime import distributed
 
 SLOTS = 64
 """Losses that can be on their way from a GPU at once."""
+AGREEMENT_SECONDS = 0.5
+"""About how often processes on GPUs agree on signals and checkpoints, which their hosts wait for."""
 
 
 class StepLoss(NamedTuple):
@@ -105,3 +107,13 @@ class StepLosses:
             slot.end.synchronize()
         self._free.append(slot)
         return StepLoss(slot.step, float(slot.value), slot.begin.elapsed_time(slot.end) / 1000)
+
+
+def agreement_interval(device: torch.device, step_seconds: float) -> int:
+    """How many steps there are between two agreements of the processes on ``device``, from how long a step takes.
+
+    One where asking costs the device nothing: in a single process, and on a CPU, whose steps are done when they return.
+    """
+    if distributed.world_size() == 1 or device.type == "cpu" or step_seconds <= 0:
+        return 1
+    return min(max(int(AGREEMENT_SECONDS / step_seconds), 1), SLOTS)

@@ -36,6 +36,7 @@ from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
+from . import head
 from .amounts import amounts
 from .batch_norm import check_smallest_part
 from .images import SplitImages
@@ -212,7 +213,10 @@ def _source(settings: Settings, log: Callable[[str], object]) -> tuple[Catalog |
 
 
 def _check_settings(settings: Settings, network: Network, method: Method, target: Dataset) -> None:
-    """Raises ValueError for a length, or a batch size, with which the network cannot be trained."""
+    """Raises ValueError for a length, batch size or way to start the head with which the network cannot be trained."""
+    head.check(settings, network)
+    if not method.takes_steps:
+        return
     epoch_length = sum(sample.weight for sample in target.train)
     check_length(settings, epoch_length, method.source_phase_steps(run_steps(settings, epoch_length)))
     check_smallest_part(settings, network, len(method.shows), distributed.world_size())

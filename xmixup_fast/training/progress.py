@@ -15,7 +15,7 @@ from ..settings.fields import Settings
 from .checkpoints import Checkpoint
 from .trainer import Trainer
 
-NOTES = ("val_accuracy", "metrics", "bad", "best_accuracy", "best_step", "waited")
+NOTES = ("val_accuracy", "metrics", "bad", "best_accuracy", "best_step", "waited", "head_seconds")
 """Fields of :class:`RunState` that a checkpoint holds as JSON; it holds the other fields as tensors."""
 
 
@@ -41,6 +41,8 @@ class RunState:
     """The last step after which it was measured; 0 before the first validation."""
     waited: int = 0
     """The number of validations since the first that measured it."""
+    head_seconds: float = 0.0
+    """Seconds that fits of the target head took besides the steps."""
 
     def record_validation(self, accuracy: float, trainer: Trainer, keep: str) -> None:
         """Counts a validation; with ``keep`` best, copies the weights where none before had a higher accuracy."""

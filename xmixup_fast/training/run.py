@@ -30,9 +30,10 @@ from ..settings.fields import Settings
 from ..settings.given import given_settings
 from .checkpoints import Checkpoint, Checkpoints
 from .given_network import named
+from .head import fit_head
 from .images import cache_within_size
 from .longer import check_not_stopped, say_what_changes, shorter_settings
-from .losses import SLOTS, StepLoss, StepLosses
+from .losses import StepLoss, StepLosses, agreement_interval
 from .mixing_share import batch_note
 from .prepare import TrainingSetup, prepare
 from .profiler import profiled
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..settings.kwargs import SettingsKwargs
-
-AGREEMENT_SECONDS = 0.5
-"""About how often processes on GPUs agree on signals and checkpoints, which their hosts wait for."""
 
 
 def fit(
@@ -96,6 +94,8 @@ class _Run:
     checkpoints: Checkpoints
     saved_at: float = field(default=0.0, init=False)
     """When training began or a checkpoint was saved last, by the monotonic clock, in seconds."""
+    refitted_accuracy: float | None = field(default=None, init=False)
+    """Validation accuracy, in percent, once the final network's head has been fitted anew."""
     next_agreement: int = field(default=0, init=False)
     """The step after which the processes agree on signals and checkpoints next, the same in all of them."""
 
@@ -137,6 +137,8 @@ class _Run:
             with profiled(trainer, run_folder.folder, run_folder.log) if profiling else nullcontext():
                 self._train()
             self._load_best_weights()
+            if settings.refit_head:
+                self.state.head_seconds += fit_head(trainer, run_folder.log, final=True).seconds
             calibration = self._calibrate()
             if distributed.rank() == 0:
                 network = trainer.final_network
@@ -198,19 +200,35 @@ class _Run:
         Raises ValueError where the loss is no longer finite, and Interrupted on SIGINT and SIGTERM, after the step at
         hand and once a checkpoint is saved.
         """
-        trainer, batch_size = self.trainer, self.trainer.batch_size
+        settings, trainer, batch_size = self.settings, self.trainer, self.trainer.batch_size
         epoch_ends = self._epoch_ends()
         self.saved_at = time.monotonic()
+        if trainer.steps == 0:
+            self._fit_head_alone()
+            return
         progress_bar = self.run_folder.progress(trainer.steps * batch_size, trainer.steps_done * batch_size)
         with progress_bar, catching_signals() as signal:
-            while trainer.steps_done < trainer.steps and not self.state.stops_early(self.settings):
+            while trainer.steps_done < trainer.steps and not self.state.stops_early(settings):
                 lr = trainer.lr
+                if settings.head_init == "probe" and trainer.steps_done == trainer.source_phase_steps:
+                    self.state.head_seconds += fit_head(trainer, self.run_folder.log).seconds
                 self._step()
                 if trainer.steps_done == 1:
                     self.run_folder.config(self.settings.to_yaml())
                 if trainer.steps_done in epoch_ends:
                     self._end_epoch(epoch_ends[trainer.steps_done], lr)
                 self._save_checkpoint_if_due(signal() or 0)
+
+    def _fit_head_alone(self) -> None:
+        """All of a run without steps, which is shown as epoch 0; a resumed one has it done."""
+        if self.state.metrics:
+            return
+        fitted = fit_head(self.trainer, self.run_folder.log)
+        self.run_folder.config(self.settings.to_yaml())
+        self.state.losses, self.state.seconds = [fitted.loss], [fitted.seconds]
+        self._end_epoch(0, 0.0)
+        if distributed.rank() == 0:
+            self.checkpoints.save(self.state.checkpoint(self.trainer))
 
     def _epoch_ends(self) -> dict[int, int]:
         """The steps after which an epoch is complete, each with the epoch's number; a source phase is epoch 0."""
@@ -255,16 +273,17 @@ class _Run:
         validates = epoch % settings.val_interval == 0 or step == trainer.steps
         if validates:
             state.val_accuracy = trainer.evaluate(self.setup.images.val).accuracy
-            if step > trainer.source_phase_steps:
+            if step > trainer.source_phase_steps or trainer.steps == 0:
                 state.record_validation(state.val_accuracy, trainer, settings.keep)
         seconds = sum(state.seconds[-len(state.losses) :])
+        images = len(state.losses) * trainer.batch_size if trainer.steps else len(self.setup.images.train)
         metrics = {
             "epoch": epoch,
             "step": step,
             "lr": lr,
             "train_loss": statistics.fmean(state.losses),
             "val_accuracy": round(state.val_accuracy, 4) if validates else None,
-            "images_per_second": round(len(state.losses) * trainer.batch_size / seconds, 2),
+            "images_per_second": round(images / seconds, 2),
             "seconds": round(seconds, 3),
         }
         state.metrics.append(metrics)
@@ -315,6 +334,8 @@ class _Run:
     def _calibrate(self) -> Calibration:
         """Fits a temperature on the validation images."""
         evaluation = self.trainer.evaluate(self.setup.images.val, keep_logits=True)
+        if self.settings.refit_head:
+            self.refitted_accuracy = evaluation.accuracy
         assert evaluation.logits is not None
         calibration = calibrate(evaluation.logits, evaluation.labels)
         self.run_folder.log(calibration.line())
@@ -346,6 +367,7 @@ class _Run:
     def _summary(self, evaluation: Evaluation | None) -> dict[str, Any]:
         """The content of summary.json."""
         settings, setup, state, steps = self.settings, self.setup, self.state, self.trainer.steps_done
+        kept_accuracy = state.best_accuracy if settings.keep == "best" else state.val_accuracy
         return {
             "method": settings.method,
             "target": settings.target,
@@ -363,11 +385,11 @@ class _Run:
             "num_val": len(setup.images.val),
             "num_test": len(setup.samples("test")),
             "bad_files": bad_files.to_json(state.bad),
-            "val_accuracy": round(state.best_accuracy if settings.keep == "best" else state.val_accuracy, 4),
+            "val_accuracy": round(kept_accuracy if self.refitted_accuracy is None else self.refitted_accuracy, 4),
             "best_val_accuracy": round(state.best_accuracy, 4),
             "last_val_accuracy": round(state.val_accuracy, 4),
             "test_accuracy": round(evaluation.accuracy, 4) if settings.test == "run" and evaluation else None,
-            "train_seconds": round(sum(state.seconds), 3),
+            "train_seconds": round(sum(state.seconds) + state.head_seconds, 3),
             "seconds_per_step": round(statistics.median(state.seconds), 6),
             "selection_seconds": round(setup.selection_seconds, 3),
             "versions": {
@@ -394,13 +416,3 @@ class _Run:
             source=setup.source,
             selection=setup.selection,
         )
-
-
-def agreement_interval(device: torch.device, step_seconds: float) -> int:
-    """How many steps there are between two agreements of the processes on ``device``, from how long a step takes.
-
-    One where asking costs the device nothing: in a single process, and on a CPU, whose steps are done when they return.
-    """
-    if distributed.world_size() == 1 or device.type == "cpu" or step_seconds <= 0:
-        return 1
-    return min(max(int(AGREEMENT_SECONDS / step_seconds), 1), SLOTS)

@@ -112,8 +112,8 @@ class Trainer:
         """Names a part of a step to the profiler, where there is one (see :mod:`.profiler`)."""
         self.steps_done = 0
         self.source_phase_steps = self.method.source_phase_steps(self.sampler.steps)
-        self.steps = self.source_phase_steps + self.sampler.steps
-        """The steps of the whole run."""
+        self.steps = self.source_phase_steps + self.sampler.steps if self.method.takes_steps else 0
+        """The steps of the whole run; 0 where the method fits the head alone."""
         self._batches = self._batches_from_here()
         self.settings = settings
         self.warmup = warmup_steps(settings, self.sampler.epoch_length)
