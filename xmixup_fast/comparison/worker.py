@@ -1,7 +1,7 @@
 """A process for one run of a comparison, so that a crash ends that run alone and its peak memory is its own.
 
-Reads one JSON line from stdin: the settings of a run, or of two whose steps are to be timed in turn. Writes
-result.json. Ends when stdin does, which is when the process that started it has died.
+Reads one JSON line from stdin: the settings of a run, or of two whose steps are to be timed in turn, and what to do.
+Writes result.json. Ends when stdin does, which is when the process that started it has died.
 """
 
 from __future__ import annotations
@@ -15,21 +15,32 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..batches.sampler import run_steps
+from ..data.bad_files import without
+from ..evaluation import evaluate_network
+from ..models.network import Network
 from ..runtime.device import current_device, default_threads, reproducible, usable_device
 from ..runtime.files import write_text
 from ..settings.fields import Settings
+from ..training.images import SplitImages
 from ..training.prepare import prepare
 from ..training.resolve import resolved
 from ..training.run import fit
+from ..training.target import target_data
 from ..training.trainer import Trainer
 
 WARM_UP, ROUNDS = 2, 20
 """Steps of each side that are timed in turn: not counted, and counted."""
+DIGITS = 6
+"""Decimal places of the probabilities that are kept."""
 KEPT = (
     "data",
     "images_seen",
@@ -44,12 +55,57 @@ KEPT = (
 
 def train(settings: Settings) -> dict[str, Any]:
     """Makes a run; returns what the comparison keeps of it."""
-    summary = fit(settings, report=False).summary
+    return _kept(settings, fit(settings, report=False).summary)
+
+
+def _kept(settings: Settings, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {name: summary[name] for name in KEPT} | {
         "peak_memory_mib": _peak_memory() >> 20,
         **_machine(settings),
         "versions": summary["versions"],
     }
+
+
+def predict(settings: Settings) -> dict[str, Any]:
+    """Makes a run of a cross-validation; returns what :func:`train` does, and what it predicts for its fold's images.
+
+    ``predictions`` has the probability of each class for each image, by the hash of the image's content.
+    """
+    result = fit(settings, report=False)
+    return {**_kept(settings, result.summary), "predictions": _predictions(result.network, settings)}
+
+
+def _predictions(network: Network, settings: Settings) -> dict[str, list[float]]:
+    device = usable_device(settings.device)
+    with (
+        current_device(device),
+        reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32),
+    ):
+        settings = resolved(settings)
+        data = target_data(settings, print)
+        images = SplitImages(settings, data.dataset, print)
+        form = network.image_format(settings.image_size)
+        found = evaluate_network(network, images.val, form, settings.batch_size, keep_logits=True)
+    assert found.logits is not None
+    names = (sample.image.name for sample in without(data.dataset.val, images.bad))
+    rows = found.logits.double().softmax(1).tolist()
+    return {
+        data.contents[name].digest: [round(value, DIGITS) for value in row]
+        for name, row in zip(names, rows, strict=True)
+    }
+
+
+def few_steps(settings: Settings, steps: int) -> dict[str, Any]:
+    """Makes a run of a few steps; returns what it took, and ``full_steps``, the steps of the run itself.
+
+    ``full_steps`` is zero for a method that takes no steps.
+    """
+    short = replace(settings, steps=steps, warmup_epochs=0.0, rifle_periods=1)
+    result = fit(short, report=False)
+    summary = result.summary
+    full = run_steps(settings, summary["num_train"]) * summary["steps"] / steps
+    names = ("train_seconds", "seconds_per_step")
+    return {name: summary[name] for name in names} | {"full_steps": round(full), **_machine(settings)}
 
 
 def _time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
@@ -105,8 +161,15 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(asked["folder"])
     runs = [Settings(**values, output=str(folder / f"run{number}")) for number, values in enumerate(asked["settings"])]
+    work: Mapping[str, Callable[..., dict[str, Any]]] = {
+        "train": train,
+        "time": _time_in_turn,
+        "predict": predict,
+        "few_steps": partial(few_steps, steps=asked.get("steps")),
+    }
     try:
-        done = train(*runs) if len(runs) == 1 else _time_in_turn(*runs)
+        done = work[asked["work"]](*runs)
+        done["run_seconds"] = round(time.time() - asked["started"], 3)
     except Exception as error:
         traceback.print_exc()
         lines = str(error).splitlines() or [""]

@@ -67,18 +67,21 @@ def cut_by_content(dataset: Dataset, contents: Contents, given: Given, settings:
     Raises ValueError, which names all of them, for classes with too few images to cut from; and for one with fewer
     training images than ``shots``.
     """
-    needs = Needs(val=not dataset.val, test=not dataset.test, keeps_test=settings.test != "none")
+    cuts = {"val": not dataset.val, "test": not dataset.test, "keeps_test": settings.test != "none"}
+    needs = Needs(**cuts, folds=settings.val_fold is not None)
     place: dict[str, str] = {}
-    short = []
-    for name, samples in _by_class(dataset):
+    short, most = [], 0
+    for label, (name, samples) in enumerate(_by_class(dataset)):
         digests = dict.fromkeys(contents[one.image.name].digest for one in samples)
         units = [one for one in digests if given.splits(one) == {"train"} and len(given.labels(one)) == 1]
         if not digests or len(units) < needs.least:
             short.append(f"{name} ({len(units)})")
         else:
-            place |= _places(units, needs, name, settings)
+            place |= _places(units, needs, dataset.classes, label, settings)
+            most = max(most, sum(place[one] != "test" for one in units))
     if short:
         raise ValueError(needs.message(short))
+    _check_folds(needs, most, settings)
     rest = "train" if settings.shots is None else UNUSED
     splits: dict[str, list[Sample]] = {split: [] for split in (*SPLITS, UNUSED)}
     seen: set[str] = set()
@@ -98,6 +101,8 @@ class Needs:
     test: bool
     keeps_test: bool
     """Whether images are put aside for test, if they have to be cut."""
+    folds: bool = False
+    """Whether the validation images are a part of a cross-validation."""
 
     @property
     def least(self) -> int:
@@ -111,7 +116,7 @@ class Needs:
         ways = ["add images"]
         if self.test and self.keeps_test:
             ways.append("use --no-test, which needs one image less")
-        if self.val:
+        if self.val and not self.folds:
             ways.append("give validation images of your own (a folder val beside train)")
         several = "es" if len(short) > 1 else ""
         return (
@@ -120,25 +125,62 @@ class Needs:
         )
 
 
-def _places(units: Sequence[str], needs: Needs, class_name: str, settings: Settings) -> dict[str, str]:
-    """The split of each of a class's contents, given by their digests."""
+def _places(
+    units: Sequence[str], needs: Needs, classes: Sequence[str], label: int, settings: Settings
+) -> dict[str, str]:
+    """The split of each of a class's contents, given by their digests. ``label`` is the class's among ``classes``."""
     seed = settings.seed
     ordered = sorted(units, key=lambda digest: (_draw("split", seed, digest), digest))
     count = len(ordered)
     tested = _share(settings.test_fraction, count, count - 1 - needs.val) if needs.test else 0
     validated = _share(settings.val_fraction, count - tested, count - tested - 1) if needs.val else 0
+    in_fold: list[str] = []
+    if settings.fold_of is not None and needs.val:
+        part, parts = settings.fold_of
+        dealt = deal(ordered[tested:] if needs.keeps_test else ordered, parts, seed, label)
+        validated, in_fold = 0, [digest for digest, fold in dealt.items() if fold == part]
     place = dict.fromkeys(ordered, "train")
     if needs.keeps_test:
         place |= dict.fromkeys(ordered[:tested], "test")
-    place |= dict.fromkeys(ordered[count - validated :], "val")
+    place |= dict.fromkeys([*ordered[count - validated :], *in_fold], "val")
     if settings.shots is not None:
         train = sorted(
             (digest for digest in ordered if place[digest] == "train"),
             key=lambda digest: (_draw("shots", seed, digest), digest),
         )
-        _check_shots(settings.shots, len(train), class_name)
+        _check_shots(settings.shots, len(train), classes[label])
         place |= dict.fromkeys(train[settings.shots :], UNUSED)
     return place
+
+
+def deal(units: Sequence[str], parts: int, seed: int, first: int) -> dict[str, int]:
+    """Deals a class's contents, given by their digests, to the parts of a cross-validation, counted from 0.
+
+    In the order of the seed's draw, each part gets the contents that follow those of the part before, so that one image
+    more or less moves at most one other across each border. ``first`` is the part that begins, another one for each
+    class: so the parts that get an image more differ.
+    """
+    ordered = sorted(units, key=lambda digest: (_draw("fold", seed, digest), digest))
+    return {digest: (position * parts // len(ordered) + first) % parts for position, digest in enumerate(ordered)}
+
+
+def _check_folds(needs: Needs, most: int, settings: Settings) -> None:
+    """Raises ValueError for a fold of a target with validation images, or one that may be empty.
+
+    ``most`` is the number of different images of the largest class that are dealt.
+    """
+    if settings.fold_of is None:
+        return
+    if not needs.val:
+        raise ValueError(
+            f"val_fold: expected a target without validation images of its own, got {settings.val_fold} for one that "
+            "has a validation split; name its training images alone, such as its folder train"
+        )
+    if (parts := settings.fold_of[1]) > most:
+        raise ValueError(
+            f"val_fold: expected at most {most} parts, as no class has more different images, got {settings.val_fold}; "
+            f"use {most} parts (in a comparison --folds {most}), or add images"
+        )
 
 
 def _share(fraction: float, count: int, most: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -206,6 +207,9 @@ class Settings:
     """Filter resized crops that are larger than the image size, instead of interpolating two of their pixels."""
     val_fraction: float = 0.2
     """Part of the training images to validate on, where the target has no validation split."""
+    val_fold: str | None = None
+    """Cross-validation: which part to validate on, such as 2/5, the second of five equal parts of each class, in place
+    of val_fraction. The seed deals the images."""
     test_fraction: float = 0.2
     """Part of the training images to test on, where the target has no test split; cut before the validation split."""
     split_by: Literal["content", "order"] = "content"
@@ -292,6 +296,7 @@ class Settings:
         if self.weights == "none":
             expected = "none with weights none, as there is no pretrained start to draw weights to"
             self._check("regularizer", expected, "none".__eq__)
+        self._check_fold()
         if self.split_by == "order":
             expected = "run or hold with split_by order"
             self._check("test", expected, "none".__ne__)
@@ -305,6 +310,13 @@ class Settings:
         self._check_augmentation()
         expected = f"full, or at least image_size, {self.image_size}"
         self._check("resize", expected, lambda value: value == "full" or value >= self.image_size)
+
+    def _check_fold(self) -> None:
+        if self.val_fold is not None:
+            match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.val_fold)
+            fits = bool(match and int(match[2]) >= 2 and 1 <= int(match[1]) <= int(match[2]))
+            self._check("val_fold", "a part of two or more, such as 2/5", lambda value: fits)
+            self._check("split_by", "content with val_fold", "content".__eq__)
 
     def _check_augmentation(self) -> None:
         for name, most in (("scale", 1.0), ("ratio", float("inf"))):
@@ -326,6 +338,14 @@ class Settings:
     def short_side(self) -> int | None:
         """Short side at which images are kept, in pixels; None for their own size."""
         return None if self.resize == "full" else self.resize or round(self.image_size * 8 / 7)
+
+    @property
+    def fold_of(self) -> tuple[int, int] | None:
+        """The part to validate on, counted from 0, and of how many; None without ``val_fold``."""
+        if self.val_fold is None:
+            return None
+        part, _, parts = self.val_fold.partition("/")
+        return int(part) - 1, int(parts)
 
     @property
     def augmentation(self) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
 from ..data.bad_files import refuse_bad_files, skipped, without
-from ..data.dataset import SPLITS, BadFile, Dataset, Sample
+from ..data.dataset import SPLITS, BadFile, Dataset, Sample, by_name
 from ..data.decoding.choose import make_decoder
 from ..data.image_store import ImageStore, OverBudget
 from ..data.streamed import StreamedImages
@@ -50,11 +51,13 @@ class SplitImages:
         self.log = log
         self.listed = list(target.bad)
         self.store = make_image_store(settings, log)
-        self.splits: dict[str, ImagePool | StreamedImages] = {
-            name: self.store.images(self._samples(name), f"{name} images", settings.storage)
-            for name in (SPLITS if settings.test == "run" else ("train", "val"))
-        }
+        self.splits: dict[str, ImagePool | StreamedImages] = self._of_one_pool()
         """The images of each split: train, val and, where the run tests, test."""
+        self.shared = bool(self.splits)
+        """Whether training and validation images are parts of one pool."""
+        for name in SPLITS if settings.test == "run" else ("train", "val"):
+            if name not in self.splits:
+                self.splits[name] = self.store.images(self._samples(name), f"{name} images", settings.storage)
         for name, images in self.splits.items():
             self._check_classes(images, self._samples(name), target.classes, f"{name} images")
         for name in ("train", "val"):
@@ -113,13 +116,38 @@ class SplitImages:
         if bad := refuse_bad_files(self.bad, self.settings.bad_files):
             self.log(f"{skipped(bad)}; summary.json lists them")
 
+    def _of_one_pool(self) -> dict[str, ImagePool | StreamedImages]:
+        """In cross-validation, training and validation images as parts of one pool, which all of its runs share.
+
+        So the cache holds the images once, and not once for each fold. Empty for other runs, and where images are to be
+        streamed or one pool of them exceeds the memory budget.
+        """
+        if self.settings.val_fold is None or self.settings.storage == "stream":
+            return {}
+        splits = {name: self._samples(name) for name in ("train", "val")}
+        samples = by_name([sample for of_split in splits.values() for sample in of_split])
+        try:
+            pool = self.store.build(samples, "train and val images")
+        except OverBudget:
+            if self.settings.storage == "auto":
+                return {}
+            raise
+        position = {(one.image, one.label): i for i, one in enumerate(without(samples, self.store.bad))}
+        parts: dict[str, ImagePool | StreamedImages] = {}
+        for name, of_split in splits.items():
+            found = (position.get((one.image, one.label)) for one in of_split)
+            index = torch.tensor([i for i in found if i is not None], dtype=torch.int64)
+            tensors = {key: getattr(pool, key)[index] for key in ("offsets", "sizes", "labels")}
+            parts[name] = replace(pool, **tensors)
+        return parts
+
     def _samples(self, name: str) -> list[Sample]:
         samples: list[Sample] = getattr(self.target, name)
         return samples
 
     def _make_room(self) -> bool:
         """Turns the pool of a split into a stream: test, then val, then train. False where no pool is left."""
-        if self.settings.storage == "auto":
+        if self.settings.storage == "auto" and not self.shared:
             for name, images in reversed(self.splits.items()):
                 if isinstance(images, ImagePool):
                     stream = self.store.release(images, self._samples(name), f"{name} images")
