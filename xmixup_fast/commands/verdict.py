@@ -117,20 +117,22 @@ def verdict(
     parse_budget(options.budget)
     data = target_data(with_data_folder(plan.first_run().settings, target), log)
     file = Results(Path(results) if results else _default_results(target, data.listing))
-    keys = {run.key for run in plan.comparison(options.repeats or MOST_REPEATS).runs({})}
+    runs = plan.comparison(options.repeats or MOST_REPEATS).runs({})
+    keys = {run.key for run in runs}
     _check_photos(file, keys, target, data.listing)
-    repeats, estimated, failures = options.repeats or MOST_REPEATS, None, 0
+    estimated, failures = None, 0
     if not table:
         workers = Workers(file, target, log)
         estimate = Estimate.of(plan, workers, log)
         repeats = options.repeats or estimate.repeats(options.budget)
         estimated = repeats * estimate.repeat_seconds
         log(f"estimate: {duration(estimated)} for {repeats} repeat{'s' * (repeats > 1)} ({estimate.each()})")
-        failures = workers.predict(plan.comparison(repeats).runs({}))
+        runs = [run for run in runs if run.settings.seed < repeats]
+        failures = workers.predict(runs)
         _check_photos(file, keys, target, data.listing)
     labels = {data.contents[one.image.name].digest: one.label for one in data.dataset.samples}
     more = {"estimated_seconds": estimated, "failures": failures}
-    found = judge(plan, repeats, file.lines(), data.dataset.classes, labels, **more)
+    found = judge(plan, runs, file.lines(), data.dataset.classes, labels, **more)
     if not found.methods:
         return found
     images = {data.contents[one.image.name].digest: one.image for one in reversed(data.dataset.samples)}

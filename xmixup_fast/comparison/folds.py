@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -225,12 +225,12 @@ def _run_seconds(line: Mapping[str, Any]) -> float:
     return float(line["run_seconds"] - line["train_seconds"] + line["full_steps"] * line["seconds_per_step"])
 
 
-def complete_repeats(comparison: Comparison, keys: Iterable[str]) -> list[int]:
-    """The repeats of which every run is done."""
-    done = set(keys)
-    seeds = sorted({seed for seeds in comparison.seeds.values() for seed in seeds})
-    missing = {run.settings.seed for run in comparison.runs({}) if run.key not in done}
-    return [seed for seed in seeds if seed not in missing]
+def complete_repeats(runs: Iterable[Run], done: Container[str]) -> list[int]:
+    """The repeats of which every run is done; ``done`` holds the runs' keys."""
+    is_done: dict[int, bool] = {}
+    for run in runs:
+        is_done[run.settings.seed] = is_done.get(run.settings.seed, True) and run.key in done
+    return [seed for seed, complete in is_done.items() if complete]
 
 
 def changed(settings: Settings) -> dict[str, Any]:

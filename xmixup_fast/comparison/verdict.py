@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..settings.values import public_url
 from ..settings.yaml_file import recipes
 from .folds import FoldPlan, complete_repeats, duration
-from .plan import BASELINE
+from .plan import BASELINE, Run
 from .resampled import LEVEL, PairedDifference, holm
 from .tables import table
 
@@ -260,7 +260,7 @@ def _flag(name: str, value: Any) -> str:
 
 def judge(
     plan: FoldPlan,
-    repeats: int,
+    runs: Sequence[Run],
     lines: Lines,
     classes: Sequence[str],
     labels: Mapping[str, int],
@@ -270,19 +270,17 @@ def judge(
 
     Args:
         plan: what was to be run.
-        repeats: how many repeats were asked for.
+        runs: those of the repeats that were asked for.
         lines: those of the file of results.
         classes: names of the classes, as the predictions have them.
         labels: the class of each photo, by the hash of its content.
         more: further fields of :class:`Verdict`.
     """
-    comparison = plan.comparison(repeats)
-    runs = comparison.runs({})
     by_key = {line["key"]: line for line in lines if line.get("predictions") is not None}
-    complete = complete_repeats(comparison, by_key)
+    complete = complete_repeats(runs, by_key)
     by_run = {(run.method, run.settings.seed, run.task): by_key[run.key] for run in runs if run.key in by_key}
     seconds = sum(line["run_seconds"] for line in by_run.values())
-    folds = [(seed, task) for seed in complete for task in comparison.tasks]
+    folds = [(seed, task) for seed in complete for task in dict.fromkeys(run.task for run in runs)]
     right = {method: [_right(plan, method, fold, by_run, labels) for fold in folds] for method in plan.methods}
     photos = sorted({digest for fold in right[BASELINE] for digest in fold})
     share = {method: _mean_right(of_folds, photos) for method, of_folds in right.items()}

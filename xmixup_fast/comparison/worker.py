@@ -155,21 +155,26 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def main() -> int:
-    """Does what stdin asks for; returns the exit status, 1 where a run failed."""
-    asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Does what is asked for; returns what the comparison keeps of it, with the seconds since it was asked."""
     folder = Path(asked["folder"])
     runs = [Settings(**values, output=str(folder / f"run{number}")) for number, values in enumerate(asked["settings"])]
     work: Mapping[str, Callable[..., dict[str, Any]]] = {
         "train": train,
         "time": _time_in_turn,
         "predict": predict,
-        "few_steps": partial(few_steps, steps=asked.get("steps")),
+        "few_steps": partial(few_steps, steps=asked.get("steps", 1)),
     }
+    return work[asked["work"]](*runs) | {"run_seconds": round(time.time() - asked["started"], 3)}
+
+
+def main() -> int:
+    """Does what stdin asks for; returns the exit status, 1 where a run failed."""
+    asked = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(asked["folder"])
     try:
-        done = work[asked["work"]](*runs)
-        done["run_seconds"] = round(time.time() - asked["started"], 3)
+        done = answer(asked)
     except Exception as error:
         traceback.print_exc()
         lines = str(error).splitlines() or [""]
