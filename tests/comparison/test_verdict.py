@@ -278,7 +278,8 @@ def test_what_cannot_be_run_at_all_is_said_by_its_first_steps(
 ) -> None:
     made_up.fails = lambda settings: settings.method == "xmixup"
     assert main(FLAGS) == 2
-    assert capsys.readouterr().err == "error: xmixup: lr: the loss became nan in step 3\n" and not made_up.runs()
+    message = r"error: xmixup: lr: the loss became nan in step 3; runs/compare-\S+/results\.work/\w+\.log tells more\n"
+    assert re.fullmatch(message, capsys.readouterr().err) and not made_up.runs()
 
 
 def write_text(path: Path, text: str = "x") -> Path:
@@ -316,6 +317,8 @@ def write_text(path: Path, text: str = "x") -> Path:
         (["three"], "expected at most 3 parts, as no class has more different images, got 1/5; use 3 parts (in a compari"),
         (["split"], "val_fold: expected a target without validation images of its own"),
         (["empty"], "empty"),
+        (["photos", "--source", "sauce"], "sauce: no such folder"),
+        (["photos", "--methods", "xmixup", "--source", "None"], "source: tiny-imagenet would be downloaded; --yes"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_trained(
@@ -332,7 +335,7 @@ def test_bad_input_is_refused_before_anything_is_trained(
         write_folder(place / "split" / split, TARGET, 6, seed=len(split))
     (place / "empty").mkdir()
     write_text(place / "plan.yaml", "results: r.jsonl")
-    common = ["--model", "test_resnet", "--source", "source"]
+    common = ["--model", "test_resnet", *([] if "--source" in flags else ["--source", "source"])]
     assert main([*flags, *common]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error, error

@@ -110,12 +110,15 @@ def verdict(
     from ..comparison.results import Results
     from ..comparison.verdict import judge
     from ..comparison.workers import Workers
+    from ..training.source import read_source
     from ..training.target import target_data
 
     require_one_process()
     plan = FoldPlan.of(target, given, methods=methods, rates=options.rates, folds=options.folds)
     parse_budget(options.budget)
     data = target_data(with_data_folder(plan.first_run().settings, target), log)
+    if not table and (settings := plan.settings_with_source()) is not None:
+        read_source(settings, log)  # a missing source is found, and a download asked for, before anything is run
     file = Results(Path(results) if results else _default_results(target, data.listing))
     runs = plan.comparison(options.repeats or MOST_REPEATS).runs({})
     keys = {run.key for run in runs}

@@ -87,8 +87,9 @@ class FoldPlan:
     def comparison(self, repeats: int) -> Comparison:
         """The runs of so many repeats, as a comparison whose tasks are the folds and whose seeds are the repeats."""
         (common,) = self.base.settings.values()
-        # A validation costs as much as many steps on few images, and no epoch's accuracy decides anything.
-        common = {**common, "test": "none", "val_interval": 10**9, "keep": FIXED["keep"]}
+        # A validation costs as much as many steps on few images, and no epoch's accuracy decides anything. Whether the
+        # source may be downloaded is asked before; a worker could not ask.
+        common = {**common, "test": "none", "val_interval": 10**9, "keep": FIXED["keep"], "yes": True}
         tasks = {
             Task(f"fold {part} of {self.folds}", None): {**common, "val_fold": f"{part}/{self.folds}"}
             for part in range(1, self.folds + 1)
@@ -111,6 +112,15 @@ class FoldPlan:
     def first_run(self) -> Run:
         """The first run of all."""
         return self.comparison(1).runs({})[0]
+
+    def settings_with_source(self) -> Settings | None:
+        """Those of a method that needs auxiliary images, as they were given; None where none does."""
+        from ..methods import METHODS
+
+        for run in self.comparison(1).runs({}):
+            if METHODS[run.settings.method].uses_source:
+                return replace(run.settings, target=self.target, yes=bool(self.given.get("yes")))
+        return None
 
     def transfer_method(self, method: str) -> str:
         """The setting ``method`` of one of the methods: that of its recipe, or without its selection."""
@@ -179,7 +189,8 @@ class Estimate:
                 workers.few_steps(keys[kind], steps)
                 for line in workers.results.lines()[before:]:
                     if line["key"] in keys[kind] and "error" in line:
-                        raise ValueError(f"{line['method']}: {line['error']}")
+                        log_file = workers.results.work / f"{line['key']}.log"
+                        raise ValueError(f"{line['method']}: {line['error']}; {log_file} tells more")
                 lines = _timed(workers)
                 if any(key not in lines for key in keys[kind]):
                     time.sleep(WAIT_SECONDS)  # another process is at it
