@@ -77,7 +77,9 @@ def test_copies_stay_together_and_images_with_two_labels_are_never_validated() -
     dataset, contents = made({"train": train})
     found = [cut(dataset, contents, made_settings(val_fold=f"{part}/3", test="none")).dataset for part in (1, 2, 3)]
     for text, counts in {"a 0": [0, 0, 3], "a 1": [0, 0, 1], "both": [0, 0, 0]}.items():
-        of_text = {image for image, content in contents.items() if content == made({"train": {"a": [text]}})[1].popitem()[1]}
+        of_text = {
+            image for image, content in contents.items() if content == made({"train": {"a": [text]}})[1].popitem()[1]
+        }
         assert sorted(sum(one.image.name in of_text for one in fold.val) for fold in found) == counts
         assert all(sum(one.image.name in of_text for one in [*fold.val, *fold.train]) == len(of_text) for fold in found)
 
@@ -96,9 +98,17 @@ def test_test_images_are_put_aside_before() -> None:
 @pytest.mark.parametrize(
     ("splits", "changes", "message"),
     [
-        ({"train": {"a": texts("a", 1), "b": texts("b", 9)}}, {}, r"class a \(1\): expected at least 2 different .* add"),
+        (
+            {"train": {"a": texts("a", 1), "b": texts("b", 9)}},
+            {},
+            r"class a \(1\): expected at least 2 different .* add",
+        ),
         ({"train": {"a": ["x", "x"], "b": texts("b", 9)}}, {}, r"class a \(1\): expected at least 2 different"),
-        ({"train": {"a": texts("a", 4), "b": texts("b", 4)}}, {}, "at most 4 parts, as no class .* got 1/5; use 4 parts"),
+        (
+            {"train": {"a": texts("a", 4), "b": texts("b", 4)}},
+            {},
+            "at most 4 parts, as no class .* got 1/5; use 4 parts",
+        ),
         ({"train": {"a": texts("a", 2), "b": texts("b", 9)}}, {"test": "hold"}, r"class a \(2\): expected at least 3"),
         (
             {"train": {"a": texts("a", 9), "b": texts("b", 9)}, "val": {"a": ["v"], "b": ["w"]}},

@@ -124,7 +124,7 @@ def compare(
     options = judging.PhotosOptions(**{name: as_type(name, value, hints[name]) for name, value in values.items()})
     return judging.verdict(
         found.target,
-        changed(found),
+        changed(found) | {name: getattr(found, name) for name in overrides if name != "target"},
         options,
         methods=methods,
         results=None if results is None else os.fspath(results),

@@ -105,7 +105,7 @@ def verdict(
 
     Raises ValueError, FileNotFoundError and OSError, before anything is trained, for what cannot be used.
     """
-    from ..comparison.folds import MOST_REPEATS, Estimate, FoldPlan, duration, parse_budget
+    from ..comparison.folds import Estimate, FoldPlan, duration, parse_budget
     from ..comparison.plan import with_data_folder
     from ..comparison.results import Results
     from ..comparison.verdict import judge
@@ -116,13 +116,13 @@ def verdict(
     require_one_process()
     plan = FoldPlan.of(target, given, methods=methods, rates=options.rates, folds=options.folds)
     parse_budget(options.budget)
-    data = target_data(with_data_folder(plan.first_run().settings, target), log)
+    data = target_data(with_data_folder(plan.first_repeat[0].settings, target), log)
     if not table and (settings := plan.settings_with_source()) is not None:
         read_source(settings, log)  # a missing source is found, and a download asked for, before anything is run
     file = Results(Path(results) if results else _default_results(target, data.listing))
-    runs = plan.comparison(options.repeats or MOST_REPEATS).runs({})
-    keys = {run.key for run in runs}
+    keys = {run.key for run in plan.first_repeat}
     _check_photos(file, keys, target, data.listing)
+    repeats = options.repeats or 1 + max((line.get("seed", 0) for line in file.lines()), default=0)
     estimated, failures = None, 0
     if not table:
         workers = Workers(file, target, log)
@@ -130,11 +130,11 @@ def verdict(
         repeats = options.repeats or estimate.repeats(options.budget)
         estimated = repeats * estimate.repeat_seconds
         log(f"estimate: {duration(estimated)} for {repeats} repeat{'s' * (repeats > 1)} ({estimate.each()})")
-        runs = [run for run in runs if run.settings.seed < repeats]
-        failures = workers.predict(runs)
-        _check_photos(file, keys, target, data.listing)
+        failures = workers.predict(plan.comparison(repeats).runs({}))
     labels = {data.contents[one.image.name].digest: one.label for one in data.dataset.samples}
     more = {"estimated_seconds": estimated, "failures": failures}
+    runs = plan.comparison(repeats).runs({})
+    _check_photos(file, {run.key for run in runs}, target, data.listing)
     found = judge(plan, runs, file.lines(), data.dataset.classes, labels, **more)
     if not found.methods:
         return found

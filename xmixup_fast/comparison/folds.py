@@ -7,13 +7,13 @@ import re
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from ..settings.fields import Settings
 from ..settings.identity import short_hash
-from ..settings.values import check_names
 from ..settings.yaml_file import read_recipe, recipes
-from .plan import BASELINE, COMMON, DATA, Comparison, Run, Task, read
+from .plan import BASELINE, DATA, PER_RUN, Comparison, Run, Task, read
 from .workers import Workers
 
 DEFAULT_METHODS = ("linear-probe", BASELINE, "xmixup", "xcutmix-l2sp")
@@ -31,7 +31,7 @@ FIXED: Mapping[str, Any] = {
 MOST_REPEATS = 20
 """Of five folds, an endless number of repeats would narrow the intervals by no more than 2 %."""
 FEW_STEPS = {"first": 1, "second": 5}
-"""Steps of the two short runs of each method that tell its duration. The first one fills the cache; the second counts."""
+"""Steps of the two short runs of each method that tell its duration: the first fills the cache, the second counts."""
 WAIT_SECONDS = 2.0
 """How often it is looked whether another process has finished a short run."""
 
@@ -62,7 +62,11 @@ class FoldPlan:
         folds: int = 5,
     ) -> FoldPlan:
         """Checks and completes what is asked for. Raises ValueError, which names it, for what cannot be used."""
-        allowed = [name for name in COMMON if name not in FIXED]
+        for name in PER_RUN:
+            if name in given:
+                raise ValueError(
+                    f"{name}: expected nothing, as the comparison chooses it for each run, got {given[name]}"
+                )
         wrong = [name for name, value in given.items() if name in FIXED and value != FIXED[name]]
         if wrong:
             raise ValueError(
@@ -70,11 +74,12 @@ class FoldPlan:
                 f"is validated on, got {given[wrong[0]]}"
             )
         given = {name: value for name, value in given.items() if name not in FIXED}
-        check_names("compare", given, allowed)
         if folds < 2:
             raise ValueError(f"folds: expected 2 or more, got {folds}")
         if rates is not None and (not rates or any(not 0 < rate < math.inf for rate in rates)):
-            raise ValueError(f"rates: expected positive numbers, got {', '.join(f'{rate:g}' for rate in rates) or 'none'}")
+            raise ValueError(
+                f"rates: expected positive numbers, got {', '.join(f'{rate:g}' for rate in rates) or 'none'}"
+            )
         names = _with_baseline(methods or default_methods("source" in given))
         common = {"model": Settings.model, **given}
         base = read(None, settings=common, results="results.jsonl", targets=[DATA], methods=names, seeds=[0])
@@ -109,15 +114,16 @@ class FoldPlan:
             origins=dict.fromkeys(methods, ""),
         )
 
-    def first_run(self) -> Run:
-        """The first run of all."""
-        return self.comparison(1).runs({})[0]
+    @cached_property
+    def first_repeat(self) -> list[Run]:
+        """The runs of the first repeat, fold by fold."""
+        return self.comparison(1).runs({})
 
     def settings_with_source(self) -> Settings | None:
         """Those of a method that needs auxiliary images, as they were given; None where none does."""
         from ..methods import METHODS
 
-        for run in self.comparison(1).runs({}):
+        for run in self.first_repeat:
             if METHODS[run.settings.method].uses_source:
                 return replace(run.settings, target=self.target, yes=bool(self.given.get("yes")))
         return None
@@ -178,7 +184,7 @@ class Estimate:
 
         Raises ValueError where a method cannot be run at all, which its first steps show.
         """
-        runs = [run for run in plan.comparison(1).runs({}) if run.task == plan.first_run().task]
+        runs = [run for run in plan.first_repeat if run.task == plan.first_repeat[0].task]
         keys = {kind: {timing_key(run, kind): run for run in runs} for kind in FEW_STEPS}
         lines = _timed(workers)
         if missing := sum(key not in lines for of_kind in keys.values() for key in of_kind):
@@ -209,8 +215,8 @@ class Estimate:
         if count < 1:
             raise ValueError(
                 f"budget: expected {duration(self.repeat_seconds)} at least, which one repeat takes ({self.each()}), "
-                f"got {budget}; give --budget {math.ceil(self.repeat_seconds / 60)}m, fewer --methods, a smaller --model "
-                "or fewer --epochs"
+                f"got {budget}; give --budget {math.ceil(self.repeat_seconds / 60)}m, fewer --methods, a smaller "
+                "--model or fewer --epochs"
             )
         return min(count, MOST_REPEATS)
 

@@ -196,7 +196,9 @@ class Verdict:
             low, high = one.accuracy_interval
             difference = "" if one.difference is None else str(one.difference).replace(" points", "")
             p = "" if one.p is None else "< 0.001" if one.p < 0.001 else f"{one.p:.3f}"
-            cells.append((one.name, f"{one.accuracy:.1f} ({low:.1f} to {high:.1f})", difference, p, f"{one.seconds:.0f}"))
+            cells.append(
+                (one.name, f"{one.accuracy:.1f} ({low:.1f} to {high:.1f})", difference, p, f"{one.seconds:.0f}")
+            )
         return table(head, cells)
 
     def title(self) -> str:
@@ -293,7 +295,9 @@ def judge(
             uses_source=_uses_source(plan, method),
             accuracy=100 * float(share[method].mean()),
             accuracy_interval=_wilson(float(share[method].mean()), len(photos)),
-            seconds=statistics.fmean(sum(line["run_seconds"] for line in _of(plan, method, fold, by_run)) for fold in folds),
+            seconds=statistics.fmean(
+                sum(line["run_seconds"] for line in _of(plan, method, fold, by_run)) for fold in folds
+            ),
             difference=differences[method] if method != BASELINE else None,
             p=corrected.get(method),
         )
@@ -323,9 +327,7 @@ def _of(plan: FoldPlan, method: str, fold: _Fold, by_run: _ByRun) -> list[Mappin
     return [by_run[(label, *fold)] for label in plan.labels(method)]
 
 
-def _right(
-    plan: FoldPlan, method: str, fold: _Fold, by_run: _ByRun, labels: Mapping[str, int]
-) -> dict[str, bool]:
+def _right(plan: FoldPlan, method: str, fold: _Fold, by_run: _ByRun, labels: Mapping[str, int]) -> dict[str, bool]:
     """Whether the mean of a method's probabilities, over its rates, is right, for each photo of a fold."""
     predictions = [line["predictions"] for line in _of(plan, method, fold, by_run)]
     found = {}
@@ -341,9 +343,7 @@ def _mean_right(folds: Sequence[Mapping[str, bool]], photos: Sequence[str]) -> N
     return np.array([sum(each) / len(each) for each in times], np.float64)
 
 
-def _difference(
-    own: Sequence[Mapping[str, bool]], base: Sequence[Mapping[str, bool]], folds: int
-) -> PairedDifference:
+def _difference(own: Sequence[Mapping[str, bool]], base: Sequence[Mapping[str, bool]], folds: int) -> PairedDifference:
     pairs = [(a, b) for a, b in zip(own, base, strict=True) if a]
     differences = [100 * (sum(a.values()) - sum(b.values())) / len(a) for a, b in pairs]
     return PairedDifference.of(differences, [len(a) for a, _ in pairs], folds)

@@ -77,7 +77,10 @@ def _photos(verdict: Verdict, images: Mapping[str, Image]) -> list[str]:
     """The photos that the method asked about gets right more often than fine-tuning, and those that it gets less."""
     asked = verdict.asked.name
     gain = verdict.right[asked] - verdict.right[BASELINE]
-    kinds = ((asked, BASELINE, np.argsort(-gain, kind="stable"), 1), (BASELINE, asked, np.argsort(gain, kind="stable"), -1))
+    kinds = (
+        (asked, BASELINE, np.argsort(-gain, kind="stable"), 1),
+        (BASELINE, asked, np.argsort(gain, kind="stable"), -1),
+    )
     sections = []
     for better, other, order, sign in kinds:
         shown = [int(i) for i in order if sign * gain[i] > 0]
@@ -90,7 +93,9 @@ def _photos(verdict: Verdict, images: Mapping[str, Image]) -> list[str]:
         more = len(shown) - len(digests)
         text = f"<p>{len(shown)} photos{f', of which these {len(digests)}' if more else ''}.</p>"
         sections.append(
-            section(f"Photos that {better} gets, and {other} does not", f'{text}<div class="losses">{figures_shown}</div>')
+            section(
+                f"Photos that {better} gets, and {other} does not", f'{text}<div class="losses">{figures_shown}</div>'
+            )
         )
     return sections
 

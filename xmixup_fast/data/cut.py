@@ -176,7 +176,7 @@ def _check_folds(needs: Needs, most: int, settings: Settings) -> None:
             f"val_fold: expected a target without validation images of its own, got {settings.val_fold} for one that "
             "has a validation split; name its training images alone, such as its folder train"
         )
-    if (parts := settings.fold_of[1]) > most:
+    if settings.fold_of[1] > most:
         raise ValueError(
             f"val_fold: expected at most {most} parts, as no class has more different images, got {settings.val_fold}; "
             f"use {most} parts (in a comparison --folds {most}), or add images"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import typing
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -259,7 +260,7 @@ class Settings:
     """Run folder; runs/TIME-METHOD-TARGET-sSEED if not given."""
 
     def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in _hints().items():
             object.__setattr__(self, name, as_type(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
         more = ("grad_accum_steps", "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods")
@@ -369,3 +370,9 @@ class Settings:
         values = asdict(self.without_secrets())
         del values["yes"]
         return yaml.safe_dump(values, sort_keys=False)
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    """The types of the settings: a comparison makes thousands of objects, and each reading takes a millisecond."""
+    return typing.get_type_hints(Settings)
