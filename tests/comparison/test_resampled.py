@@ -52,8 +52,8 @@ def test_equal_differences_of_few_images_are_not_taken_for_certain(images: int, 
 def made_comparisons(count: int, *, photos: int, folds: int, repeats: int) -> NDArray[np.float64]:
     """Differences of accuracy, float64[count, repeats, folds], in points, of two learners that are equally good.
 
-    Each comparison has photos of its own, of two classes. Both learners take the nearest class mean, each in features of
-    its own of one distribution: so what they learn, and on which photos they fail, differs by chance alone.
+    Each comparison has photos of its own, of two classes. Both learners take the nearest class mean, each in features
+    of its own of one distribution: so what they learn, and on which photos they fail, differs by chance alone.
     """
     random = np.random.default_rng(0)
     labels = np.arange(photos) % 2

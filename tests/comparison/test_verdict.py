@@ -97,26 +97,20 @@ def verdict(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
+HELPS = r"auxiliary images help here: \+\d+\.\d points \(\+\d.* to \+\d.*\) over fine-tuning, with xmixup$"
+HURTS = r"they hurt here: -\d+\.\d points \(-\d.* to -\d.*\) against fine-tuning, with "
+
+
 @pytest.mark.parametrize(
-    ("shares", "answer", "winner", "sentence"),
+    ("shares", "expected"),
     [
-        (
-            {"xmixup": 0.95},
-            "help",
-            "xmixup",
-            r"auxiliary images help here: \+\d+\.\d points \(\+\d.* to \+\d.*\) over fine-",
-        ),
-        ({"xcutmix": 0.95, "xmixup": 0.8}, "help", "xcutmix-l2sp", r"auxiliary images help .*, with xcutmix-l2sp$"),
-        (
-            {"xmixup": 0.05, "xcutmix": 0.05},
-            "hurt",
-            "finetune",
-            r"they hurt here: -\d+\.\d points \(-\d.* to -\d.*\) against",
-        ),
-        ({"xmixup": 0.05}, "cannot tell", "finetune", ANSWER.pattern),
-        ({"finetune": 0.5, "xmixup": 0.52}, "cannot tell", "finetune", ANSWER.pattern),
-        ({"finetune": 1.0, "xmixup": 1.0, "xcutmix": 1.0}, "cannot tell", "finetune", ANSWER.pattern),
-        ({"finetune": 0.0, "xmixup": 1.0, "xcutmix": 1.0}, "help", "xmixup", r"\+100\.0 points"),
+        ({"xmixup": 0.95}, ("help", "xmixup", HELPS)),
+        ({"xcutmix": 0.95, "xmixup": 0.8}, ("help", "xcutmix-l2sp", r"images help .*, with xcutmix-l2sp$")),
+        ({"xmixup": 0.05, "xcutmix": 0.05}, ("hurt", "finetune", HURTS)),
+        ({"xmixup": 0.05}, ("cannot tell", "finetune", ANSWER.pattern)),
+        ({"xmixup": 0.52}, ("cannot tell", "finetune", ANSWER.pattern)),
+        ({"finetune": 1.0, "xmixup": 1.0, "xcutmix": 1.0}, ("cannot tell", "finetune", ANSWER.pattern)),
+        ({"finetune": 0.0, "xmixup": 1.0, "xcutmix": 1.0}, ("help", "xmixup", r"\+100\.0 points")),
     ],
 )
 def test_the_sentence_says_what_the_photos_tell(
@@ -124,11 +118,10 @@ def test_the_sentence_says_what_the_photos_tell(
     made_up: MadeUp,
     capsys: pytest.CaptureFixture[str],
     shares: dict[str, float],
-    answer: str,
-    winner: str,
-    sentence: str,
+    expected: tuple[str, str, str],
 ) -> None:
     made_up.shares = shares
+    answer, winner, sentence = expected
     found = verdict(capsys, "--repeats", "1")
     assert (found["answer"], found["winner"]) == (answer, winner)
     assert re.search(sentence, found["sentence"]), found["sentence"]

@@ -99,10 +99,11 @@ class FoldPlan:
             Task(f"fold {part} of {self.folds}", None): {**common, "val_fold": f"{part}/{self.folds}"}
             for part in range(1, self.folds + 1)
         }
+        each_rate: list[dict[str, Any]] = [{"lr": rate} for rate in self.rates] if self.rates else [{}]
         methods = {
-            label: {**self.base.methods[method], **({} if self.rates is None else {"lr": rate})}
+            label: {**self.base.methods[method], **rate}
             for method in self.methods
-            for label, rate in zip(self.labels(method), self.rates or [None], strict=True)
+            for label, rate in zip(self.labels(method), each_rate, strict=True)
         }
         seeds = list(range(repeats))
         return replace(

@@ -324,7 +324,7 @@ _ByRun = Mapping[tuple[str, int, Any], Mapping[str, Any]]
 
 def _of(plan: FoldPlan, method: str, fold: _Fold, by_run: _ByRun) -> list[Mapping[str, Any]]:
     """The lines of a method on a fold, one for each rate."""
-    return [by_run[(label, *fold)] for label in plan.labels(method)]
+    return [by_run[label, fold[0], fold[1]] for label in plan.labels(method)]
 
 
 def _right(plan: FoldPlan, method: str, fold: _Fold, by_run: _ByRun, labels: Mapping[str, int]) -> dict[str, bool]:
