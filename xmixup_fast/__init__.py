@@ -13,9 +13,10 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .commands.functions import evaluate, predict, select
+    from .commands.functions import compare, evaluate, predict, select
     from .commands.predict import Prediction
     from .commands.predictions import Predictions
+    from .comparison.verdict import Verdict
     from .methods.l2sp import l2sp
     from .ops.augmentation import Augmentation
     from .ops.image_pool import Crops, ImagePool
@@ -45,9 +46,11 @@ _LAZY = {
     "Result": "training.result",
     "SelectionResult": "report.results",
     "Settings": "settings.fields",
+    "Verdict": "comparison.verdict",
     "XMixup": "ops.xmixup",
     "__version__": "runtime.extension",
     "build_info": "runtime.extension",
+    "compare": "commands.functions",
     "cpu_level": "runtime.extension",
     "draw": "ops.operators",
     "dual_head_cross_entropy": "ops.operators",
@@ -74,9 +77,11 @@ __all__ = [
     "Result",
     "SelectionResult",
     "Settings",
+    "Verdict",
     "XMixup",
     "__version__",
     "build_info",
+    "compare",
     "cpu_level",
     "draw",
     "dual_head_cross_entropy",

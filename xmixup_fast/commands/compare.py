@@ -1,5 +1,9 @@
 """Compare transfer methods: methods x targets x shots x seeds.
 
+xmixup compare photos/ --source imagenet/train/
+    do auxiliary images help on these photos? Cross-validation, repeated as often as --budget allows, a verdict in one
+    sentence, and a page. Tunes nothing; --rates X Y averages the predictions of runs at several learning rates instead
+
 xmixup compare docs/comparison.yaml --data DIR
     runs what is missing, each run in a process of its own; then prints the table and writes it beside the results, as
     Markdown, CSV and PNG. May be stopped and started again at any time, and started several times to share the work
@@ -40,6 +44,7 @@ from ..comparison.tuning import choose, tuned
 from ..comparison.workers import Workers
 from ..runtime.files import around_markers, check_file_writable, write_between_markers, write_text
 from ..runtime.signals import Interrupted
+from . import verdict
 
 WRITER = "xmixup compare"
 """What the tables of other people's pages are marked with."""
@@ -53,7 +58,7 @@ class Options:
     """What to compare, and what to do."""
 
     file: str | None = None
-    """What to compare."""
+    """What to compare, or photos to compare on."""
     results: str | None = None
     """File of results, a JSON line a run, instead of the file's."""
     targets: list[str] | None = None
@@ -84,13 +89,19 @@ class Options:
             raise ValueError("expected one of --tune, --time and --table, got several")
 
 
+OPTIONS = tuple(field.name for field in fields(Options))
+"""The names of these options."""
+
+
 def main(arguments: Sequence[str] | None = None, prog: str = "xmixup compare") -> int:
     """Runs the command; returns its exit status: 2 for an error that the user can mend, 1 where runs failed."""
     given = sys.argv[1:] if arguments is None else arguments
 
     def work() -> int:
-        options, comparison = parse(given, prog)
         try:
+            if (values := _values(given, prog)) and verdict.asks(values, OPTIONS):
+                return verdict.command(values, prog)
+            options, comparison = parse(given, prog)
             return _compare(comparison, options)
         except KeyboardInterrupt:
             raise Interrupted("stopped; the same command goes on", signal.SIGINT) from None
@@ -98,19 +109,24 @@ def main(arguments: Sequence[str] | None = None, prog: str = "xmixup compare") -
     return exit_status(work)
 
 
-def parse(arguments: Sequence[str], prog: str) -> tuple[Options, Comparison]:
-    """What the command line asks for. Exits for --help; ValueError and FileNotFoundError for what cannot be used."""
+def _values(arguments: Sequence[str], prog: str) -> dict[str, Any]:
+    """What the command line gives, by name. Exits for --help; ValueError for what cannot be used."""
     parser = Parser(prog, __doc__, of_training=True)
     parser.flags.title = "flags"
     names = {"results": "FILE", "targets": "NAME", "methods": "NAME", "data": "DIR", "markdown": "FILE"}
-    parser.add_options(Options, positional={"file": "FILE.yaml"}, metavars={**names, "versus": "METHOD"})
+    parser.add_options(Options, positional={"file": "FILE.yaml|DATASET"}, metavars={**names, "versus": "METHOD"})
+    parser.add_options(verdict.PhotosOptions, metavars={"budget": "TIME"})
     parser.add_settings(arguments, groups=(), only=[name for name in COMMON if name != "shots"])
-    values = parser.values(arguments)
-    of_options = {field.name for field in fields(Options)}
-    options = checked_options(Options, {name: value for name, value in values.items() if name in of_options}, prog)
+    return parser.values(arguments)
+
+
+def parse(arguments: Sequence[str], prog: str) -> tuple[Options, Comparison]:
+    """What the command line asks for. Exits for --help; ValueError and FileNotFoundError for what cannot be used."""
+    values = _values(arguments, prog)
+    options = checked_options(Options, {name: value for name, value in values.items() if name in OPTIONS}, prog)
     comparison = read(
         options.file,
-        settings={name: value for name, value in values.items() if name not in of_options},
+        settings={name: value for name, value in values.items() if name not in OPTIONS},
         results=options.results,
         targets=options.targets,
         methods=options.methods,

@@ -1,13 +1,17 @@
-"""The commands select, evaluate and predict as functions. They write files only to an ``output`` that is given."""
+"""The commands select, evaluate, predict and, on photos, compare as functions.
+
+All but ``compare``, which others may share and go on with, write files only to an ``output`` that is given.
+"""
 
 from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 
+from ..comparison.folds import changed
 from ..data.dataset import BadFile
 from ..report.results import EvaluationResult, SelectionResult
 from ..settings.fields import Settings
@@ -17,12 +21,14 @@ from ..training.given_network import named
 from . import evaluate as evaluating
 from . import predict as predicting
 from . import select as selecting
+from . import verdict as judging
 from .predict import Prediction
 from .predictions import Predictions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ..comparison.verdict import Verdict
     from ..settings.kwargs import SettingsKwargs
 
 P = ParamSpec("P")
@@ -75,6 +81,57 @@ def evaluate(
         evaluating.Options(**{name: as_type(name, value, hints[name]) for name, value in values.items()}),
         log,
         writes=False,
+    )
+
+
+def compare(
+    given: Settings | str | os.PathLike[str] | None = None,
+    /,
+    *,
+    settings: Settings | None = None,
+    methods: Sequence[str] | None = None,
+    rates: Sequence[float] | None = None,
+    folds: int = 5,
+    repeats: int | None = None,
+    budget: str = "30m",
+    results: str | os.PathLike[str] | None = None,
+    table: bool = False,
+    log: Callable[[str], object] = print,
+    **overrides: Unpack[SettingsKwargs],
+) -> Verdict:
+    """Compares methods on one's own photos by cross-validation: ``compare("photos/", source="imagenet/")``.
+
+    Target and settings are given as to :func:`xmixup_fast.fit`; settings that the comparison chooses itself, such as
+    ``method``, ``seed`` and ``keep``, are refused.
+
+    Args:
+        given: the photos, or settings.
+        settings: settings for all methods.
+        methods: METHOD, METHOD-SELECTION or recipes; linear-probe, finetune, xmixup and xcutmix-l2sp if not given,
+            without a source those that need none. finetune is always among them.
+        rates: learning rates of every method, whose probabilities are averaged; each method's own rate if not given.
+        folds: parts of the cross-validation.
+        repeats: how often it is repeated; as often as the budget allows if not given.
+        budget: time for all runs, such as "1h30m".
+        results: file of results, with which another call goes on; in runs/ if not given.
+        table: run nothing, judge the repeats that are complete.
+        log: gets the lines that ``xmixup compare`` prints.
+
+    Raises TypeError for a name that is no setting; ValueError and OSError, with a message for the user, before
+    anything is trained, for what cannot be used. Runs that fail are counted in the result.
+    """
+    found = given_settings("compare", given, settings, overrides)
+    hints = typing.get_type_hints(judging.PhotosOptions)
+    values = {"folds": folds, "repeats": repeats, "budget": budget, "rates": rates}
+    options = judging.PhotosOptions(**{name: as_type(name, value, hints[name]) for name, value in values.items()})
+    return judging.verdict(
+        found.target,
+        changed(found) | {name: getattr(found, name) for name in overrides if name != "target"},
+        options,
+        methods=methods,
+        results=None if results is None else os.fspath(results),
+        table=table,
+        log=log,
     )
 
 

@@ -1,7 +1,7 @@
 """A process for one run of a comparison, so that a crash ends that run alone and its peak memory is its own.
 
-Reads one JSON line from stdin: the settings of a run, or of two whose steps are to be timed in turn. Writes
-result.json. Ends when stdin does, which is when the process that started it has died.
+Reads one JSON line from stdin: the settings of a run, or of two whose steps are to be timed in turn, and what to do.
+Writes result.json. Ends when stdin does, which is when the process that started it has died.
 """
 
 from __future__ import annotations
@@ -15,23 +15,34 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..batches.sampler import run_steps
+from ..data.bad_files import without
+from ..evaluation import evaluate_network
+from ..models.network import Network
 from ..runtime.console import accept_any_text
 from ..runtime.device import current_device, default_threads, reproducible, usable_device
 from ..runtime.files import write_text
 from ..settings.fields import Settings
 from ..training.head import fit_head, fits
+from ..training.images import SplitImages
 from ..training.prepare import prepare
 from ..training.resolve import resolved
 from ..training.run import fit
+from ..training.target import target_data
 from ..training.trainer import Trainer
 
 WARM_UP, ROUNDS = 2, 20
 """Steps of each side that are timed in turn: not counted, and counted."""
+DIGITS = 6
+"""Decimal places of the probabilities that are kept."""
 KEPT = (
     "data",
     "images_seen",
@@ -46,12 +57,57 @@ KEPT = (
 
 def train(settings: Settings) -> dict[str, Any]:
     """Makes a run; returns what the comparison keeps of it."""
-    summary = fit(settings, report=False).summary
+    return _kept(settings, fit(settings, report=False).summary)
+
+
+def _kept(settings: Settings, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {name: summary[name] for name in KEPT} | {
         "peak_memory_mib": _peak_memory() >> 20,
         **_machine(settings),
         "versions": summary["versions"],
     }
+
+
+def predict(settings: Settings) -> dict[str, Any]:
+    """Makes a run of a cross-validation; returns what :func:`train` does, and what it predicts for its fold's images.
+
+    ``predictions`` has the probability of each class for each image, by the hash of the image's content.
+    """
+    result = fit(settings, report=False)
+    return {**_kept(settings, result.summary), "predictions": _predictions(result.network, settings)}
+
+
+def _predictions(network: Network, settings: Settings) -> dict[str, list[float]]:
+    device = usable_device(settings.device)
+    with (
+        current_device(device),
+        reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32),
+    ):
+        settings = resolved(settings)
+        data = target_data(settings, print)
+        images = SplitImages(settings, data.dataset, print)
+        form = network.image_format(settings.crop_size)
+        found = evaluate_network(network, images.val, form, settings.batch_size, keep_logits=True)
+    assert found.logits is not None
+    names = (sample.image.name for sample in without(data.dataset.val, images.bad))
+    rows = found.logits.double().softmax(1).tolist()
+    return {
+        data.contents[name].digest: [round(value, DIGITS) for value in row]
+        for name, row in zip(names, rows, strict=True)
+    }
+
+
+def few_steps(settings: Settings, steps: int) -> dict[str, Any]:
+    """Makes a run of a few steps; returns what it took, and ``full_steps``, the steps of the run itself.
+
+    ``full_steps`` is zero for a method that takes no steps.
+    """
+    short = replace(settings, steps=steps, warmup_epochs=0.0, rifle_periods=1)
+    result = fit(short, report=False)
+    summary = result.summary
+    full = run_steps(settings, summary["num_train"]) * summary["steps"] / steps
+    names = ("train_seconds", "seconds_per_step")
+    return {name: summary[name] for name in names} | {"full_steps": round(full), **_machine(settings)}
 
 
 def _time_in_turn(baseline: Settings, other: Settings) -> dict[str, Any]:
@@ -114,15 +170,27 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Does what is asked for; returns what the comparison keeps of it, with the seconds since it was asked."""
+    folder = Path(asked["folder"])
+    runs = [Settings(**values, output=str(folder / f"run{number}")) for number, values in enumerate(asked["settings"])]
+    work: Mapping[str, Callable[..., dict[str, Any]]] = {
+        "train": train,
+        "time": _time_in_turn,
+        "predict": predict,
+        "few_steps": partial(few_steps, steps=asked.get("steps", 1)),
+    }
+    return work[asked["work"]](*runs) | {"run_seconds": round(time.time() - asked["started"], 3)}
+
+
 def main() -> int:
     """Does what stdin asks for; returns the exit status, 1 where a run failed."""
     accept_any_text()
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(asked["folder"])
-    runs = [Settings(**values, output=str(folder / f"run{number}")) for number, values in enumerate(asked["settings"])]
     try:
-        done = train(*runs) if len(runs) == 1 else _time_in_turn(*runs)
+        done = answer(asked)
     except Exception as error:
         traceback.print_exc()
         lines = str(error).splitlines() or [""]

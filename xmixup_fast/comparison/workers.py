@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,15 @@ COMMAND = [sys.executable, "-c", START]
 
 
 class Workers:
-    """Makes runs, one after the other, each in a process of its own, and adds their lines to the results."""
+    """Makes runs, one after the other, each in a process of its own, and adds their lines to the results.
 
-    def __init__(self, results: Results, data: str | None) -> None:
+    ``log`` gets a line for each run.
+    """
+
+    def __init__(self, results: Results, data: str | None, log: Callable[[str], object] | None = None) -> None:
         self.results = results
         self.data = data
+        self.log = log or partial(print, flush=True)
 
     def train(self, runs: Sequence[Run], split: str) -> int:
         """Makes the runs whose accuracy on the split is missing. Returns how many of them failed."""
@@ -49,7 +55,17 @@ class Workers:
             run.key: (str(run), [replace(run.settings, test="run" if split == "test" else "hold")], _names(run))
             for run in runs
         }
-        return self._work(jobs, f"{split}_accuracy")
+        return self._work(jobs, f"{split}_accuracy", {"work": "train"})
+
+    def predict(self, runs: Sequence[Run]) -> int:
+        """Makes the runs of a cross-validation whose predictions are missing. Returns how many of them failed."""
+        jobs = {run.key: (str(run), [run.settings], _names(run)) for run in runs}
+        return self._work(jobs, "val_accuracy", {"work": "predict"})
+
+    def few_steps(self, runs: Mapping[str, Run], steps: int) -> int:
+        """Makes a few steps of each run, whose line has the key given for it. Returns how many of them failed."""
+        jobs = {key: (f"{steps} steps of {run}", [run.settings], _names(run)) for key, run in runs.items()}
+        return self._work(jobs, "run_seconds", {"work": "few_steps", "steps": steps})
 
     def time(self, pairs: Sequence[tuple[Run, Run]]) -> int:
         """Makes the timings of pairs of runs that are missing. Returns how many of them failed."""
@@ -61,10 +77,15 @@ class Workers:
             )
             for base, run in pairs
         }
-        return self._work(jobs, "relative_seconds")
+        return self._work(jobs, "relative_seconds", {"work": "time"})
 
-    def _work(self, jobs: Mapping[str, tuple[str, list[Settings], dict[str, Any]]], figure: str) -> int:
-        """Does the jobs that have no line with the figure; what fails is tried again by the next call."""
+    def _work(
+        self, jobs: Mapping[str, tuple[str, list[Settings], dict[str, Any]]], figure: str, asked: Mapping[str, Any]
+    ) -> int:
+        """Does the jobs that have no line with the figure; what fails is tried again by the next call.
+
+        ``asked`` tells the workers what to do.
+        """
         before = len(self.results.lines())
         failures, elsewhere = 0, 0
         for _, settings, _ in jobs.values():
@@ -79,23 +100,24 @@ class Workers:
                 failed = any(line["key"] == key and "error" in line for line in lines[before:])
                 if failed or any(line["key"] == key and line.get(figure) is not None for line in lines):
                     continue
-                line = self._process(key, [with_data_folder(one, self.data) for one in settings])
+                line = self._process(key, [with_data_folder(one, self.data) for one in settings], asked)
                 self.results.append({**names, "key": key, **line, "settings": _changed(settings[-1])})
             shown = f"failed: {line['error']}" if "error" in line else f"{figure} {line[figure]:.4g}"
-            print(f"[{number}/{len(jobs)}] {title}: {shown}", flush=True)
+            self.log(f"[{number}/{len(jobs)}] {title}: {shown}")
             if "error" in line:
                 failures += 1
-                print(f"    {self.results.work / key}.log tells more", flush=True)
+                self.log(f"    {self.results.work / key}.log tells more")
         if elsewhere:
-            print(f"{elsewhere} of {len(jobs)} are in progress in other processes")
+            self.log(f"{elsewhere} of {len(jobs)} are in progress in other processes")
         return failures
 
-    def _process(self, key: str, settings: list[Settings]) -> dict[str, Any]:
+    def _process(self, key: str, settings: list[Settings], work: Mapping[str, Any]) -> dict[str, Any]:
         """What a worker gives for a run, or an error."""
         folder, log = self.results.work / key, self.results.work / f"{key}.log"
         shutil.rmtree(folder, ignore_errors=True)  # a killed run's
         folder.mkdir(parents=True)
-        asked = {"folder": str(folder), "settings": [_without_output(one) for one in settings]}
+        given = [_without_output(one) for one in settings]
+        asked = {"folder": str(folder), "settings": given, "started": time.time(), **work}
         with log.open("w") as file:
             worker = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, text=True)
             try:

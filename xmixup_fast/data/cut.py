@@ -72,7 +72,8 @@ def cut_by_content(
     Raises ValueError, which names all of them, for classes with too few images to cut from; for one whose images are
     in too few groups; and for one with fewer training images than ``shots``.
     """
-    needs = Needs(val=not dataset.val, test=not dataset.test, keeps_test=settings.test != "none")
+    cuts = {"val": not dataset.val, "test": not dataset.test, "keeps_test": settings.test != "none"}
+    needs = Needs(**cuts, folds=settings.val_fold is not None)
     of_class: dict[str, list[str]] = {}
     short = []
     for name, samples in _by_class(dataset):
@@ -88,8 +89,10 @@ def cut_by_content(
         place = _places_of_groups(of_class, _joined(dataset.train, contents, groups), needs, settings)
     else:
         place = {}
-        for units in of_class.values():
-            place |= _places(units, needs, settings)
+        for first, units in enumerate(of_class.values()):
+            place |= _places(units, needs, first, settings)
+    if settings.fold_of is not None:
+        _check_folds(needs, max(sum(place[one] != "test" for one in units) for units in of_class.values()), settings)
     if settings.shots is not None:
         for name, units in of_class.items():
             place |= _beyond_shots([one for one in units if place[one] == "train"], name, settings)
@@ -112,6 +115,8 @@ class Needs:
     test: bool
     keeps_test: bool
     """Whether images are put aside for test, if they have to be cut."""
+    folds: bool = False
+    """Whether the validation images are a part of a cross-validation."""
 
     @property
     def least(self) -> int:
@@ -125,7 +130,7 @@ class Needs:
         ways = ["add images"]
         if self.test and self.keeps_test:
             ways.append("use --no-test, which needs one image less")
-        if self.val:
+        if self.val and not self.folds:
             ways.append("give validation images of your own (a folder val beside train)")
         several = "es" if len(short) > 1 else ""
         return (
@@ -134,16 +139,22 @@ class Needs:
         )
 
 
-def _places(units: Sequence[str], needs: Needs, settings: Settings) -> dict[str, str]:
-    """The split of each of a class's contents, given by their digests."""
-    ordered = sorted(units, key=lambda digest: (_draw("split", settings.seed, digest), digest))
+def _places(units: Sequence[str], needs: Needs, first: int, settings: Settings) -> dict[str, str]:
+    """The split of each of a class's contents, given by their digests; ``first`` is :func:`deal`'s."""
+    seed = settings.seed
+    ordered = sorted(units, key=lambda digest: (_draw("split", seed, digest), digest))
     count = len(ordered)
     tested = _share(settings.test_fraction, count, count - 1 - needs.val) if needs.test else 0
     validated = _share(settings.val_fraction, count - tested, count - tested - 1) if needs.val else 0
+    in_fold: list[str] = []
+    if settings.fold_of is not None and needs.val:
+        part, parts = settings.fold_of
+        dealt = deal(ordered[tested:] if needs.keeps_test else ordered, parts, seed, first)
+        validated, in_fold = 0, [digest for digest, fold in dealt.items() if fold == part]
     place = dict.fromkeys(ordered, "train")
     if needs.keeps_test:
         place |= dict.fromkeys(ordered[:tested], "test")
-    return place | dict.fromkeys(ordered[count - validated :], "val")
+    return place | dict.fromkeys([*ordered[count - validated :], *in_fold], "val")
 
 
 def _beyond_shots(train: Sequence[str], class_name: str, settings: Settings) -> dict[str, str]:
@@ -253,6 +264,34 @@ def _filled(
             )
         choose(min(able, key=lambda group: sum(max(got[n] + c - quota[n], 0) for n, c in counts[group].items())))
     return chosen
+
+
+def deal(units: Sequence[str], parts: int, seed: int, first: int) -> dict[str, int]:
+    """Deals a class's contents, given by their digests, to the parts of a cross-validation, counted from 0.
+
+    In the order of the seed's draw, each part gets the contents that follow those of the part before, so that one image
+    more or less moves at most one other across each border. ``first`` is the part that begins, another one for each
+    class: so the parts that get an image more differ.
+    """
+    ordered = sorted(units, key=lambda digest: (_draw("fold", seed, digest), digest))
+    return {digest: (position * parts // len(ordered) + first) % parts for position, digest in enumerate(ordered)}
+
+
+def _check_folds(needs: Needs, most: int, settings: Settings) -> None:
+    """Raises ValueError for a fold of a target with validation images, or one that may be empty.
+
+    ``most`` is the number of different images of the largest class that are dealt.
+    """
+    if not needs.val:
+        raise ValueError(
+            f"val_fold: expected a target without validation images of its own, got {settings.val_fold} for one that "
+            "has a validation split; name its training images alone, such as its folder train"
+        )
+    if settings.fold_of[1] > most:
+        raise ValueError(
+            f"val_fold: expected at most {most} parts, as no class has more different images, got {settings.val_fold}; "
+            f"use {most} parts (in a comparison --folds {most}), or add images"
+        )
 
 
 def _share(fraction: float, count: int, most: int) -> int:

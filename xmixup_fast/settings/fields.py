@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import typing
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -248,6 +249,9 @@ class Settings:
     """Filter resized crops that are larger than the image size, instead of interpolating two of their pixels."""
     val_fraction: float = 0.2
     """Part of the training images to validate on, where the target has no validation split."""
+    val_fold: str | None = None
+    """Cross-validation: which part to validate on, such as 2/5, the second of five equal parts of each class, in place
+    of val_fraction. The seed deals the images."""
     test_fraction: float = 0.2
     """Part of the training images to test on, where the target has no test split; cut before the validation split."""
     split_by: Literal["content", "order"] = "content"
@@ -303,7 +307,7 @@ class Settings:
     """Run folder; runs/TIME-METHOD-TARGET-sSEED-RANDOM if not given."""
 
     def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in _hints().items():
             object.__setattr__(self, name, as_type(name, getattr(self, name), hint))
         counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
         more = ("grad_accum_steps", "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods")
@@ -343,6 +347,7 @@ class Settings:
         if self.weights == "none":
             expected = "none with weights none, as there is no pretrained start to draw weights to"
             self._check("regularizer", expected, "none".__eq__)
+        self._check_fold()
         if self.split_by == "order":
             expected = "run or hold with split_by order"
             self._check("test", expected, "none".__ne__)
@@ -364,6 +369,7 @@ class Settings:
     def _check_groups(self) -> None:
         if self.group_by is not None or self.group_regex is not None:
             self._check("split_by", "content with group_by and group_regex", "content".__eq__)
+            self._check("val_fold", "none with group_by and group_regex", lambda value: False)
         if self.group_by is not None:
             self._check("group_regex", "none with group_by", lambda value: False)
         if self.group_regex is not None:
@@ -371,6 +377,13 @@ class Settings:
                 re.compile(self.group_regex)
             except re.error as error:
                 raise ValueError(f"group_regex: {self.group_regex!r} is no regular expression: {error}") from None
+
+    def _check_fold(self) -> None:
+        if self.val_fold is not None:
+            match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.val_fold)
+            fits = bool(match and int(match[2]) >= 2 and 1 <= int(match[1]) <= int(match[2]))
+            self._check("val_fold", "a part of two or more, such as 2/5", lambda value: fits)
+            self._check("split_by", "content with val_fold", "content".__eq__)
 
     def _check_augmentation(self) -> None:
         for name, most in (("scale", 1.0), ("ratio", float("inf"))):
@@ -406,6 +419,14 @@ class Settings:
         return {name: getattr(self, name) for name in ("background", "bit_range", "max_pixels")}
 
     @property
+    def fold_of(self) -> tuple[int, int] | None:
+        """The part to validate on, counted from 0, and of how many; None without ``val_fold``."""
+        if self.val_fold is None:
+            return None
+        part, _, parts = self.val_fold.partition("/")
+        return int(part) - 1, int(parts)
+
+    @property
     def augmentation(self) -> dict[str, Any]:
         """The keyword arguments of :meth:`xmixup_fast.Augmentation.of`."""
         names = ("crop", "scale", "ratio", "color_jitter", "color_jitter_prob", "erase", "erase_fill", "antialias")
@@ -427,3 +448,9 @@ class Settings:
         values = asdict(self.without_secrets())
         del values["yes"]
         return yaml.safe_dump(values, sort_keys=False)
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    """The types of the settings: a comparison makes thousands of objects, and each reading takes a millisecond."""
+    return typing.get_type_hints(Settings)

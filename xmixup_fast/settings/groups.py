@@ -14,6 +14,7 @@ GROUPS = {
         "image_field",
         "shots",
         "val_fraction",
+        "val_fold",
         "test_fraction",
         "split_by",
         "group_by",

@@ -110,6 +110,7 @@ class SettingsKwargs(TypedDict, total=False):
     erase_fill: Literal["mean", "noise"]
     antialias: bool
     val_fraction: float
+    val_fold: str | None
     test_fraction: float
     split_by: Literal["content", "order"]
     group_by: str | None
