@@ -40,12 +40,15 @@ KEPT = (
     "test_accuracy",
 )
 """What is kept of a run's summary."""
+SOURCE_ACCURACY = ("source_accuracy_before", "source_accuracy")
+"""What is kept besides, where the settings have it measured."""
 
 
 def train(settings: Settings) -> dict[str, Any]:
     """Makes a run; returns what the comparison keeps of it."""
     summary = fit(settings, report=False).summary
-    return {name: summary[name] for name in KEPT} | {
+    kept = [*KEPT, *(name for name in SOURCE_ACCURACY if name in summary)]
+    return {name: summary[name] for name in kept} | {
         "peak_memory_mib": _peak_memory() >> 20,
         **_machine(settings),
         "versions": summary["versions"],

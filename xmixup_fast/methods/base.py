@@ -82,7 +82,10 @@ class Method(ABC):
         rendered = []
         for content in self.shows:
             out = buffers.get(content, len(plan), form, plan.lam.device)
-            rendered.append((render if content == "mixed" else render_auxiliary)(plan, pools, form, out))
+            images = (render if content == "mixed" else render_auxiliary)(plan, pools, form, out)
+            if content == "mixed" and self.settings.keep_contrast and self.second is not None and not self.box:
+                images.mul_(contrast_of_one(plan.lam).to(images.dtype)[:, None, None, None])
+            rendered.append(images)
         return tuple(rendered)
 
     @abstractmethod
@@ -129,6 +132,15 @@ class Method(ABC):
         """
         losses = self.cross_entropy(logits, labels)
         return losses if self.class_weights is None else self.class_weights[labels] * losses
+
+
+def contrast_of_one(lam: Tensor) -> Tensor:
+    """What a blend of two images has to be multiplied by, so that its pixels have the variance of one image's.
+
+    The images are normalised, so that their mean is about zero, and independent: then the variance of lam times one plus
+    1 - lam times the other is lam^2 + (1 - lam)^2 of theirs. float32[B] for float32[B]; 1 where nothing is mixed.
+    """
+    return (lam.square() + (1 - lam).square()).rsqrt()
 
 
 def load_state(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:

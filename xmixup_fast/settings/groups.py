@@ -39,7 +39,17 @@ GROUPS = {
     ),
     "network and method": ("model", "weights", "freeze", "method", "regularizer"),
     "selection of auxiliary images": ("selection", "similarity", "top_k", "top_images", "selection_file"),
-    "mixing": ("alpha", "fold", "lam_per", "mix_probability", "unmixed_share", "source_weight"),
+    "mixing": (
+        "alpha",
+        "fold",
+        "lam",
+        "lam_per",
+        "mix_probability",
+        "unmixed_share",
+        "keep_contrast",
+        "renew_batch_norm",
+    ),
+    "heads": ("source_weight", "source_head", "head_init", "source_accuracy"),
     "optimisation": (
         "epochs",
         "steps",

@@ -235,6 +235,8 @@ class _Run:
         trainer, state, settings = self.trainer, self.state, self.settings
         self._add_all_losses()
         step = trainer.steps_done
+        if settings.renew_batch_norm and step == trainer.steps:
+            trainer.renew_statistics()
         validates = epoch % settings.val_interval == 0 or step == trainer.steps
         if validates:
             state.val_accuracy = trainer.evaluate(self.setup.images.val).accuracy
@@ -343,6 +345,7 @@ class _Run:
             "best_val_accuracy": round(state.best_accuracy, 4),
             "last_val_accuracy": round(state.val_accuracy, 4),
             "test_accuracy": round(evaluation.accuracy, 4) if settings.test == "run" and evaluation else None,
+            **setup.source_accuracies(self.trainer.final_network),
             "train_seconds": round(sum(state.seconds), 3),
             "seconds_per_step": round(statistics.median(state.seconds), 6),
             "selection_seconds": round(setup.selection_seconds, 3),
