@@ -1,7 +1,12 @@
-"""A process for one run of a comparison, so that a crash ends that run alone and its peak memory is its own.
+"""A process for the runs of a comparison, each in a fork of its own: a crash ends that run alone, and its peak memory is
+its own, but what all import is imported once.
 
-Reads one JSON line from stdin: the settings of a run, or of two whose steps are to be timed in turn. Writes
-result.json. Ends when stdin does, which is when the process that started it has died.
+Reads a JSON line from stdin for each job: the settings of a run, or of two whose steps are to be timed in turn. The fork
+writes result.json; then a line with its exit status goes to the descriptor that the job names. Both end when stdin does,
+which is when the process that started them has died.
+
+The process itself computes nothing, as neither OpenMP nor CUDA survives a fork once it has run. Where forks are not safe
+for other reasons, as on macOS, it does a single job, and its own exit status is the job's.
 """
 
 from __future__ import annotations
@@ -98,13 +103,41 @@ def _machine(settings: Settings) -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-    os.read(0, 1)
+    os.read(0, 1)  # the next job is written after the end of this one
     os._exit(1)
 
 
 def main() -> int:
-    """Does what stdin asks for; returns the exit status, 1 where a run failed."""
-    asked = json.loads(sys.stdin.readline())
+    """Does what stdin asks for; returns the exit status, 1 where a job failed that had no fork."""
+    for line in iter(sys.stdin.readline, ""):
+        asked = json.loads(line)
+        if sys.platform != "linux":
+            return _work(asked)
+        os.write(asked["status"], b"%d\n" % _in_fork(asked))
+    return 0
+
+
+def _in_fork(asked: dict[str, Any]) -> int:
+    """Does a job in a fork, which writes to the job's log; returns its exit status, minus the signal that killed it."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    status = 1
+    try:
+        status = _work(asked)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # the rest is the parent's
+
+
+def _work(asked: dict[str, Any]) -> int:
+    """Does a job; returns the exit status, 1 where a run failed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(asked["folder"])
     runs = [Settings(**values, output=str(folder / f"run{number}")) for number, values in enumerate(asked["settings"])]

@@ -192,6 +192,9 @@ class Settings:
     """What decodes JPEG files; auto takes the first of these that is installed."""
     bad_files: Literal["error", "skip"] = "error"
     """What to do where images cannot be decoded: stop before training and list them, or train without them."""
+    decode_source: Literal["chosen", "all"] = "chosen"
+    """Which source images to decode and keep in memory: those of the chosen classes alone, or all, so that later runs
+    find them in the cache whatever they choose. It changes no run."""
     storage: Literal["auto", "resident", "stream"] = "auto"
     """Where the target's images are: in memory (resident), decoded anew for each step (stream), or in memory as far as
     they fit the memory budget (auto). Auxiliary images are always in memory."""

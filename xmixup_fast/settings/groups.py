@@ -22,6 +22,7 @@ GROUPS = {
         "image_size",
         "resize",
         "decoder",
+        "decode_source",
         "storage",
         "memory_budget",
         "cache",

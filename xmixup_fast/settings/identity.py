@@ -16,6 +16,7 @@ NOT_HASHED = (
     "device",
     "threads",
     "cache",
+    "decode_source",
     "storage",
     "memory_budget",
     "val_interval",

@@ -81,13 +81,15 @@ class SplitImages:
         return list(dict.fromkeys(self.listed + self.store.bad))
 
     def auxiliary(self, selection: Selection, source: Dataset, held: Sequence[BadFile]) -> ImagePool:
-        """The pool of the images that a selection chose, without those in ``held``.
+        """The pool of the images that a selection chose, or of all if so set, without those in ``held``.
 
         Where they do not fit the memory budget, splits of the target are streamed instead, one after the other. Raises
         OverBudget, a ValueError, where that does not suffice or the setting ``storage`` forbids it.
         """
         self.listed += source.bad
-        samples = without(selection.samples(source), held)
+        by_class = selection.kind == "class"
+        wanted = source.train if by_class and self.settings.decode_source == "all" else selection.samples(source)
+        samples = without(wanted, held)
         while True:
             try:
                 pool = self.store.build(samples, "auxiliary images")
@@ -95,7 +97,7 @@ class SplitImages:
             except OverBudget:
                 if not self._make_room():
                     raise
-        if selection.kind == "class":
+        if by_class:
             self._check_classes(pool, samples, source.classes, "auxiliary images")
         return pool.to(self.settings.device)
 
