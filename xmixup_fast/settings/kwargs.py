@@ -58,10 +58,16 @@ class SettingsKwargs(TypedDict, total=False):
     clip_grad: float | None
     alpha: float
     fold: bool
+    lam: float | None
     lam_per: Literal["sample", "batch"]
     mix_probability: float
     unmixed_share: float
+    keep_contrast: bool
+    renew_batch_norm: bool
     source_weight: float
+    source_head: Literal["classifier", "fresh", "frozen"]
+    head_init: Literal["random", "source"]
+    source_accuracy: bool
     label_smoothing: float
     class_weights: str | dict[str, float] | None
     sampler: Literal["shuffle", "balanced"]
@@ -71,7 +77,7 @@ class SettingsKwargs(TypedDict, total=False):
     rifle_periods: int
     cotuning_weight: float
     seqtrain_share: float
-    selection: Literal["prediction", "feature", "assignment", "sample", "random"]
+    selection: Literal["prediction", "feature", "assignment", "sample", "least", "random"]
     similarity: Literal["prediction", "feature"]
     top_k: int
     top_images: int
@@ -80,6 +86,7 @@ class SettingsKwargs(TypedDict, total=False):
     resize: int | Literal["full"] | None
     decoder: Literal["auto", "dali", "torchcodec", "torchvision", "pillow"]
     bad_files: Literal["error", "skip"]
+    decode_source: Literal["chosen", "all"]
     storage: Literal["auto", "resident", "stream"]
     memory_budget: str | None
     cache: str | None
