@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..cli import Parser, checked_options, exit_status, require_one_process
-from ..comparison.plan import COMMON, Comparison, Run, Task, read, timing_key, with_data_folder
+from ..comparison.plan import COMMON, Comparison, Run, Task, check_weights, read, timing_key, with_data_folder
 from ..comparison.plot import plot
 from ..comparison.results import Results, check_data
 from ..comparison.tables import comma_separated, markdown, paired_table, rows
@@ -128,6 +128,8 @@ def _compare(comparison: Comparison, options: Options) -> int:
         raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {options.versus}")
     if page is not None:
         around_markers(page, WRITER)  # refused now, not after hours of runs
+    if not options.table:
+        check_weights(comparison, options.data)
     if options.tune:
         if not comparison.grid:
             raise ValueError(f"{options.file or 'flags'}: grid: expected the settings to try, got none")
