@@ -9,8 +9,8 @@ It needs the extra hf. The datasets are
     cifar20    a target: one class of each superclass of CIFAR-100, so that each has four kindred classes in cifar80
     cifar10    a target: CIFAR-10
 
-cifar80's test images are those of CIFAR-100; where FOLDER has none, a tenth of each class is held out. Training sees none
-of them: how many are recognised before and after training tells how much of the source a network has forgotten.
+cifar80's test images are 25 of each class, of CIFAR-100's test images, or held out where FOLDER has none. Training sees none of
+them: how many are recognised before and after training tells how much of the source a network has forgotten.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CIFAR20 = (
 """Of each superclass of CIFAR-100 the third class by name."""
 TARGET_IMAGES = 200
 """Training images of each class of a target, and test images of cifar10's."""
-HELD_OUT = 10
-"""One of so many source images is held out where there are no test images."""
+HELD_OUT = 25
+"""Test images of each class of the source."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,10 +64,10 @@ def take(made: Path, folder: Path) -> None:
 
 
 def held_out(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which images are held out: of each class the tenth, the twentieth and so on."""
+    """Which images are held out: the last ones of each class."""
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
-        held[np.flatnonzero(labels == label)[HELD_OUT - 1 :: HELD_OUT]] = True
+        held[np.flatnonzero(labels == label)[-HELD_OUT:]] = True
     return held
 
 
@@ -79,7 +79,7 @@ def download(folder: Path) -> None:
         hundred, ten = (cifar(folder, train=split == "train", download=True) for cifar in (CIFAR100, CIFAR10))
         others = [name for name in hundred.classes if name not in CIFAR20]
         limit = TARGET_IMAGES
-        write(folder / "cifar80" / f"{split}.parquet", table(hundred, others, None))
+        write(folder / "cifar80" / f"{split}.parquet", table(hundred, others, HELD_OUT if split == "test" else None))
         write(folder / "cifar20" / f"{split}.parquet", table(hundred, CIFAR20, limit))
         write(folder / "cifar10" / f"{split}.parquet", table(ten, ten.classes, limit))
 

@@ -16,6 +16,7 @@ from ..data.center_crops import center_crop_batches
 from ..data.image_store import ImageStore
 from ..models.network import Network
 from ..ops.image_pool import ImagePool
+from ..selection.cache import PassResult, cache_key, cached
 from ..settings.fields import Settings
 from .heads import pretrained_network
 from .source import read_source
@@ -48,7 +49,7 @@ class SourceAccuracy:
         if settings.source is None:
             raise ValueError("source_accuracy: expected a source to measure on, got none")
         dataset = (source or read_source(settings, log)).local
-        samples = dataset.test or dataset.val if dataset else []
+        samples = [] if dataset is None else dataset.test or dataset.val
         if dataset is None or not samples:
             found = "a source that is elsewhere" if dataset is None else "training images alone"
             raise ValueError(
@@ -61,8 +62,21 @@ class SourceAccuracy:
         assert pretrained.source_head is not None
         self.head = pretrained.source_head
         """The pretrained classifier's rows for the source's classes."""
-        self.before = self._measure(pretrained, self.head)
+        names = ("mean", "std", "model_arguments")
+        parameters = ["source accuracy", *(getattr(pretrained, name) for name in names), settings.image_size]
+        parameters += [settings.short_side, store.decoder.name, torch.device(settings.device).type]
+        self.before = self._before(pretrained, cache_key(pretrained, [samples], parameters))
         """The accuracy before training, in percent."""
+
+    def _before(self, pretrained: Network, key: str) -> float:
+        """The accuracy of the pretrained network, from the cache where it has been measured before."""
+
+        def measure() -> PassResult:
+            return PassResult({"accuracy": torch.tensor(self._measure(pretrained, self.head), dtype=torch.float64)}, [])
+
+        folder = self.settings.cache_folder
+        result = measure() if folder is None else cached(folder, key, measure, lambda bad: True)
+        return float(result.tensors["accuracy"])
 
     def after(self, network: Network) -> float:
         """The accuracy of a trained network, in percent."""
