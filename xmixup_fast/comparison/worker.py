@@ -122,17 +122,18 @@ def _in_fork(asked: dict[str, Any]) -> int:
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(log, stream)
     status = 1
     try:
-        status = _work(asked)
-    except BaseException:
-        traceback.print_exc()
-    finally:
+        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        try:
+            status = _work(asked)
+        except BaseException:
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
+    finally:
         os._exit(status)  # the rest is the parent's
 
 

@@ -133,7 +133,7 @@ class _Worker:
             self.process = subprocess.Popen(
                 COMMAND, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, text=True, pass_fds=(status,)
             )
-        self.asks_for = status
+        self.writes_to = status
         """The descriptor of the process to which it writes the status of each job."""
         os.close(status)
         self.ended = False
@@ -143,7 +143,7 @@ class _Worker:
         assert self.process.stdin is not None
         try:
             # Stays open while the process lives: its end tells the process that this one has died.
-            self.process.stdin.write(json.dumps({**asked, "status": self.asks_for}) + "\n")
+            self.process.stdin.write(json.dumps({**asked, "status": self.writes_to}) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass  # the process has ended, which the next line finds
