@@ -9,8 +9,8 @@ It needs the extra hf. The datasets are
     cifar20    a target: one class of each superclass of CIFAR-100, so that each has four kindred classes in cifar80
     cifar10    a target: CIFAR-10
 
-cifar80's test images are 25 of each class, of CIFAR-100's test images, or held out where FOLDER has none. Training sees none of
-them: how many are recognised before and after training tells how much of the source a network has forgotten.
+cifar80's test images are 25 of each class, of CIFAR-100's test images, or held out where FOLDER has none. Training sees
+none of them: how many are recognised before and after training tells how much of the source a network has forgotten.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-CIFAR20 = (
-    "butterfly can chimpanzee couch girl house lamp lion lizard motorcycle mountain orange otter palm_tree possum rabbit "
-    "ray rose snail streetcar"
-).split()
+CIFAR20 = [
+    *("butterfly", "can", "chimpanzee", "couch", "girl", "house", "lamp", "lion", "lizard", "motorcycle", "mountain"),
+    *("orange", "otter", "palm_tree", "possum", "rabbit", "ray", "rose", "snail", "streetcar"),
+]
 """Of each superclass of CIFAR-100 the third class by name."""
 TARGET_IMAGES = 200
 """Training images of each class of a target, and test images of cifar10's."""

@@ -47,9 +47,10 @@ def test_classes_are_taken_by_name_and_the_first_images_of_each(program: dict[st
 
 
 def test_a_source_without_test_images_has_some_held_out(program: dict[str, Any], tmp_path: Path) -> None:
-    for name, splits in {"cifar80": {"train": 30}, "cifar20": {"train": 4, "test": 2}, "cifar10": {"train": 3, "test": 1}}.items():
-        for split, count in splits.items():
-            program["write"](tmp_path / "made" / name / f"{split}.parquet", program["table"](cifar(["ant", "bee"], count), ["ant", "bee"], None))
+    counts = {"cifar80/train": 30, "cifar20/train": 4, "cifar20/test": 2, "cifar10/train": 3, "cifar10/test": 1}
+    for name, count in counts.items():
+        rows = program["table"](cifar(["ant", "bee"], count), ["ant", "bee"], None)
+        program["write"](tmp_path / "made" / f"{name}.parquet", rows)
     program["main"]([str(tmp_path / "out"), "--from", str(tmp_path / "made")])
     source = read_huggingface(str(tmp_path / "out" / "cifar80"))
     held, rest = ([sample.image.read() for sample in samples] for samples in (source.test, source.train))
@@ -63,7 +64,8 @@ def test_a_source_without_test_images_has_some_held_out(program: dict[str, Any],
 def test_the_plans_have_the_controls_and_runs_of_their_own(name: str) -> None:
     plan = read(str(DOCS / name), settings={})
     runs = plan.runs({})
-    assert len({run.key for run in runs}) == len(runs) == len(plan.methods) * len(plan.tasks) * len(plan.seeds["finetune"])
+    assert len({run.key for run in runs}) == len(runs)
+    assert len(runs) == len(plan.methods) * len(plan.tasks) * len(plan.seeds["finetune"])
     assert any(run.settings.selection == "random" for run in runs)
     assert all(run.settings.source_accuracy and run.settings.keep == "last" for run in runs)
     assert "docs/small-images-source.yaml" in plan.weights_from

@@ -44,7 +44,9 @@ def drawn_weights(settings: Settings, box: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("box", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"image_size": 33}, {"alpha": 1.0, "fold": False}, {"alpha": 0.02}, {"lam": 0.7}, {"lam": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"image_size": 33}, {"alpha": 1.0, "fold": False}, {"alpha": 0.02}, {"lam": 0.7}, {"lam": 1.0}]
+)
 def test_the_shares_are_those_of_a_simulation(changes: dict[str, Any], box: bool) -> None:
     settings = settings_with(**changes)
     weights = drawn_weights(settings, box).double()

@@ -317,7 +317,13 @@ def test_a_graph_without_a_gpu_is_refused_before_training() -> None:
 def test_only_what_changes_the_result_makes_another_run() -> None:
     plain = Settings(target="t", model="m", method="finetune")
     unchanged = {"source_head": "classifier", "head_init": "random", "keep_contrast": False, "renew_batch_norm": False}
-    for same in ({"compile": True}, {"deterministic": False}, {"tf32": "convolutions"}, {"decode_source": "all"}, unchanged):
+    for same in (
+        {"compile": True},
+        {"deterministic": False},
+        {"tf32": "convolutions"},
+        {"decode_source": "all"},
+        unchanged,
+    ):
         assert run_hash(plain) == run_hash(Settings(target="t", model="m", method="finetune", **same))
     others = [
         Settings(target="t", model="m", method="finetune", **one)

@@ -157,7 +157,9 @@ def check_weights(comparison: Comparison, data: str | None) -> None:
     for weights in dict.fromkeys(with_data_folder(run.settings, data).weights for run in comparison.runs({}) + tuned):
         if weights not in ("timm", "pip", "none") and not Path(weights).exists():
             way = comparison.weights_from.replace(DATA, data or DATA)
-            raise FileNotFoundError(f"weights: {weights}: no such file or run" + (f"; make it with: {way}" if way else ""))
+            raise FileNotFoundError(
+                f"weights: {weights}: no such file or run" + (f"; make it with: {way}" if way else "")
+            )
 
 
 def read(

@@ -1,12 +1,12 @@
-"""A process for the runs of a comparison, each in a fork of its own: a crash ends that run alone, and its peak memory is
-its own, but what all import is imported once.
+"""A process for the runs of a comparison, each in a fork of its own: a crash ends that run alone, and its peak memory
+is its own, but what all import is imported once.
 
-Reads a JSON line from stdin for each job: the settings of a run, or of two whose steps are to be timed in turn. The fork
-writes result.json; then a line with its exit status goes to the descriptor that the job names. Both end when stdin does,
-which is when the process that started them has died.
+Reads a JSON line from stdin for each job: the settings of a run, or of two whose steps are to be timed in turn. The
+fork writes result.json; then a line with its exit status goes to the descriptor that the job names. Both end when stdin
+does, which is when the process that started them has died.
 
-The process itself computes nothing, as neither OpenMP nor CUDA survives a fork once it has run. Where forks are not safe
-for other reasons, as on macOS, it does a single job, and its own exit status is the job's.
+The process itself computes nothing, as neither OpenMP nor CUDA survives a fork once it has run. Where forks are not
+safe for other reasons, as on macOS, it does a single job, and its own exit status is the job's.
 """
 
 from __future__ import annotations

@@ -137,8 +137,8 @@ class Method(ABC):
 def contrast_of_one(lam: Tensor) -> Tensor:
     """What a blend of two images has to be multiplied by, so that its pixels have the variance of one image's.
 
-    The images are normalised, so that their mean is about zero, and independent: then the variance of lam times one plus
-    1 - lam times the other is lam^2 + (1 - lam)^2 of theirs. float32[B] for float32[B]; 1 where nothing is mixed.
+    The images are normalised, so that their mean is about zero, and independent: then the variance of lam times one
+    plus 1 - lam times the other is lam^2 + (1 - lam)^2 of theirs. float32[B] for float32[B]; 1 where nothing is mixed.
     """
     return (lam.square() + (1 - lam).square()).rsqrt()
 

@@ -21,7 +21,7 @@ def beta_quantiles(alpha: float, fold: bool) -> Tensor:
 
 
 def mixing_quantiles(alpha: float, fold: bool, lam: float | None) -> Tensor:
-    """The table that mixing weights are drawn from: of one weight ``lam`` where it is given, else :func:`beta_quantiles`.
+    """The table that mixing weights are drawn from: of one weight, ``lam``, if given, else :func:`beta_quantiles`.
 
     float32[Q + 1], rising.
     """

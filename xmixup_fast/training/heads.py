@@ -37,7 +37,7 @@ def pretrained_network(
 
 
 def check_classifier(network: Network, setting: str) -> None:
-    """Raises ValueError, which names the setting, unless all of the source head comes from the pretrained classifier."""
+    """Raises ValueError, which names the setting, unless the pretrained classifier knows all source classes."""
     matched = network.source_matched
     if matched is None or not matched.any():
         lacks = f"and {network.no_classifier}" if network.no_classifier else "which knows none of the source's classes"
