@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from made import write_plan
 
-from xmixup_fast.comparison.plan import Comparison, Task, read
+from xmixup_fast.comparison.plan import Comparison, Task, check_weights, read
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -179,3 +179,16 @@ def test_the_documented_comparison_can_be_read() -> None:
 def test_rows_say_where_their_methods_come_from(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan["methods"] |= {"finetune": {"origin": "baseline"}, "mixup": {"origin": "ours", "lr": 0.5}}
     assert planned(tmp_path, plan).origins == {"finetune": "baseline", "xmixup-random": "", "mixup": "ours"}
+
+
+def test_missing_weights_are_named_with_the_command_that_makes_them(tmp_path: Path, plan: dict[str, Any]) -> None:
+    check_weights(planned(tmp_path, plan), "data")  # weights: none
+    plan["weights"] = "{data}/pretrained"
+    with pytest.raises(FileNotFoundError, match=rf"^weights: {tmp_path}/pretrained: no such file or run$"):
+        check_weights(planned(tmp_path, plan), str(tmp_path))
+    plan["weights_from"] = "xmixup train {data}/images --output {data}/pretrained"
+    expected = f"no such file or run; make it with: xmixup train {tmp_path}/images --output {tmp_path}/pretrained$"
+    with pytest.raises(FileNotFoundError, match=expected):
+        check_weights(planned(tmp_path, plan), str(tmp_path))
+    (tmp_path / "pretrained").mkdir()
+    check_weights(planned(tmp_path, plan), str(tmp_path))

@@ -10,7 +10,7 @@ from small_runs import arguments
 
 from xmixup_fast.comparison import worker
 from xmixup_fast.settings.fields import Settings
-from xmixup_fast.training.head import HeadFit, fit_head
+from xmixup_fast.training.head_fit import HeadFit, fit_head
 
 FITTED: dict[str, tuple[dict[str, Any], int]] = {
     "linear-probe": ({"method": "linear-probe"}, 1),

@@ -15,7 +15,7 @@ from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
 from xmixup_fast.models.network import Network
 from xmixup_fast.ops.image_format import OutputBuffers
-from xmixup_fast.training.head import fit_head
+from xmixup_fast.training.head_fit import fit_head
 from xmixup_fast.training.trainer import Trainer
 
 DINOV2 = "vit_small_patch14_dinov2"

@@ -171,3 +171,20 @@ def test_a_folder_without_weights_names_none_as_the_way_out(tmp_path: Path) -> N
         (tmp_path / name).unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"weights: timm cannot get its weights for local-dir:.*--weights none"):
         build(f"local-dir:{tmp_path}", "timm", CLASSES)
+
+
+def test_the_small_network_sees_32_pixels_at_half_of_their_resolution(tmp_path: Path) -> None:
+    network = build("resnet8_32px", "none", CLASSES, image_size=32).eval()
+    x, shapes = network.body.stem(torch.zeros(1, 3, 32, 32)), []
+    for stage in network.body.stages:
+        x = stage(x)
+        shapes.append(tuple(x.shape[1:]))
+    assert shapes == [(24, 16, 16), (48, 8, 8), (96, 4, 4)]
+    layers = [module for module in network.modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))]
+    weighted = [layer for layer in layers if getattr(layer, "kernel_size", None) != (1, 1)]
+    assert len(weighted) == 8
+    save(network, tmp_path / "model.safetensors", image_size=32)
+    again, _ = load(tmp_path / "model.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(again(images), network(images))

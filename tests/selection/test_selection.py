@@ -14,6 +14,7 @@ from xmixup_fast.selection.choice import Selection, read_selection
 from xmixup_fast.selection.strategies import (
     assignment_selection,
     cosine,
+    least_similar,
     most_similar,
     random_classes,
     transport_plan,
@@ -29,6 +30,14 @@ def test_the_most_similar_classes_come_first_and_equal_ones_in_order() -> None:
     assert selection.chosen == [[1, 2, 3], [0, 2, 3]] and selection.scores == [[0.7, 0.7, 0.2], [0, 0, -1]]
     with pytest.raises(ValueError, match="top_k: expected at most 3, the number of usable source classes, got 4"):
         most_similar(similarity, 4)
+
+
+def test_the_least_similar_classes_come_first_and_those_that_cannot_be_chosen_never() -> None:
+    similarity = torch.tensor([[0.1, 0.7, 0.1, 0.2], [0.0, -INF, 0.5, -1.0]], dtype=torch.float64)
+    selection = least_similar(similarity, 3)
+    assert selection.chosen == [[0, 2, 3], [3, 0, 2]] and selection.scores == [[0.1, 0.1, 0.2], [-1, 0, 0.5]]
+    with pytest.raises(ValueError, match="top_k: expected at most 3, the number of usable source classes, got 4"):
+        least_similar(similarity, 4)
 
 
 def test_assignment_is_the_best_of_all_permutations() -> None:

@@ -85,6 +85,19 @@ def test_every_strategy_finds_the_obvious(strategy: str, data: tuple[Dataset, Da
     assert written["how"] == settings.selection and list(written["classes"]) == sorted(TARGET)
 
 
+@pytest.mark.parametrize("similarity", ["prediction", "feature"])
+def test_the_least_similar_class_is_the_last_of_the_most_similar(
+    similarity: str, data: tuple[Dataset, Dataset]
+) -> None:
+    ranked = choose(settings_for(similarity, top_k=4), data)
+    least = settings_for("least", similarity=similarity, top_k=2)
+    selection = choose(least, data)
+    assert [row[0] for row in selection.chosen] == [row[-1] for row in ranked.chosen]
+    assert selection.doubtful is None
+    written = report(least, selection, *data)
+    assert (written["how"], written["similarity"], written["top_k"]) == ("least", similarity, 2)
+
+
 def test_the_target_is_seen_in_any_batches(data: tuple[Dataset, Dataset]) -> None:
     a, b = (choose(settings_for("prediction", batch_size=size), data) for size in (1, 100))
     assert a.chosen == b.chosen
@@ -356,6 +369,8 @@ def test_source_classes_without_a_good_image_are_not_chosen(data: tuple[Dataset,
         ({"selection": "feature", "top_k": 5}, 4, r"selection: feature needs at least top_k = 5 .*there are 4"),
         ({"selection": "sample", "top_images": 29}, 4, r"top_images: expected at most 28, .* got 29"),
         ({"selection": "random", "top_k": 5}, 4, r"top_k: expected at most 4"),
+        ({"selection": "least", "top_k": 5}, 4, r"selection: least needs at least top_k = 5 .*there are 4"),
+        ({"selection": "least"}, 0, r"needs a network with a pretrained classifier"),
     ],
 )
 def test_too_small_a_source_is_refused_before_any_image_is_read(

@@ -19,7 +19,7 @@ import xmixup_fast
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network
 from xmixup_fast.training import head
-from xmixup_fast.training.head import HeadFit, fit_head, logistic_regression
+from xmixup_fast.training.head_fit import HeadFit, fit_head, logistic_regression
 from xmixup_fast.training.trainer import Trainer
 
 

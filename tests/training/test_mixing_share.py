@@ -11,7 +11,7 @@ from torch import Tensor
 from xmixup_fast import ops
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.ops.image_pool import ImagePool
-from xmixup_fast.ops.lam import beta_quantiles
+from xmixup_fast.ops.lam import mixing_quantiles
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.mixing_share import NEARLY_ONE, batch_note, expected_auxiliary_share
 
@@ -36,7 +36,7 @@ def drawn_weights(settings: Settings, box: bool) -> Tensor:
         offsets=torch.tensor([0, 0]),
         members=torch.empty(0, dtype=torch.int64),
         aux_sizes=torch.empty((0, 2), dtype=torch.int32),
-        lam_quantiles=beta_quantiles(settings.alpha, settings.fold),
+        lam_quantiles=mixing_quantiles(settings.alpha, settings.fold, settings.lam),
         size=size,
         box=box,
     )
@@ -44,7 +44,9 @@ def drawn_weights(settings: Settings, box: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("box", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"image_size": 33}, {"alpha": 1.0, "fold": False}, {"alpha": 0.02}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"image_size": 33}, {"alpha": 1.0, "fold": False}, {"alpha": 0.02}, {"lam": 0.7}, {"lam": 1.0}]
+)
 def test_the_shares_are_those_of_a_simulation(changes: dict[str, Any], box: bool) -> None:
     settings = settings_with(**changes)
     weights = drawn_weights(settings, box).double()
@@ -80,5 +82,6 @@ def test_the_note_tells_what_is_mixed_in_and_how() -> None:
     assert note is not None and note.startswith("Auxiliary images make up ")
     assert note.endswith("(alpha 0.2, mix_probability 0.5, unmixed_share 0.1).")
     assert "make up 7.7 % of" in str(batch_note(settings_with(method="cutmix")))
+    assert str(batch_note(settings_with(lam=0.7))).endswith("(lam 0.7).")
     for method in ("finetune", "cotrain", "seqtrain"):
         assert batch_note(settings_with(method=method)) is None

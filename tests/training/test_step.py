@@ -319,10 +319,16 @@ def test_a_graph_without_a_gpu_is_refused_before_training() -> None:
 
 def test_only_what_changes_the_result_makes_another_run() -> None:
     plain = Settings(target="t", model="m", method="finetune")
-    for same in ({"compile": True}, {"deterministic": False}, {"tf32": "convolutions"}):
+    unchanged = {"source_head": "classifier", "head_init": "fresh", "keep_contrast": False, "renew_batch_norm": False}
+    for same in (
+        {"compile": True},
+        {"deterministic": False},
+        {"tf32": "convolutions"},
+        unchanged,
+    ):
         assert run_hash(plain) == run_hash(Settings(target="t", model="m", method="finetune", **same))
     others = [
         Settings(target="t", model="m", method="finetune", **one)
-        for one in ({"amp": "bf16"}, {"ema_decay": 0.9}, {"tf32": "all"}, {"tf32": "none"})
+        for one in ({"amp": "bf16"}, {"ema_decay": 0.9}, {"tf32": "all"}, {"tf32": "none"}, {"lam": 0.0}, {"lam": 0.7})
     ]
-    assert len({run_hash(settings) for settings in (plain, *others)}) == 5
+    assert len({run_hash(settings) for settings in (plain, *others)}) == 7

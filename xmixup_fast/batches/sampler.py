@@ -14,7 +14,7 @@ from ..ops.arguments import as_int64
 from ..ops.augmentation import Augmentation
 from ..ops.auxiliary_index import NO_AUXILIARY, AuxiliaryIndex
 from ..ops.image_pool import ImagePool, Images
-from ..ops.lam import beta_quantiles
+from ..ops.lam import mixing_quantiles
 from ..ops.mix_plan import MixPlan
 from ..runtime.device import upload
 from ..settings.fields import Settings
@@ -118,7 +118,7 @@ class Sampler:
         """The steps of fine-tuning."""
         self.mixed_samples = round((1 - settings.unmixed_share) * self.steps * batch_size)
         """How many samples come before the unmixed share at the end."""
-        self.quantiles = beta_quantiles(settings.alpha, settings.fold).to(self.device)
+        self.quantiles = mixing_quantiles(settings.alpha, settings.fold, settings.lam).to(self.device)
         self.unmixed = torch.ones(2, dtype=torch.float32, device=self.device)
         """The quantiles of weights that are always 1."""
         self.no_auxiliary = NO_AUXILIARY.to(self.device)

@@ -13,6 +13,8 @@ class SeedUse(IntEnum):
     HEAD = 2
     LAYERS = 3
     CLASSES = 4
+    SOURCE_HEAD = 5
+    STATISTICS = 6
 
 
 def hash_integers(*words: int) -> int:

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..cli import Parser, checked_options, exit_status, require_one_process
-from ..comparison.plan import COMMON, Comparison, Run, Task, read, timing_key, with_data_folder
+from ..comparison.plan import COMMON, Comparison, Run, Task, check_weights, read, timing_key, with_data_folder
 from ..comparison.plot import plot
 from ..comparison.results import Results, check_data
 from ..comparison.tables import comma_separated, markdown, paired_table, rows
@@ -146,6 +146,8 @@ def _compare(comparison: Comparison, options: Options) -> int:
     if page is not None:
         around_markers(page, WRITER)
         check_file_writable(page, "markdown")
+    if not options.table:
+        check_weights(comparison, options.data)
     if options.tune:
         if not comparison.grid:
             raise ValueError(f"{options.file or 'flags'}: grid: expected the settings to try, got none")

@@ -118,7 +118,7 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     from ..methods import METHODS
     from ..runtime import distributed
     from ..runtime.device import current_device, reproducible, usable_device
-    from ..training.head import fit_head
+    from ..training.head_fit import fit_head
     from ..training.prepare import prepare
     from ..training.resolve import resolved, run_name
     from ..training.trainer import Trainer

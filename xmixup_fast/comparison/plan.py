@@ -30,6 +30,8 @@ CHANGEABLE = [name for name in (*COMMON, "method") if name != "shots"]
 """Settings that a plan may give for one method alone."""
 METHOD_NAMES: tuple[str, ...] = get_args(get_type_hints(Settings)["method"])
 """The methods that the setting ``method`` takes."""
+WEIGHTS_FROM = "weights_from"
+"""Key of a plan: the command that makes its weights, which a message names where they are missing."""
 ORIGINS = ("paper", "baseline", "ours")
 """Where a method of a plan comes from: XMixup's paper, another publication, or this project."""
 
@@ -94,6 +96,8 @@ class Comparison:
     tune_seeds: list[int] = field(default_factory=list)
     grid: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The points of each method's grid, which are settings to try; empty without tuning."""
+    weights_from: str = ""
+    """The command that makes the weights, with DATA in place of the data folder; empty where the plan does not say."""
 
     def runs(self, chosen: Mapping[str, Mapping[str, Any]]) -> list[Run]:
         """All runs, seed by seed. ``chosen`` holds the settings that tuning chose, by method."""
@@ -149,6 +153,17 @@ def with_data_folder(settings: Settings, data: str | None) -> Settings:
     return replace(settings, **{name: fill(name, getattr(settings, name)) for name in NAMING_FILES})
 
 
+def check_weights(comparison: Comparison, data: str | None) -> None:
+    """Raises FileNotFoundError, before the first run, where the weights of a run are neither there nor downloaded."""
+    tuned = [run for method in comparison.grid for point in comparison.tuning(method) for run in point]
+    for weights in dict.fromkeys(with_data_folder(run.settings, data).weights for run in comparison.runs({}) + tuned):
+        if weights not in ("timm", "pip", "none") and not Path(weights).exists():
+            way = comparison.weights_from.replace(DATA, data or DATA)
+            raise FileNotFoundError(
+                f"weights: {weights}: no such file or run" + (f"; make it with: {way}" if way else "")
+            )
+
+
 def read(
     file: str | None,
     *,
@@ -179,7 +194,7 @@ def read(
     else:
         plan = _Plan("flags", _from_flags(targets, methods), settings)
         targets = methods = None  # the plan has no others
-    check_names(plan.where, plan.content, [*COMMON, "results", "targets", "methods", "seeds", *TUNING])
+    check_names(plan.where, plan.content, [*COMMON, "results", "targets", "methods", "seeds", WEIGHTS_FROM, *TUNING])
     results_file = plan.results(results)
     tasks = plan.tasks(targets, shots)
     origins = plan.origins()
@@ -195,6 +210,7 @@ def read(
         tune_tasks=list(tune_tasks),
         tune_seeds=tune_seeds,
         grid=grid,
+        weights_from=str(plan.content.get(WEIGHTS_FROM) or ""),
     )
     comparison.runs({})  # raises ValueError for invalid settings of a method or task
     for method in grid:

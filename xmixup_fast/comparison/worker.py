@@ -1,7 +1,12 @@
-"""A process for one run of a comparison, so that a crash ends that run alone and its peak memory is its own.
+"""A process for the runs of a comparison, each in a fork of its own: a crash ends that run alone, and its peak memory
+is its own, but what all import is imported once.
 
-Reads one JSON line from stdin: the settings of a run, or of two whose steps are to be timed in turn, and what to do.
-Writes result.json. Ends when stdin does, which is when the process that started it has died.
+Reads a JSON line from stdin for each job: the settings of a run, or of two whose steps are to be timed in turn, and
+what to do. The fork writes result.json; then a line with its exit status goes to the descriptor that the job names.
+Both end when stdin does, which is when the process that started them has died.
+
+The process itself computes nothing, as neither OpenMP nor CUDA survives a fork once it has run. Where forks are not
+safe for other reasons, as on macOS, it does a single job, and its own exit status is the job's.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from ..runtime.console import accept_any_text
 from ..runtime.device import current_device, default_threads, reproducible, usable_device
 from ..runtime.files import write_text
 from ..settings.fields import Settings
-from ..training.head import fit_head, fits
+from ..training.head_fit import fit_head, fits
 from ..training.images import SplitImages
 from ..training.prepare import prepare
 from ..training.resolve import resolved
@@ -53,6 +58,8 @@ KEPT = (
     "test_accuracy",
 )
 """What is kept of a run's summary."""
+SOURCE_ACCURACY = ("source_accuracy_before", "source_accuracy")
+"""What is kept besides, where the settings have it measured."""
 
 
 def train(settings: Settings) -> dict[str, Any]:
@@ -61,7 +68,8 @@ def train(settings: Settings) -> dict[str, Any]:
 
 
 def _kept(settings: Settings, summary: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: summary[name] for name in KEPT} | {
+    kept = [*KEPT, *(name for name in SOURCE_ACCURACY if name in summary)]
+    return {name: summary[name] for name in kept} | {
         "peak_memory_mib": _peak_memory() >> 20,
         **_machine(settings),
         "versions": summary["versions"],
@@ -166,7 +174,7 @@ def _machine(settings: Settings) -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-    os.read(0, 1)
+    os.read(0, 1)  # the next job is written after the end of this one
     os._exit(1)
 
 
@@ -184,9 +192,38 @@ def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Does what stdin asks for; returns the exit status, 1 where a run failed."""
+    """Does what stdin asks for; returns the exit status, 1 where a job failed that had no fork."""
     accept_any_text()
-    asked = json.loads(sys.stdin.readline())
+    for line in iter(sys.stdin.readline, ""):
+        asked = json.loads(line)
+        if sys.platform != "linux":
+            return _work(asked)
+        os.write(asked["status"], b"%d\n" % _in_fork(asked))
+    return 0
+
+
+def _in_fork(asked: dict[str, Any]) -> int:
+    """Does a job in a fork, which writes to the job's log; returns its exit status, minus the signal that killed it."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        try:
+            status = _work(asked)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)  # the rest is the parent's
+
+
+def _work(asked: dict[str, Any]) -> int:
+    """Does a job; returns the exit status, 1 where a run failed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(asked["folder"])
     try:

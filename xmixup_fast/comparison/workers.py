@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +50,8 @@ class Workers:
         self.results = results
         self.data = data
         self.log = log or partial(print, flush=True)
+        self.worker: _Worker | None = None
+        """The process whose forks do the jobs; None before the first one, and after its end."""
 
     def train(self, runs: Sequence[Run], split: str) -> int:
         """Makes the runs whose accuracy on the split is missing. Returns how many of them failed."""
@@ -86,6 +90,16 @@ class Workers:
 
         ``asked`` tells the workers what to do.
         """
+        try:
+            return self._work_off(jobs, figure, asked)
+        finally:
+            if self.worker is not None:
+                self.worker.end()
+                self.worker = None
+
+    def _work_off(
+        self, jobs: Mapping[str, tuple[str, list[Settings], dict[str, Any]]], figure: str, asked: Mapping[str, Any]
+    ) -> int:
         before = len(self.results.lines())
         failures, elsewhere = 0, 0
         for _, settings, _ in jobs.values():
@@ -117,20 +131,12 @@ class Workers:
         shutil.rmtree(folder, ignore_errors=True)  # a killed run's
         folder.mkdir(parents=True)
         given = [_without_output(one) for one in settings]
-        asked = {"folder": str(folder), "settings": given, "started": time.time(), **work}
-        with log.open("w") as file:
-            worker = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, text=True)
-            try:
-                assert worker.stdin is not None
-                with worker.stdin:  # open while the worker runs: its end tells the worker that this process has died
-                    worker.stdin.write(json.dumps(asked) + "\n")
-                    worker.stdin.flush()
-                    status = worker.wait()
-            except BrokenPipeError:
-                status = worker.wait()
-            finally:
-                worker.kill()
-                worker.wait()
+        asked = {"folder": str(folder), "log": str(log), "settings": given, "started": time.time(), **work}
+        log.write_bytes(b"")
+        self.worker = self.worker or _Worker(log)
+        status = self.worker.do(asked)
+        if self.worker.ended:
+            self.worker = None
         result = folder / "result.json"
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or [""]
         ended = f"killed by signal {-status}" if status < 0 else f"exit status {status}: {said[-1]}"
@@ -141,6 +147,48 @@ class Workers:
         else:
             log.unlink()
         return dict(line)
+
+
+class _Worker:
+    """A process of :mod:`.worker`; ``log`` gets what it says besides its jobs."""
+
+    def __init__(self, log: Path) -> None:
+        self.status, status = os.pipe()
+        with log.open("a") as file:
+            self.process = subprocess.Popen(
+                COMMAND, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, text=True, pass_fds=(status,)
+            )
+        self.writes_to = status
+        """The descriptor of the process to which it writes the status of each job."""
+        os.close(status)
+        self.ended = False
+
+    def do(self, asked: Mapping[str, Any]) -> int:
+        """Has a job done; returns its exit status, or that of the process where it has ended with the job."""
+        assert self.process.stdin is not None
+        try:
+            # Stays open while the process lives: its end tells the process that this one has died.
+            self.process.stdin.write(json.dumps({**asked, "status": self.writes_to}) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the process has ended, which the next line finds
+        said = os.read(self.status, 64)
+        if said:
+            return int(said)
+        status = self.process.wait()
+        self.end()
+        return status
+
+    def end(self) -> None:
+        """Ends the process and its job, if they have not ended yet."""
+        if not self.ended:
+            self.ended = True
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdin is not None
+            with suppress(BrokenPipeError):  # of what was written and not read
+                self.process.stdin.close()
+            os.close(self.status)
 
 
 def _names(run: Run) -> dict[str, Any]:

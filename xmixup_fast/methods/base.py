@@ -84,7 +84,10 @@ class Method(ABC):
         rendered = []
         for content in self.shows:
             out = buffers.get(content, len(plan), form, plan.lam.device)
-            rendered.append((render if content == "mixed" else render_auxiliary)(plan, pools, form, out))
+            images = (render if content == "mixed" else render_auxiliary)(plan, pools, form, out)
+            if content == "mixed" and self.settings.keep_contrast and self.second is not None and not self.box:
+                images.mul_(contrast_of_one(plan.lam).to(images.dtype)[:, None, None, None])
+            rendered.append(images)
         return tuple(rendered)
 
     @abstractmethod
@@ -150,6 +153,15 @@ def known_classes(method: str, network: Network) -> Tensor:
         f"weights: {method} needs a pretrained classifier that knows the source's classes, and it knows none of them; "
         "leave source out, so that its own classes are taken, and give weights with a classifier"
     )
+
+
+def contrast_of_one(lam: Tensor) -> Tensor:
+    """What a blend of two images has to be multiplied by, so that its pixels have the variance of one image's.
+
+    The images are normalised, so that their mean is about zero, and independent: then the variance of lam times one
+    plus 1 - lam times the other is lam^2 + (1 - lam)^2 of theirs. float32[B] for float32[B]; 1 where nothing is mixed.
+    """
+    return (lam.square() + (1 - lam).square()).rsqrt()
 
 
 def load_state(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ import torch
 from timm.models import load_model_config_from_hf, parse_model_name
 from timm.models._hub import load_model_config_from_path
 
+from . import small  # noqa: F401  # timm knows its network from now on
 from .hub import reachable_hub
 
 NOT_TAKEN = {

@@ -18,3 +18,11 @@ def beta_quantiles(alpha: float, fold: bool) -> Tensor:
     """
     p = np.linspace(0.5 if fold else 0.0, 1.0, TABLE_SIZE + 1)
     return torch.from_numpy(betaincinv(alpha, alpha, p)).float()
+
+
+def mixing_quantiles(alpha: float, fold: bool, lam: float | None) -> Tensor:
+    """The table that mixing weights are drawn from: of one weight, ``lam``, if given, else :func:`beta_quantiles`.
+
+    float32[Q + 1], rising.
+    """
+    return beta_quantiles(alpha, fold) if lam is None else torch.full((2,), lam, dtype=torch.float32)

@@ -35,6 +35,7 @@ from .strategies import (
     assignment_selection,
     check_top_k,
     cosine,
+    least_similar,
     most_similar,
     random_classes,
     transport_package,
@@ -85,8 +86,7 @@ class AuxiliarySelector:
         check(settings, network, target, source)
         if settings.selection == "random":
             return random_classes(len(target.classes), len(source.classes), settings.top_k, settings.seed)
-        assign = settings.selection == "assignment"
-        similarity = settings.similarity if assign else settings.selection
+        similarity = settings.compared
         logits = self._predicted_logits(similarity, target, source)
 
         means = class_means(network, target_images, len(target.classes), logits)
@@ -100,9 +100,12 @@ class AuxiliarySelector:
             scores = means.probabilities.masked_fill(~network.source_matched.cpu(), -torch.inf)
         else:
             scores = _similarities(means, self._source_means(self._looked_at(source)))
+        if settings.selection == "least":
+            return least_similar(scores, settings.top_k)
         if similarity == "transport":
             selection = transport_selection(scores, settings.top_k)
         else:
+            assign = settings.selection == "assignment"
             selection = assignment_selection(scores) if assign else most_similar(scores, settings.top_k)
         return judge(selection, scores, of_predictions=similarity == "prediction")
 
@@ -243,8 +246,7 @@ def check(settings: Settings, network: Network, target: Dataset, source: Catalog
 
 def _check_looks(settings: Settings, network: Network, target: Dataset, source: Catalog) -> None:
     """Raises ValueError where the selection has to look at images of a source that is elsewhere, and may not."""
-    strategy = settings.selection
-    similarity = settings.similarity if strategy == "assignment" else strategy
+    strategy, similarity = settings.selection, settings.compared
     known = _known_classes(network)
     if source.local is not None or (similarity == "prediction" and known >= _classes_needed(settings, target)):
         return
@@ -266,11 +268,10 @@ def _check_classes(settings: Settings, network: Network, target: Dataset, source
         raise ValueError(
             f"selection: {strategy} needs at least {count} source classes, and there are {len(source.classes)}"
         )
-    similarity = settings.similarity if strategy == "assignment" else strategy
-    if similarity == "prediction" and _known_classes(network) < needed and network.classifier_weight is None:
+    if settings.compared == "prediction" and _known_classes(network) < needed and network.classifier_weight is None:
         way = "name its --weights, or use --selection random"
         if network.no_classifier != NOTHING_PRETRAINED:
-            way = f"use --{'similarity' if strategy == 'assignment' else 'selection'} feature"
+            way = f"use --{'selection' if strategy == 'prediction' else 'similarity'} feature"
         raise ValueError(
             "selection: prediction needs a network with a pretrained classifier of one layer, and "
             f"{network.no_classifier}; {way}"
@@ -313,7 +314,7 @@ def report(settings: Settings, selection: Selection, target: Dataset, source: Da
     options: dict[str, Any] = {"how": settings.selection, "top_k": settings.top_k}
     if settings.selection_file is not None:
         options = {"how": "file", "selection_file": settings.selection_file}
-    elif settings.selection == "assignment":
+    elif settings.selection in ("assignment", "least"):
         options["similarity"] = settings.similarity
     elif settings.selection == "sample":
         options = {"how": "sample", "top_images": settings.top_images}

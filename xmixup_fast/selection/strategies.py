@@ -42,6 +42,17 @@ def most_similar(similarity: Tensor, top_k: int) -> Selection:
     return Selection("class", classes[:, :top_k].tolist(), scores[:, :top_k].tolist())
 
 
+def least_similar(similarity: Tensor, top_k: int) -> Selection:
+    """The ``top_k`` least similar source classes of each target class; equally similar ones in the source's order.
+
+    It is a control of :func:`most_similar`, as :func:`random_classes` is: where it matters what is selected, it does
+    worse than either. ``similarity`` and errors are those of :func:`most_similar`.
+    """
+    check_top_k(top_k, int(similarity.isfinite().sum(1).min()))
+    scores, classes = similarity.masked_fill(~similarity.isfinite(), torch.inf).sort(dim=1, stable=True)
+    return Selection("class", classes[:, :top_k].tolist(), scores[:, :top_k].tolist())
+
+
 def assignment_selection(similarity: Tensor) -> Selection:
     """A different source class for each target class, chosen so that the sum of their similarities is the largest.
 

@@ -116,9 +116,10 @@ class Settings:
     """Epochs, or a fraction of one, over which the learning rate first rises from zero."""
     head_lr_multiplier: float = 10.0
     """Learning rate of new heads, in multiples of the pretrained weights'."""
-    head_init: Literal["fresh", "probe"] = "fresh"
-    """How the target head starts: with random weights, but for classes that weights of a run know (fresh), or as a
-    linear probe, which is logistic regression on the pretrained features of the training images (probe)."""
+    head_init: Literal["fresh", "source", "probe"] = "fresh"
+    """How the target head starts, but for classes that weights of a run know: with random weights (fresh); from the
+    pretrained classifier's rows, weighted by its mean prediction for the class (source); or as a linear probe, which is
+    logistic regression on the pretrained features of the training images (probe)."""
     refit_head: bool = False
     """After training, fit the target head anew by logistic regression on the features of unmixed training images."""
     layer_decay: float | None = None
@@ -147,14 +148,27 @@ class Settings:
     """Mixing weights are drawn from Beta(alpha, alpha)."""
     fold: bool = True
     """Replace a mixing weight by the larger of it and its complement, so that the target image dominates."""
+    lam: float | None = None
+    """A mixing weight of the target image that is the same for all samples, in place of drawn ones."""
     lam_per: Literal["sample", "batch"] = "sample"
     """Draw a mixing weight for each sample, or one for the batch."""
     mix_probability: float = 1.0
     """Probability that a sample (or a batch, see lam-per) is mixed at all."""
     unmixed_share: float = 0.0
     """Share of the run, at its end, in which no image is mixed."""
+    keep_contrast: bool = False
+    """Divide the normalised blend of two images by sqrt(lam^2 + (1 - lam)^2), so that its pixels vary as those of one
+    image do."""
+    renew_batch_norm: bool = False
+    """After the last step, measure the statistics of batch normalisation anew, on unmixed training images."""
     source_weight: float = 1.0
     """Weight of the loss on source classes."""
+    source_head: Literal["classifier", "fresh", "frozen"] = "classifier"
+    """Where the source head starts: from the pretrained classifier as far as it knows the classes (classifier), so too,
+    and it stays as it is (frozen), or from random weights, at the learning rate of new heads (fresh)."""
+    source_accuracy: bool = False
+    """Measure before and after training which part of the source's test images, or else validation images, the source
+    head recognises; the pretrained classifier's, where the method trains none."""
     label_smoothing: float = 0.0
     """Label smoothing of every cross entropy with a class as its label."""
     class_weights: str | dict[str, float] | None = None
@@ -184,16 +198,16 @@ class Settings:
     """bituning: weight of both contrastive losses (1 in the authors' code)."""
     seqtrain_share: float = 0.5
     """seqtrain: steps on auxiliary images before fine-tuning, in multiples of its steps."""
-    selection: Literal["prediction", "feature", "transport", "assignment", "sample", "random"] = "prediction"
+    selection: Literal["prediction", "feature", "transport", "assignment", "sample", "least", "random"] = "prediction"
     """How each target class gets its auxiliary images: from the source classes that the pretrained classifier predicts
     for it (or, where it does not know the source's, those with the most similar predictions), from those with the most
     similar features, or those that get most of its mass by optimal transport of features (transport), from one of its
-    own (assignment, see similarity), the single images with the most similar features (sample), or from random
-    classes."""
+    own (assignment, see similarity), the single images with the most similar features (sample), or from two controls:
+    the least similar classes (least, see similarity), or random ones."""
     similarity: Literal["prediction", "feature"] = "prediction"
-    """What assignment of one source class to each target class makes as large as it can be."""
+    """What assignment of one source class to each target class makes as large as it can be, and least as small."""
     top_k: int = 1
-    """Source classes per target class, for selection prediction, feature, transport and random."""
+    """Source classes per target class, for selection prediction, feature, transport, least and random."""
     top_images: int = 50
     """Source images per target class, for selection sample."""
     selection_file: str | None = None
@@ -325,7 +339,7 @@ class Settings:
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
         for name in ("val_fraction", "test_fraction", "ema_decay"):
             self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
-        for name in ("mix_probability", "unmixed_share", "color_jitter_prob", "erase", "stochnorm_p"):
+        for name in ("lam", "mix_probability", "unmixed_share", "color_jitter_prob", "erase", "stochnorm_p"):
             self._check(name, "a number from 0 to 1", lambda value: 0 <= value <= 1)
         self._check("layer_decay", "a number above 0, up to 1", lambda value: 0 < value <= 1)
         self._check("freeze", "backbone, or a positive number", lambda value: value == "backbone" or value >= 1)
@@ -352,6 +366,9 @@ class Settings:
             expected = "run or hold with split_by order"
             self._check("test", expected, "none".__ne__)
         self._check_groups()
+        if self.renew_batch_norm:
+            for name in ("freeze", "patience", "ema_decay"):
+                self._check(name, "nothing with renew_batch_norm", lambda value: False)
         if self.selection == "assignment":
             self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
         for name in ("memory_budget", "cache_size"):
@@ -400,6 +417,11 @@ class Settings:
         value = getattr(self, name)
         if value is not None and not holds(value):
             raise ValueError(f"{name}: expected {expected}, got {value}")
+
+    @property
+    def compared(self) -> str:
+        """What the selection compares classes by: prediction, feature or transport; or sample or random."""
+        return self.similarity if self.selection in ("assignment", "least") else self.selection
 
     @property
     def crop_size(self) -> int:

@@ -53,7 +53,7 @@ class SettingsKwargs(TypedDict, total=False):
     schedule: Literal["cosine", "linear", "step", "constant"]
     warmup_epochs: float
     head_lr_multiplier: float
-    head_init: Literal["fresh", "probe"]
+    head_init: Literal["fresh", "source", "probe"]
     refit_head: bool
     layer_decay: float | None
     freeze: int | Literal["backbone"] | None
@@ -67,10 +67,15 @@ class SettingsKwargs(TypedDict, total=False):
     clip_grad: float | None
     alpha: float
     fold: bool
+    lam: float | None
     lam_per: Literal["sample", "batch"]
     mix_probability: float
     unmixed_share: float
+    keep_contrast: bool
+    renew_batch_norm: bool
     source_weight: float
+    source_head: Literal["classifier", "fresh", "frozen"]
+    source_accuracy: bool
     label_smoothing: float
     class_weights: str | dict[str, float] | None
     sampler: Literal["shuffle", "balanced"]
@@ -84,7 +89,7 @@ class SettingsKwargs(TypedDict, total=False):
     stochnorm_p: float
     bituning_weight: float
     seqtrain_share: float
-    selection: Literal["prediction", "feature", "transport", "assignment", "sample", "random"]
+    selection: Literal["prediction", "feature", "transport", "assignment", "sample", "least", "random"]
     similarity: Literal["prediction", "feature"]
     top_k: int
     top_images: int

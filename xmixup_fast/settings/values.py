@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 OTHER_NAMES = {
-    "alpha": "lambda lambda_alpha mix_alpha mixing_alpha mixup_alpha cutmix_alpha beta",
+    "alpha": "lambda_alpha mix_alpha mixing_alpha mixup_alpha cutmix_alpha beta",
     "amp": "amp_dtype bf16 dtype fp16 half mixed_precision precision",
     "batch_size": "b batch batchsize bs mini_batch_size per_device_train_batch_size train_batch_size",
     "cache": "cache_dir",
@@ -32,6 +32,7 @@ OTHER_NAMES = {
     "head_lr_multiplier": "head_lr head_lr_mult lr_mult",
     "image_size": "crop_size im_size image_res img img_size imgsz input_size res resolution size",
     "label_smoothing": "label_smooth label_smoothing_factor ls smoothing",
+    "lam": "lambda lam_fixed fixed_lam",
     "layer_decay": "layer_lr_decay lr_layer_decay",
     "loggers": "log_wandb logger report_to tensorboard wandb",
     "lr": "base_lr blr learn_rate learning_rate lr0",

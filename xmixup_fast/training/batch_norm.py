@@ -50,6 +50,15 @@ def check_smallest_part(settings: Settings, network: Network, contents: int, wor
     )
 
 
+def check_renewal(network: Network) -> None:
+    """Raises ValueError for a network without batch normalisation, whose statistics could be measured anew."""
+    if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise ValueError(
+            f"renew_batch_norm: expected a network with batch normalisation, and {network.model_name} has none; leave "
+            "it out"
+        )
+
+
 def _layer_with_one_value(network: Network, image_size: int) -> str | None:
     """The first batch normalisation that trains on one value per channel of one image; None where none does."""
     found: list[str] = []

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..methods import METHODS
-from ..ops.lam import beta_quantiles
+from ..ops.lam import mixing_quantiles
 from ..settings.fields import Settings
 
 NEARLY_ONE = 0.995
@@ -31,7 +31,7 @@ def expected_auxiliary_share(settings: Settings, *, box: bool) -> MixingShare:
     quantiles. With boxes, the mean over all positions of a box is taken, of which a part may lie outside of the image
     (:func:`xmixup_fast.ops.reference.cutmix_boxes`). Samples that are not mixed count with weight 1.
     """
-    quantiles = beta_quantiles(settings.alpha, settings.fold).double().numpy()
+    quantiles = mixing_quantiles(settings.alpha, settings.fold, settings.lam).double().numpy()
     share = _box_share(quantiles, settings.crop_size) if box else _blend_share(quantiles)
     mixed = settings.mix_probability * (1 - settings.unmixed_share)
     return MixingShare(mixed * share.second, 1 - mixed * (1 - share.nearly_unmixed))
@@ -43,7 +43,8 @@ def batch_note(settings: Settings) -> str | None:
     if method.second is None:
         return None
     share = expected_auxiliary_share(settings, box=method.box)
-    options = [f"alpha {settings.alpha:g}"] + ["folded"] * settings.fold
+    drawn = [f"alpha {settings.alpha:g}"] + ["folded"] * settings.fold
+    options = drawn if settings.lam is None else [f"lam {settings.lam:g}"]
     options += [f"mix_probability {settings.mix_probability:g}"] * (settings.mix_probability < 1)
     options += [f"unmixed_share {settings.unmixed_share:g}"] * (settings.unmixed_share > 0)
     return (

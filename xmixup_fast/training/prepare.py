@@ -36,13 +36,15 @@ from ..selection import selector
 from ..selection.choice import Selection
 from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
-from . import head
+from . import head_fit
 from .amounts import amounts
-from .batch_norm import check_smallest_part
+from .batch_norm import check_renewal, check_smallest_part
+from .head_init import check_target_head, freeze_source_head, pretrained_network, renew_source_head, start_target_head
 from .images import SplitImages
 from .imbalance import class_weights, imbalance, read_class_weights
 from .optimizer import check_length, freeze
 from .source import fetch_chosen, read_source
+from .source_accuracy import SourceAccuracy
 from .target import TargetData, contents_of, target_data
 from .trainer import StepParts
 from .ways import ways
@@ -66,6 +68,8 @@ class TrainingSetup:
     """Names of the source head's outputs; empty for a network without one."""
     auxiliary: ChosenImages | None
     """The auxiliary images; None for a method without a source."""
+    source_accuracy: SourceAccuracy | None
+    """Measures what the network knows of held-out source images, where the settings ask for it."""
     class_weights: dict[str, float] | None
     """Weights that were given for each class; None for balanced ones, and without."""
 
@@ -93,6 +97,14 @@ class TrainingSetup:
     def selection_seconds(self) -> float:
         """Seconds that the selection took, without decoding the chosen images."""
         return self.auxiliary.seconds if self.auxiliary else 0.0
+
+    def source_accuracies(self, trained: Network) -> dict[str, float]:
+        """What summary.json says of held-out source images, in percent; nothing where they are not looked at."""
+        measure = self.source_accuracy
+        if measure is None:
+            return {}
+        after = round(measure.after(trained), 4)
+        return {"source_accuracy_before": round(measure.before, 4), "source_accuracy": after}
 
     def samples(self, split: str) -> list[Sample]:
         """The images of a split that are used, in their order."""
@@ -149,6 +161,10 @@ def prepare(
     network = _network(settings, data.dataset, source_classes, log)
     method = METHODS[settings.method](settings, network)
     _check_settings(settings, network, method, data.dataset)
+    pretrained = None
+    if settings.head_init == "source":
+        check_target_head(network)
+        pretrained = pretrained_network(settings, network.classes, None, "head_init: source")
     given_weights = read_class_weights(settings, data.dataset.classes, kept_weights)
     if source and resumed is None:
         selector.check(settings, network, data.dataset, source)
@@ -167,8 +183,15 @@ def prepare(
         auxiliary = _Choice(settings, data, source, images, log).choose(chooser, batches, resumed)
     images.check()
     log(images.store.storage())
+    source_accuracy = None
+    if settings.source_accuracy:
+        source_accuracy = SourceAccuracy(settings, network, source, images.store, log)
     if resumed is None:
         method.measure(network, batches)
+        if pretrained is not None:
+            start_target_head(network, pretrained, batches)
+    if settings.source_head == "fresh":
+        renew_source_head(network, settings.seed)
     weights = [sample.weight for sample in without(data.dataset.train, images.bad)]
     log(_counts(settings, images, sum(weights)))
     for length in amounts(settings, sum(weights)):
@@ -199,6 +222,7 @@ def prepare(
         source=auxiliary.source if auxiliary else None,
         source_classes=source_classes or [],
         auxiliary=auxiliary,
+        source_accuracy=source_accuracy,
         class_weights=given_weights,
     )
 
@@ -214,12 +238,14 @@ def _source(settings: Settings, log: Callable[[str], object]) -> tuple[Catalog |
 
 def _check_settings(settings: Settings, network: Network, method: Method, target: Dataset) -> None:
     """Raises ValueError for a length, batch size or way to start the head with which the network cannot be trained."""
-    head.check(settings, network)
+    head_fit.check(settings, network)
     if not method.takes_steps:
         return
     epoch_length = sum(sample.weight for sample in target.train)
     check_length(settings, epoch_length, method.source_phase_steps(run_steps(settings, epoch_length)))
     check_smallest_part(settings, network, len(method.shows), distributed.world_size())
+    if settings.renew_batch_norm:
+        check_renewal(network)
 
 
 def _counts(settings: Settings, images: SplitImages, epoch_length: int) -> str:
@@ -263,6 +289,8 @@ def _network(
     except NoWeights as error:
         raise ValueError(f"{error}\n{ways(settings)}") from error
     freeze(network, settings.freeze)
+    if settings.source_head == "frozen":
+        freeze_source_head(network)
     return network.to_device(settings.device)
 
 

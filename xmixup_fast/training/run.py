@@ -30,7 +30,7 @@ from ..settings.fields import Settings
 from ..settings.given import given_settings
 from .checkpoints import Checkpoint, Checkpoints
 from .given_network import named
-from .head import fit_head
+from .head_fit import fit_head
 from .images import cache_within_size
 from .longer import check_not_stopped, say_what_changes, shorter_settings
 from .losses import StepLoss, StepLosses, agreement_interval
@@ -270,6 +270,8 @@ class _Run:
         trainer, state, settings = self.trainer, self.state, self.settings
         self._add_all_losses()
         step = trainer.steps_done
+        if settings.renew_batch_norm and step == trainer.steps:
+            trainer.renew_statistics()
         validates = epoch % settings.val_interval == 0 or step == trainer.steps
         if validates:
             state.val_accuracy = trainer.evaluate(self.setup.images.val).accuracy
@@ -389,6 +391,7 @@ class _Run:
             "best_val_accuracy": round(state.best_accuracy, 4),
             "last_val_accuracy": round(state.val_accuracy, 4),
             "test_accuracy": round(evaluation.accuracy, 4) if settings.test == "run" and evaluation else None,
+            **setup.source_accuracies(self.trainer.final_network),
             "train_seconds": round(sum(state.seconds) + state.head_seconds, 3),
             "seconds_per_step": round(statistics.median(state.seconds), 6),
             "selection_seconds": round(setup.selection_seconds, 3),

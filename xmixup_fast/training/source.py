@@ -70,8 +70,7 @@ class WantedClasses(LocalCatalog):
     @classmethod
     def of(cls, settings: Settings) -> WantedClasses:
         """The classes of the settings' network. Raises ValueError for a selection that looks at source images."""
-        strategy = settings.similarity if settings.selection == "assignment" else settings.selection
-        if strategy != "prediction" or settings.selection_file is not None:
+        if settings.compared != "prediction" or settings.selection_file is not None:
             raise ValueError(f"source: selection {settings.selection} needs a source to choose from, got none")
         config = None if ":" in settings.model else timm.get_pretrained_cfg(settings.model)
         return cls((config and imagenet_classes(config.num_classes)) or imagenet_classes(1000) or [])

@@ -15,11 +15,13 @@ import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import update_bn
 
 from ..batches.plan import StepPlan
 from ..batches.render import Pools, fetch
 from ..batches.sampler import Sampler
 from ..batches.seeds import SeedUse, hash_integers
+from ..data.center_crops import center_crop_batches
 from ..evaluation import Evaluation, evaluate_network, merge_evaluations
 from ..methods import L2SP, Method
 from ..methods.base import load_state
@@ -253,6 +255,18 @@ class Trainer:
         if wrong := whole.not_finite():
             raise not_finite(network, "outputs", f"{len(wrong)} of {len(whole)} images after step {self.steps_done}")
         return whole
+
+    def renew_statistics(self) -> None:
+        """Measures the statistics of batch normalisation anew, as means over batches of unmixed training images.
+
+        The images come in an order that follows from the seed, as batches of one class would vary too little. A last
+        batch of fewer images is left out.
+        """
+        generator = torch.Generator().manual_seed(hash_integers(self.seed, SeedUse.STATISTICS))
+        order = torch.randperm(len(self.images), generator=generator).to(self.images.labels.device)
+        whole = len(order) - len(order) % self.batch_size or len(order)
+        form = self.form._replace(dtype=torch.float32)
+        update_bn(center_crop_batches(self.images, form, self.batch_size, order[:whole]), self.final_network)
 
     def _share_statistics(self, network: Network) -> None:
         """Gives all processes the statistics of batch normalisation that the first has."""

@@ -194,9 +194,10 @@ def _labels(table: Any, column: str) -> list[_Label]:
     """The label of each row. A row without a label has a negative number among class labels."""
     import datasets
 
-    feature, labels = table.features[column], table.with_format(None)[column]
+    feature = table.features[column]
+    labels = table.select_columns([column]).with_format("arrow")[:][column].to_pylist()  # row by row is slow
     if isinstance(feature, datasets.ClassLabel):
-        named = [None if label is None or label < 0 else feature.int2str(label) for label in labels]
-        return [(name, "no label") for name in named]
+        names = {label: None if label is None or label < 0 else feature.int2str(label) for label in set(labels)}
+        return [(names[label], "no label") for label in labels]
     texts = ["" if label is None else str(label) for label in labels]
     return [(None, fault) if (fault := why_no_class(text)) else (text, "") for text in texts]
