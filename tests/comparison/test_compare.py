@@ -1,4 +1,4 @@
-"""The command compare: results when processes die or share the work, and tuning."""
+"""The command compare: results when processes die or share the work."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from xmixup_fast.training.target import listing_now
 from xmixup_fast.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
+
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path, plan: dict[str, Any], started: Any) -> None:
     assert compare(tmp_path, plan) == 0
