@@ -76,7 +76,7 @@ TRIES = 1000
 
 
 def simulated(of_targets: float, *, targets: int = 6, seeds: int = 5) -> np.ndarray:
-    """Differences float64[TRIES, targets, seeds] with mean 1: seeds spread by 2, the targets' own means by of_targets."""
+    """Differences float64[TRIES, targets, seeds] of mean 1: seeds spread by 2, the targets' own means by of_targets."""
     random = np.random.default_rng(0)
     means = 1 + of_targets * random.standard_normal((TRIES, targets, 1))
     return means + 2 * random.standard_normal((TRIES, targets, seeds))
@@ -114,7 +114,7 @@ def test_holm_corrects_as_published() -> None:
 
 @pytest.mark.parametrize("effects", [0, 4])
 def test_holm_keeps_the_family_wise_error(effects: int) -> None:
-    """Of eight comparisons that share a baseline, some have an effect: any other one is found in 5 % of tries at most."""
+    """Eight comparisons share a baseline, some have an effect: any of the others is found in 5 % of tries at most."""
     random = np.random.default_rng(2)
     count, seeds = 8, 5
     true = np.where(np.arange(count) < effects, 4.0, 0.0)

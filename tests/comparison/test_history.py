@@ -1,4 +1,4 @@
-"""What the lines of a file of results tell: choices made after test runs, variants tried, missing runs, targets left out."""
+"""What a file of results tells: choices made after test runs, variants tried, missing runs, targets left out."""
 
 from __future__ import annotations
 

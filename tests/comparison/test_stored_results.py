@@ -34,7 +34,7 @@ THREE = ["flowers102", "caltech101", "dtd10"]
 
 @cache
 def planned(name: str, targets: int = 3) -> Comparison:
-    """A plan, without methods whose tuning is not stored. The comparison is that of its first three targets, or of all."""
+    """A plan, without methods whose tuning is not stored; of the comparison, its first three targets or all."""
     limited = {"targets": THREE, "tune_targets": THREE} if name == "comparison" and targets == 3 else {}
     return with_complete_tuning(read(str(DOCS / f"{name}.yaml"), settings={}, **limited), lines(name))
 
