@@ -70,8 +70,9 @@ def test_rows_have_both_intervals_and_corrected_p_values(figures: Any) -> None:
     late = {("third", tasks[1])}
     made = rows(figures, {}, {**METHODS, "third": ""}, tasks, "test", post_hoc=late)
     average = {row.method: row for row in made if row.target == "average"}
-    # On a seeds 0 and 1 differ by 3 and 1, on b by 1 and 3: both targets have the mean 2, whatever the seeds.
-    assert average["other"].over_targets == Difference.of([2.0, 2.0]) and average["other"].over_targets.pairs == 2
+    # On a seeds 0 and 1 differ by 3 and 1, on b by 1 and 3; the third method loses 3, 4 and 5 on both.
+    assert average["other"].over_targets == Difference.over_targets([3.0, 1.0], [1.0, 3.0])
+    assert average["third"].over_targets == Difference.over_targets([-3, -4, -5], [-3, -4, -5])
     for group in ("average", "a", "b"):
         own = [row for row in made if row.target == group]
         assert [row.method for row in own] == ["finetune", "other", "third"]
@@ -94,7 +95,7 @@ def test_a_method_is_set_against_each_other_one(figures: Any) -> None:
     columns = "other minus it (95 % interval) | p (Holm) | targets at random (95 % interval) | p (Holm)"
     assert head == f"| method | seeds | {columns} | pairs above zero |"
     of_seeds, of_targets = Difference.of([3, 1], [1, 3]), Difference.over_targets([3, 1], [1, 3])
-    assert lines == [f"| finetune | 2 | {of_seeds} | {of_seeds.p:.3f} | {of_targets} | < 0.001 | 4 of 4 |"]
+    assert lines == [f"| finetune | 2 | {of_seeds} | {of_seeds.p:.3f} | {of_targets} | {of_targets.p:.3f} | 4 of 4 |"]
     assert "| other | 2 |" in paired_table(figures, "finetune", {"other": ""}, tasks, "test")
     assert "| 0 of 4 |" in paired_table(figures, "finetune", {"other": ""}, tasks, "test")
 
