@@ -43,7 +43,7 @@ def test_tuning_after_tests_is_marked_and_choices_are_kept(
     assert compare(tmp_path, plan, "--dry-run", "--tune") == 0 and compare(tmp_path, plan, "--dry-run") == 0
     output = capsys.readouterr().out
     assert "6 of 6 runs are missing\nfinetune on boats, lr 0.1: seeds 8\n" in output
-    assert "12 of 12 runs are missing" in output and "at least: tuning of finetune, xmixup-random, mixup is not" in output
+    assert "12 of 12 runs are missing" in output and "at least: tuning of finetune, xmixup-random, mixup has chosen nothing" in output
     assert started() == [] and compare(tmp_path, plan, "--tune") == 0 and compare(tmp_path, plan) == 0
     assert compare(tmp_path, plan, "--dry-run", "--time") == 0
     assert capsys.readouterr().out.endswith("4 of 4 timings are missing\n")

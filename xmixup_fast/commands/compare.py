@@ -240,7 +240,7 @@ def _dry_run(comparison: Comparison, options: Options, lines: Sequence[dict[str,
     wanted = list({run.key: run for run in wanted}.values())
     text = outlook(missing(wanted, lines, options.split), len(wanted), lines, given)
     if unsure:
-        text += f"\nat least: tuning of {', '.join(unsure)} is not complete, and may choose other settings"
+        text += f"\nat least: tuning of {', '.join(unsure)} has chosen nothing yet"
     return text
 
 

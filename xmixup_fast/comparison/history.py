@@ -56,12 +56,13 @@ def chosen_late(comparison: Comparison, lines: Iterable[Line], *, to_run: bool) 
             task = Task(line["target"], line["shots"])
             tests.setdefault((line["method"], task), []).append((place, _variant(line["settings"])))
     late = set()
+    decisions = {method: _last_decision(comparison, method, ordered) for method in comparison.methods}
     for method, task in product(comparison.methods, comparison.tasks):
         tested = tests.get((method, task), [])
         planned = _planned_variants(comparison, method, task)
         shown = [place for place, variant in tested if variant in planned]
         others = [place for place, variant in tested if variant not in planned]
-        was_tuned_late = any(place < _last_decision(comparison, method, ordered) for place, _ in tested)
+        was_tuned_late = any(place < decisions[method] for place, _ in tested)
         was_changed_late = min(others, default=math.inf) < min(shown, default=math.inf)
         if (shown or to_run) and (was_tuned_late or was_changed_late):
             late.add((method, task))

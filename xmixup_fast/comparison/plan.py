@@ -104,10 +104,15 @@ class Comparison:
 
     def tuning(self, method: str) -> list[list[Run]]:
         """For each point of a method's grid, its runs on all tasks and seeds of tuning."""
-        return [
-            [self.run(method, task, seed, point) for seed, task in product(self.tune_seeds, self.tune_tasks)]
-            for point in self.grid[method]
-        ]
+        return self._tuning[method]
+
+    @cached_property
+    def _tuning(self) -> dict[str, list[list[Run]]]:
+        places = list(product(self.tune_seeds, self.tune_tasks))
+        return {
+            method: [[self.run(method, task, seed, point) for seed, task in places] for point in points]
+            for method, points in self.grid.items()
+        }
 
     def pairs(self, chosen: Mapping[str, Mapping[str, Any]]) -> list[tuple[Run, Run]]:
         """The pairs of runs whose steps are timed in turn: on each task, the baseline and each other method.
