@@ -68,6 +68,8 @@ def test_tuning_comes_before_tests(comparison: Comparison) -> None:
     assert late(comparison, *first, tested(comparison, lr=0.1), last, *tests) == [BIRDS]
     # Another point was tested too, but after tuning, as leaving targets out does: the choice was made.
     assert late(comparison, *first, last, tested(comparison, lr=0.1), *tests) == []
+    # The method was called something else when it was tested.
+    assert late(comparison, *first, tests[0] | {"method": "former"}, last) == [BIRDS]
     # Tuning and tests of other methods are their own affair.
     others = tuning_lines(comparison, "mixup")
     assert late(comparison, *first, last, *tests, *others) == []

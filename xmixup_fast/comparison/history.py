@@ -46,23 +46,25 @@ def chosen_late(comparison: Comparison, lines: Iterable[Line], *, to_run: bool) 
 
     So it is where a validation run that decided on the method's point of the grid came after one of the method's test
     runs on the task; and where the method was tested there with settings outside of the grid (or, without a grid, with
-    others than the plan's) before it was tested with these. Without ``to_run``, tasks on which the method has not been
+    others than the plan's) before it was tested with these. A test run is the method's by its name or by its settings, as
+    methods may be renamed. Without ``to_run``, tasks on which the method has not been
     tested with these settings are left out: nothing is shown of them.
     """
     ordered = in_order(lines)
-    tests: dict[tuple[str, Task], list[tuple[int, str]]] = {}
-    for place, line in enumerate(ordered):
-        if line.get("test_accuracy") is not None:
-            task = Task(line["target"], line["shots"])
-            tests.setdefault((line["method"], task), []).append((place, _variant(line["settings"])))
+    tests = [
+        (place, Task(line["target"], line["shots"]), line["method"], _variant(line["settings"]))
+        for place, line in enumerate(ordered)
+        if line.get("test_accuracy") is not None
+    ]
     late = set()
     decisions = {method: _last_decision(comparison, method, ordered) for method in comparison.methods}
     for method, task in product(comparison.methods, comparison.tasks):
-        tested = tests.get((method, task), [])
         planned = _planned_variants(comparison, method, task)
-        shown = [place for place, variant in tested if variant in planned]
-        others = [place for place, variant in tested if variant not in planned]
-        was_tuned_late = any(place < decisions[method] for place, _ in tested)
+        shown = [place for place, where, _, variant in tests if where == task and variant in planned]
+        others = [
+            place for place, where, name, variant in tests if (where, name) == (task, method) and variant not in planned
+        ]
+        was_tuned_late = any(place < decisions[method] for place in (*shown, *others))
         was_changed_late = min(others, default=math.inf) < min(shown, default=math.inf)
         if (shown or to_run) and (was_tuned_late or was_changed_late):
             late.add((method, task))
