@@ -81,7 +81,9 @@ def test_changed_settings_make_new_runs_and_old_lines_are_not_in_the_table(
     assert "0 of 12 runs are done; 0 have failed. 12 other lines of the file" in capsys.readouterr().out
     # The test accuracies were seen: a table of the new settings is no test, and says so.
     assert compare(tmp_path, plan) == 2 and len(started()) == 12
-    message = "results: expected settings that were chosen before a method's test runs, got settings that were chosen after"
+    message = (
+        "results: expected settings that were chosen before a method's test runs, got settings that were chosen after"
+    )
     assert f"{message} them: finetune on birds, 5 shots; finetune on boats; mixup on" in capsys.readouterr().err
     assert compare(tmp_path, plan, "--post-hoc") == 0 and len(started()) == 24
     assert compare(tmp_path, plan, "--table") == 2

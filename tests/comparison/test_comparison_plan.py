@@ -149,7 +149,11 @@ def test_the_documented_comparison_can_be_read() -> None:
         *("flowers102, 5 shots", "caltech101, 5 shots", "dtd10, 20 shots"),
         *("clothing10, 10 shots", "trash6, 20 shots", "art7, 15 shots"),
     ]
-    assert comparison.tune_tasks == comparison.tasks and {"mixup", "xcutmix-l2sp"} < set(comparison.methods) and comparison.grid
+    assert (
+        comparison.tune_tasks == comparison.tasks
+        and {"mixup", "xcutmix-l2sp"} < set(comparison.methods)
+        and comparison.grid
+    )
     assert [name for name, origin in comparison.origins.items() if origin == "paper"] == ["xmixup"]
     assert set(comparison.origins.values()) == {"paper", "baseline", "ours"}
 

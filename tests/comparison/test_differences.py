@@ -54,7 +54,8 @@ def test_a_p_value_is_the_level_whose_interval_ends_at_zero(tasks: list[list[flo
 
 
 @pytest.mark.parametrize(
-    ("tasks", "p"), [([[2.0, 2.0]], 0.0), ([[0.0, 0.0]], 1.0), ([[1.0]], math.nan), ([[]], math.nan), ([[1.0], []], math.nan)]
+    ("tasks", "p"),
+    [([[2.0, 2.0]], 0.0), ([[0.0, 0.0]], 1.0), ([[1.0]], math.nan), ([[]], math.nan), ([[1.0], []], math.nan)],
 )
 def test_p_values_without_spread_or_pairs(tasks: list[list[float]], p: float) -> None:
     assert Difference.of(*tasks).p == pytest.approx(p, nan_ok=True)

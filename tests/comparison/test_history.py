@@ -21,7 +21,7 @@ BIRDS, BOATS = Task("birds", 5), Task("boats", None)
 @pytest.fixture
 def comparison(tmp_path: Path, plan: dict[str, Any]) -> Comparison:
     """Three methods, two targets that are both tuned on, and a grid of two learning rates."""
-    plan |= {"grid": dict.fromkeys(plan["methods"], {"lr": [0.1, 0.2]}), "tune_seeds": [9]}
+    plan |= {"grid": {method: {"lr": [0.1, 0.2]} for method in plan["methods"]}, "tune_seeds": [9]}
     return read(write_plan(tmp_path, plan), settings={})
 
 
@@ -41,7 +41,7 @@ def tuning_lines(comparison: Comparison, method: str = "finetune", **more: Any) 
     return [line(run, val=60 + 10 * run.settings.lr, **more) for runs in comparison.tuning(method) for run in runs]
 
 
-def tested(comparison: Comparison, task: Task = BIRDS, *, seed: int = 0, **settings: Any) -> dict[str, Any]:
+def line_of_a_test(comparison: Comparison, task: Task = BIRDS, *, seed: int = 0, **settings: Any) -> dict[str, Any]:
     """A line of a test run of finetune."""
     return line(comparison.run("finetune", task, seed, settings), test=55.0)
 
@@ -58,16 +58,16 @@ def late(comparison: Comparison, *lines: dict[str, Any], to_run: bool = False) -
 
 def test_tuning_comes_before_tests(comparison: Comparison) -> None:
     *first, last = tuning_lines(comparison)
-    tests = [tested(comparison, BIRDS, lr=0.2), tested(comparison, BIRDS, lr=0.2, seed=1)]
+    tests = [line_of_a_test(comparison, BIRDS, lr=0.2), line_of_a_test(comparison, BIRDS, lr=0.2, seed=1)]
     assert late(comparison, *first, last, *tests, to_run=True) == []
     # One run that had a say came later, on whatever target: what was tested before is post hoc, other targets are not.
     assert late(comparison, *first, tests[0], last, tests[1]) == [BIRDS]
-    assert late(comparison, *first, tests[0], last, tested(comparison, BOATS, lr=0.2)) == [BIRDS]
-    assert late(comparison, *first, *tests, tested(comparison, BOATS, lr=0.2), last) == [BIRDS, BOATS]
+    assert late(comparison, *first, tests[0], last, line_of_a_test(comparison, BOATS, lr=0.2)) == [BIRDS]
+    assert late(comparison, *first, *tests, line_of_a_test(comparison, BOATS, lr=0.2), last) == [BIRDS, BOATS]
     # Another point of the grid was tested before tuning was complete, and this one after.
-    assert late(comparison, *first, tested(comparison, lr=0.1), last, *tests) == [BIRDS]
+    assert late(comparison, *first, line_of_a_test(comparison, lr=0.1), last, *tests) == [BIRDS]
     # Another point was tested too, but after tuning, as leaving targets out does: the choice was made.
-    assert late(comparison, *first, last, tested(comparison, lr=0.1), *tests) == []
+    assert late(comparison, *first, last, line_of_a_test(comparison, lr=0.1), *tests) == []
     # The method was called something else when it was tested.
     assert late(comparison, *first, tests[0] | {"method": "former"}, last) == [BIRDS]
     # Tuning and tests of other methods are their own affair.
@@ -77,30 +77,30 @@ def test_tuning_comes_before_tests(comparison: Comparison) -> None:
 
 def test_what_failed_and_is_tried_again_decided_once(comparison: Comparison) -> None:
     *first, last = (run for runs in comparison.tuning("finetune") for run in runs)
-    lines, test = [line(run) for run in first], tested(comparison, lr=0.1)
+    lines, test = [line(run) for run in first], line_of_a_test(comparison, lr=0.1)
     assert late(comparison, *lines, error(last), test, error(last)) == []
     assert late(comparison, *lines, error(last), test, line(last)) == [BIRDS]
 
 
 def test_settings_outside_of_the_plan_that_were_tested_before(untuned: Comparison, comparison: Comparison) -> None:
-    other, now = tested(untuned, alpha=0.5), tested(untuned)
+    other, now = line_of_a_test(untuned, alpha=0.5), line_of_a_test(untuned)
     assert late(untuned, now, to_run=True) == late(untuned, now, other) == []
     assert late(untuned, other, now) == [BIRDS]
-    assert late(untuned, now, other, tested(untuned, seed=1)) == []  # settled with the first seed
+    assert late(untuned, now, other, line_of_a_test(untuned, seed=1)) == []  # settled with the first seed
     # Nothing is shown of the other settings, but runs would be made in view of them.
     assert late(untuned, other) == [] and late(untuned, other, to_run=True) == [BIRDS]
     # Other seeds, other numbers of shots and validation runs are no other settings.
-    assert late(untuned, tested(untuned, seed=7), now) == []
-    assert late(untuned, line(untuned.run("finetune", Task("birds", 3), 0, {"alpha": 0.5}), test=1.0), now) == []
+    assert late(untuned, line_of_a_test(untuned, seed=7), now) == []
+    assert late(untuned, line_of_a_test(untuned, alpha=0.5) | {"shots": 3}, now) == []
     assert late(untuned, line(untuned.run("finetune", BIRDS, 0, {"alpha": 0.5})), now) == []
     # With a grid: what is no point of it.
     tuned = tuning_lines(comparison)
-    assert late(comparison, *tuned, tested(comparison, lr=0.3), tested(comparison, lr=0.2)) == [BIRDS]
+    assert late(comparison, *tuned, line_of_a_test(comparison, lr=0.3), line_of_a_test(comparison, lr=0.2)) == [BIRDS]
 
 
 def test_times_count_before_the_order_of_lines(comparison: Comparison) -> None:
     early, after = {"finished": "2026-01-01T10:00:00.000+00:00"}, {"finished": "2026-01-02T09:00:00.000+00:00"}
-    test = tested(comparison, lr=0.2)
+    test = line_of_a_test(comparison, lr=0.2)
     # Two machines' files, joined in either order.
     assert late(comparison, test | after, *tuning_lines(comparison, **early)) == []
     assert late(comparison, *tuning_lines(comparison, **after), test | early) == [BIRDS]
@@ -112,7 +112,12 @@ def test_times_count_before_the_order_of_lines(comparison: Comparison) -> None:
 
 
 def test_variants_are_counted_over_seeds_and_targets_once(untuned: Comparison) -> None:
-    lines = [tested(untuned, task, seed=seed, alpha=alpha) for task in (BIRDS, BOATS) for seed in (0, 1) for alpha in (0.1, 0.3)]
+    lines = [
+        line_of_a_test(untuned, task, seed=seed, alpha=alpha)
+        for task in (BIRDS, BOATS)
+        for seed in (0, 1)
+        for alpha in (0.1, 0.3)
+    ]
     lines += [line(untuned.run("finetune", BOATS, 0, {"alpha": 0.6})), line(untuned.run("mixup", BIRDS, 9, {}))]
     assert variants(lines) == {"finetune": 3, "mixup": 1} and variants(lines, "test_accuracy") == {"finetune": 2}
     assert variants([error(untuned.run("mixup", BIRDS, 9, {}))]) == {}
@@ -167,8 +172,12 @@ def test_each_target_takes_what_the_others_chose(comparison: Comparison) -> None
     # Its runs on birds are those of the choice by all targets.
     lines += [line(run, test=55.0 + run.settings.seed) for run in comparison.runs(choose(comparison, lines))]
     text = left_out_table(comparison, lines, "test", set())
-    assert text.startswith("**Average over 2 targets, each at the settings that the other targets chose**\n\n| method |")
-    assert "6 of its 12 runs are missing (`--leave-one-out` makes them): finetune on boats, lr 0.1: seeds 0, 1; " in text
+    assert text.startswith(
+        "**Average over 2 targets, each at the settings that the other targets chose**\n\n| method |"
+    )
+    assert (
+        "6 of its 12 runs are missing (`--leave-one-out` makes them): finetune on boats, lr 0.1: seeds 0, 1; " in text
+    )
     assert "| finetune |" not in text  # no seed is there on all targets
     lines += [line(run, test=65.0 + run.settings.seed) for run in missing(runs, lines, "test")]
     text = left_out_table(comparison, lines, "test", {("mixup", BOATS)})
@@ -181,7 +190,7 @@ def test_leaving_a_target_out_needs_another_one(
     tmp_path: Path, plan: dict[str, Any], tune_targets: list[str] | None, can: bool
 ) -> None:
     assert not can_leave_out(read(write_plan(tmp_path, plan), settings={}))
-    plan |= {"grid": dict.fromkeys(plan["methods"], {"lr": [0.1]}), "tune_seeds": [9]}
+    plan |= {"grid": {method: {"lr": [0.1]} for method in plan["methods"]}, "tune_seeds": [9]}
     assert can_leave_out(read(write_plan(tmp_path, plan), settings={}, tune_targets=tune_targets)) == can
 
 
@@ -203,11 +212,19 @@ def test_the_time_of_missing_runs_is_told_by_those_that_are_done(untuned: Compar
 
 
 def test_missing_runs_are_listed_by_their_settings(comparison: Comparison) -> None:
-    runs = [comparison.run("mixup", task, seed, {"lr": lr}) for task in (BIRDS, BOATS) for lr in (0.1, 0.2) for seed in (0, 1)]
+    runs = [
+        comparison.run("mixup", task, seed, {"lr": lr})
+        for task in (BIRDS, BOATS)
+        for lr in (0.1, 0.2)
+        for seed in (0, 1)
+    ]
     done = [line(runs[0], test=5.0), line(runs[1], test=None)]
     absent = missing([*runs, *runs], done, "test")
     assert absent == runs[1:] and missing(runs, done, "val") == runs[2:]
-    assert grouped(absent, ["lr"])[:2] == ["mixup on birds, 5 shots, lr 0.1: seeds 1", "mixup on birds, 5 shots, lr 0.2: seeds 0, 1"]
+    assert grouped(absent, ["lr"])[:2] == [
+        "mixup on birds, 5 shots, lr 0.1: seeds 1",
+        "mixup on birds, 5 shots, lr 0.2: seeds 0, 1",
+    ]
     assert outlook(absent, 8, done, ["lr"]).splitlines()[0] == "7 of 8 runs are missing"
     timed = [line(runs[0], train_seconds=3000.0, selection_seconds=600.0)]
     assert outlook(absent, 8, timed, []).startswith("7 of 8 runs are missing; about 7.0 hours one after the other")

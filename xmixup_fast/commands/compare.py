@@ -57,7 +57,7 @@ WRITER = "xmixup compare"
 """What the tables of other people's pages are marked with."""
 
 POST_HOC = (
-    "**Post hoc**: where a column names targets, settings were chosen after the method's test runs on them (tuning went "
+    "**Post hoc**: where targets are named, settings were chosen after the method's test runs on them (tuning went "
     "on, or the method was tested with other settings before). These rows are no test of these settings."
 )
 """What marks tables of settings that were chosen late."""
@@ -129,7 +129,14 @@ def parse(arguments: Sequence[str], prog: str) -> tuple[Options, Comparison]:
     """What the command line asks for. Exits for --help; ValueError and FileNotFoundError for what cannot be used."""
     parser = Parser(prog, __doc__, of_training=True)
     parser.flags.title = "flags"
-    names = {"results": "FILE", "targets": "NAME", "methods": "NAME", "data": "DIR", "markdown": "FILE", "tune_targets": "NAME"}
+    names = {
+        "results": "FILE",
+        "targets": "NAME",
+        "methods": "NAME",
+        "data": "DIR",
+        "markdown": "FILE",
+        "tune_targets": "NAME",
+    }
     parser.add_options(Options, positional={"file": "FILE.yaml"}, metavars={**names, "versus": "METHOD"})
     parser.add_settings(arguments, groups=(), only=[name for name in COMMON if name != "shots"])
     values = parser.values(arguments)

@@ -46,9 +46,9 @@ def chosen_late(comparison: Comparison, lines: Iterable[Line], *, to_run: bool) 
 
     So it is where a validation run that decided on the method's point of the grid came after one of the method's test
     runs on the task; and where the method was tested there with settings outside of the grid (or, without a grid, with
-    others than the plan's) before it was tested with these. A test run is the method's by its name or by its settings, as
-    methods may be renamed. Without ``to_run``, tasks on which the method has not been
-    tested with these settings are left out: nothing is shown of them.
+    others than the plan's) before it was tested with these. A test run is the method's by its name or by its settings,
+    as methods may be renamed. Without ``to_run``, tasks on which the method has not been tested with these settings are
+    left out: nothing is shown of them.
     """
     ordered = in_order(lines)
     tests = [

@@ -294,7 +294,9 @@ class _Plan:
     ) -> tuple[dict[str, list[dict[str, Any]]], dict[Task, dict[str, Any]], list[int]]:
         """The grid of each method, the tasks of tuning with their settings, and the seeds of tuning.
 
-        ``targets`` takes the place of the plan's targets for tuning. All are empty in a plan without a grid. A method without a grid of its own gets one point, the plan's settings.
+        ``targets`` takes the place of the plan's targets for tuning.
+
+        All are empty in a plan without a grid. A method without a grid of its own gets one point, the plan's settings.
         """
         if "grid" not in self.content:
             if targets is not None:
