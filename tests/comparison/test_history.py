@@ -9,7 +9,7 @@ import pytest
 from made import write_plan
 
 from xmixup_fast.comparison.history import chosen_late, has_choice, in_order, record_choices, variants
-from xmixup_fast.comparison.left_out import can_leave_out, left_out_runs, left_out_table
+from xmixup_fast.comparison.left_out import can_leave_out, left_out_missing, left_out_runs, left_out_table
 from xmixup_fast.comparison.missing import grouped, hours, missing, outlook
 from xmixup_fast.comparison.plan import Comparison, Run, Task, read
 from xmixup_fast.comparison.results import Results, changed_settings
@@ -175,12 +175,12 @@ def test_each_target_takes_what_the_others_chose(comparison: Comparison) -> None
     assert text.startswith(
         "**Average over 2 targets, each at the settings that the other targets chose**\n\n| method |"
     )
-    assert (
-        "6 of its 12 runs are missing (`--leave-one-out` makes them): finetune on boats, lr 0.1: seeds 0, 1; " in text
-    )
+    assert text.endswith("\n\n6 of its 12 runs are missing; `--leave-one-out` makes them.")
+    assert "\n- finetune on boats, lr 0.1: seeds 0, 1\n- " in left_out_missing(comparison, lines, "test")
     assert "| finetune |" not in text  # no seed is there on all targets
     lines += [line(run, test=65.0 + run.settings.seed) for run in missing(runs, lines, "test")]
     text = left_out_table(comparison, lines, "test", {("mixup", BOATS)})
+    assert left_out_missing(comparison, lines, "test") == ""
     assert text.endswith("All 12 runs of this table are done.") and "| finetune | 2 | 60.5 |" in text
     assert "chosen after test runs on |" in text and text.count("boats |") == 1
 

@@ -42,7 +42,7 @@ from typing import Any, Literal
 
 from ..cli import Parser, checked_options, exit_status, require_one_process
 from ..comparison.history import chosen_late, has_choice, record_choices, variants
-from ..comparison.left_out import can_leave_out, left_out_runs, left_out_table
+from ..comparison.left_out import can_leave_out, left_out_missing, left_out_runs, left_out_table
 from ..comparison.missing import missing, outlook
 from ..comparison.plan import COMMON, Comparison, Run, read, timing_key, with_data_folder
 from ..comparison.plot import plot
@@ -294,7 +294,8 @@ def _write_tables(
     if late:
         end.insert(0, POST_HOC)
     choices = [tuned(comparison, lines)] if comparison.grid else []
-    text = "\n\n".join([first, *per_target, *end, *choices])
+    absent = left_out_missing(shown, lines, split) if can_leave_out(shown) else ""
+    text = "\n\n".join(filter(None, [first, *per_target, *end, absent, *choices]))
     base_name = comparison.results.with_suffix("" if split == "test" else f".{split}")
     write_text(Path(f"{base_name}.md"), text + "\n")
     write_text(Path(f"{base_name}.csv"), comma_separated(table_rows))

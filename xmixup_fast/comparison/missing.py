@@ -51,5 +51,5 @@ def hours(runs: Sequence[Run], lines: Iterable[Mapping[str, Any]]) -> float | No
 def outlook(runs: Sequence[Run], of: int, lines: Iterable[Mapping[str, Any]], given: Iterable[str]) -> str:
     """What is missing of so many runs, as lines of text."""
     time = hours(runs, lines)
-    takes = "" if time is None or not runs else f"; about {time:.1f} hours one after the other, as those in the file"
+    takes = f"; about {time:.1f} hours one after the other, if each takes as long as those in the file" if time else ""
     return "\n".join([f"{len(runs)} of {of} runs are missing{takes}", *grouped(runs, given)])

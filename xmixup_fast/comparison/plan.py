@@ -104,15 +104,10 @@ class Comparison:
 
     def tuning(self, method: str) -> list[list[Run]]:
         """For each point of a method's grid, its runs on all tasks and seeds of tuning."""
-        return self._tuning[method]
-
-    @cached_property
-    def _tuning(self) -> dict[str, list[list[Run]]]:
-        places = list(product(self.tune_seeds, self.tune_tasks))
-        return {
-            method: [[self.run(method, task, seed, point) for seed, task in places] for point in points]
-            for method, points in self.grid.items()
-        }
+        return [
+            [self.run(method, task, seed, point) for seed, task in product(self.tune_seeds, self.tune_tasks)]
+            for point in self.grid[method]
+        ]
 
     def pairs(self, chosen: Mapping[str, Mapping[str, Any]]) -> list[tuple[Run, Run]]:
         """The pairs of runs whose steps are timed in turn: on each task, the baseline and each other method.
@@ -130,11 +125,19 @@ class Comparison:
 
     def run(self, method: str, task: Task, seed: int, extra: Mapping[str, Any]) -> Run:
         """A run with the ``extra`` settings. Raises ValueError, which names method and task, for invalid settings."""
-        values = {**self.settings[task], **self.methods[method], **extra, "shots": task.shots, "seed": seed}
-        try:
-            return Run(method, task, Settings(**values))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{method} on {task}: {error}") from None
+        place = (method, task, seed, repr(sorted(extra.items())))
+        if place not in self._made:
+            values = {**self.settings[task], **self.methods[method], **extra, "shots": task.shots, "seed": seed}
+            try:
+                self._made[place] = Run(method, task, Settings(**values))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{method} on {task}: {error}") from None
+        return self._made[place]
+
+    @cached_property
+    def _made(self) -> dict[tuple[str, Task, int, str], Run]:
+        """The runs so far: tables ask for each one several times, and checking and hashing settings takes a while."""
+        return {}
 
 
 def with_data_folder(settings: Settings, data: str | None) -> Settings:

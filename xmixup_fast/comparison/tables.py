@@ -91,7 +91,7 @@ def rows(
         p_values = holm([row.difference.p for row in own])
         over_targets = holm([row.over_targets.p for row in own])
         for row, p, over in zip(own, p_values, over_targets, strict=True):
-            late = ", ".join(str(task) for task in group if (row.method, task) in post_hoc)
+            late = ", ".join(dict.fromkeys(task.target for task in group if (row.method, task) in post_hoc))
             made.append(
                 replace(row, origin=methods[row.method], p_holm=p, over_targets_p_holm=over, post_hoc=late),
             )
