@@ -1,15 +1,19 @@
-"""What the tests of comparisons on photos share: photos, and runs that are made up."""
+"""What the tests of comparisons share: a stand-in for worker processes, and photos with runs that are made up."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from comparisons import STAND_IN
 from made import SOURCE, TARGET, write_folder
 
 from xmixup_fast import Settings
+from xmixup_fast.comparison import workers
 from xmixup_fast.comparison.workers import Workers
 from xmixup_fast.training.target import target_data
 
@@ -72,3 +76,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_folder(tmp_path / "photos", TARGET, 20)
     write_folder(tmp_path / "source", SOURCE, 2)
     return tmp_path
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[dict[str, Any]]]]:
+    """Puts the stand-in in the worker's place; returns a function that gives the settings of all workers started."""
+    log = tmp_path / "started"
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    monkeypatch.setattr(workers, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
+    monkeypatch.setenv("STARTED", str(log))
+    return lambda: [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

@@ -1,4 +1,4 @@
-"""The command compare: results when processes die or share the work, and tuning."""
+"""The command compare: results when processes die or share the work."""
 
 from __future__ import annotations
 
@@ -16,57 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comparisons import compare, lines
 from made import SOURCE, TARGET, write_folder, write_plan
 
 from xmixup_fast import fit
 from xmixup_fast.commands.compare import main
 from xmixup_fast.comparison import workers
-from xmixup_fast.comparison.results import Results
-from xmixup_fast.comparison.workers import without_folders
+from xmixup_fast.comparison.results import Results, without_folders
 from xmixup_fast.settings.fields import Settings
 from xmixup_fast.training.target import listing_now
 from xmixup_fast.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-
-STAND_IN = """
-import hashlib, json, os, sys, time
-asked = json.loads(sys.stdin.readline())
-settings = asked["settings"]
-with open(os.environ["STARTED"], "a") as log:
-    log.write(json.dumps(settings) + "\\n")
-time.sleep(float(os.environ.get("SECONDS", "0")))
-last = settings[-1]
-if last["lr"] > 1:
-    result = {"error": "lr: /somewhere/else/lr is too large"}
-elif len(settings) == 2:
-    result = {"relative_seconds": 1.25}
-else:
-    accuracy = 50 + 10 * last["lr"] + last["seed"] + (last["method"] == "xmixup")
-    result = {"val_accuracy": accuracy, "test_accuracy": accuracy + 10 if last["test"] == "run" else None}
-    result |= {"images_seen": 40, "peak_memory_mib": 300, "versions": {"torch": "2"}, "data": os.environ.get("DATA")}
-with open(asked["folder"] + "/result.json", "w") as file:
-    json.dump(result, file)
-"""
-"""A worker that makes up its results at once, since a real one takes seconds to start."""
-
-
-@pytest.fixture
-def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[list[dict[str, Any]]]]:
-    """Puts the stand-in in the worker's place; returns a function that gives the settings of all workers started."""
-    log = tmp_path / "started"
-    (tmp_path / "stand_in.py").write_text(STAND_IN)
-    monkeypatch.setattr(workers, "COMMAND", [sys.executable, "-S", str(tmp_path / "stand_in.py")])
-    monkeypatch.setenv("STARTED", str(log))
-    return lambda: [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
-def compare(folder: Path, plan: dict[str, Any], *flags: str) -> int:
-    return main([write_plan(folder, plan), "--data", "/data", *flags])
-
-
-def lines(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    return Results(Path(plan["results"])).lines()
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path, plan: dict[str, Any], started: Any) -> None:
@@ -118,11 +79,20 @@ def test_changed_settings_make_new_runs_and_old_lines_are_not_in_the_table(
     plan["lr"] = 0.9
     assert compare(tmp_path, plan, "--table") == 0 and len(started()) == 12
     assert "0 of 12 runs are done; 0 have failed. 12 other lines of the file" in capsys.readouterr().out
-    assert compare(tmp_path, plan) == 0 and len(started()) == 24
+    # The test accuracies were seen: a table of the new settings is no test, and says so.
+    assert compare(tmp_path, plan) == 2 and len(started()) == 12
+    message = (
+        "results: expected settings that were chosen before a method's test runs, got settings that were chosen after"
+    )
+    assert f"{message} them: finetune on birds, 5 shots; finetune on boats; mixup on" in capsys.readouterr().err
+    assert compare(tmp_path, plan, "--post-hoc") == 0 and len(started()) == 24
+    assert compare(tmp_path, plan, "--table") == 2
     table = (tmp_path / "results.md").read_text()
+    assert table.count("**Post hoc**") == 1 and "| birds, boats |" in table
     assert "12 of 12 runs are done; 0 have failed. 12 other lines of the file" in table
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     finetune = next(row for row in rows if row["method"] == "finetune")
+    assert {row["post_hoc"] for row in rows} == {"birds, boats", "birds", "boats"}
     assert float(finetune["accuracy"]) == pytest.approx(69.5)  # 60 + 10 lr + the seeds' mean
 
 
@@ -365,48 +335,3 @@ def test_messages_lose_their_folders() -> None:
     assert without_folders("target: /mnt/data/birds: no such folder") == "target: birds: no such folder"
     assert without_folders("'/a/b.png' and /c") == "'b.png' and c"
     assert without_folders("{data}/birds, a/b, 3 / 4, 1/2") == "{data}/birds, a/b, 3 / 4, 1/2"
-
-
-def test_tuning_chooses_by_validation_accuracy_alone(
-    tmp_path: Path, plan: dict[str, Any], started: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rates = {"lr": [0.1, 0.7, 0.4, 2.0]}  # 2 fails
-    plan |= {"grid": dict.fromkeys(plan["methods"], rates), "tune_seeds": [8, 9]}
-    assert compare(tmp_path, plan) == 2
-    assert "error: grid: tuning of finetune is not complete; do it first, with --tune" in capsys.readouterr().err
-    assert compare(tmp_path, plan, "--tune") == 1
-    assert len(started()) == 3 * 4 * 2 * 2 and {settings["test"] for (settings,) in started()} == {"hold"}
-    output = capsys.readouterr().out
-    assert "| finetune | lr 0.7 | 65.50 | chosen |" in output and "| mixup | lr 2.0 | failed |  |" in output
-    assert compare(tmp_path, plan) == 0
-    assert {settings["lr"] for (settings,) in started()[48:]} == {0.7} and len(started()) == 60
-    assert compare(tmp_path, plan, "--targets", "boats", "--seeds", "0") == 0
-    assert len(started()) == 60  # tuning chooses the same settings, whose runs are done
-    assert compare(tmp_path, plan, "--table") == 0
-    table = (tmp_path / "results.md").read_text()
-    assert "| xmixup-random | lr 0.7 | 66.50 | chosen |" in table and "0 other lines of the file" in table
-    assert "minus each other" not in table and compare(tmp_path, plan, "--table", "--versus", "mixup") == 0
-    table = (tmp_path / "results.md").read_text()
-    assert "**mixup minus each other method, test accuracy, average over 2 targets**" in table
-    assert compare(tmp_path, plan, "--table", "--versus", "mixin") == 2
-    assert "error: versus: expected one of finetune, " in capsys.readouterr().err
-
-
-def test_the_first_table_goes_between_markers(
-    tmp_path: Path, plan: dict[str, Any], started: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = tmp_path / "page.md"
-    begin, end = (f"<!-- {edge}: written by xmixup compare -->" for edge in ("begin", "end"))
-    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    assert compare(tmp_path, plan, "--markdown", str(page), "--versus", "mixup") == 0
-    parts = (tmp_path / "results.md").read_text().strip().split("\n\n")
-    titles = [part for part in parts if part.startswith("**")]
-    assert titles[:3] == ["**Average over 2 targets**", "**birds, 5 shots**", "**boats**"] and len(parts) == 9
-    text = "\n\n".join(parts[:2] + parts[6:])  # the average, the paired table, and what has been run
-    assert page.read_text() == f"before\n{begin}\n{text}\n{end}\nafter\n"
-    page.write_text("no markers")
-    before = len(started())
-    again = {**plan, "results": str(tmp_path / "again.jsonl")}
-    assert compare(tmp_path, again, "--markdown", str(page)) == 2 and page.read_text() == "no markers"
-    assert len(started()) == before == 12  # a page without markers is refused before any run
-    assert "expected the lines '<!-- begin: " in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +172,26 @@ def test_tuning_may_be_on_some_targets(tmp_path: Path, plan: dict[str, Any]) -> 
 
 def test_the_documented_comparison_can_be_read() -> None:
     comparison = read(str(ROOT / "docs" / "comparison.yaml"), settings={})
-    assert len(comparison.tasks) == 3 and {"mixup", "xcutmix-l2sp"} < set(comparison.methods) and comparison.grid
+    assert [str(task) for task in comparison.tasks] == [
+        *("flowers102, 5 shots", "caltech101, 5 shots", "dtd10, 20 shots"),
+        *("clothing10, 10 shots", "trash6, 20 shots", "art7, 15 shots"),
+    ]
+    assert (
+        comparison.tune_tasks == comparison.tasks
+        and {"mixup", "xcutmix-l2sp"} < set(comparison.methods)
+        and comparison.grid
+    )
     assert [name for name, origin in comparison.origins.items() if origin == "paper"] == ["xmixup"]
     assert set(comparison.origins.values()) == {"paper", "baseline", "ours"}
+
+
+def test_the_documented_comparison_at_224_pixels_has_the_same_images() -> None:
+    runs, larger = (read(str(ROOT / "docs" / f"{name}.yaml"), settings={}) for name in ("comparison", "comparison-224"))
+    (task,) = larger.tasks
+    for run in larger.runs({}):
+        settings = runs.run(run.method, task, run.settings.seed, {"lr": 0.005}).settings
+        assert replace(settings, image_size=224) == run.settings
+    assert [len(larger.methods), larger.seeds["xmixup"]] == [2, [0, 1]]
 
 
 def test_rows_say_where_their_methods_come_from(tmp_path: Path, plan: dict[str, Any]) -> None:

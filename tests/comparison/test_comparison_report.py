@@ -10,36 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
+from xmixup_fast.comparison.differences import Difference, holm
 from xmixup_fast.comparison.plan import Task
-from xmixup_fast.comparison.plot import plot
-from xmixup_fast.comparison.tables import Difference, comma_separated, markdown, paired_table, rows, table
+from xmixup_fast.comparison.plot import plot, points
+from xmixup_fast.comparison.tables import comma_separated, markdown, paired_table, rows, table
 
 METHODS = {"finetune": "", "other": ""}
 """Methods, without a word on where they come from."""
-
-
-def test_intervals_are_students() -> None:
-    # Student's t with two degrees of freedom has its 97.5 % quantile at 4.302653.
-    difference = Difference.of([1.0, 2.0, 6.0])
-    half = 4.302653 * np.std([1, 2, 6], ddof=1) / math.sqrt(3)
-    assert (difference.mean, difference.pairs) == (3.0, 3)
-    assert (difference.low, difference.high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
-    assert str(difference) == "+3.0 (-3.6 to +9.6), includes zero"
-    assert str(Difference.of([2.0, 2.1, 2.2])) == "+2.1 (+1.9 to +2.3), above zero"
-    assert str(Difference.of([-2.0, -2.1, -2.2])) == "-2.1 (-2.3 to -1.9), below zero"
-    assert str(Difference.of([1.5])) == "+1.5, one pair, no interval" and str(Difference.of([])) == ""
-
-
-def test_intervals_of_averages_are_welchs() -> None:
-    a, b = [1.0, 2.0, 6.0], [0.0, 1.0, 2.5]
-    welch = stats.ttest_ind(a, [-value for value in b], equal_var=False).confidence_interval()  # of the sum of means
-    difference = Difference.of(a, b)
-    assert (difference.mean, difference.pairs) == (np.mean([*a, *b]), 3)
-    assert (2 * difference.low, 2 * difference.high) == pytest.approx(tuple(welch))
-    assert Difference.of(a, a, a, a).high - 3 < (Difference.of(a).high - 3) / 2  # twice as sure, with more freedom
-    assert str(Difference.of([1.0, 1.0], [2.0, 2.0])) == "+1.5 (+1.5 to +1.5), above zero"
 
 
 @pytest.fixture
@@ -47,7 +25,9 @@ def figures() -> dict[tuple[str, Task], dict[int, dict[str, Any]]]:
     """Accuracies of two methods on two tasks, with seeds that do not all have a pair."""
 
     def run(accuracy: float) -> dict[str, Any]:
-        return {"test_accuracy": accuracy, "val_accuracy": 0.0, "images_seen": 100, "peak_memory_mib": 200}
+        return {"test_accuracy": accuracy, "val_accuracy": 0.0, "images_seen": 100, "peak_memory_mib": 200} | {
+            "settings": {}
+        }
 
     a, b = Task("a", 5), Task("b", None)
     return {
@@ -73,10 +53,38 @@ def test_differences_are_paired_and_averages_are_of_whole_seeds(figures: Any) ->
     first, *others = markdown(made, "test")
     assert first.startswith("**Average over 2 targets**\n\n| method | seeds | test accuracy, % |")
     assert [text.partition("\n")[0] for text in others] == ["**a, 5 shots**", "**b**"]
-    assert "| other | 2 | 72.5 | +2.0 (-10.7 to +14.7), includes zero |  | 100 | 200 |" in others[1]
+    p = by_place["b", "other"].difference.p
+    assert f"| other | 2 | 72.5 | +2.0 (-10.7 to +14.7), includes zero | {p:.3f} |  | 100 | 200 |" in others[1]
     lines = list(csv.DictReader(io.StringIO(comma_separated(made))))
     assert [row["accuracy"] for row in lines][:2] == [str(184.5 / 3), "63.25"]
     assert lines[1]["relative_seconds"] == "" and float(lines[3]["difference"]) == 1.0
+    assert [line["targets_p"] != "" for line in lines] == [False, True, False, False, False, False]
+
+
+def test_rows_have_both_intervals_and_corrected_p_values(figures: Any) -> None:
+    tasks = [Task("a", 5), Task("b", None)]
+    for task in tasks:  # a third method, so that there are two comparisons
+        figures["third", task] = {
+            seed: run | {"test_accuracy": run["test_accuracy"] - seed - 3}
+            for seed, run in figures["finetune", task].items()
+        }
+    late = {("third", tasks[1])}
+    made = rows(figures, {}, {**METHODS, "third": ""}, tasks, "test", post_hoc=late)
+    average = {row.method: row for row in made if row.target == "average"}
+    # On a seeds 0 and 1 differ by 3 and 1, on b by 1 and 3; the third method loses 3, 4 and 5 on both.
+    assert average["other"].over_targets == Difference.over_targets([3.0, 1.0], [1.0, 3.0])
+    assert average["third"].over_targets == Difference.over_targets([-3, -4, -5], [-3, -4, -5])
+    for group in ("average", "a", "b"):
+        own = [row for row in made if row.target == group]
+        assert [row.method for row in own] == ["finetune", "other", "third"]
+        assert [row.p_holm for row in own[1:]] == holm([row.difference.p for row in own[1:]])
+        assert math.isnan(own[0].p_holm) and own[2].p_holm == 2 * own[2].difference.p < own[1].p_holm
+        assert bool(own[1].over_targets.pairs) == (group == "average")
+    assert [row.post_hoc for row in made if row.method == "third"] == ["b", "", "b"]
+    first, on_a, on_b = markdown(made, "test")
+    assert "| minus finetune's (95 % interval) | p (Holm) | targets at random (95 % interval) | p (Holm) |" in first
+    assert "at random" not in on_a and "chosen after test runs on" not in on_a
+    assert on_b.splitlines()[-1].endswith("| 200 | b |")
 
 
 def test_a_method_is_set_against_each_other_one(figures: Any) -> None:
@@ -85,8 +93,10 @@ def test_a_method_is_set_against_each_other_one(figures: Any) -> None:
     text = paired_table(figures, "other", {**METHODS, "third": ""}, tasks, "test")
     title, _, head, _, *lines = text.splitlines()
     assert title == "**other minus each other method, test accuracy, average over 2 targets**"
-    assert head == "| method | seeds | other minus it (95 % interval) | pairs above zero |"
-    assert lines == [f"| finetune | 2 | {Difference.of([3, 1], [1, 3])} | 4 of 4 |"]
+    columns = "other minus it (95 % interval) | p (Holm) | targets at random (95 % interval) | p (Holm)"
+    assert head == f"| method | seeds | {columns} | pairs above zero |"
+    of_seeds, of_targets = Difference.of([3, 1], [1, 3]), Difference.over_targets([3, 1], [1, 3])
+    assert lines == [f"| finetune | 2 | {of_seeds} | {of_seeds.p:.3f} | {of_targets} | {of_targets.p:.3f} | 4 of 4 |"]
     assert "| other | 2 |" in paired_table(figures, "finetune", {"other": ""}, tasks, "test")
     assert "| 0 of 4 |" in paired_table(figures, "finetune", {"other": ""}, tasks, "test")
 
@@ -117,3 +127,15 @@ def test_a_plot_needs_methods_that_are_timed(tmp_path: Path, figures: Any) -> No
     said = rows(figures, seconds, {"finetune": "baseline", "other": "ours"}, tasks, "test")
     assert plot(said, "test", tmp_path / "q.png")
     assert (tmp_path / "p.png").read_bytes() != (tmp_path / "q.png").read_bytes()
+
+
+@pytest.mark.parametrize(("seen", "batch", "time"), [(100, 32, 1.5), (150, 32, 2.25), (100, 64, 0.75)])
+def test_the_plots_time_is_that_of_all_steps(figures: Any, seen: int, batch: int, time: float) -> None:
+    tasks = [Task("a", 5), Task("b", None)]
+    for task in tasks:
+        for run in figures["other", task].values():
+            run |= {"images_seen": seen, "settings": {"batch_size": batch}}
+        for run in figures["finetune", task].values():
+            run |= {"settings": {"batch_size": 32}}
+    made = rows(figures, {("other", task): 1.5 for task in tasks}, METHODS, tasks, "test")
+    assert {point.method: point.time for point in points(made)} == {"finetune": 1.0, "other": time}

@@ -20,6 +20,15 @@ xmixup compare FILE.yaml --time
 xmixup compare FILE.yaml --split val
     compares validation accuracies; test images are not looked at
 
+xmixup compare FILE.yaml --dry-run
+    says which runs are missing, and how long they will take; also with --tune, --time and --leave-one-out
+
+xmixup compare FILE.yaml --leave-one-out
+    makes as well, for each target, the runs at the settings that tuning on the other targets chose
+
+A table of test accuracies is refused where settings were chosen after test runs: tuning went on, or a method was tested
+with other settings before. With --post-hoc it is shown, and marked. The file of results keeps what chose what.
+
 A run is known by a hash of its settings, defaults included: where one changes, it is another run, and what does not
 belong to the comparison stays in the file but out of the table. All settings of training are flags, too, for those that
 are common to all runs. Targets that tuning is done on should have a test split of their own: of those that have none,
@@ -31,16 +40,19 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..cli import Parser, checked_options, exit_status, require_one_process
-from ..comparison.plan import COMMON, Comparison, Run, Task, check_weights, read, timing_key, with_data_folder
+from ..comparison.history import chosen_late, has_choice, record_choices, variants
+from ..comparison.left_out import can_leave_out, left_out_missing, left_out_runs, left_out_table
+from ..comparison.missing import missing, outlook
+from ..comparison.plan import COMMON, Comparison, Run, check_weights, read, timing_key, with_data_folder
 from ..comparison.plot import plot
 from ..comparison.results import Results, check_data
-from ..comparison.tables import comma_separated, markdown, paired_table, rows
-from ..comparison.tuning import choose, tuned
+from ..comparison.tables import by_seed, comma_separated, markdown, paired_table, rows
+from ..comparison.tuning import best_point, choose, tuned, with_complete_tuning
 from ..comparison.workers import Workers
 from ..runtime.files import around_markers, check_file_writable, write_between_markers, write_text
 from ..runtime.signals import Interrupted
@@ -49,8 +61,11 @@ from . import verdict
 WRITER = "xmixup compare"
 """What the tables of other people's pages are marked with."""
 
-Chosen = Mapping[str, Mapping[str, Any]]
-"""Settings that tuning has chosen, by method."""
+POST_HOC = (
+    "**Post hoc**: where targets are named, settings were chosen after the method's test runs on them (tuning went "
+    "on, or the method was tested with other settings before). These rows are no test of these settings."
+)
+"""What marks tables of settings that were chosen late."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +94,14 @@ class Options:
     """Time steps in turn with finetune's."""
     table: bool = False
     """Run nothing, make the table of what is there."""
+    dry_run: bool = False
+    """Run nothing, say what is missing and how long it takes."""
+    leave_one_out: bool = False
+    """Run also each target at what the others chose."""
+    tune_targets: list[str] | None = None
+    """Targets to tune on, instead of the file's."""
+    post_hoc: bool = False
+    """Show and mark tests whose settings were chosen late."""
     versus: str | None = None
     """Add a table: this method minus each other one, in pairs."""
     markdown: str | None = None
@@ -87,6 +110,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.tune + self.time + self.table > 1:
             raise ValueError("expected one of --tune, --time and --table, got several")
+        if self.leave_one_out and (self.tune or self.time or self.table):
+            raise ValueError("leave_one_out: expected neither --tune, --time nor --table beside it, got one of them")
+        if self.table and self.dry_run:
+            raise ValueError("expected one of --table and --dry-run, which both run nothing, got both")
 
 
 OPTIONS = tuple(field.name for field in fields(Options))
@@ -114,7 +141,8 @@ def _values(arguments: Sequence[str], prog: str) -> dict[str, Any]:
     parser = Parser(prog, __doc__, of_training=True)
     parser.flags.title = "flags"
     names = {"results": "FILE", "targets": "NAME", "methods": "NAME", "data": "DIR", "markdown": "FILE"}
-    parser.add_options(Options, positional={"file": "FILE.yaml|DATASET"}, metavars={**names, "versus": "METHOD"})
+    names |= {"tune_targets": "NAME", "versus": "METHOD"}
+    parser.add_options(Options, positional={"file": "FILE.yaml|DATASET"}, metavars=names)
     parser.add_options(verdict.PhotosOptions, metavars={"budget": "TIME"})
     parser.add_settings(arguments, groups=(), only=[name for name in COMMON if name != "shots"])
     return parser.values(arguments)
@@ -132,6 +160,7 @@ def parse(arguments: Sequence[str], prog: str) -> tuple[Options, Comparison]:
         methods=options.methods,
         shots=options.shots,
         seeds=options.seeds,
+        tune_targets=options.tune_targets,
     )
     return options, comparison
 
@@ -140,37 +169,99 @@ def _compare(comparison: Comparison, options: Options) -> int:
     require_one_process()
     results = Results(comparison.results)
     page = None if options.markdown is None else Path(options.markdown)
-    if options.versus is not None and options.versus not in comparison.methods:
-        raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {options.versus}")
-    check_file_writable(comparison.results, "results")  # this and what follows: refused now, not after hours of runs
-    if page is not None:
-        around_markers(page, WRITER)
-        check_file_writable(page, "markdown")
+    _check_options(comparison, options, page)
+    if options.dry_run:
+        print(_dry_run(comparison, options, results.lines()))
+        return 0
     if not options.table:
         check_weights(comparison, options.data)
     if options.tune:
-        if not comparison.grid:
-            raise ValueError(f"{options.file or 'flags'}: grid: expected the settings to try, got none")
-        wanted = [run for method in comparison.grid for point in comparison.tuning(method) for run in point]
-        failures = Workers(results, options.data).train(wanted, "val")
+        failures = Workers(results, options.data).train(_tuning_runs(comparison), "val")
+        record_choices(comparison, results)
         print(tuned(comparison, results.lines()))
         return int(failures > 0)
-    chosen = choose(comparison, results.lines())
-    runs = comparison.runs(chosen)
+    shown = with_complete_tuning(comparison, results.lines()) if options.table else comparison
+    chosen = choose(shown, results.lines())
+    runs = shown.runs(chosen)
     check_data(results.lines(), {run.key for run in runs})
+    _check_choices(shown, results.lines(), options)
+    failures = 0
     if not options.table:
         _check_targets(runs, results.lines(), options.data)
-    failures = 0
+        record_choices(comparison, results)
     if options.time:
         failures = Workers(results, options.data).time(comparison.pairs(chosen))
     elif not options.table:
-        failures = Workers(results, options.data).train(runs, options.split)
+        others = left_out_runs(comparison, results.lines()) if options.leave_one_out else []
+        failures = Workers(results, options.data).train([*runs, *others], options.split)
     lines = results.lines()
     check_data(lines, {run.key for run in runs})
-    summary = _write_tables(comparison, chosen, lines, options.split, options.versus)
+    summary = _write_tables(comparison, shown, lines, options)
     if page is not None:
         write_between_markers(page, WRITER, summary)
     return int(failures > 0)
+
+
+def _check_options(comparison: Comparison, options: Options, page: Path | None) -> None:
+    """Raises ValueError for what the comparison does not have: refused now, not after hours of runs."""
+    if options.versus is not None and options.versus not in comparison.methods:
+        raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {options.versus}")
+    check_file_writable(comparison.results, "results")
+    if page is not None:
+        around_markers(page, WRITER)
+        check_file_writable(page, "markdown")
+    if options.tune and not comparison.grid:
+        raise ValueError(f"{options.file or 'flags'}: grid: expected the settings to try, got none")
+    if options.leave_one_out and not can_leave_out(comparison):
+        raise ValueError("leave_one_out: expected a grid, and for each target another one to tune on; got none")
+
+
+def _check_choices(comparison: Comparison, lines: Sequence[dict[str, Any]], options: Options) -> None:
+    """Raises ValueError where test results would be shown whose settings were chosen after test runs."""
+    if options.split != "test" or options.post_hoc:
+        return
+    late = chosen_late(comparison, lines, to_run=not (options.table or options.time))
+    if late:
+        each = "; ".join(sorted(f"{method} on {task}" for method, task in late))
+        raise ValueError(
+            f"results: expected settings that were chosen before a method's test runs, got settings that were chosen "
+            f"after them: {each}; compare settings with --split val, begin another file with --results, or give "
+            "--post-hoc for a table that is marked"
+        )
+
+
+def _tuning_runs(comparison: Comparison) -> list[Run]:
+    """All runs of tuning."""
+    return [run for method in comparison.grid for point in comparison.tuning(method) for run in point]
+
+
+def _dry_run(comparison: Comparison, options: Options, lines: Sequence[dict[str, Any]]) -> str:
+    """Which runs the command would make. Where tuning is not complete, the point that needs the fewest runs counts."""
+    given = {name for points in comparison.grid.values() for name in points[0]}
+    if options.tune:
+        wanted = _tuning_runs(comparison)
+        return outlook(missing(wanted, lines, "val"), len(wanted), lines, given)
+    chosen, unsure = {}, []
+    for method, points in comparison.grid.items():
+        point = best_point(comparison, lines, method)
+        if point is None:
+            unsure.append(method)
+            alone = replace(comparison, methods={method: comparison.methods[method]})
+            absent = [len(missing(alone.runs({method: each}), lines, options.split)) for each in points]
+            point = points[absent.index(min(absent))]
+        chosen[method] = point
+    if options.time:
+        timed = {line["key"] for line in lines if "relative_seconds" in line}
+        pairs = comparison.pairs(chosen)
+        return f"{sum(timing_key(pair) not in timed for pair in pairs)} of {len(pairs)} timings are missing"
+    wanted = comparison.runs(chosen)
+    if options.leave_one_out and not unsure:
+        wanted += left_out_runs(comparison, lines)
+    wanted = list({run.key: run for run in wanted}.values())
+    text = outlook(missing(wanted, lines, options.split), len(wanted), lines, given)
+    if unsure:
+        text += f"\nat least: tuning of {', '.join(unsure)} has chosen nothing yet"
+    return text
 
 
 def _check_targets(runs: Sequence[Run], lines: Sequence[dict[str, Any]], data: str | None) -> None:
@@ -189,50 +280,67 @@ def _check_targets(runs: Sequence[Run], lines: Sequence[dict[str, Any]], data: s
             )
 
 
-def _write_tables(
-    comparison: Comparison, chosen: Chosen, lines: Sequence[dict[str, Any]], split: str, versus: str | None
-) -> str:
-    """Prints the tables, and writes Markdown, CSV and PNG beside the results.
+def _write_tables(comparison: Comparison, shown: Comparison, lines: Sequence[dict[str, Any]], options: Options) -> str:
+    """Prints the tables, and writes Markdown, CSV and PNG beside the results, of the methods ``shown``, whose tuning is
+    complete.
 
     Returns a summary for other pages: the average over targets, or the table of the only target, with the table of
-    ``versus``.
+    --versus.
     """
-    runs = comparison.runs(chosen)
-    done = {line["key"]: line for line in lines if line.get(f"{split}_accuracy") is not None}
+    split, chosen = options.split, choose(shown, lines)
+    _check_choices(shown, lines, options)
+    late = chosen_late(shown, lines, to_run=False) if split == "test" else set()
+    runs = shown.runs(chosen)
+    lines_by_seed = by_seed(runs, lines, split)
     timed = {line["key"]: line["relative_seconds"] for line in lines if "relative_seconds" in line}
-    by_seed: dict[tuple[str, Task], dict[int, dict[str, Any]]] = {}
-    for run in runs:
-        if run.key in done:
-            by_seed.setdefault((run.method, run.task), {})[run.settings.seed] = done[run.key]
-    pairs = {(run.method, run.task): timing_key((base, run)) for base, run in comparison.pairs(chosen)}
+    pairs = {(run.method, run.task): timing_key((base, run)) for base, run in shown.pairs(chosen)}
     seconds = {place: timed[key] for place, key in pairs.items() if key in timed}
-    table_rows = rows(by_seed, seconds, comparison.origins, comparison.tasks, split)
+    table_rows = rows(lines_by_seed, seconds, shown.origins, shown.tasks, split, post_hoc=late)
 
-    keys = {run.key for run in runs}
-    failed = {line["key"] for line in lines if "error" in line} & keys - done.keys()
-    known = {*keys, *pairs.values()}
-    if comparison.grid:
-        known |= {run.key for method in comparison.grid for point in comparison.tuning(method) for run in point}
-    others = sum(line["key"] not in known for line in lines)
-    versions = sorted({_versions(done[key]) for key in keys & done.keys()})
-    notes = [
-        f"{len(keys & done.keys())} of {len(keys)} runs are done; {len(failed)} have failed.",
-        f"{others} other lines of the file belong to other settings and are not in the table.",
-        "Intervals are not corrected for the number of comparisons.",
-        f"Made with {' and with '.join(versions)}." if versions else "",
-    ]
     first, *per_target = markdown(table_rows, split)
-    end = [" ".join(filter(None, notes))]
-    if versus is not None:
-        end.insert(0, paired_table(by_seed, versus, comparison.origins, comparison.tasks, split))
+    end = [_notes(comparison, shown, lines, options)]
+    if options.versus in shown.methods:
+        end.insert(0, paired_table(lines_by_seed, options.versus, shown.origins, shown.tasks, split))
+    if can_leave_out(shown):
+        end.insert(0, left_out_table(shown, lines, split, late))
+    if late:
+        end.insert(0, POST_HOC)
     choices = [tuned(comparison, lines)] if comparison.grid else []
-    text = "\n\n".join([first, *per_target, *end, *choices])
+    absent = left_out_missing(shown, lines, split) if can_leave_out(shown) else ""
+    text = "\n\n".join(filter(None, [first, *per_target, *end, absent, *choices]))
     print(f"\n{text}", flush=True)
     base_name = comparison.results.with_suffix("" if split == "test" else f".{split}")
     write_text(Path(f"{base_name}.md"), text + "\n")
     write_text(Path(f"{base_name}.csv"), comma_separated(table_rows))
     plot(table_rows, split, Path(f"{base_name}.png"))
     return "\n\n".join([first, *end])
+
+
+def _notes(comparison: Comparison, shown: Comparison, lines: Sequence[dict[str, Any]], options: Options) -> str:
+    """What the tables are made of, in sentences."""
+    chosen, accuracy = choose(shown, lines), f"{options.split}_accuracy"
+    done = {line["key"]: line for line in lines if line.get(accuracy) is not None}
+    keys = {run.key for run in shown.runs(chosen)}
+    failed = {line["key"] for line in lines if "error" in line} & keys - done.keys()
+    known = {*keys, *(timing_key(pair) for pair in shown.pairs(chosen)), *(run.key for run in _tuning_runs(comparison))}
+    if can_leave_out(shown):
+        known |= {run.key for run in left_out_runs(shown, lines)}
+    others = sum(line["key"] not in known and not has_choice(line) for line in lines)
+    versions = sorted({_versions(done[key]) for key in keys & done.keys()})
+    untimed = sum("finished" not in line for line in lines)
+    left = [method for method in comparison.methods if method not in shown.methods]
+    tried, tested = variants(lines), variants(lines, "test_accuracy")
+    notes = [
+        f"{len(keys & done.keys())} of {len(keys)} runs are done; {len(failed)} have failed.",
+        f"{', '.join(left)}: tuning is not complete, so they are not in the tables." if left else "",
+        f"{others} other lines of the file belong to other settings and are not in the table.",
+        f"Variants in the file, each a method with its settings: {sum(tried.values())} were validated, "
+        f"{sum(tested.values())} tested.",
+        "Intervals are of one comparison alone; p-values are corrected for the comparisons of their table (Holm).",
+        f"When {untimed} of the {len(lines)} lines were added is not known; their order counts." if untimed else "",
+        f"Made with {' and with '.join(versions)}." if versions else "",
+    ]
+    return " ".join(filter(None, notes))
 
 
 def _versions(line: Mapping[str, Any]) -> str:

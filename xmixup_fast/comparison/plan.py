@@ -131,11 +131,19 @@ class Comparison:
 
     def run(self, method: str, task: Task, seed: int, extra: Mapping[str, Any]) -> Run:
         """A run with the ``extra`` settings. Raises ValueError, which names method and task, for invalid settings."""
-        values = {**self.settings[task], **self.methods[method], **extra, "shots": task.shots, "seed": seed}
-        try:
-            return Run(method, task, Settings(**values))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{method} on {task}: {error}") from None
+        place = (method, task, seed, repr(sorted(extra.items())))
+        if place not in self._made:
+            values = {**self.settings[task], **self.methods[method], **extra, "shots": task.shots, "seed": seed}
+            try:
+                self._made[place] = Run(method, task, Settings(**values))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{method} on {task}: {error}") from None
+        return self._made[place]
+
+    @cached_property
+    def _made(self) -> dict[tuple[str, Task, int, str], Run]:
+        """The runs so far: tables ask for each one several times, and checking and hashing settings takes a while."""
+        return {}
 
 
 def with_data_folder(settings: Settings, data: str | None) -> Settings:
@@ -173,6 +181,7 @@ def read(
     methods: list[str] | None = None,
     shots: list[int] | None = None,
     seeds: list[int] | None = None,
+    tune_targets: list[str] | None = None,
 ) -> Comparison:
     """Reads the plan of a comparison from a YAML file or, where ``file`` is None, makes one from the other arguments.
 
@@ -186,6 +195,7 @@ def read(
             the name of a recipe.
         shots: training images per class, in place of the plan's.
         seeds: seeds of all methods, in place of the plan's.
+        tune_targets: names of targets to tune on, in place of the plan's.
 
     Raises ValueError, which says where in the plan what is wrong, and FileNotFoundError for a missing file.
     """
@@ -199,7 +209,7 @@ def read(
     tasks = plan.tasks(targets, shots)
     origins = plan.origins()
     method_settings, method_seeds = plan.methods(methods, seeds)
-    grid, tune_tasks, tune_seeds = plan.tuning(method_settings, method_seeds)
+    grid, tune_tasks, tune_seeds = plan.tuning(method_settings, method_seeds, tune_targets)
     comparison = Comparison(
         results=results_file,
         tasks=list(tasks),
@@ -308,18 +318,22 @@ class _Plan:
         return settings, method_seeds
 
     def tuning(
-        self, methods: _Named, seeds: Mapping[str, list[int]]
+        self, methods: _Named, seeds: Mapping[str, list[int]], targets: list[str] | None
     ) -> tuple[dict[str, list[dict[str, Any]]], dict[Task, dict[str, Any]], list[int]]:
         """The grid of each method, the tasks of tuning with their settings, and the seeds of tuning.
+
+        ``targets`` takes the place of the plan's targets for tuning.
 
         All are empty in a plan without a grid. A method without a grid of its own gets one point, the plan's settings.
         """
         if "grid" not in self.content:
+            if targets is not None:
+                raise ValueError(f"{self.where}: tune_targets: expected none in a plan without a grid, got {targets}")
             return {}, {}, []
         lists = self._named("grid")
         self._wanted("grid", self._named("methods"), list(lists))
         grid = {name: self._points(name, lists.get(name, {})) for name in methods}
-        tasks = self.tasks(self.content.get("tune_targets"), None)
+        tasks = self.tasks(targets or self.content.get("tune_targets"), None)
         tune_seeds = self._integers("tune_seeds", self.content.get("tune_seeds"))
         if both := sorted({seed for method_seeds in seeds.values() for seed in method_seeds} & set(tune_seeds)):
             raise ValueError(f"{self.where}: tune_seeds: expected other seeds than the comparison's, got {both}")

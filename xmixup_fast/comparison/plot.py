@@ -1,4 +1,4 @@
-"""The plot of a comparison."""
+"""The plot of a comparison: accuracy against the time of training."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from .differences import LEVEL, Difference
 from .plan import BASELINE, Task
-from .tables import AVERAGE, LEVEL, Difference, Row
+from .tables import AVERAGE, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,11 +18,11 @@ COLOURS = 10
 """Colours of matplotlib's default cycle."""
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
     """A method in the plot."""
 
     time: float
-    """Duration of a step, relative to the baseline's."""
+    """Duration of training, which is steps times the duration of a step, relative to the baseline's."""
     gain: Difference
     """Accuracy minus the baseline's."""
     method: str
@@ -30,47 +31,49 @@ class _Point(NamedTuple):
 
 
 def plot(table_rows: Sequence[Row], split: str, path: Path) -> bool:
-    """Plots accuracy minus the baseline's against relative step time, for the first task of the rows, as a PNG file.
+    """Plots accuracy minus the baseline's against training time, for the first task of the rows, as a PNG file.
 
+    The time is relative to the baseline's: that of a step, as it was measured in turn, times the number of steps.
     Returns False, and writes nothing, where no method but the baseline has been both trained and timed.
     """
     from matplotlib.figure import Figure
 
     from ..report import figures, lettering
 
-    points = _points(table_rows)
-    if len(points) < 2:
+    first, shown = table_rows[0], points(table_rows)
+    if len(shown) < 2:
         return False
-    bounds = [bound for _, gain, _, _ in points for bound in (gain.low, gain.mean, gain.high) if not math.isnan(bound)]
+    bounds = [bound for _, gain, _, _ in shown for bound in (gain.low, gain.mean, gain.high) if not math.isnan(bound)]
     gap = (max(bounds) - min(bounds)) / 18 or 1.0
-    heights = _apart([gain.mean for _, gain, _, _ in points], gap)
+    heights = _apart([gain.mean for _, gain, _, _ in shown], gap)
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="0.7", linewidth=1, zorder=0)
-    for number, (point, height) in enumerate(zip(points, heights, strict=True)):
+    for number, (point, height) in enumerate(zip(shown, heights, strict=True)):
         _draw_point(axes, point, number, height)
-    times = [point.time for point in points]
+    times = [point.time for point in shown]
     margin = 0.06 * max(max(times) - min(times), 0.1)
     axes.set(
         xlim=(min(times) - margin, max(times) + margin),
         ylim=(min(bounds + heights) - gap, max(bounds + heights) + gap),
-        xlabel=f"time of a step, in multiples of {BASELINE}'s",
+        xlabel=f"time of training (steps times the time of a step), in multiples of {BASELINE}'s",
         ylabel=f"{split} accuracy minus {BASELINE}'s, points, with {100 * LEVEL:.0f} % interval",
     )
-    first = table_rows[0]
     title = "average over targets" if first.target == AVERAGE else str(Task(first.target, first.shots))
+    title += ", settings chosen after test runs" if any(row.post_hoc for row in table_rows) else ""
     axes.set_title(lettering.drawable(title), **lettering.text_style())
     axes.grid(alpha=0.25)
     figures.save(figure, path)
     return True
 
 
-def _points(table_rows: Sequence[Row]) -> list[_Point]:
+def points(table_rows: Sequence[Row]) -> list[Point]:
     """The methods of the first task that have been trained and timed, by rising gain."""
     first = [row for row in table_rows if (row.target, row.shots) == (table_rows[0].target, table_rows[0].shots)]
-    points = [
-        _Point(
-            row.relative_seconds,
+    steps = {row.method: row.steps for row in first}
+    found = [
+        Point(
+            row.relative_seconds * row.steps / steps[BASELINE],
             row.difference if row.method != BASELINE else Difference(0.0, 0.0, 0.0, 0),
             row.method,
             f"{row.method} ({row.origin})" if row.origin else row.method,
@@ -78,10 +81,10 @@ def _points(table_rows: Sequence[Row]) -> list[_Point]:
         for row in first
         if not math.isnan(row.relative_seconds) and (row.method == BASELINE or row.difference.pairs)
     ]
-    return sorted(points, key=lambda point: point.gain.mean)
+    return sorted(found, key=lambda point: point.gain.mean)
 
 
-def _draw_point(axes: Axes, point: _Point, number: int, height: float) -> None:
+def _draw_point(axes: Axes, point: Point, number: int, height: float) -> None:
     """Draws a method's mark and interval, and its name in a column at the right, at the given height.
 
     Names stand in a column since many methods take nearly the same time.

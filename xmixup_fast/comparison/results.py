@@ -8,12 +8,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, fields
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from ..settings.fields import Settings
+from ..settings.identity import NOT_HASHED
 
 APPEND_BYTE = 0
 """The byte of the lock file that a process locks while it adds a line. Byte 1 + KEY is the claim of a run."""
@@ -101,3 +107,22 @@ def check_data(lines: Iterable[Mapping[str, Any]], keys: Container[str]) -> None
                 f"results: the images of target {target} have changed between its runs (fingerprint {each}), so their "
                 "accuracies cannot be compared; make all of them anew with another --results"
             )
+
+
+def now() -> str:
+    """The time at which a line is added, in UTC: text that sorts by time."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def changed_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that matter and are not the defaults, for the reader of a line; folders are left out."""
+    defaults = {item.name: item.default for item in fields(Settings)}
+    values = {
+        name: value for name, value in asdict(settings).items() if value != defaults[name] and name not in NOT_HASHED
+    }
+    return {name: json.loads(without_folders(json.dumps(value))) for name, value in values.items()}
+
+
+def without_folders(text: str) -> str:
+    """The text with the last parts alone of the absolute paths in it."""
+    return re.sub(r"(?<![\w.{}~/-])/(?:[^\s/:\"']+/)*(?=[^\s/:\"'])", "", text)

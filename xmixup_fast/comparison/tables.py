@@ -1,7 +1,7 @@
 """Tables of a comparison, as Markdown and CSV.
 
 Methods are compared in pairs: runs of two methods with one seed on one task see the same splits, order and crops, so
-the difference of their accuracies varies less than either accuracy.
+the difference of their accuracies varies less than either accuracy. ``differences`` has the intervals.
 """
 
 from __future__ import annotations
@@ -10,56 +10,16 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .plan import BASELINE, Task
+from ..settings.fields import Settings
+from .differences import LEVEL, Difference, holm
+from .plan import BASELINE, Run, Task
 
 AVERAGE = "average"
 """Takes the place of a target's name in rows that are averages over all tasks."""
-LEVEL = 0.95
-"""Confidence level of the intervals."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The mean of paired differences of accuracy, in points, with its confidence interval."""
-
-    mean: float
-    """NaN without pairs."""
-    low: float
-    """NaN with fewer than two pairs, as ``high``."""
-    high: float
-    pairs: int
-    """The number of pairs; of several tasks, that of the task with the fewest."""
-
-    @classmethod
-    def of(cls, *tasks: Sequence[float]) -> Difference:
-        """The mean over tasks of the mean difference on each task; ``tasks`` hold one difference per seed.
-
-        Differences on different tasks count as independent, so the variances of the tasks' means add up, and the
-        interval is that of Student's t distribution with Welch and Satterthwaite's degrees of freedom (Satterthwaite
-        1946, Biometrics Bulletin 2).
-        """
-        from scipy import stats
-
-        pairs = min(map(len, tasks))
-        mean, half = statistics.fmean(map(statistics.fmean, tasks)) if pairs else math.nan, math.nan
-        if pairs > 1:
-            variances = [statistics.variance(values) / len(values) for values in tasks]
-            parts = [variance**2 / (len(values) - 1) for variance, values in zip(variances, tasks, strict=True)]
-            freedom = sum(variances) ** 2 / sum(parts) if any(parts) else pairs - 1
-            half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(sum(variances)) / len(tasks)
-        return cls(mean, mean - half, mean + half, pairs)
-
-    def __str__(self) -> str:
-        if not self.pairs:
-            return ""
-        if math.isnan(self.low):
-            return f"{self.mean:+.1f}, one pair, no interval"
-        verdict = "above zero" if self.low > 0 else "below zero" if self.high < 0 else "includes zero"
-        return f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f}), {verdict}"
 
 
 @dataclass(frozen=True)
@@ -76,11 +36,20 @@ class Row:
     accuracy: float
     """The mean, in percent."""
     difference: Difference
-    """Accuracy minus the baseline's."""
+    """Accuracy minus the baseline's, on these targets."""
+    over_targets: Difference
+    """The same, with targets that count as drawn at random; no pairs in rows of one task."""
     relative_seconds: float
     """Duration of a step divided by the baseline's."""
     images_seen: float
+    steps: float
     peak_memory_mib: float
+    p_holm: float = math.nan
+    """The p-value of ``difference``, corrected for all methods of the group."""
+    over_targets_p_holm: float = math.nan
+    """The p-value of ``over_targets``, corrected likewise."""
+    post_hoc: str = ""
+    """The targets on which the method's settings were chosen after its test runs."""
 
 
 _Runs = Mapping[int, Mapping[str, Any]]
@@ -89,25 +58,44 @@ BySeed = Mapping[tuple[str, Task], _Runs]
 """Lines of the file of results by method and task, then by seed."""
 
 
+def by_seed(runs: Iterable[Run], lines: Iterable[Mapping[str, Any]], split: str) -> BySeed:
+    """The lines of those runs that have an accuracy on the split."""
+    done = {line["key"]: line for line in lines if line.get(f"{split}_accuracy") is not None}
+    found: dict[tuple[str, Task], dict[int, Mapping[str, Any]]] = {}
+    for run in runs:
+        if run.key in done:
+            found.setdefault((run.method, run.task), {})[run.settings.seed] = done[run.key]
+    return found
+
+
 def rows(
     lines: BySeed,
     seconds: Mapping[tuple[str, Task], float],
     methods: Mapping[str, str],
     tasks: Sequence[Task],
     split: str,
+    *,
+    post_hoc: Container[tuple[str, Task]] = (),
 ) -> list[Row]:
     """A row for each task and method, after rows of averages over all tasks where there are several.
 
     ``methods`` gives the origin of each method: see :attr:`~xmixup_fast.comparison.plan.Comparison.origins`.
     ``seconds`` holds the relative durations of steps that have been timed. A pair is a seed that both the method and
-    the baseline have on a task. An average takes the seeds that are done on all tasks.
+    the baseline have on a task. An average takes the seeds that are done on all tasks. ``post_hoc`` holds what
+    :func:`~xmixup_fast.comparison.post_hoc.chosen_late` found. P-values are corrected within each group of rows.
     """
     groups = ([list(tasks)] if len(tasks) > 1 else []) + [[task] for task in tasks]
-    return [
-        replace(_row(lines, seconds, method, group, f"{split}_accuracy"), origin=origin)
-        for group in groups
-        for method, origin in methods.items()
-    ]
+    made = []
+    for group in groups:
+        own = [_row(lines, seconds, method, group, f"{split}_accuracy") for method in methods]
+        p_values = holm([row.difference.p for row in own])
+        over_targets = holm([row.over_targets.p for row in own])
+        for row, p, over in zip(own, p_values, over_targets, strict=True):
+            late = ", ".join(dict.fromkeys(task.target for task in group if (row.method, task) in post_hoc))
+            made.append(
+                replace(row, origin=methods[row.method], p_holm=p, over_targets_p_holm=over, post_hoc=late),
+            )
+    return made
 
 
 def _row(
@@ -129,8 +117,10 @@ def _row(
         seeds=len(seeds),
         accuracy=_mean(accuracies),
         difference=Difference.of(*differences),
+        over_targets=Difference.over_targets(*(differences if len(tasks) > 1 else [[]])),
         relative_seconds=_mean(times),
         images_seen=_mean([run["images_seen"] for run in runs]),
+        steps=_mean([run["images_seen"] / run["settings"].get("batch_size", Settings.batch_size) for run in runs]),
         peak_memory_mib=_mean([run["peak_memory_mib"] for run in runs]),
     )
 
@@ -140,17 +130,31 @@ def paired_table(lines: BySeed, method: str, others: Mapping[str, str], tasks: S
 
     Pairs are as in :func:`rows`. ``others`` gives the origin of each method.
     """
-    column, cells = f"{split}_accuracy", []
-    for other, origin in others.items():
+    column, found = f"{split}_accuracy", {}
+    for other in others:
         own, base = ([lines.get((name, task), {}) for task in tasks] for name in (method, other))
         differences = _paired_differences(own, base, column)
+        if other != method and any(differences):
+            found[other] = differences
+    of_seeds = {other: Difference.of(*differences) for other, differences in found.items()}
+    of_targets = {other: Difference.over_targets(*(each if len(tasks) > 1 else [[]])) for other, each in found.items()}
+    p_values = holm([difference.p for difference in of_seeds.values()])
+    over_targets = holm([difference.p for difference in of_targets.values()])
+    cells = []
+    for (other, differences), p, over in zip(found.items(), p_values, over_targets, strict=True):
         pairs = [difference for task in differences for difference in task]
-        if other != method and pairs:
-            positive = f"{sum(difference > 0 for difference in pairs)} of {len(pairs)}"
-            cells.append((other, origin, str(len(differences[0])), str(Difference.of(*differences)), positive))
+        positive = f"{sum(difference > 0 for difference in pairs)} of {len(pairs)}"
+        intervals = (str(of_seeds[other]), _p_value(p), str(of_targets[other]), _p_value(over))
+        cells.append((other, others[other], str(len(differences[0])), *intervals, positive))
     title = f"{method} minus each other method, {split} accuracy, average over {len(tasks)} targets"
-    head = ("method", "origin", "seeds", f"{method} minus it ({100 * LEVEL:.0f} % interval)", "pairs above zero")
+    head = ("method", "origin", "seeds", *_heads(f"{method} minus it"), "pairs above zero")
     return f"**{title}**\n\n{table(head, cells)}"
+
+
+def _heads(difference: str) -> tuple[str, str, str, str]:
+    """The columns of a difference: with its interval and p-value, and as if the targets were drawn at random."""
+    level = f"{100 * LEVEL:.0f} % interval"
+    return f"{difference} ({level})", "p (Holm)", f"targets at random ({level})", "p (Holm)"
 
 
 def _paired_differences(own: Sequence[_Runs], base: Sequence[_Runs], column: str) -> list[list[float]]:
@@ -170,10 +174,11 @@ def markdown(table_rows: Sequence[Row], split: str) -> list[str]:
         "origin",
         "seeds",
         f"{split} accuracy, %",
-        f"minus {BASELINE}'s ({100 * LEVEL:.0f} % interval)",
+        *_heads(f"minus {BASELINE}'s"),
         f"step time / {BASELINE}'s",
         "images seen (steps x batch)",
         "peak memory, MiB",
+        "chosen after test runs on",
     )
     parts = []
     tasks = dict.fromkeys((row.target, row.shots) for row in table_rows)
@@ -192,9 +197,13 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(row.seeds),
         _number(row.accuracy, ".1f"),
         str(row.difference),
+        _p_value(row.p_holm),
+        str(row.over_targets),
+        _p_value(row.over_targets_p_holm),
         _number(row.relative_seconds, ".2f"),
         _number(row.images_seen, ".0f"),
         _number(row.peak_memory_mib, ".0f"),
+        row.post_hoc,
     )
 
 
@@ -206,6 +215,10 @@ def table(head: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else _number(value, ".3f")
+
+
 def _number(value: float, format_spec: str) -> str:
     return "" if math.isnan(value) else format(value, format_spec)
 
@@ -214,9 +227,12 @@ def comma_separated(table_rows: Sequence[Row]) -> str:
     """The rows as CSV, in full precision; unknown values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [item.name for item in fields(Row) if item.name != "difference"]
-    writer.writerow([*names, "difference", "low", "high", "pairs"])
+    names = [item.name for item in fields(Row) if item.name not in ("difference", "over_targets")]
+    differences = ["difference", "low", "high", "pairs", "p", "targets_low", "targets_high", "targets_p"]
+    writer.writerow([*names, *differences])
     for row in table_rows:
-        values = [*(getattr(row, name) for name in names), *astuple(row.difference)]
+        own, over = row.difference, row.over_targets
+        values = [*(getattr(row, name) for name in names), own.mean, own.low, own.high, own.pairs, own.p]
+        values += [over.low, over.high, over.p]
         writer.writerow(["" if value is None or value != value else value for value in values])
     return text.getvalue()

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..settings.fields import Settings
-from ..settings.identity import NOT_HASHED
 from .plan import Run, timing_key, with_data_folder
-from .results import Results
+from .results import Results, changed_settings, now, without_folders
 
 PACKAGE = Path(__file__).resolve().parents[1]
 START = f"""
@@ -115,7 +113,8 @@ class Workers:
                 if failed or any(line["key"] == key and line.get(figure) is not None for line in lines):
                     continue
                 line = self._process(key, [with_data_folder(one, self.data) for one in settings], asked)
-                self.results.append({**names, "key": key, **line, "settings": _changed(settings[-1])})
+                changed = changed_settings(settings[-1])
+                self.results.append({**names, "key": key, "finished": now(), **line, "settings": changed})
             shown = f"failed: {line['error']}" if "error" in line else f"{figure} {line[figure]:.4g}"
             self.log(f"[{number}/{len(jobs)}] {title}: {shown}")
             if "error" in line:
@@ -197,17 +196,3 @@ def _names(run: Run) -> dict[str, Any]:
 
 def _without_output(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name != "output"}
-
-
-def _changed(settings: Settings) -> dict[str, Any]:
-    """The settings that matter and are not the defaults, for the reader of a line; folders are left out."""
-    defaults = {item.name: item.default for item in fields(Settings)}
-    values = {
-        name: value for name, value in asdict(settings).items() if value != defaults[name] and name not in NOT_HASHED
-    }
-    return {name: json.loads(without_folders(json.dumps(value))) for name, value in values.items()}
-
-
-def without_folders(text: str) -> str:
-    """The text with the last parts alone of the absolute paths in it."""
-    return re.sub(r"(?<![\w.{}~/-])/(?:[^\s/:\"']+/)*(?=[^\s/:\"'])", "", text)
