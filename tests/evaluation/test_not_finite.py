@@ -109,7 +109,7 @@ def test_training_stops_where_validation_has_no_answer(
         return original(self, *args, **options)
 
     monkeypatch.setattr(Trainer, "evaluate", spoiled)
-    with pytest.raises(ValueError, match=r"outputs for \d+ of \d+ images after step 5 are not finite, as bn1\."):
+    with pytest.raises(ValueError, match=r"outputs for \d+ of \d+ images after step \d+ are not finite, as bn1\."):
         run(data, tmp_path / "run", "finetune")
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert not (tmp_path / "run" / "summary.json").exists()

@@ -156,8 +156,7 @@ class Exporter:
 
         with warnings.catch_warnings(), torch.no_grad():
             # That TorchScript goes is known to whoever asks for it. What the tracer doubts is compared below.
-            for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
-                warnings.simplefilter("ignore", category)
+            warnings.simplefilter("ignore")
             traced = torch.jit.trace(self.module, self.inputs(TRACED_BATCH, self.sizes[0]), check_trace=False)
             torch.jit.save(traced, path, _extra_files={FILE: json.dumps(self.metadata(program=True))})
             program: Run = torch.jit.load(path)
