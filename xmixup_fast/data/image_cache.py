@@ -190,7 +190,8 @@ class Pack:
             return np.zeros(0, RECORD)
         records = np.frombuffer(data[: len(data) // RECORD.itemsize * RECORD.itemsize], RECORD)
         ends = records["offset"] + 3 * records["height"].astype(np.int64) * records["width"]
-        return records[(records["offset"] == NO_PIXELS) | ((records["offset"] >= 0) & (ends <= size))]
+        whole: NDArray[Any] = records[(records["offset"] == NO_PIXELS) | ((records["offset"] >= 0) & (ends <= size))]
+        return whole
 
 
 def _note(line: str) -> tuple[bytes, str]:
