@@ -115,7 +115,7 @@ def test_a_method_without_steps_has_no_rate_to_find(tmp_path: Path) -> None:
 def test_a_probed_head_is_what_the_test_begins_with(data: Path, tmp_path: Path) -> None:
     losses = []
     for head in ("fresh", "probe"):
-        given = arguments(data, tmp_path / head, "finetune", head_init=head, batch_size=18)
+        given = arguments(data, tmp_path / head, "finetune", head_init=head, model="test_convnext", weights="none")
         swept, _ = find_lr.run(Settings(**given))
         losses.append(swept.losses[0])
     assert losses[1] < 0.8 * losses[0]

@@ -332,8 +332,8 @@ class Settings:
         for name in (*positive, "checkpoint_minutes"):
             self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
         penalties = ("weight_decay", "l2sp_alpha", "l2sp_beta", "delta_alpha", "bss_eta")
-        penalties += ("source_weight", "cotuning_weight", "lwf_weight", "bituning_weight")
-        for name in ("warmup_epochs", *penalties):
+        weights = ("source_weight", "cotuning_weight", "lwf_weight", "bituning_weight")
+        for name in ("warmup_epochs", *weights, *penalties):
             self._check(name, "zero or a positive number", lambda value: 0 <= value < float("inf"))
         for name in ("momentum", "label_smoothing"):
             self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
