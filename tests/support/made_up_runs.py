@@ -1,13 +1,11 @@
-"""What the tests of comparisons on photos share: photos, and runs that are made up."""
+"""Runs of a comparison on photos that are made up, as real ones take seconds each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from made import SOURCE, TARGET, write_folder
 
 from xmixup_fast import Settings
 from xmixup_fast.comparison.workers import Workers
@@ -57,18 +55,9 @@ class MadeUp:
         """The settings of all whole runs."""
         return [settings for work, settings in self.done if work == "predict"]
 
-
-@pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
-    found = MadeUp()
-    monkeypatch.setattr(Workers, "_process", lambda self, *arguments: found.process(self, *arguments))
-    return found
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with photos/ and source/."""
-    monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "photos", TARGET, 20)
-    write_folder(tmp_path / "source", SOURCE, 2)
-    return tmp_path
+    @classmethod
+    def install(cls, monkeypatch: pytest.MonkeyPatch) -> MadeUp:
+        """Takes the place of worker processes."""
+        found = cls()
+        monkeypatch.setattr(Workers, "_process", lambda self, *arguments: found.process(self, *arguments))
+        return found
