@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import TARGET
+from made import SOURCE, TARGET, write_folder
+from made_up_runs import MadeUp
 
 import xmixup_fast
 from xmixup_fast import Settings, Verdict
@@ -23,6 +24,20 @@ ANSWER = re.compile(
     r"these 60 photos cannot tell: a difference below (\d+\.\d) points would not show; four times as many repeats "
     r"would bring that to (\d+\.\d)$"
 )
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
+    return MadeUp.install(monkeypatch)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with photos/ and source/."""
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photos", TARGET, 20)
+    write_folder(tmp_path / "source", SOURCE, 2)
+    return tmp_path
 
 
 FLAGS = ["photos", "--source", "source", "--model", "test_resnet", "--methods", "finetune", "xmixup", "xcutmix-l2sp"]
@@ -53,7 +68,7 @@ HURTS = r"they hurt here: -\d+\.\d points \(-\d.* to -\d.*\) against fine-tuning
 )
 def test_the_sentence_says_what_the_photos_tell(
     place: Path,
-    made_up: Any,
+    made_up: MadeUp,
     capsys: pytest.CaptureFixture[str],
     shares: dict[str, float],
     expected: tuple[str, str, str],
@@ -68,7 +83,7 @@ def test_the_sentence_says_what_the_photos_tell(
         assert 100 / 60 - 0.05 <= float(match[2]) < float(match[1]), "never below one photo"
 
 
-def test_figures_are_those_of_the_predictions(place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_are_those_of_the_predictions(place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     made_up.shares = {"xmixup": 0.9}
     found = verdict(capsys, "--repeats", "1")
     base, own, _ = found["methods"]
@@ -84,7 +99,7 @@ def test_figures_are_those_of_the_predictions(place: Path, made_up: Any, capsys:
 
 
 def test_each_photo_is_predicted_once_a_repeat_by_a_network_that_has_not_seen_it(
-    place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]
+    place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verdict(capsys, "--repeats", "2")
     runs = made_up.runs()
@@ -102,7 +117,7 @@ def test_each_photo_is_predicted_once_a_repeat_by_a_network_that_has_not_seen_it
 
 
 def test_the_budget_decides_the_repeats_and_the_estimate_is_printed_first(
-    place: Path, made_up: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folds, "MOST_REPEATS", 4)
     assert main([*FLAGS, "--budget", "30m"]) == 0
@@ -127,7 +142,7 @@ def test_a_method_without_steps_takes_what_its_short_run_took() -> None:
     assert folds._run_seconds({**line, "full_steps": 100, "seconds_per_step": 0.2}) == 26.0
 
 
-def test_rates_are_averaged_as_probabilities(place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rates_are_averaged_as_probabilities(place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     made_up.shares = {"finetune": 0.5, "xmixup": 0.5, "xcutmix": 1.0}
     # At a rate of 0.1 the predictions are the contrary, but less sure than at the others.
     made_up.flips = lambda settings: settings.lr == 0.1
@@ -141,7 +156,7 @@ def test_rates_are_averaged_as_probabilities(place: Path, made_up: Any, capsys: 
 
 
 def test_the_command_that_trains_can_be_run_as_it_is(
-    place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]
+    place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from shlex import split
 
@@ -163,7 +178,7 @@ def test_the_command_that_trains_can_be_run_as_it_is(
     assert (len(trained.train), len(trained.val), len(trained.test)) == (57, 3, 0)
 
 
-def test_what_is_done_is_not_done_again(place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_done_is_not_done_again(place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     first = verdict(capsys, "--repeats", "1")
     count = len(made_up.done)
     assert verdict(capsys, "--repeats", "1") == first and len(made_up.done) == count
@@ -174,7 +189,7 @@ def test_what_is_done_is_not_done_again(place: Path, made_up: Any, capsys: pytes
     assert verdict(capsys, "--repeats", "1", "--epochs", "3")["repeats"] == 1 and len(made_up.done) > count + 15
 
 
-def test_a_stopped_comparison_goes_on(place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_comparison_goes_on(place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     for after in (3, 9, 20):
         made_up.interrupted_after = after
         assert main([*FLAGS, "--repeats", "2"]) == 130
@@ -186,7 +201,7 @@ def test_a_stopped_comparison_goes_on(place: Path, made_up: Any, capsys: pytest.
 
 
 def test_what_another_process_is_timing_is_waited_for(
-    place: Path, made_up: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim, refused = Results.claim, []
 
@@ -205,7 +220,7 @@ def test_what_another_process_is_timing_is_waited_for(
 
 
 def test_failed_runs_are_counted_and_their_repeats_left_out(
-    place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]
+    place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made_up.fails = lambda settings: settings.seed == 1 and settings.method == "xmixup" and settings.steps is None
     assert main([*FLAGS, "--repeats", "3"]) == 1
@@ -216,7 +231,7 @@ def test_failed_runs_are_counted_and_their_repeats_left_out(
 
 
 def test_what_cannot_be_run_at_all_is_said_by_its_first_steps(
-    place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]
+    place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made_up.fails = lambda settings: settings.method == "xmixup"
     assert main(FLAGS) == 2
@@ -224,7 +239,7 @@ def test_what_cannot_be_run_at_all_is_said_by_its_first_steps(
     assert re.fullmatch(message, capsys.readouterr().err) and not made_up.runs()
 
 
-def test_other_photos_have_other_results(place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_photos_have_other_results(place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     verdict(capsys, "--repeats", "1", "--results", "own.jsonl")
     verdict(capsys, "--repeats", "1")
     next((place / "photos" / "red").iterdir()).unlink()
@@ -233,7 +248,7 @@ def test_other_photos_have_other_results(place: Path, made_up: Any, capsys: pyte
     assert re.search(r"results: own\.jsonl has runs on other images than photos has now", capsys.readouterr().err)
 
 
-def test_copies_are_predicted_once(place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_are_predicted_once(place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     photo = place / "photos" / "red" / "000.png"
     for name in ("copy 1.png", "copy 2.png"):
         photo.with_name(name).write_bytes(photo.read_bytes())
@@ -241,7 +256,7 @@ def test_copies_are_predicted_once(place: Path, made_up: Any, capsys: pytest.Cap
 
 
 def test_the_page_shows_photos_and_classes_that_gain_and_lose(
-    place: Path, made_up: Any, capsys: pytest.CaptureFixture[str]
+    place: Path, made_up: MadeUp, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made_up.shares = {"xmixup": 0.9}
     found = verdict(capsys, "--repeats", "1")
@@ -260,7 +275,7 @@ def test_the_page_shows_photos_and_classes_that_gain_and_lose(
     assert "<script" not in page
 
 
-def test_the_function_returns_a_small_result(place: Path, made_up: Any) -> None:
+def test_the_function_returns_a_small_result(place: Path, made_up: MadeUp) -> None:
     made_up.shares = {"xmixup": 0.9}
     said: list[object] = []
     options: dict[str, Any] = {"methods": ["xmixup"], "repeats": 1, "log": said.append}

@@ -28,15 +28,15 @@ class PhotosOptions:
     """How to compare on one's own photos; the defaults are those of ``compare`` as a function."""
 
     folds: int = 5
-    """Of photos: parts of the cross-validation."""
+    """On photos: parts of the cross-validation."""
     repeats: int | None = None
-    """Of photos: repeats, instead of those that the budget allows."""
+    """On photos: repeats, instead of those that the budget allows."""
     budget: str = "30m"
-    """Of photos: time for all runs, such as 1h30m."""
+    """On photos: time for all runs, such as 1h30m."""
     rates: list[float] | None = None
-    """Of photos: learning rates of every method, whose probabilities are averaged; each method's own if not given."""
+    """On photos: learning rates of every method, whose probabilities are averaged; each method's own if not given."""
     format: Literal["text", "json"] = "text"
-    """Of photos: how the verdict is printed."""
+    """On photos: how the verdict is printed."""
 
     def __post_init__(self) -> None:
         if self.repeats is not None and self.repeats < 1:

@@ -11,7 +11,7 @@ from .finetune import Finetune
 class LinearProbe(Finetune):
     """Logistic regression of the target classes on the features of unmixed training images, by scikit-learn.
 
-    The run fits the head as the setting ``head_init`` probe does before training (training/head_fit.py), and ends there.
+    The run fits the head as ``head_init`` probe does before training (training/head_fit.py), and ends there.
     """
 
     takes_steps = False

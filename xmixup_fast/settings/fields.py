@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import typing
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -12,7 +11,8 @@ from typing import Any, Literal
 import yaml
 
 from ..runtime.files import default_cache
-from .values import as_type, color, parse_bytes, public_url
+from .checks import check
+from .values import as_type, public_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,100 +323,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
             object.__setattr__(self, name, as_type(name, getattr(self, name), hint))
-        counts = ("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads")
-        more = ("grad_accum_steps", "val_interval", "checkpoint_steps", "checkpoints_kept", "bss_k", "rifle_periods")
-        more += ("patience", "source_images", "probe_images", "max_pixels", "eval_batch_size")
-        for name in (*counts, *more):
-            self._check(name, "a positive number", lambda value: value >= 1)
-        positive = ("lr", "head_lr_multiplier", "clip_grad", "alpha", "lwf_temperature", "seqtrain_share")
-        for name in (*positive, "checkpoint_minutes"):
-            self._check(name, "a positive number", lambda value: 0 < value < float("inf"))
-        penalties = ("weight_decay", "l2sp_alpha", "l2sp_beta", "delta_alpha", "bss_eta")
-        weights = ("source_weight", "cotuning_weight", "lwf_weight", "bituning_weight")
-        for name in ("warmup_epochs", *weights, *penalties):
-            self._check(name, "zero or a positive number", lambda value: 0 <= value < float("inf"))
-        for name in ("momentum", "label_smoothing"):
-            self._check(name, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
-        for name in ("val_fraction", "test_fraction", "ema_decay"):
-            self._check(name, "a number between 0 and 1", lambda value: 0 < value < 1)
-        for name in ("lam", "mix_probability", "unmixed_share", "color_jitter_prob", "erase", "stochnorm_p"):
-            self._check(name, "a number from 0 to 1", lambda value: 0 <= value <= 1)
-        self._check("layer_decay", "a number above 0, up to 1", lambda value: 0 < value <= 1)
-        self._check("freeze", "backbone, or a positive number", lambda value: value == "backbone" or value >= 1)
-        if self.method == "seqtrain":
-            expected = "nothing or a number, as backbone leaves seqtrain's first phase nothing to learn"
-            self._check("freeze", expected, lambda value: value != "backbone")
-        if self.steps is None:
-            self._check("warmup_epochs", f"less than epochs, {self.epochs}", lambda value: value < self.epochs)
-        self._check("seed", "a number from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
-        most = f"at most batch_size, {self.batch_size}"
-        self._check("grad_accum_steps", most, lambda value: value <= self.batch_size)
-        if self.compile:
-            self._check("method", "another method with compile, as its hooks cannot be compiled", "delta".__ne__)
-        if self.cuda_graph:
-            self._check("grad_accum_steps", "nothing with cuda_graph", lambda value: value == 1)
-            self._check("method", "another method with cuda_graph, as its SVD waits for the device", "bss".__ne__)
-            on_cuda = "auto or a CUDA device with cuda_graph"
-            self._check("device", on_cuda, lambda value: value == "auto" or value.startswith("cuda"))
-        if self.weights == "none":
-            expected = "none with weights none, as there is no pretrained start to draw weights to"
-            self._check("regularizer", expected, "none".__eq__)
-        self._check_fold()
-        if self.split_by == "order":
-            expected = "run or hold with split_by order"
-            self._check("test", expected, "none".__ne__)
-        self._check_groups()
-        if self.renew_batch_norm:
-            for name in ("freeze", "patience", "ema_decay"):
-                self._check(name, "nothing with renew_batch_norm", lambda value: False)
-        if self.selection == "assignment":
-            self._check("top_k", "1, as assignment gives each target class one source class", lambda value: value == 1)
-        for name in ("memory_budget", "cache_size"):
-            try:
-                parse_bytes("0" if getattr(self, name) is None else getattr(self, name))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        color("background", self.background)
-        self._check_augmentation()
-        expected = (
-            f"full, or at least image_size, {self.image_size}" if self.image_size else "full, or a positive number"
-        )
-        self._check("resize", expected, lambda value: value == "full" or value >= (self.image_size or 1))
-
-    def _check_groups(self) -> None:
-        if self.group_by is not None or self.group_regex is not None:
-            self._check("split_by", "content with group_by and group_regex", "content".__eq__)
-            self._check("val_fold", "none with group_by and group_regex", lambda value: False)
-        if self.group_by is not None:
-            self._check("group_regex", "none with group_by", lambda value: False)
-        if self.group_regex is not None:
-            try:
-                re.compile(self.group_regex)
-            except re.error as error:
-                raise ValueError(f"group_regex: {self.group_regex!r} is no regular expression: {error}") from None
-
-    def _check_fold(self) -> None:
-        if self.val_fold is not None:
-            match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.val_fold)
-            fits = bool(match and int(match[2]) >= 2 and 1 <= int(match[1]) <= int(match[2]))
-            self._check("val_fold", "a part of two or more, such as 2/5", lambda value: fits)
-            self._check("split_by", "content with val_fold", "content".__eq__)
-
-    def _check_augmentation(self) -> None:
-        for name, most in (("scale", 1.0), ("ratio", float("inf"))):
-            if self.crop == "random":
-                self._check(name, "nothing with crop random", lambda value: False)
-            expected = "a positive number and one no less" + ", up to 1" * (name == "scale")
-            self._check(name, expected, lambda v, most=most: len(v) == 2 and 0 < v[0] <= v[1] <= most)  # type: ignore[misc]
-        jitter = [self.color_jitter] if isinstance(self.color_jitter, float) else self.color_jitter or [0.0]
-        expected = "1, 3 or 4 numbers from 0 on, the fourth up to 0.5"
-        fits = len(jitter) in (1, 3, 4) and all(0 <= value < float("inf") for value in jitter) and jitter[3:] <= [0.5]
-        self._check("color_jitter", expected, lambda value: fits)
-
-    def _check(self, name: str, expected: str, holds: typing.Callable[[Any], bool]) -> None:
-        value = getattr(self, name)
-        if value is not None and not holds(value):
-            raise ValueError(f"{name}: expected {expected}, got {value}")
+        check(self)
 
     @property
     def compared(self) -> str:
