@@ -59,7 +59,7 @@ def plot(table_rows: Sequence[Row], split: str, path: Path) -> bool:
         xlabel=f"time of training (steps times the time of a step), in multiples of {BASELINE}'s",
         ylabel=f"{split} accuracy minus {BASELINE}'s, points, with {100 * LEVEL:.0f} % interval",
         title=("average over targets" if first.target == AVERAGE else str(Task(first.target, first.shots)))
-        + (", settings chosen after test runs" if any(row.post_hoc for row in table_rows) else ""),
+        + (", some settings chosen after test runs" if any(row.post_hoc for row in table_rows) else ""),
     )
     axes.grid(alpha=0.25)
     figures.save(figure, path)
