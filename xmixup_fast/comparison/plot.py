@@ -60,7 +60,7 @@ def plot(table_rows: Sequence[Row], split: str, path: Path) -> bool:
         ylabel=f"{split} accuracy minus {BASELINE}'s, points, with {100 * LEVEL:.0f} % interval",
     )
     title = "average over targets" if first.target == AVERAGE else str(Task(first.target, first.shots))
-    title += ", settings chosen after test runs" if any(row.post_hoc for row in table_rows) else ""
+    title += ", some settings chosen after test runs" if any(row.post_hoc for row in table_rows) else ""
     axes.set_title(lettering.drawable(title), **lettering.text_style())
     axes.grid(alpha=0.25)
     figures.save(figure, path)

@@ -92,7 +92,8 @@ def cut_by_content(
         for first, units in enumerate(of_class.values()):
             place |= _places(units, needs, first, settings)
     if settings.fold_of is not None:
-        _check_folds(needs, max(sum(place[one] != "test" for one in units) for units in of_class.values()), settings)
+        most = max(sum(place[one] != "test" for one in units) for units in of_class.values())
+        _check_folds(needs, most, settings.fold_of[1])
     if settings.shots is not None:
         for name, units in of_class.items():
             place |= _beyond_shots([one for one in units if place[one] == "train"], name, settings)
@@ -277,20 +278,20 @@ def deal(units: Sequence[str], parts: int, seed: int, first: int) -> dict[str, i
     return {digest: (position * parts // len(ordered) + first) % parts for position, digest in enumerate(ordered)}
 
 
-def _check_folds(needs: Needs, most: int, settings: Settings) -> None:
-    """Raises ValueError for a fold of a target with validation images, or one that may be empty.
+def _check_folds(needs: Needs, most: int, parts: int) -> None:
+    """Raises ValueError for parts of a target with validation images, or where some may be empty.
 
     ``most`` is the number of different images of the largest class that are dealt.
     """
     if not needs.val:
         raise ValueError(
-            f"val_fold: expected a target without validation images of its own, got {settings.val_fold} for one that "
-            "has a validation split; name its training images alone, such as its folder train"
+            "val_fold: expected a target without validation images of its own, got one that has a validation split; "
+            "name its training images alone, such as its folder train"
         )
-    if settings.fold_of[1] > most:
+    if parts > most:
         raise ValueError(
-            f"val_fold: expected at most {most} parts, as no class has more different images, got {settings.val_fold}; "
-            f"use {most} parts (in a comparison --folds {most}), or add images"
+            f"val_fold: expected at most {most} parts, as no class has more different images, got {parts}; use {most} "
+            f"parts (in a comparison --folds {most}), or add images"
         )
 
 

@@ -30,7 +30,9 @@ def pretrained_network(
         source_classes=source_classes,
         seed=settings.seed,
         keep_classifier=True,
-        image_size=settings.image_size,
+        image_size=settings.crop_size,
+        model_args=settings.model_args,
+        weights_classes=settings.weights_classes,
     )
     check_classifier(network, setting)
     return network.to_device(settings.device)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,18 @@ from torch import Tensor
 
 from ..batches.render import fetch
 from ..batches.sampler import Sampler, run_steps
-from ..data.bad_files import list_bad, without
+from ..data.bad_files import without
 from ..data.catalog import Catalog
 from ..data.center_crops import center_crop_batches
-from ..data.contents import Contents
 from ..data.dataset import BadFile, Dataset, Sample
-from ..data.duplicates import EXAMPLES, counted
-from ..data.layout import some
 from ..data.manifest import Manifest
 from ..methods import L2SP, METHODS, REGULARIZERS
-from ..methods.base import Batches, Method
+from ..methods.base import Method
 from ..models.build import NoWeights, build
 from ..models.class_names import readable_name
 from ..models.network import Network
 from ..ops.augmentation import Augmentation
-from ..ops.auxiliary_index import AuxiliaryIndex
 from ..ops.image_format import OutputBuffers
-from ..ops.image_pool import ImagePool
 from ..runtime import distributed
 from ..runtime.progress import progress
 from ..selection import selector
@@ -38,14 +31,15 @@ from ..selection.selector import AuxiliarySelector
 from ..settings.fields import Settings
 from . import head_fit
 from .amounts import amounts
+from .auxiliary import AuxiliaryChoice, ChosenImages
 from .batch_norm import check_renewal, check_smallest_part
 from .head_init import check_target_head, freeze_source_head, pretrained_network, renew_source_head, start_target_head
 from .images import SplitImages
 from .imbalance import class_weights, imbalance, read_class_weights
 from .optimizer import check_length, freeze
-from .source import fetch_chosen, read_source
+from .source import read_source
 from .source_accuracy import SourceAccuracy
-from .target import TargetData, contents_of, target_data
+from .target import TargetData, target_data
 from .trainer import StepParts
 from .ways import ways
 
@@ -100,11 +94,7 @@ class TrainingSetup:
 
     def source_accuracies(self, trained: Network) -> dict[str, float]:
         """What summary.json says of held-out source images, in percent; nothing where they are not looked at."""
-        measure = self.source_accuracy
-        if measure is None:
-            return {}
-        after = round(measure.after(trained), 4)
-        return {"source_accuracy_before": round(measure.before, 4), "source_accuracy": after}
+        return {} if self.source_accuracy is None else self.source_accuracy.summary(trained)
 
     def samples(self, split: str) -> list[Sample]:
         """The images of a split that are used, in their order."""
@@ -117,23 +107,6 @@ class TrainingSetup:
         ((plan, pools),) = fetch(parts.images, parts.auxiliary, plans, parts.sampler.augmentation)
         titles = parts.method.titles(plan, parts.network.classes, list(map(readable_name, self.source_classes)))
         return parts.method.images(plan, pools, form, OutputBuffers()), titles
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChosenImages:
-    """What was selected for a run, and the auxiliary images."""
-
-    selection: Selection
-    source: Dataset
-    """The source, as far as its images were chosen or are there."""
-    fetched: dict[str, Any] | None
-    """What data.json says of images that were fetched; None for others."""
-    pool: ImagePool
-    index: AuxiliaryIndex
-    report: dict[str, Any]
-    """The content of selection.json."""
-    seconds: float
-    """Seconds that the selection took, without decoding the chosen images."""
 
 
 def prepare(
@@ -180,7 +153,7 @@ def prepare(
     auxiliary = None
     if source:
         chooser = AuxiliarySelector(settings, network, images.store.decoder, log, images.store.bad)
-        auxiliary = _Choice(settings, data, source, images, log).choose(chooser, batches, resumed)
+        auxiliary = AuxiliaryChoice(settings, data, source, images, log).choose(chooser, batches, resumed)
     images.check()
     log(images.store.storage())
     source_accuracy = None
@@ -292,122 +265,3 @@ def _network(
     if settings.source_head == "frozen":
         freeze_source_head(network)
     return network.to_device(settings.device)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Selects the auxiliary images of a run, and decodes the chosen ones alone."""
-
-    settings: Settings
-    data: TargetData
-    source: Catalog
-    images: SplitImages
-    log: Callable[[str], object]
-
-    @property
-    def target(self) -> Dataset:
-        """The target, by split."""
-        return self.data.dataset
-
-    def choose(self, chooser: AuxiliarySelector, batches: Batches, resumed: Path | None) -> ChosenImages:
-        """Selects source classes or images, or reads the selection of a run that is resumed; fetches what is chosen."""
-        settings, images = self.settings, self.images
-        if resumed:
-            chooser.settings = replace(settings, selection_file=str(resumed / "selection.json"))
-        try:
-            started = time.perf_counter()
-            selection = chooser.select(batches(), self.target, self.source)
-            seconds = time.perf_counter() - started
-            source = fetch_chosen(selection, self.source, settings, self.log)
-            for line in selection.lines(self.target.classes, source):
-                self.log(line)
-            contents, _ = contents_of(source, selection.samples(source), settings)
-            held = self._held(contents)
-            if selection.kind == "class":
-                self._check_held(selection.samples(source), source, held)
-            pool = images.auxiliary(selection, source, held, contents)
-        except ValueError as error:
-            if resumed and str(error).startswith("selection_file"):
-                raise ValueError(f"resume: the source has changed since the run began: {error}") from error
-            if settings.bad_files == "skip" or not images.bad or list_bad(images.bad) == str(error):
-                raise
-            raise ValueError(f"{list_bad(images.bad)}\n{error}") from error
-        report = selector.report(settings, selection, self.target, source)
-        if resumed:
-            report = json.loads((resumed / "selection.json").read_text(encoding="utf-8"))
-        return ChosenImages(
-            selection=selection,
-            source=source,
-            fetched=self._fetched(contents),
-            pool=pool,
-            index=self._index(selection, source, pool, held=held),
-            report=report,
-            seconds=seconds,
-        )
-
-    def _fetched(self, contents: Contents) -> dict[str, Any] | None:
-        """What data.json says of auxiliary images that were fetched: where from, and which; None for others."""
-        origins = self.source.origins()
-        if not origins:
-            return None
-        images: dict[str, str] = {}
-        for name, content in contents.items():
-            short = "/".join(Path(name).parts[-2:])
-            images[name if short in images else short] = content.digest  # two sources may have the same names
-        return {"origins": origins, "images": images}
-
-    def _held(self, contents: Contents) -> list[BadFile]:
-        """The auxiliary images that are validation or test images of the target, too, which training must not see."""
-        digests = self._digests_of([*self.target.val, *self.target.test])
-        names = [name for name, content in contents.items() if content.digest in digests]
-        if names:
-            count = counted(names, "auxiliary image")
-            self.log(f"{count} equal to validation or test images, and left out ({some(names, EXAMPLES)})")
-        trained = self._digests_of(self.target.train)
-        if shared := [name for name, content in contents.items() if content.digest in trained]:
-            self.log(
-                f"{len(shared)} of {len(contents)} auxiliary images are training images of the target, too, which help "
-                f"little as relatives of themselves ({some(shared, EXAMPLES)}); another --source has other images"
-            )
-        return [BadFile(name, "equal to a validation or test image") for name in names]
-
-    def _digests_of(self, samples: Sequence[Sample]) -> set[str]:
-        known = self.data.contents
-        return {known[one.image.name].digest for one in samples if one.image.name in known}
-
-    def _check_held(self, samples: Sequence[Sample], source: Dataset, held: Sequence[BadFile]) -> None:
-        """Raises ValueError for a chosen class of the source of which no image is left."""
-        left = {sample.label for sample in without(samples, held)}
-        if lost := [source.classes[label] for label in sorted({sample.label for sample in samples} - left)]:
-            raise ValueError(
-                f"source: all images of {some(lost)} are validation or test images of {self.settings.target}, and left "
-                "out of training: name a source that has others"
-            )
-
-    def _index(
-        self, selection: Selection, source: Dataset, pool: ImagePool, *, held: Sequence[BadFile]
-    ) -> AuxiliaryIndex:
-        """Which images of the pool each target class may be mixed with; ``held`` are not in it."""
-        if selection.kind == "class":
-            return AuxiliaryIndex.of(pool, selection.chosen)
-        samples = selection.samples(source)
-        bad = [*self.images.bad, *held]
-        positions = _positions_of_usable(selection.sample_positions(), samples, bad, self.target.classes)
-        return AuxiliaryIndex.of_images(pool, positions)
-
-
-def _positions_of_usable(
-    positions: Sequence[Sequence[int]], samples: Sequence[Sample], bad: Sequence[BadFile], classes: Sequence[str]
-) -> list[list[int]]:
-    """Positions among all samples, row by row, as positions among the samples that are not bad.
-
-    Raises ValueError for a row, one for each class, of which nothing is left.
-    """
-    bad_names = {item.name for item in bad}
-    usable = [i for i, sample in enumerate(samples) if sample.image.name not in bad_names]
-    new_position = {i: position for position, i in enumerate(usable)}
-    kept = [[new_position[i] for i in row if i in new_position] for row in positions]
-    for name, row in zip(classes, kept, strict=True):
-        if not row:
-            raise ValueError(f"class {name}: none of its auxiliary images can be decoded\n{list_bad(bad)}")
-    return kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -12,11 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import timm
-import torch
-
 from ..calibration import Calibration, calibrate
-from ..data import bad_files
 from ..evaluation import Evaluation
 from ..models.timm_config import write_config
 from ..models.trained import Preprocessing, save
@@ -24,7 +19,6 @@ from ..report.page import RunRecord, run_page
 from ..runtime import distributed
 from ..runtime.device import current_device, reproducible, usable_device
 from ..runtime.device_asserts import named_device_asserts
-from ..runtime.extension import __version__
 from ..runtime.signals import Interrupted, catching_signals
 from ..settings.fields import Settings
 from ..settings.given import given_settings
@@ -41,6 +35,7 @@ from .progress import RunState
 from .resolve import resolved
 from .result import Result
 from .run_folder import RunFolder, owned_run_folder
+from .summary import summary_of
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -153,7 +148,15 @@ class _Run:
                 )
                 write_config(network, Preprocessing.of(network, *images, settings.reading), run_folder.folder)
             evaluation = self._evaluate(calibration.temperature)
-            summary = self._summary(evaluation) | {"calibration": calibration.to_json()}
+            summary = summary_of(
+                settings,
+                self.setup,
+                self.state,
+                trainer=trainer,
+                evaluation=evaluation,
+                calibration=calibration,
+                refitted_accuracy=self.refitted_accuracy,
+            )
             try:
                 self._write_results(summary, evaluation)
             finally:  # told where a file cannot be written, too
@@ -365,43 +368,6 @@ class _Run:
         run_folder.summary(summary)
         if settings.report and evaluation and distributed.rank() == 0:
             run_folder.report(run_page(self._record(summary, evaluation)))
-
-    def _summary(self, evaluation: Evaluation | None) -> dict[str, Any]:
-        """The content of summary.json."""
-        settings, setup, state, steps = self.settings, self.setup, self.state, self.trainer.steps_done
-        kept_accuracy = state.best_accuracy if settings.keep == "best" else state.val_accuracy
-        return {
-            "method": settings.method,
-            "target": settings.target,
-            "data": setup.data.listing,
-            "source": settings.source if setup.report else None,
-            "model": settings.model,
-            "weights": settings.weights,
-            "seed": settings.seed,
-            "selection": setup.report["how"] if setup.report else None,
-            "ema_decay": settings.ema_decay,
-            "steps": steps,
-            "kept": {"weights": settings.keep, "step": state.best_step if settings.keep == "best" else steps},
-            "images_seen": steps * settings.batch_size,
-            "num_train": len(setup.images.train),
-            "num_val": len(setup.images.val),
-            "num_test": len(setup.samples("test")),
-            "bad_files": bad_files.to_json(state.bad),
-            "val_accuracy": round(kept_accuracy if self.refitted_accuracy is None else self.refitted_accuracy, 4),
-            "best_val_accuracy": round(state.best_accuracy, 4),
-            "last_val_accuracy": round(state.val_accuracy, 4),
-            "test_accuracy": round(evaluation.accuracy, 4) if settings.test == "run" and evaluation else None,
-            **setup.source_accuracies(self.trainer.final_network),
-            "train_seconds": round(sum(state.seconds) + state.head_seconds, 3),
-            "seconds_per_step": round(statistics.median(state.seconds), 6),
-            "selection_seconds": round(setup.selection_seconds, 3),
-            "versions": {
-                "xmixup_fast": __version__,
-                "torch": torch.__version__,
-                "timm": timm.__version__,
-                "python": platform.python_version(),
-            },
-        }
 
     def _record(self, summary: dict[str, Any], evaluation: Evaluation) -> RunRecord:
         """What the report shows."""

@@ -63,8 +63,8 @@ class SourceAccuracy:
         self.head = pretrained.source_head
         """The pretrained classifier's rows for the source's classes."""
         names = ("mean", "std", "model_arguments")
-        parameters = ["source accuracy", *(getattr(pretrained, name) for name in names), settings.image_size]
-        parameters += [settings.short_side, store.decoder.name, torch.device(settings.device).type]
+        parameters = ["source accuracy", *(getattr(pretrained, name) for name in names), settings.crop_size]
+        parameters += [settings.short_side, store.decoder.key, torch.device(settings.device).type]
         self.before = self._before(pretrained, cache_key(pretrained, [samples], parameters))
         """The accuracy before training, in percent."""
 
@@ -78,15 +78,16 @@ class SourceAccuracy:
         result = measure() if folder is None else cached(folder, key, measure, lambda bad: True)
         return float(result.tensors["accuracy"])
 
-    def after(self, network: Network) -> float:
-        """The accuracy of a trained network, in percent."""
-        return self._measure(network, self.head if network.source_head is None else network.source_head)
+    def summary(self, network: Network) -> dict[str, float]:
+        """What summary.json says of a trained network, in percent."""
+        after = self._measure(network, self.head if network.source_head is None else network.source_head)
+        return {"source_accuracy_before": round(self.before, 4), "source_accuracy": round(after, 4)}
 
     @torch.no_grad()
     def _measure(self, network: Network, head: nn.Module) -> float:
         training = network.training
         network.eval()
-        form = network.image_format(self.settings.image_size)
+        form = network.image_format(self.settings.crop_size)
         batches = center_crop_batches(self.images, form, self.settings.batch_size)
         right = sum(int((head(network.features(x)).argmax(1) == labels).sum()) for x, labels in batches)
         network.train(training)
