@@ -113,7 +113,8 @@ def test_the_key_of_a_run_depends_on_the_settings_that_change_its_result(tmp_pat
         return planned(tmp_path, {**plan, **changes}).runs({})[0].key
 
     same = {"device": "cuda", "threads": 3, "cache": "none", "storage": "resident", "memory_budget": "1GB"}
-    assert key() == key(**same) == key(resize=256) != key(resize=300)
+    assert key() == key(**same) != key(image_size=224) == key(image_size=224, resize=256)
+    assert key(image_size=224) != key(image_size=224, resize=300)
     assert len({key(), key(lr=0.02), key(alpha=0.3), key(source="{data}/t"), key(batch_size=47)}) == 5
 
 

@@ -107,7 +107,7 @@ def test_test_images_are_put_aside_before() -> None:
         (
             {"train": {"a": texts("a", 4), "b": texts("b", 4)}},
             {},
-            "at most 4 parts, as no class .* got 1/5; use 4 parts",
+            "at most 4 parts, as no class .* got 5; use 4 parts",
         ),
         ({"train": {"a": texts("a", 2), "b": texts("b", 9)}}, {"test": "hold"}, r"class a \(2\): expected at least 3"),
         (
