@@ -173,7 +173,7 @@ def test_files_that_are_there_and_what_is_missing_are_named(
     with pytest.raises(ValueError, match="format: expected some of safetensors, torch, torchscript, onnx, got pickle"):
         export(weights, ["torch", "pickle"], tmp_path)
     assert main([str(weights), "--output", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: format: expected some of safetensors, torch, torchscript, onnx")
+    assert capsys.readouterr().err.startswith("error: format: must be given (safetensors, torch, torchscript, onnx); ")
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ValueError, match=r"^format: onnx needs onnxscript; pip install onnxscript$"):
         export(weights, ["onnx"], tmp_path / "new")

@@ -159,7 +159,7 @@ def test_usage_says_what_the_user_typed(capsys: pytest.CaptureFixture[str]) -> N
         (["predict", "run", "a", "--top-k", "few"], "top_k: expected a whole number, got 'few'"),
         (
             ["export", "run", "--output", "o"],
-            "format: must be given (safetensors, torch, onnx); see xmixup export --help",
+            "format: must be given (safetensors, torch, torchscript, onnx); see xmixup export --help",
         ),
         (
             ["export", "run", "--output", "o", "--format", "tf"],

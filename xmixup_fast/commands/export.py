@@ -170,9 +170,11 @@ class Options:
 def run(options: Options) -> None:
     """Exports as the options say, and prints a line for each file. Raises as :func:`export` does."""
     require_one_process()
+    if not options.format:
+        raise ValueError(f"format: must be given ({', '.join(FORMATS)}); see xmixup export --help")
     differences = export(
         options.weights,
-        options.format or [],
+        options.format,
         options.output,
         with_preprocessing=options.with_preprocessing,
         calibrated=options.calibrated,
