@@ -105,7 +105,8 @@ def test_a_runs_checkpoint_leads_to_the_run(tmp_path: Path) -> None:
     write_tensors(path, {"network.w": torch.ones(1)}, metadata)
     refused(
         path,
-        f"is a checkpoint that does not name its classes; expected the run folder, --weights {tmp_path}/run, which holds model.safetensors",
+        f"is a checkpoint that does not name its classes; expected the run folder, --weights {tmp_path}/run, "
+        "which holds model.safetensors",
     )
 
 
