@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from tqdm import auto
-from tqdm.notebook import tqdm as notebook_tqdm
 
 from . import distributed
 
@@ -36,7 +35,9 @@ class Progress:
         self, total: int | None, title: str, *, unit: str = "images", done: int = 0, hidden: bool = False
     ) -> None:
         hidden = hidden or distributed.rank() > 0
-        has_bar = sys.stderr.isatty() or issubclass(auto.tqdm, notebook_tqdm)
+        # By its name: outside of a notebook, tqdm.notebook would import IPython in vain.
+        is_notebook = any(base.__module__ == "tqdm.notebook" for base in auto.tqdm.__mro__)
+        has_bar = is_notebook or sys.stderr.isatty()
         self._bar = auto.tqdm(
             total=total,
             desc=title,
