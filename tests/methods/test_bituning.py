@@ -86,6 +86,9 @@ def test_queues_hold_the_newest_keys_of_each_class(labels: list[int]) -> None:
     for batch in range(3):
         values = [10.0 * batch + i for i in range(len(labels))]
         keys = torch.tensor(values)[:, None]
+        places = [pair for pair in zip(labels, method._places(torch.tensor(labels))[0].tolist(), strict=True)]
+        used = [pair for pair in places if pair[1] < QUEUE]
+        assert len(set(used)) == len(used) == sum(min(QUEUE, labels.count(label)) for label in range(3))
         wide = keys.expand(-1, method.features.shape[2]), keys.expand(-1, method.projections.shape[2])
         method._enqueue(*wide, torch.tensor(labels))
         for label, value in zip(labels, values, strict=True):

@@ -88,14 +88,21 @@ class Bituning(Finetune):
     @torch.no_grad()
     def _enqueue(self, features: Tensor, projections: Tensor, label: Tensor) -> None:
         """Replaces the oldest keys of each class by those of its images in the batch: by the last QUEUE of them."""
+        place, count = self._places(label)
+        self.features.index_put_((label, place), features)
+        self.projections.index_put_((label, place), projections)
+        self.next.add_(count).remainder_(QUEUE)
+
+    def _places(self, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the key of each image goes, int64[B], and how many images each class has, int64[K_t].
+
+        No two images share a place but QUEUE, which is not used: a GPU would write either of them.
+        """
         of_class = label[:, None] == torch.arange(len(self.next), device=label.device)
         count = of_class.sum(0)
         number = (of_class.cumsum(0) - 1).gather(1, label[:, None])[:, 0]
         place = (self.next[label] + number) % QUEUE
-        place = torch.where(number < count[label] - QUEUE, QUEUE, place)
-        self.features.index_put_((label, place), features)
-        self.projections.index_put_((label, place), projections)
-        self.next.add_(count).remainder_(QUEUE)
+        return torch.where(number < count[label] - QUEUE, QUEUE, place), count
 
 
 def _projector(width: int, generator: torch.Generator) -> nn.Linear:
