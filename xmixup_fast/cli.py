@@ -307,8 +307,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if isinstance(action, _Switch):
             return f"--[no-]{action.option_strings[0].removeprefix('--')}"
-        several = " ..." if action.nargs == "+" else ""
-        value = f"{action.metavar}{several}" if action.metavar else ""
+        value = f"{action.metavar}{' ...' * (action.nargs == '+')}" if action.metavar else ""
         if action.nargs == "?" and action.option_strings:
             value = f"[{value}]"
         return " ".join([", ".join(action.option_strings), value]).strip()
@@ -317,8 +316,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        is_epilog = text.startswith("More settings")
-        return textwrap.fill(text, width) if is_epilog else super()._fill_text(text, width, indent)
+        is_list = text.startswith("More settings")
+        return textwrap.fill(text, width) if is_list else super()._fill_text(text, width, indent)
 
 
 def _flag(name: str) -> str:
@@ -394,8 +393,8 @@ def _about(kind: type, name: str) -> str:
 def _docstrings(kind: type) -> dict[str, str]:
     """The docstrings of a dataclass's fields, each in one line."""
     classes = [node for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef)]
-    texts = {}
-    for field, after in pairwise(classes[0].body):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
-            texts[field.target.id] = " ".join(ast.literal_eval(after.value).split())
-    return texts
+    return {
+        field.target.id: " ".join(ast.literal_eval(after.value).split())
+        for field, after in pairwise(classes[0].body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr)
+    }

@@ -382,10 +382,9 @@ def test_too_small_a_source_is_refused_before_any_image_is_read(
 
 
 def test_assignment_needs_enough_source_classes_by_feature_too(data: tuple[Dataset, Dataset]) -> None:
-    target, source = data
-    few = Dataset(source.classes[:2], source.train[:14], [], [])
+    few = Dataset(data[1].classes[:2], data[1].train[:14], [], [])
     with pytest.raises(ValueError, match=r"assignment needs at least 3, the number of target classes, .* there are 2"):
-        choose(settings_for("assignment", similarity="feature"), (target, few))
+        choose(settings_for("assignment", similarity="feature"), (data[0], few))
     with pytest.raises(ValueError, match="top_k: expected 1, as assignment gives"):
         settings_for("assignment", top_k=2)
 
@@ -396,7 +395,6 @@ def test_auxiliary_images_can_be_single_ones(data: tuple[Dataset, Dataset]) -> N
     pool = ImageStore(PillowDecoder(37, 1), None, None, print).build(samples, "images")
     auxiliary = AuxiliaryIndex.of_images(pool, selection.sample_positions())
     assert auxiliary.offsets.tolist() == [0, 5, 10, 15] and len(pool) == len(samples)
-    for target, row in enumerate(selection.chosen):
-        members = auxiliary.members[5 * target : 5 * target + 5].tolist()
+    for row, members in zip(selection.chosen, auxiliary.members.view(-1, 5).tolist(), strict=True):
         assert [samples[member] for member in members] == [data[1].train[position] for position in row]
         assert auxiliary.labels[members].tolist() == [data[1].train[position].label for position in row]

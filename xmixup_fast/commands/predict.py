@@ -307,8 +307,8 @@ def _header(classes: int) -> list[str]:
 def _cells(prediction: Prediction) -> list[str]:
     """A row of a CSV file."""
     best, *others = prediction.top
-    rest = [cell for choice in others for cell in (choice.name, _spell(choice.probability))]
-    cells = [prediction.file, best.name, best.description, _spell(best.probability), *rest]
+    rest = [cell for choice in others for cell in (choice.name, f"{choice.probability:.{DIGITS}f}")]
+    cells = [prediction.file, best.name, best.description, f"{best.probability:.{DIGITS}f}", *rest]
     return list(map(printable, cells))
 
 
@@ -320,10 +320,6 @@ def _write_json(file: IO[str], prediction: Prediction) -> None:
     ]
     line = json.dumps({"file": printable(prediction.file), **top[0], "top": top}, ensure_ascii=False)
     file.write(printable(line) + "\n")
-
-
-def _spell(probability: float) -> str:
-    return f"{probability:.{DIGITS}f}"
 
 
 def _complain(text: str) -> None:
