@@ -187,6 +187,6 @@ def test_a_pipe_that_nobody_reads_is_no_fault_of_the_cache(tmp_path: Path) -> No
     """Lines are printed while images are written there."""
     with pytest.raises(BrokenPipeError), writing_to_cache(tmp_path):
         raise BrokenPipeError
-    with pytest.raises(OSError, match=r"^cache: .*: No space left on device; name another folder, or none$"):
-        with writing_to_cache(tmp_path):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    told = r"^cache: .*: No space left on device; name another folder, or none$"
+    with pytest.raises(OSError, match=told), writing_to_cache(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
