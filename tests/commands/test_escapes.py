@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 import forked_commands
 import pytest
 from forked_commands import INTERRUPTED, UNREAD
+
+from xmixup_fast.runtime.files import writing_to_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -178,3 +181,12 @@ def test_a_full_disk_under_stdout_is_an_error() -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, env=environment)
     assert (done.returncode, done.stderr) == (2, b"error: standard output: No space left on device\n")
+
+
+def test_a_pipe_that_nobody_reads_is_no_fault_of_the_cache(tmp_path: Path) -> None:
+    """Lines are printed while images are written there."""
+    with pytest.raises(BrokenPipeError), writing_to_cache(tmp_path):
+        raise BrokenPipeError
+    told = r"^cache: .*: No space left on device; name another folder, or none$"
+    with pytest.raises(OSError, match=told), writing_to_cache(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
