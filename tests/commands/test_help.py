@@ -163,7 +163,7 @@ def test_usage_says_what_the_user_typed(capsys: pytest.CaptureFixture[str]) -> N
         ),
         (
             ["export", "run", "--output", "o", "--format", "tf"],
-            "format: expected one of safetensors, torch, onnx, got 'tf'",
+            "format: expected some of safetensors, torch, torchscript, onnx, got tf; export onnx, then: ",
         ),
         (["compare", "--tune", "--time"], "expected one of --tune, --time and --table, got several"),
         (["compare", "--shots", "1", "x"], "shots: expected a whole number, got 'x'"),
