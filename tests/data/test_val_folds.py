@@ -150,4 +150,4 @@ def test_the_images_of_all_folds_are_in_one_pool(tmp_path: Path, damaged: bool) 
             assert pool.labels.tolist() == [sample.label for sample in samples]
             decoded = images.store.decoder.decode(sample.image for sample in samples)
             assert all(torch.equal(pool[i], one) for i, one in enumerate(decoded))
-    assert len(list((tmp_path / "cache" / "pools").glob("*.safetensors"))) == 1
+    assert len(list((tmp_path / "cache" / "pools").glob("*.pixels"))) == 1

@@ -18,7 +18,7 @@ from transfer import Case
 import xmixup_fast
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import load_network
-from xmixup_fast.training import head
+from xmixup_fast.training import head_fit
 from xmixup_fast.training.head_fit import HeadFit, fit_head, logistic_regression
 from xmixup_fast.training.trainer import Trainer
 
@@ -74,7 +74,7 @@ def test_a_head_is_the_optimum(
     n, width, classes = sizes
     features, labels = points(n, width, classes)
     weights = np.linspace(0.2, 3, n) if weighted else np.ones(n)
-    monkeypatch.setattr(head, "STRENGTHS", (3.0,))
+    monkeypatch.setattr(head_fit, "STRENGTHS", (3.0,))
     fitted = logistic_regression(features, labels, weights, seed=0, with_bias=with_bias)
     assert fitted.weight.shape == (classes, width) and (fitted.bias is None) == (not with_bias)
     found, expected = logits_of(fitted, features), optimum(features, labels, weights, 3.0, with_bias)
@@ -97,15 +97,15 @@ def test_the_strength_is_that_of_the_lowest_loss_on_images_held_out(spread: floa
     folds = StratifiedKFold(5, shuffle=True, random_state=7)
     losses = []
     with threadpool_limits(1):
-        for strength in head.STRENGTHS:
+        for strength in head_fit.STRENGTHS:
             model = LogisticRegression(C=strength, max_iter=1000)
             chances = cross_val_predict(model, scaled, labels, cv=folds, method="predict_proba")
             losses.append(-np.log(chances[np.arange(30), labels]).sum())
-    assert fitted.strength == head.STRENGTHS[int(np.argmin(losses))] and fitted.folds == 5
+    assert fitted.strength == head_fit.STRENGTHS[int(np.argmin(losses))] and fitted.folds == 5
     if spread == 0:
-        assert fitted.strength == head.STRENGTHS[0]
+        assert fitted.strength == head_fit.STRENGTHS[0]
     if spread == 4:
-        assert fitted.strength > head.STRENGTHS[0]
+        assert fitted.strength > head_fit.STRENGTHS[0]
 
 
 FEW: dict[str, tuple[list[int], int]] = {
@@ -125,7 +125,7 @@ def test_few_images_have_as_many_folds_as_they_allow(name: str) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
     features = np.eye(len(counts), 9)[labels] + 0.01 * np.random.default_rng(1).normal(size=(len(labels), 9))
     fitted = logistic_regression(features, labels, np.ones(len(labels)), seed=0)
-    assert fitted.folds == folds and (folds or fitted.strength == head.WITHOUT_VALIDATION)
+    assert fitted.folds == folds and (folds or fitted.strength == head_fit.WITHOUT_VALIDATION)
     assert logits_of(fitted, features).argmax(1).tolist() == labels.tolist()
 
 
@@ -154,7 +154,7 @@ def test_images_count_as_in_an_epoch(name: str) -> None:
     method = case.method("finetune")
     if class_weights is not None:
         method.weigh_classes(class_weights)
-    found = head._image_weights(Trainer(case.parts(method), case.settings))
+    found = head_fit._image_weights(Trainer(case.parts(method), case.settings))
     shown = torch.zeros(12, dtype=torch.float64)
     for step in range(case.settings.steps or 0):
         plan = case.sampler.plan(step)
@@ -260,10 +260,10 @@ def test_a_finished_linear_probe_is_not_fitted_again(
 ) -> None:
     first = run(data, tmp_path / "run", "linear-probe", resume="auto")
     with monkeypatch.context() as patch:
-        patch.setattr(head, "_fit", lambda *_: pytest.fail("fitted"))
+        patch.setattr(head_fit, "_fit", lambda *_: pytest.fail("fitted"))
         assert_same(first, run(data, tmp_path / "run", "linear-probe", resume="auto"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # killed while it fits
-        patch.setattr(head, "_strength", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(head_fit, "_strength", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run(data, tmp_path / "killed", "linear-probe")
     assert_same(first, run(data, tmp_path / "killed", "linear-probe", resume="auto"))
 
