@@ -49,8 +49,22 @@ def test_equal_differences_of_few_images_are_not_taken_for_certain(images: int, 
     assert none.spread == pytest.approx(float(np.std(one_each)))
 
 
-def made_comparisons(count: int, *, photos: int, folds: int, repeats: int) -> NDArray[np.float64]:
-    """Differences of accuracy, float64[count, repeats, folds], in points, of two learners that are equally good.
+def test_folds_that_happen_to_agree_are_not_taken_for_certain() -> None:
+    # Of 80 images one method alone has 10 right, the other alone 4: a sign test gives p = 0.18.
+    differences, images, of_images = [7.4, 7.4, 7.7], [27, 27, 26], [100.0] * 10 + [-100.0] * 4 + [0.0] * 66
+    assert PairedDifference.of(differences, images, folds=3).p < 0.05
+    found = PairedDifference.of(differences, images, 3, of_images)
+    assert found.least_error == pytest.approx(float(np.std(of_images)) / math.sqrt(80)) and found.low < 0 < found.high
+    assert found.p > 0.18 and found.half_width(repeats_factor=10**6) == pytest.approx(
+        1.96 * found.least_error, rel=1e-3
+    )
+
+
+def made_comparisons(
+    count: int, *, photos: int, folds: int, repeats: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Differences of accuracy, float64[count, repeats, folds], in points, of two learners that are equally good; and
+    the mean differences of each photo, float64[count, photos].
 
     Each comparison has photos of its own, of two classes. Both learners take the nearest class mean, each in features
     of its own of one distribution: so what they learn, and on which photos they fail, differs by chance alone.
@@ -58,7 +72,7 @@ def made_comparisons(count: int, *, photos: int, folds: int, repeats: int) -> ND
     random = np.random.default_rng(0)
     labels = np.arange(photos) % 2
     features = random.normal(size=(count, 2, photos, 4)) + 0.8 * labels[:, None]
-    found = np.empty((count, repeats, folds))
+    found, of_photos = np.empty((count, repeats, folds)), np.zeros((count, photos))
     for repeat in range(repeats):
         fold = np.empty(photos, int)
         for label in (0, 1):
@@ -67,18 +81,23 @@ def made_comparisons(count: int, *, photos: int, folds: int, repeats: int) -> ND
             train, test = fold != part, fold == part
             means = [features[:, :, train & (labels == label)].mean(2, keepdims=True) for label in (0, 1)]
             near = [np.square(features[:, :, test] - mean).sum(-1) for mean in means]
-            right = ((near[1] < near[0]) == (labels[test] == 1)).mean(-1)
-            found[:, repeat, part] = 100 * (right[:, 0] - right[:, 1])
-    return found
+            right = (near[1] < near[0]) == (labels[test] == 1)
+            each = 100.0 * right[:, 0] - 100.0 * right[:, 1]
+            found[:, repeat, part] = each.mean(-1)
+            of_photos[:, test] += each / repeats
+    return found, of_photos
 
 
 @pytest.mark.parametrize(("photos", "folds", "repeats"), [(60, 5, 10), (200, 5, 10), (100, 10, 10)])
 def test_under_no_difference_the_interval_covers_zero_as_often_as_it_says(
     photos: int, folds: int, repeats: int
 ) -> None:
-    differences = made_comparisons(1000, photos=photos, folds=folds, repeats=repeats)
+    differences, of_photos = made_comparisons(1000, photos=photos, folds=folds, repeats=repeats)
     sizes = [photos // folds] * folds * repeats
-    intervals = [PairedDifference.of(one.ravel().tolist(), sizes, folds) for one in differences]
+    intervals = [
+        PairedDifference.of(one.ravel().tolist(), sizes, folds, each.tolist())
+        for one, each in zip(differences, of_photos, strict=True)
+    ]
     covered = np.mean([one.low <= 0 <= one.high for one in intervals])
     assert 0.93 <= covered <= 0.97, covered
     # Without the correction, it would be far too sure.

@@ -28,9 +28,17 @@ class PairedDifference:
     """How many folds there are in all repeats."""
     folds: int
     """Folds of a repeat."""
+    least_error: float = 0.0
+    """The standard error of the mean is never below this, in points."""
 
     @classmethod
-    def of(cls, differences: Sequence[float], images: Sequence[int], folds: int) -> PairedDifference:
+    def of(
+        cls,
+        differences: Sequence[float],
+        images: Sequence[int],
+        folds: int,
+        of_images: Sequence[float] = (),
+    ) -> PairedDifference:
         """The difference of two methods from those of each fold, of which there are two at least.
 
         Args:
@@ -38,6 +46,8 @@ class PairedDifference:
             images: how many images each of these folds has, none of them zero; folds weigh as many, so that the mean is
                 that over images.
             folds: folds of a repeat.
+            of_images: in points, for each image, the mean over the repeats. The standard error is never below that of
+                their mean, which no number of repeats can lower; three folds may happen to agree far better.
 
         The spread is never below that of one image which goes the other way in each repeat: so few images cannot show
         that the difference is the same everywhere.
@@ -47,7 +57,8 @@ class PairedDifference:
         squares = [n / mean_images * (value - mean) ** 2 for value, n in zip(differences, images, strict=True)]
         spread = math.sqrt(sum(squares) / (len(squares) - 1))
         least = 100 * math.sqrt(folds - 1) / (folds * mean_images)
-        return cls(mean, max(spread, least), len(squares), folds)
+        error = statistics.pstdev(of_images) / math.sqrt(len(of_images)) if of_images else 0.0
+        return cls(mean, max(spread, least), len(squares), folds, error)
 
     def half_width(self, level: float = LEVEL, repeats_factor: int = 1) -> float:
         """Half of the width of the interval of a confidence level: the smallest difference that it can show.
@@ -77,7 +88,7 @@ class PairedDifference:
         return 2 * float(stats.t.sf(abs(self.mean) / self._standard_error(self.count), self.count - 1))
 
     def _standard_error(self, count: int) -> float:
-        return self.spread * math.sqrt(1 / count + 1 / (self.folds - 1))
+        return max(self.spread * math.sqrt(1 / count + 1 / (self.folds - 1)), self.least_error)
 
     def __str__(self) -> str:
         return f"{self.mean:+.1f} points ({self.low:+.1f} to {self.high:+.1f})"

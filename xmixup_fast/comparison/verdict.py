@@ -286,7 +286,11 @@ def judge(
     right = {method: [_right(plan, method, fold, by_run, labels) for fold in folds] for method in plan.methods}
     photos = sorted({digest for fold in right[BASELINE] for digest in fold})
     share = {method: _mean_right(of_folds, photos) for method, of_folds in right.items()}
-    differences = {method: _difference(right[method], right[BASELINE], plan.folds) for method in plan.methods if folds}
+    differences = {
+        method: _difference(right[method], right[BASELINE], plan.folds, 100 * (share[method] - share[BASELINE]))
+        for method in plan.methods
+        if folds
+    }
     others = [method for method in differences if method != BASELINE]
     corrected = dict(zip(others, holm([differences[name].p for name in others]), strict=True))
     methods = [
@@ -343,10 +347,15 @@ def _mean_right(folds: Sequence[Mapping[str, bool]], photos: Sequence[str]) -> N
     return np.array([sum(each) / len(each) for each in times], np.float64)
 
 
-def _difference(own: Sequence[Mapping[str, bool]], base: Sequence[Mapping[str, bool]], folds: int) -> PairedDifference:
+def _difference(
+    own: Sequence[Mapping[str, bool]],
+    base: Sequence[Mapping[str, bool]],
+    folds: int,
+    of_photos: NDArray[np.float64],
+) -> PairedDifference:
     pairs = [(a, b) for a, b in zip(own, base, strict=True) if a]
     differences = [100 * (sum(a.values()) - sum(b.values())) / len(a) for a, b in pairs]
-    return PairedDifference.of(differences, [len(a) for a, _ in pairs], folds)
+    return PairedDifference.of(differences, [len(a) for a, _ in pairs], folds, of_photos.tolist())
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
