@@ -292,12 +292,15 @@ def test_a_second_start_checks_only_what_has_changed(
     target = write_folder(tmp_path / "target", TARGET, 10)
     settings = {"target": str(target), "storage": "stream", "cache": str(tmp_path / "cache"), "method": "finetune"}
     counts = []
-    for attempt in range(3):
+    path = next(target.rglob("*.png"))
+    for attempt in range(4):
         if attempt == 2:
-            next(target.rglob("*.png")).touch()
+            path.touch()
+        if attempt == 3:
+            path.write_bytes(path.read_bytes() + b"other bytes")
         run(data, tmp_path / str(attempt), **settings)
         counts.append(capsys.readouterr().out.count(" decoded in "))
-    assert counts == [3, 0, 1]
+    assert counts == [3, 0, 0, 1]
 
 
 def test_a_file_that_breaks_in_training_ends_the_run(
