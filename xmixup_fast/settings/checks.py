@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .values import color, parse_bytes
 
-if TYPE_CHECKING:
-    from .fields import Settings
+Settings = Any
+"""The settings that are checked; their class is in fields.py, which imports this module."""
 
 COUNTS = (
     *("epochs", "steps", "shots", "batch_size", "top_k", "top_images", "image_size", "threads", "grad_accum_steps"),
