@@ -42,7 +42,7 @@ def write_text(path: Path, text: str = "x") -> Path:
         (["photos", "--folds", "1"], "folds: expected 2 or more, got 1"),
         (
             ["photos", "--folds", "21"],
-            "expected at most 20 parts, as no class has more different images, got 1/21; use 20",
+            "expected at most 20 parts, as no class has more different images, got 21; use 20",
         ),
         (["photos", "--repeats", "0"], "repeats: expected 1 or more, got 0"),
         (["photos", "--budget", "soon"], "budget: expected a time such as 30m, 1h30m or 90s, got 'soon'"),
@@ -68,7 +68,7 @@ def write_text(path: Path, text: str = "x") -> Path:
         (["copies"], "class green (1): expected at least 2 different training images each"),
         (
             ["three"],
-            "expected at most 3 parts, as no class has more different images, got 1/5; use 3 parts (in a compari",
+            "expected at most 3 parts, as no class has more different images, got 5; use 3 parts (in a compari",
         ),
         (["split"], "val_fold: expected a target without validation images of its own"),
         (["empty"], "empty"),

@@ -17,7 +17,7 @@ from xmixup_fast import evaluate, fit, predict
 from xmixup_fast.data.dataset import BadFile
 from xmixup_fast.data.decoding.choose import make_decoder
 from xmixup_fast.data.decoding.reading import Reading
-from xmixup_fast.data.image_cache import CacheEntry
+from xmixup_fast.data.image_cache import ImageCache
 
 SIDE = 24
 COMPOSED = "images with transparency, composed on the background"
@@ -199,7 +199,7 @@ def test_pillows_own_limit_is_none_here_and_stays_for_others(format: str, monkey
 def test_what_was_cached_is_of_one_reading(tmp_path: Path) -> None:
     readings = [Reading(), Reading.of("black"), Reading(bit_range="auto"), Reading(max_pixels=10**6)]
     decoders = [make_decoder("pillow", SIDE, torch.device("cpu"), 2, print, reading=reading) for reading in readings]
-    assert len({CacheEntry(tmp_path, decoder, []).pool_path for decoder in decoders}) == len(readings)
+    assert len({ImageCache(tmp_path, decoder).pack([b"x" * 16]).index for decoder in decoders}) == len(readings)
 
 
 def test_shapes_in_the_alpha_channel_alone_are_learned_and_predicted(tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ def test_the_images_of_all_folds_are_in_one_pool(tmp_path: Path, damaged: bool) 
     common = {"target": str(folder), "image_size": 32, "cache": str(tmp_path / "cache"), "decoder": "pillow"}
     for part in ("1/3", "2/3"):
         chosen = resolved(Settings(**common, val_fold=part, test="none", bad_files="skip", device="cpu"))
-        dataset = target_data(chosen, lambda text: None).dataset
-        images = SplitImages(chosen, dataset, lambda text: None)
+        data = target_data(chosen, lambda text: None)
+        dataset, images = data.dataset, SplitImages(chosen, data.dataset, lambda text: None, data.contents)
         for name in ("train", "val"):
             samples, pool = without(getattr(dataset, name), images.bad), images.splits[name]
             assert isinstance(pool, ImagePool) and len(pool) == len(samples)

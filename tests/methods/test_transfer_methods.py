@@ -358,7 +358,7 @@ def test_seqtrain_draws_from_the_union_of_the_auxiliary_images() -> None:
         ("lwf_temperature", 0.0, "a positive number"),
         ("bituning_weight", -0.5, "zero or a positive number"),
         ("stochnorm_p", 1.5, "a number from 0 to 1"),
-        ("head_init", "probed", "one of fresh, probe"),
+        ("head_init", 2.5, "one of fresh, source, probe"),
     ],
 )
 def test_settings_of_methods_are_checked(name: str, value: float, expected: str) -> None:

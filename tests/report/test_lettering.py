@@ -79,7 +79,7 @@ def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
     group = (name, [Image.new("RGB", (96, 96))])
     assert contact_sheet._draw_sheet([[group, group]]).size[0] > 96
     find_lr.draw(RangeTest([1e-3, 1e-2], [2.0, 1.0], [2.0, 1.0]), None, name, tmp_path / "lr.png")
-    rows = [Row(name, None, method, "", 2, 50.0, Difference(1.0, 0.5, 1.5, 2), *[1.0] * 3) for method in METHODS]
+    rows = [Row(name, None, method, "", 2, 50.0, *[Difference(1.0, 0.5, 1.5, 2)] * 2, *[1.0] * 4) for method in METHODS]
     assert plot([*rows, replace(rows[0], method=name)], "test", tmp_path / "plot.png")
 
 

@@ -73,7 +73,7 @@ def test_rows_of_classes_that_are_known_stay(data: Path, tmp_path: Path) -> None
     target = write_folder(tmp_path / "target", {name: SOURCE[name] for name in ("rose", "sky")} | {"x": (9, 9, 9)}, 10)
     heads = [
         prepared(data, tmp_path, "finetune", target=str(target), head_init=start).parts.network.body.get_classifier()
-        for start in ("random", "source")
+        for start in ("fresh", "source")
     ]
     assert torch.equal(heads[0].weight[:2], heads[1].weight[:2]) and not torch.equal(heads[0].weight, heads[1].weight)
 

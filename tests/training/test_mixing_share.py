@@ -19,7 +19,7 @@ SAMPLES = 200_000
 
 
 def settings_with(**changes: Any) -> Settings:
-    return Settings(target="t", source="s", model="m", **changes)
+    return Settings(**{"target": "t", "source": "s", "model": "m", "image_size": 224, **changes})
 
 
 def drawn_weights(settings: Settings, box: bool) -> Tensor:

@@ -206,7 +206,7 @@ def test_weight_decay_that_is_not_used_is_said(data: Path, tmp_path: Path, capsy
 
 
 def test_settings_that_are_as_ever_leave_a_runs_identity() -> None:
-    base: dict[str, Any] = {"target": "t", "model": "m"}
+    base: dict[str, Any] = {"target": "t", "model": "m", "image_size": 224}
     plain = Settings(**base)
     as_ever = replace(plain, split_by="order", keep="last")
     assert run_hash(as_ever) == "8245138d3212ffc"  # before there were any of these

@@ -46,7 +46,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, data: Path) -> Lines:
 
 
 def settings(tmp_path: Path, **changes: Any) -> Settings:
-    return Settings(**{"target": "photos", "cache": str(tmp_path / "cache"), **changes})
+    return Settings(**{"target": "photos", "image_size": 224, "cache": str(tmp_path / "cache"), **changes})
 
 
 def test_the_default_source_is_said_and_asked_for(

@@ -30,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..cli import exit_status, parse_options, require_one_process
-from ..runtime.files import atomic_write, folder_aside
+from ..runtime.files import atomic_write, check_writable, folder_aside
 from .exporter import BATCH_SIZES, HALF_TOLERANCE, TOLERANCE, Exporter, Run
 
 EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -92,6 +92,7 @@ def export(
     _check_formats(formats)
     folder = Path(output)
     paths = {name: folder / f"model{FORMATS[name]}" for name in dict.fromkeys(formats)}
+    check_writable(folder)
     for path in [*paths.values(), *([folder / CONFIG] if "safetensors" in paths else [])]:
         if path.exists():
             raise FileExistsError(f"output: {path} is there already; name another folder, or remove it")

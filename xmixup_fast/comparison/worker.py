@@ -93,7 +93,7 @@ def _predictions(network: Network, settings: Settings) -> dict[str, list[float]]
     ):
         settings = resolved(settings)
         data = target_data(settings, print)
-        images = SplitImages(settings, data.dataset, print)
+        images = SplitImages(settings, data.dataset, print, data.contents)
         form = network.image_format(settings.crop_size)
         found = evaluate_network(network, images.val, form, settings.batch_size, keep_logits=True)
     assert found.logits is not None

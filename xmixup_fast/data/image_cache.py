@@ -113,6 +113,7 @@ class Pack:
             torch.tensor([place.offset for place in places], dtype=torch.int64),
             torch.tensor([place[1:] for place in places], dtype=torch.int32).reshape(-1, 2),
             torch.tensor(labels, dtype=torch.int64),
+            is_part=True,
         )
 
     def touch(self) -> None:

@@ -88,6 +88,8 @@ class ImagePool:
     """int64[n]: the class of each image; -1 where none was given."""
     classes: tuple[str, ...] = ()
     """The names of the classes, of which labels are positions; empty where none were given."""
+    is_part: bool = False
+    """Whether ``pixels`` may hold images of other pools, too: a copy on another device or in a file leaves them out."""
 
     def __post_init__(self) -> None:
         for name in TENSORS:
@@ -239,19 +241,20 @@ class ImagePool:
         if self.device == torch.device(device):
             return self
         compact = self._compact()
-        moved = replace(self, **{name: getattr(compact, name).to(device) for name in TENSORS})
+        moved = replace(compact, **{name: getattr(compact, name).to(device) for name in TENSORS})
         if "means" in vars(self):
             vars(moved)["means"] = self.means.to(device)
         return moved
 
     def _compact(self) -> ImagePool:
-        """The pool itself or, where it shows some of the images that lie in its buffer, a copy of these alone."""
-        if self.pixels.numel() <= self.image_bytes:
+        """The pool itself or, of a part of another one, a copy of its images alone."""
+        if not self.is_part:
             return self
         lengths = 3 * self.sizes.long().prod(1)
         ends = (self.offsets + lengths).tolist()
         parts = [self.pixels[begin:end] for begin, end in zip(self.offsets.tolist(), ends, strict=True)]
-        return replace(self, pixels=torch.cat(parts) if parts else self.pixels[:0], offsets=lengths.cumsum(0) - lengths)
+        pixels = torch.cat(parts) if parts else self.pixels[:0]
+        return replace(self, pixels=pixels, offsets=lengths.cumsum(0) - lengths, is_part=False)
 
     @property
     def image_bytes(self) -> int:

@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
@@ -35,8 +34,9 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]
     notes: dict[str, Any]
     """Values that are no tensors, such as metrics; stored as JSON."""
-    about: Mapping[str, Any] = MappingProxyType({})
-    """Of what network it is, for those who take its weights: values by name, each stored as JSON."""
+    about: Mapping[str, Any] | None = None
+    """Of what network it is, for those who take its weights: values by name, each stored as JSON; None for a state that
+    is not to be saved."""
 
 
 class Checkpoints:
@@ -72,7 +72,7 @@ class Checkpoints:
         """
         path = self.folder / PATTERN.format(checkpoint.step)
         metadata = {
-            **checkpoint.about,
+            **(checkpoint.about or {}),
             "format": FORMAT,
             "run": self.run,
             "step": checkpoint.step,
