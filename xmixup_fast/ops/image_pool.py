@@ -228,7 +228,8 @@ class ImagePool:
             raise ValueError(f"{os.fspath(path)}: not a safetensors file ({error})") from error
         if tensors.keys() != set(TENSORS):
             raise ValueError(f"{os.fspath(path)}: expected an image pool, found tensors {sorted(tensors)}")
-        return cls(*(tensors[name] for name in TENSORS), classes=tuple(classes))
+        pixels, offsets, sizes, labels = (tensors[name] for name in TENSORS)
+        return cls(pixels, offsets, sizes, labels, tuple(classes))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the pool as a safetensors file, which appears under its name only when it is complete."""
