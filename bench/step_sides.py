@@ -66,6 +66,7 @@ class UserMixup:
     """Mixup as users write it, in the places of the trainer's images, sampler and method."""
 
     steps = STEPS
+    takes_steps = True
     has_unused_parameters = False
     augmentation = None
 
