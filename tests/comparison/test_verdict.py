@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import SOURCE, TARGET, write_folder
+from made import TARGET
 from made_up_runs import MadeUp
 
 import xmixup_fast
@@ -24,20 +24,6 @@ ANSWER = re.compile(
     r"these 60 photos cannot tell: a difference below (\d+\.\d) points would not show; four times as many repeats "
     r"would bring that to (\d+\.\d)$"
 )
-
-
-@pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
-    return MadeUp.install(monkeypatch)
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with photos/ and source/."""
-    monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "photos", TARGET, 20)
-    write_folder(tmp_path / "source", SOURCE, 2)
-    return tmp_path
 
 
 FLAGS = ["photos", "--source", "source", "--model", "test_resnet", "--methods", "finetune", "xmixup", "xcutmix-l2sp"]

@@ -6,26 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import SOURCE, TARGET, write_folder
+from made import TARGET, write_folder
 from made_up_runs import MadeUp
 
 from xmixup_fast.commands.compare import main
 from xmixup_fast.comparison.folds import DEFAULT_METHODS, FoldPlan, default_methods, duration, parse_budget
 from xmixup_fast.methods import METHODS
-
-
-@pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
-    return MadeUp.install(monkeypatch)
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with photos/ and source/."""
-    monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "photos", TARGET, 20)
-    write_folder(tmp_path / "source", SOURCE, 2)
-    return tmp_path
 
 
 def write_text(path: Path, text: str = "x") -> Path:
