@@ -27,10 +27,15 @@ from xmixup_fast.runtime.openmp import set_environment
 
 set_environment()
 from xmixup_fast.__main__ import main
-from xmixup_fast.training.trainer import Trainer
+from xmixup_fast.runtime.process import run_process
 
-Trainer.step = lambda trainer: os._exit(0)
-sys.exit(main(sys.argv[1:]) or 1)
+def to_the_first_step():
+    from xmixup_fast.training.trainer import Trainer
+
+    Trainer.step = lambda trainer: os._exit(0)
+    return main(sys.argv[1:]) or 1
+
+run_process(to_the_first_step)
 """
 ALONE = """
 import sys

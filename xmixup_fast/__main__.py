@@ -40,10 +40,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "xmixup") -> int:
 
 def command(prog: str = "xmixup") -> NoReturn:
     """Runs a command as a process, and ends it."""
-    status = main(prog=prog)
-    from .runtime.signals import end
+    from .runtime.process import run_process
 
-    end(status)
+    run_process(lambda: main(prog=prog))
 
 
 def _run(arguments: Sequence[str], prog: str) -> int:

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from .cli import exit_status, parse_settings
 from .runtime.openmp import set_environment
-from .runtime.signals import end
+from .runtime.process import run_process
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_fast.train") -> int:
@@ -50,4 +50,4 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m xmixup_f
 
 
 if __name__ == "__main__":
-    end(main())
+    run_process(main)

@@ -111,8 +111,8 @@ def test_an_interrupt_is_not_lost(tmp_path: Path, name: str) -> None:
 
 def test_an_interrupt_after_the_work_changes_nothing() -> None:
     code = (
-        "import atexit, os, signal\nfrom xmixup_fast.runtime.signals import end\n"
-        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\nend(0)"
+        "import atexit, os, signal\nfrom xmixup_fast.runtime.process import run_process\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\nrun_process(lambda: 0)"
     )
     done = python(code)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -92,12 +92,6 @@ def _end_at_once() -> NoReturn:
         os._exit(INTERRUPTED)
 
 
-def end(status: int) -> NoReturn:
-    """Ends the process of a command that is done: an interrupt in Python's own last moments changes nothing."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(status)
-
-
 @contextmanager
 def catching_signals() -> Iterator[Callable[[], int | None]]:
     """Keeps SIGINT and SIGTERM from ending the process for a while; the function given tells which has come.
