@@ -151,8 +151,9 @@ def panels(comparison: Comparison, setting: str) -> Panels:
     numbers: dict[tuple[str, str], list[Any]] = {}
     for task, given in values.items():
         panel = ", ".join(f"{name} {given.get(name)}" for name in differ)
-        found.setdefault(panel, {}).setdefault(given.get(setting), []).append(task)
-        numbers.setdefault((str(given["target"]), panel), []).append(given.get(setting))
+        number: Any = given.get(setting)
+        found.setdefault(panel, {}).setdefault(number, []).append(task)
+        numbers.setdefault((str(given["target"]), panel), []).append(number)
     first = next(iter(numbers.values()))
     are_numbers = all(type(number) in (int, float) for number in first)
     if len(set(first)) < 2 or not are_numbers or any(set(own) != set(first) for own in numbers.values()):
