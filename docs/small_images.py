@@ -2,6 +2,7 @@
 
     python docs/small_images.py DIR                  # torchvision downloads both into DIR
     python docs/small_images.py DIR --from FOLDER    # FOLDER/NAME/train.parquet and test.parquet, made before
+    python docs/small_images.py DIR --photographs    # those of docs/small-images-photos.yaml; with --from, too
 
 It needs the extra hf. The datasets are
 
@@ -11,11 +12,20 @@ It needs the extra hf. The datasets are
 
 cifar80's test images are 25 of each class, of CIFAR-100's test images, or held out where FOLDER has none. Training sees
 none of them: how many are recognised before and after training tells how much of the source a network has forgotten.
+
+With --photographs they are these, the middles of photographs in 32 x 32 pixels:
+
+    flowers102  a target: Oxford Flowers-102, at most ten test images a class
+    dtd10       a target: the first ten classes of the Describable Textures, banded to crystalline
+
+torchvision downloads 950 MB of them; FOLDER/NAME holds class folders in train/ and test/. What is published as a
+validation split is trained on here, as the plan cuts its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +33,10 @@ from typing import Any
 import datasets
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from xmixup_fast.data.dataset import Sample
+from xmixup_fast.data.sources import read_dataset
 
 CIFAR20 = [
     *("butterfly", "can", "chimpanzee", "couch", "girl", "house", "lamp", "lion", "lizard", "motorcycle", "mountain"),
@@ -33,14 +47,22 @@ TARGET_IMAGES = 200
 """Training images of each class of a target, and test images of cifar10's."""
 HELD_OUT = 25
 """Test images of each class of the source."""
+SIDE = 32
+"""Pixels of the side of a photograph that was brought down."""
+PHOTOGRAPHS = {"flowers102": ("Flowers102", 102, 10), "dtd10": ("DTD", 10, 40)}
+"""What torchvision calls them, how many classes are taken, by name, and at most how many test images of each."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="DIR", type=Path)
-    parser.add_argument("--from", dest="made", metavar="FOLDER", type=Path, help="Parquet files to take")
+    parser.add_argument("--from", dest="made", metavar="FOLDER", type=Path, help="what to take")
+    parser.add_argument("--photographs", action="store_true", help="make flowers102 and dtd10")
     options = parser.parse_args(arguments)
-    if options.made:
+    if options.photographs:
+        for name in PHOTOGRAPHS:
+            bring_down(name, options.made, options.folder)
+    elif options.made:
         take(options.made, options.folder)
     else:
         download(options.folder)
@@ -93,8 +115,38 @@ def table(cifar: Any, classes: Sequence[str], limit: int | None) -> datasets.Dat
         rows = np.flatnonzero(targets == cifar.classes.index(name))[:limit]
         images += list(cifar.data[rows])
         labels += [label] * len(rows)
+    return as_split(images, labels, classes)
+
+
+def bring_down(name: str, made: Path | None, folder: Path) -> None:
+    """Makes one of PHOTOGRAPHS of the class folders ``made``/NAME, or of what torchvision downloads."""
+    published, count, limit = PHOTOGRAPHS[name]
+    if made is None:
+        import torchvision.datasets
+
+        getattr(torchvision.datasets, published)(folder, download=True)
+    found = read_dataset(str(made / name) if made else f"torchvision:{published}:{folder}")
+    classes = found.classes[:count]
+    for split, samples in (("train", [*found.train, *found.val]), ("test", found.test)):
+        images: list[NDArray[np.uint8]] = []
+        labels: list[int] = []
+        for label in range(len(classes)):
+            own = [sample for sample in samples if sample.label == label][: limit if split == "test" else None]
+            images += [square(sample) for sample in own]
+            labels += [label] * len(own)
+        write(folder / name / f"{split}.parquet", as_split(images, labels, classes))
+
+
+def square(sample: Sample) -> NDArray[np.uint8]:
+    """The middle of a photograph, uint8[SIDE, SIDE, 3]."""
+    with Image.open(io.BytesIO(sample.image.read())) as image:
+        return np.asarray(ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (SIDE, SIDE)))
+
+
+def as_split(images: Sequence[NDArray[np.uint8]], labels: Sequence[int], classes: Sequence[str]) -> datasets.Dataset:
+    """A split of images, uint8[H, W, 3] each, with their labels and the classes' names."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes))})
-    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+    return datasets.Dataset.from_dict({"image": list(images), "label": list(labels)}, features=features)
 
 
 def write(file: Path, rows: datasets.Dataset) -> None:

@@ -111,6 +111,17 @@ def test_tables_say_where_methods_come_from(figures: Any) -> None:
     assert {row["method"]: row["origin"] for row in csv.DictReader(io.StringIO(comma_separated(made)))} == methods
 
 
+def test_tables_have_the_source_accuracy_where_it_was_measured(figures: Any) -> None:
+    tasks = [Task("a", 5), Task("b", None)]
+    for task in tasks:
+        for seed, run in figures["other", task].items():
+            run |= {"source_accuracy_before": 60.0, "source_accuracy": 40.0 + seed}
+    for text, seeds in zip(markdown(rows(figures, {}, METHODS, tasks, "test"), "test"), (2, 4, 2), strict=True):
+        head, _, base, other = text.splitlines()[2:]
+        assert head.endswith("| peak memory, MiB | source accuracy, % (before) |") and base.endswith("| 200 |  |")
+        assert other.endswith(f"| 200 | {40 + (seeds - 1) / 2:.1f} (60.0) |")
+
+
 def test_a_column_without_an_entry_is_left_out() -> None:
     assert table(["a", "b", "c"], [["1", "", ""], ["2", "", "x"]]) == "| a | c |\n| --- | --- |\n| 1 |  |\n| 2 | x |"
     assert table(["a", "b"], []) == "| a | b |\n| --- | --- |"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from xmixup_fast.comparison.plan import read
 from xmixup_fast.data.readers.huggingface import read_huggingface
@@ -58,6 +59,60 @@ def test_a_source_without_test_images_has_some_held_out(program: dict[str, Any],
     assert Counter(sample.label for sample in source.train) == {0: 5, 1: 5} and not set(held) & set(rest)
     target = read_huggingface(str(tmp_path / "out" / "cifar20"))
     assert (len(target.train), len(target.test)) == (8, 4)
+
+
+CLASSES = [f"class{number:02}" for number in range(12)]
+
+
+def write_photographs(folder: Path, colours: dict[str, int]) -> None:
+    """Photographs of several sizes: a grey level, with white edges outside of the square in the middle."""
+    for name, level in colours.items():
+        tall = level % 2
+        pixels = np.full((100, 40, 3) if tall else (40, 100, 3), 255, np.uint8)
+        pixels[(slice(30, 70), slice(None)) if tall else (slice(None), slice(30, 70))] = level
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+
+
+def levels(file: Path) -> dict[str, list[int]]:
+    """The grey levels of a Parquet file's images, by class. Each image is grey throughout, and has 32 pixels."""
+    from datasets import Dataset
+
+    found: dict[str, list[int]] = {}
+    split = Dataset.from_parquet(str(file))
+    for row in split:
+        pixels = np.asarray(row["image"])
+        assert pixels.shape == (32, 32, 3) and pixels[2:-2, 2:-2].std() == 0
+        found.setdefault(split.features["label"].int2str(row["label"]), []).append(int(pixels[16, 16, 0]))
+    return found
+
+
+def test_class_folders_are_brought_down(program: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("flowers102", "dtd10"):
+        for split, count in (("train", 3), ("test", 2)):
+            for place, label in enumerate(CLASSES):
+                photographs = {f"{label}/{i}.png": 20 * place + i for i in range(count)}
+                write_photographs(tmp_path / "made" / name / split, photographs)
+    program["main"]([str(tmp_path / "out"), "--from", str(tmp_path / "made"), "--photographs"])
+    for name, classes in (("flowers102", CLASSES), ("dtd10", CLASSES[:10])):
+        for split, count in (("train", 3), ("test", 2)):
+            expected = {label: [20 * place + i for i in range(count)] for place, label in enumerate(classes)}
+            assert levels(tmp_path / "out" / name / f"{split}.parquet") == expected
+    assert len(read_huggingface(str(tmp_path / "out" / "dtd10")).train) == 30
+
+
+def test_what_torchvision_has_is_brought_down(program: dict[str, Any], tmp_path: Path) -> None:
+    """Its validation images are trained on. The dataset is there already, so nothing is downloaded."""
+    base = tmp_path / "dtd" / "dtd"
+    names = [f"{label}/{label}_{i}.png" for label in CLASSES for i in range(3)]
+    write_photographs(base / "images", {name: number for number, name in enumerate(names)})
+    (base / "labels").mkdir()
+    for i, split in enumerate(("train", "val", "test")):
+        (base / "labels" / f"{split}1.txt").write_text("".join(f"{name}\n" for name in names[i::3]))
+    program["bring_down"]("dtd10", None, tmp_path)
+    train, test = (levels(tmp_path / "dtd10" / f"{split}.parquet") for split in ("train", "test"))
+    assert train == {label: [3 * place, 3 * place + 1] for place, label in enumerate(CLASSES[:10])}
+    assert test == {label: [3 * place + 2] for place, label in enumerate(CLASSES[:10])}
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -23,6 +23,9 @@ xmixup compare FILE.yaml --split val
 xmixup compare FILE.yaml --dry-run
     says which runs are missing, and how long they will take; also with --tune, --time and --leave-one-out
 
+xmixup compare FILE.yaml --curve shots
+    plots besides how gains over finetune change with a setting that has several values for each target, such as shots
+
 xmixup compare FILE.yaml --leave-one-out
     makes as well, for each target, the runs at the settings that tuning on the other targets chose
 
@@ -49,13 +52,14 @@ from ..comparison.history import chosen_late, has_choice, record_choices, varian
 from ..comparison.left_out import can_leave_out, left_out_missing, left_out_runs, left_out_table
 from ..comparison.missing import missing, outlook
 from ..comparison.plan import COMMON, Comparison, Run, check_weights, read, timing_key, with_data_folder
-from ..comparison.plot import plot
+from ..comparison.plot import panels, plot, plot_curve
 from ..comparison.results import Results, check_data
 from ..comparison.tables import by_seed, comma_separated, markdown, paired_table, rows
 from ..comparison.tuning import best_point, choose, tuned, with_complete_tuning
 from ..comparison.workers import Workers
 from ..runtime.files import around_markers, check_file_writable, write_between_markers, write_text
 from ..runtime.signals import Interrupted
+from ..settings.values import check_names
 from . import verdict
 
 WRITER = "xmixup compare"
@@ -104,6 +108,8 @@ class Options:
     """Show and mark tests whose settings were chosen late."""
     versus: str | None = None
     """Add a table: this method minus each other one, in pairs."""
+    curve: str | None = None
+    """Plot gains against this setting, of which each target has several values."""
     markdown: str | None = None
     """Write the first table, and that of --versus, between the markers in this file."""
 
@@ -141,7 +147,7 @@ def _values(arguments: Sequence[str], prog: str) -> dict[str, Any]:
     parser = Parser(prog, __doc__, of_training=True)
     parser.flags.title = "flags"
     names = {"results": "FILE", "targets": "NAME", "methods": "NAME", "data": "DIR", "markdown": "FILE"}
-    names |= {"tune_targets": "NAME", "versus": "METHOD"}
+    names |= {"tune_targets": "NAME", "versus": "METHOD", "curve": "SETTING"}
     parser.add_options(Options, positional={"file": "FILE.yaml|DATASET"}, metavars=names)
     parser.add_options(verdict.PhotosOptions, metavars={"budget": "TIME"})
     parser.add_settings(arguments, groups=(), only=[name for name in COMMON if name != "shots"])
@@ -206,6 +212,9 @@ def _check_options(comparison: Comparison, options: Options, page: Path | None) 
     """Raises ValueError for what the comparison does not have: refused now, not after hours of runs."""
     if options.versus is not None and options.versus not in comparison.methods:
         raise ValueError(f"versus: expected one of {', '.join(comparison.methods)}, got {options.versus}")
+    if options.curve is not None:
+        check_names("curve", [options.curve], COMMON)
+        panels(comparison, options.curve)
     check_file_writable(comparison.results, "results")
     if page is not None:
         around_markers(page, WRITER)
@@ -313,6 +322,9 @@ def _write_tables(comparison: Comparison, shown: Comparison, lines: Sequence[dic
     write_text(Path(f"{base_name}.md"), text + "\n")
     write_text(Path(f"{base_name}.csv"), comma_separated(table_rows))
     plot(table_rows, split, Path(f"{base_name}.png"))
+    if options.curve is not None:
+        path = Path(f"{base_name}.{options.curve}.png")
+        plot_curve(shown, lines_by_seed, options.curve, split, path, post_hoc=bool(late))
     return "\n\n".join([first, *end])
 
 

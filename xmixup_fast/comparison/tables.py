@@ -44,6 +44,10 @@ class Row:
     images_seen: float
     steps: float
     peak_memory_mib: float
+    source_accuracy: float = math.nan
+    """The mean accuracy on source images after training, in percent; NaN where it was not measured."""
+    source_accuracy_before: float = math.nan
+    """The same before training, which tells how much was forgotten."""
     p_holm: float = math.nan
     """The p-value of ``difference``, corrected for all methods of the group."""
     over_targets_p_holm: float = math.nan
@@ -122,6 +126,8 @@ def _row(
         images_seen=_mean([run["images_seen"] for run in runs]),
         steps=_mean([run["images_seen"] / run["settings"].get("batch_size", Settings.batch_size) for run in runs]),
         peak_memory_mib=_mean([run["peak_memory_mib"] for run in runs]),
+        source_accuracy=_mean([run.get("source_accuracy", math.nan) for run in runs]),
+        source_accuracy_before=_mean([run.get("source_accuracy_before", math.nan) for run in runs]),
     )
 
 
@@ -178,6 +184,7 @@ def markdown(table_rows: Sequence[Row], split: str) -> list[str]:
         f"step time / {BASELINE}'s",
         "images seen (steps x batch)",
         "peak memory, MiB",
+        "source accuracy, % (before)",
         "chosen after test runs on",
     )
     parts = []
@@ -203,8 +210,15 @@ def _cells(row: Row) -> tuple[str, ...]:
         _number(row.relative_seconds, ".2f"),
         _number(row.images_seen, ".0f"),
         _number(row.peak_memory_mib, ".0f"),
+        _source_accuracy(row),
         row.post_hoc,
     )
+
+
+def _source_accuracy(row: Row) -> str:
+    if math.isnan(row.source_accuracy):
+        return ""
+    return f"{row.source_accuracy:.1f} ({row.source_accuracy_before:.1f})"
 
 
 def table(head: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
