@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transfer import Case, Tiny
+from transfer import Case, Tiny, without_replays
 
 from xmixup_fast.batches.sampler import Sampler
 from xmixup_fast.methods import METHODS
@@ -131,7 +131,11 @@ class FakeGPU(TorchDispatchMode):
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
         if any(isinstance(v, FakeTensor) or (isinstance(v, torch.device) and v.type == "cuda") for v in leaves):
-            self._refuse_waits(func._schema.name.split("::")[1], args, kwargs)
+            name = func._schema.name.split("::")[1]
+            self._refuse_waits(name, args, kwargs)
+            if name.startswith("_fused_"):  # an optimiser's step: there are no values to change, nor fake kernels
+                assert all(leaf.device == CUDA for leaf in leaves if isinstance(leaf, Tensor)), f"{name}: a CPU tensor"
+                return None
             return func(*args, **kwargs)
         with unset_fake_temporarily():
             return func(*args, **kwargs)
@@ -273,6 +277,8 @@ def trainer_on_gpu(waits: Waits, name: str, streamed: bool = False, **settings: 
             on_host.augmentation = on_host.augmentation.to(CUDA)
         method = METHODS[name](case.settings, case.network)
         trainer = Trainer(case.parts(method), case.settings)
+    if case.settings.cuda_graph:
+        return without_replays(trainer), case.images
     for group in trainer.optimizer.param_groups:
         group["foreach"] = True  # PyTorch's choice for tensors of a GPU, among which it does not count fake ones
     return trainer, case.images

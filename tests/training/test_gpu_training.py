@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from small_runs import arguments
-from transfer import STEPPING, Case
+from transfer import STEPPING, Case, tiny_case, without_replays
 
 from xmixup_fast.training import run as training_run
+from xmixup_fast.training.cuda_graph import WARMUP
 
 pytestmark = pytest.mark.gpu
 
@@ -79,9 +80,8 @@ def test_the_first_training_step_has_the_cpus_loss(data: Path, tmp_path: Path, m
 @pytest.mark.parametrize("name", sorted(set(STEPPING) - WAITING))
 def test_training_steps_from_a_graph_are_those_without(name: str, amp: str | None) -> None:
     settings = {"steps": 14, "seqtrain_share": 0.5, "amp": amp, "ema_decay": 0.9}
-    plain, replayed = (
-        Case(**settings, device="auto", cuda_graph=graph).to(CUDA).trainer(name) for graph in (False, True)
-    )
+    plain, replayed = (Case(**settings, device="auto", cuda_graph=True).to(CUDA).trainer(name) for _ in range(2))
+    without_replays(plain)
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         while plain.steps_done < plain.steps:
             torch.testing.assert_close(replayed.step(), plain.step(), rtol=1e-2, atol=1e-3)
@@ -91,8 +91,35 @@ def test_training_steps_from_a_graph_are_those_without(name: str, amp: str | Non
         torch.testing.assert_close(replayed.final_network.state_dict()[key], tensor, rtol=1e-2, atol=1e-2)
 
 
+UPDATES: dict[str, dict[str, Any]] = {
+    "sgd": {"warmup_epochs": 1.0, "clip_grad": 0.1},
+    "without momentum": {"momentum": 0.0, "schedule": "step"},
+    "adamw": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.1, "no_norm_decay": True},
+}
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_graph_updates_the_weights_as_a_run_without_it_does(name: str) -> None:
+    """With the rates of each step, but for rounding; and no replayed step waits for the device."""
+    settings = {"steps": 14, "device": "auto", **UPDATES[name]}
+    plain, replayed = (tiny_case(**settings, cuda_graph=graph).to(CUDA).trainer("finetune") for graph in (False, True))
+    called: list[int] = []
+    replayed.optimizer.register_step_post_hook(lambda *_: called.append(replayed.steps_done))
+    try:
+        while plain.steps_done < plain.steps:
+            torch.cuda.set_sync_debug_mode("error" if replayed.steps_done > WARMUP else "default")
+            loss = replayed.step()
+            torch.cuda.set_sync_debug_mode("default")
+            torch.testing.assert_close(loss, plain.step(), rtol=1e-3, atol=1e-5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for key, tensor in plain.network.state_dict().items():
+        torch.testing.assert_close(replayed.network.state_dict()[key], tensor, rtol=1e-3, atol=1e-4)
+    assert called == list(range(WARMUP + 1))
+
+
 @pytest.mark.parametrize("storage", ["resident", "stream"])
 def test_a_run_from_a_graph_goes_on(data: Path, tmp_path: Path, storage: str) -> None:
-    settings = {"steps": 9, "device": str(CUDA), "storage": storage, "amp": "bf16", "ema_decay": 0.9}
+    settings = {"steps": 9, "device": str(CUDA), "storage": storage, "amp": "bf16", "ema_decay": 0.9, "lr": 1e-3}
     plain, replayed = (losses(data, tmp_path / f"run-{graph}", cuda_graph=graph, **settings) for graph in (False, True))
     assert replayed == pytest.approx(plain, rel=1e-2)

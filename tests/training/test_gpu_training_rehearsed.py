@@ -35,6 +35,11 @@ def test_steps_from_a_graph(name: str) -> None:
     test_gpu_training.test_training_steps_from_a_graph_are_those_without(name, None)
 
 
+@pytest.mark.parametrize("name", test_gpu_training.UPDATES)
+def test_updates_from_a_graph(name: str) -> None:
+    test_gpu_training.test_a_graph_updates_the_weights_as_a_run_without_it_does(name)
+
+
 def test_steps_from_a_graph_that_replays_nothing_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(no_gpu.Graph, "replay", lambda graph: None)
     with pytest.raises(AssertionError):

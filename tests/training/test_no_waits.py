@@ -40,6 +40,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "erase": 0.5,
         "erase_fill": "noise",
     },
+    "graph": {"cuda_graph": True, "clip_grad": 1.0, "ema_decay": 0.9},
+    "graph, adamw": {"cuda_graph": True, "optimizer": "adamw", "no_norm_decay": True},
 }
 
 

@@ -175,8 +175,7 @@ def sweep(trainer: Trainer, steps: int) -> RangeTest:
     average, least = 0.0, math.inf
     for step in progress(range(steps), steps, "range test", unit="steps"):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / max(steps - 1, 1))
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+        trainer.set_lr(rate)
         (loss,) = distributed.all_reduce_sum(float(trainer.step()))
         if not math.isfinite(loss):
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -76,7 +76,10 @@ class Method(ABC):
         return sampler.plan(step, second=self.second, box=self.box)
 
     def before_step(self, network: Network, optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-        """Changes what changes as training goes on. Here: nothing."""
+        """Changes what changes as training goes on. Here: nothing.
+
+        Parameters keep their memory, as CUDA graphs read it there; :func:`forget` has them start anew.
+        """
         return
 
     def images(self, plan: StepPlan, pools: Pools, form: ImageFormat, buffers: OutputBuffers) -> tuple[Tensor, ...]:
@@ -162,6 +165,16 @@ def contrast_of_one(lam: Tensor) -> Tensor:
     plus 1 - lam times the other is lam^2 + (1 - lam)^2 of theirs. float32[B] for float32[B]; 1 where nothing is mixed.
     """
     return (lam.square() + (1 - lam).square()).rsqrt()
+
+
+def forget(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Has an optimiser's next step on some parameters be like its first: without momentum, its steps counted anew."""
+    for parameter in parameters:
+        if optimizer.defaults["fused"]:  # as for CUDA graphs, which read the state where it is; they begin with zeros
+            for tensor in optimizer.state.get(parameter, {}).values():
+                tensor.zero_()
+        else:
+            optimizer.state.pop(parameter, None)
 
 
 def load_state(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from ..batches.seeds import SeedUse, hash_integers
 from ..models.classifiers import output_layers
 from ..models.network import Network
 from ..runtime.device import upload
+from .base import forget
 from .finetune import Finetune
 
 
@@ -29,8 +30,7 @@ class Rifle(Finetune):
             for layer in output_layers(network.body):
                 fresh = _fresh(layer).state_dict()
                 layer.load_state_dict({name: upload(tensor, layer.weight.device) for name, tensor in fresh.items()})
-                for parameter in layer.parameters():
-                    optimizer.state.pop(parameter, None)
+                forget(optimizer, layer.parameters())
 
 
 def _fresh(layer: nn.Linear | nn.Conv2d) -> nn.Module:

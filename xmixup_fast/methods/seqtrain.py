@@ -13,6 +13,7 @@ from ..batches.sampler import Sampler
 from ..models.network import Network
 from ..ops.image_format import ImageFormat, OutputBuffers
 from ..settings.fields import Settings
+from .base import forget
 from .finetune import Finetune
 
 
@@ -43,7 +44,7 @@ class Seqtrain(Finetune):
         first = self.source_phase_steps(steps)
         self.in_source_phase = step < first
         if step == first:
-            optimizer.state.clear()
+            forget(optimizer, list(optimizer.state))
 
     def images(self, plan: StepPlan, pools: Pools, form: ImageFormat, buffers: OutputBuffers) -> tuple[Tensor, ...]:
         if not self.in_source_phase:

@@ -99,8 +99,8 @@ class Settings:
     compile: bool = False
     """Compile the training step's forward and loss with torch.compile, which takes a minute at the start."""
     cuda_graph: bool = False
-    """Replay forward and backward as one CUDA graph, which spares the host their launches; not while DALI decodes
-    streamed images on the GPU."""
+    """Replay forward, backward and, but for fp16, the update of the weights as one CUDA graph, which spares the host
+    their launches; not while DALI decodes streamed images on the GPU."""
     deterministic: bool = True
     """Let cuDNN take kernels alone that give the same bits each time; else those that it measures to be the fastest for
     each shape of its input."""

@@ -1,8 +1,9 @@
-"""CUDA graphs: the forward and backward of a step, captured once and then replayed with one launch.
+"""CUDA graphs: forward, backward, clipping and the optimiser's step, captured once and then replayed with one launch.
 
-Only forward and backward are captured. Whatever the host decides from step to step stays outside: learning rates,
-rifle's new heads, clipping, and whether fp16's loss scale skips a step. All of that, and a checkpoint that is loaded,
-writes to parameters, buffers and scale where they are, so that a graph that has read them once remains right.
+Whatever the host decides from step to step stays outside: mixing, learning rates, rifle's new heads, bituning's key
+encoder, and the averaged weights, whose decay changes. So does all after backward with fp16, as the host reads whether
+its loss scale skips a step. All of that, and a checkpoint that is loaded, writes to parameters, buffers, scale,
+learning rates and the optimiser's state where they are, so that a graph that has read them once remains right.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ WARMUP = 3
 """Steps of each kind that are run before one is captured, in which libraries choose kernels and take memory."""
 
 Work = Callable[[tuple[Tensor, ...], StepPlan], Tensor]
-"""Adds the gradients of a batch's loss to parameters that have none, and returns the loss."""
+"""Adds the gradients of a batch's loss to parameters that have none, may update these, and returns the loss."""
 
 
 @dataclass

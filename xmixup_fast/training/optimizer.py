@@ -7,6 +7,7 @@ no group of the optimiser.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,16 +16,50 @@ from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 
 from ..batches.sampler import run_steps
 from ..models.network import Network
+from ..runtime.device import upload
 from ..settings.fields import Settings
 
 
 def make_optimizer(network: Network, settings: Settings, weight_decay: float) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW, over :func:`parameter_groups`."""
+    """SGD with Nesterov momentum, or AdamW, over :func:`parameter_groups`.
+
+    With ``cuda_graph``, one whose step a graph can hold (see :func:`is_capturable`).
+    """
     groups = parameter_groups(network, settings, weight_decay)
+    # fp16's scaler decides on the host whether there is a step.
+    capturable = settings.cuda_graph and settings.amp != "fp16"
+    if capturable:
+        for group in groups:
+            group["lr"] = torch.full((), settings.lr, device=group["params"][0].device)
+    fused = capturable or None  # None: as torch chooses
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr)
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=fused, capturable=capturable)
     momentum = settings.momentum
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0)
+    sgd = torch.optim.SGD(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    if capturable and momentum > 0:
+        # Else the host would tell the kernel whether a step is a parameter's first. From zeros, all steps are alike.
+        for group in sgd.param_groups:
+            sgd.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in group["params"]})
+    return sgd
+
+
+def is_capturable(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a CUDA graph can hold the optimiser's step.
+
+    That is so with torch's fused kernels, which read learning rates and AdamW's count of steps, float32[] each, from
+    the device. SGD's other kernels take rates from the host.
+    """
+    return bool(optimizer.defaults["fused"])
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+    """Gives each group of parameters its learning rate; the host does not wait."""
+    if is_capturable(optimizer):
+        own = [group["lr"] for group in optimizer.param_groups]
+        torch._foreach_copy_(own, list(upload(torch.tensor(rates), own[0].device)))  # where a graph reads them
+    else:
+        for group, rate_of_group in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate_of_group
 
 
 def parameter_groups(network: Network, settings: Settings, weight_decay: float) -> list[dict[str, Any]]:

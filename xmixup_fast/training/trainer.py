@@ -24,7 +24,7 @@ from ..batches.seeds import SeedUse, hash_integers
 from ..data.center_crops import center_crop_batches
 from ..evaluation import Evaluation, evaluate_network, merge_evaluations
 from ..methods import L2SP, Method
-from ..methods.base import load_state
+from ..methods.base import forget, load_state
 from ..models.finite import not_finite
 from ..models.network import Network
 from ..ops.depthwise import FastDepthwise
@@ -33,8 +33,8 @@ from ..ops.image_pool import ImagePool, Images
 from ..runtime import distributed
 from ..runtime.device import DTYPES, autocast
 from ..settings.fields import Settings
-from .cuda_graph import CudaGraphRunner
-from .optimizer import make_optimizer, rate, warmup_steps
+from .cuda_graph import CudaGraphRunner, Work
+from .optimizer import is_capturable, make_optimizer, rate, set_rates, warmup_steps
 from .profiler import Span, no_span
 
 EVALUATION_SCALE = 4
@@ -102,7 +102,6 @@ class Trainer:
         self.average: ModelEmaV3 | None = None
         if settings.ema_decay:
             self.average = ModelEmaV3(network, settings.ema_decay, use_warmup=True).requires_grad_(False)
-        self.backward = CudaGraphRunner(self._backward, network.parameters()) if settings.cuda_graph else self._backward
         self.seed = settings.seed
         self.batch_size = settings.batch_size
         self.micro_batches = settings.grad_accum_steps or 1
@@ -121,9 +120,13 @@ class Trainer:
         self.warmup = warmup_steps(settings, self.sampler.epoch_length)
         weight_decay = settings.weight_decay if self.regularizer is None else 0.0
         self.optimizer = make_optimizer(network, settings, weight_decay)
+        self.backward: Work = self._backward
+        if settings.cuda_graph:
+            work = self._backward_and_update if is_capturable(self.optimizer) else self._backward
+            self.backward = CudaGraphRunner(work, network.parameters())
         self.lr = settings.lr
         """Learning rate of the step to come, for pretrained parameters without layer-wise decay."""
-        self._set_rates()
+        self._follow_schedule()
 
     def step(self) -> Tensor:
         """Plans, mixes, and updates the network once.
@@ -148,16 +151,20 @@ class Trainer:
         return torch.stack(losses).sum()
 
     def _update(self) -> None:
-        """Updates weights, learning rates and the averaged weights."""
+        """Updates the weights, where no graph has done so, learning rates and the averaged weights."""
+        if not is_capturable(self.optimizer):
+            self._update_weights()
+        self.steps_done += 1
+        self._follow_schedule()
+        if self.average is not None:
+            self.average.update(self.network, self.steps_done)
+
+    def _update_weights(self) -> None:
         self.scaler.unscale_(self.optimizer)
         if self.settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.steps_done += 1
-        self._set_rates()
-        if self.average is not None:
-            self.average.update(self.network, self.steps_done)
 
     def _backward(self, images: tuple[Tensor, ...], part: StepPlan) -> Tensor:
         """Adds the gradients of a micro-batch; returns what it adds to the loss."""
@@ -167,6 +174,13 @@ class Trainer:
         with self.span("backward"):
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         return loss.detach() * share
+
+    def _backward_and_update(self, images: tuple[Tensor, ...], part: StepPlan) -> Tensor:
+        """What a graph holds: all of a step that needs the host neither to decide nor to wait. Returns the loss."""
+        loss = self._backward(images, part)
+        with self.span("update"):
+            self._update_weights()
+        return loss
 
     def _no_sync(self) -> AbstractContextManager[None]:
         """A context in which gradients are not yet summed over the processes."""
@@ -206,20 +220,24 @@ class Trainer:
         self.method.load_state_dict(parts["method"])
         load_state(self.regularizer.state if self.regularizer else {}, parts["regularizer"])
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.optimizer.state.clear()
+        forget(self.optimizer, parameters)
         for name, tensor in parts["optimizer"].items():
             number, _, what = name.partition(".")
             parameter = parameters[int(number)]
-            # AdamW's count of steps is a number of its own, which stays on the CPU.
-            kept = tensor.clone() if what == "step" else torch.empty_like(parameter).copy_(tensor)
-            self.optimizer.state[parameter][what] = kept
+            own = self.optimizer.state[parameter]
+            if what not in own:
+                # AdamW's count of steps is a number of its own, which stays on the CPU where no graph reads it.
+                count = what == "step"
+                device = "cpu" if count and not is_capturable(self.optimizer) else self.device
+                own[what] = torch.empty_like(tensor if count else parameter, device=device)
+            own[what].copy_(tensor)
         if self.average is not None:
             self.average.module.load_state_dict(parts["average"])
         if self._scaled:
             scale = {name: parts["scaler"][name].item() for name in self._scaled}
             self.scaler.load_state_dict({**self.scaler.state_dict(), **scale})
         self.steps_done = steps_done
-        self._set_rates()
+        self._follow_schedule()
         self._batches = self._batches_from_here()
 
     def _batches_from_here(self) -> Iterator[tuple[StepPlan, Pools]]:
@@ -230,15 +248,17 @@ class Trainer:
         with self.span("plan"):
             return self.method.plan(self.sampler, step)
 
-    def _set_rates(self) -> None:
+    def set_lr(self, lr: float, factor: float = 1.0) -> None:
+        """Has the next step's learning rates be ``lr * factor``, in multiples where groups of parameters have them."""
+        self.lr = lr * factor
+        set_rates(self.optimizer, [lr * group["lr_scale"] * factor for group in self.optimizer.param_groups])
+
+    def _follow_schedule(self) -> None:
         """Gives the optimiser the next step's learning rates."""
         settings, step, steps = self.settings, self.steps_done, self.source_phase_steps
         if step >= self.source_phase_steps:
             step, steps = step - self.source_phase_steps, self.sampler.steps
-        factor = rate(settings.schedule, self.warmup, step, steps)
-        self.lr = settings.lr * factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * group["lr_scale"] * factor
+        self.set_lr(settings.lr, rate(settings.schedule, self.warmup, step, steps))
 
     def evaluate(self, images: Images, **options: Any) -> Evaluation:
         """Evaluates the final network on unmixed centre crops, in float32, as the weights are kept.
