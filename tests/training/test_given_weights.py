@@ -44,7 +44,10 @@ def test_a_trained_head_is_kept_and_said(
 ) -> None:
     """A step that learns next to nothing leaves the network what it was."""
     result = again(data, tmp_path / "run", weights=FROM[form](first), steps=1, lr=1e-9)
-    assert "the target head is kept, as it has the same 3 classes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the target head is kept, as it has the same 3 classes" in said
+    assert "image_size: 32, as the weights of test_resnet were made for it" in said or form == "network as weights"
+    assert "were made for 160" not in said
     assert result.summary["test_accuracy"] == first.summary["test_accuracy"]
     for name, tensor in first.network.body.state_dict().items():
         if "num_batches" not in name and "running" not in name:

@@ -18,6 +18,7 @@ from . import architecture as architectures
 from . import classifiers, pip_weights
 from .architecture import Architecture
 from .class_names import given_classes
+from .finite import not_finite_in
 from .fitting import Fit, load_numpy, load_weights
 from .hub import reachable_hub
 from .network import NOTHING_PRETRAINED, Network
@@ -170,6 +171,11 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None, weigh
     elif weights not in ("timm", "none"):
         read = read_weights(Path(weights))
         fit = load_weights(body, read, weights, found.title)
+        if (broken := not_finite_in(body)) is not None:
+            raise ValueError(
+                f"weights: {weights}: {broken} holds numbers that are not finite; expected weights that were trained "
+                "without overflow"
+            )
     metadata, trained = read.metadata, weights != "none"
     outputs = [layer.weight.shape[0] for layer in classifiers.output_layers(body)][:1] if fit.has_classifier else []
     stated = _stated_classes(body, read, weights) if outputs else None
@@ -194,8 +200,15 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None, weigh
         std=std,
         notes=notes,
         no_classifier=_no_classifier(body, found.title, weights, fit),
-        own_size=int(metadata["image_size"]) if "image_size" in metadata else found.own_size if trained else None,
+        own_size=_own_size(found, metadata) if trained else None,
     )
+
+
+def _own_size(found: Architecture, metadata: Mapping[str, str]) -> int | None:
+    """Height and width of the images that weights were made for, in pixels; None where a run's file does not tell."""
+    if "image_size" in metadata:
+        return int(metadata["image_size"])
+    return None if "classes" in metadata else found.own_size
 
 
 def _names_imagenet(found: Architecture, read: Weights, weights: str) -> bool:
