@@ -114,11 +114,7 @@ def build(
         elif keep_classifier and classifier is not None:
             source_head = classifier
             source_matched = torch.full((classifier.out_features,), weights != "none")
-    if (
-        log is not None
-        and image_size is not None
-        and (line := _size_note(found.title, image_size, pretrained.own_size))
-    ):
+    if log is not None and image_size is not None and (line := _size_note(found, image_size, pretrained.own_size)):
         log(line)
     if log is not None and pretrained.notes:
         log("; ".join([*pretrained.notes, _kept(target_matched, target_classes, len(pretrained.classes or []))]))
@@ -138,13 +134,16 @@ def build(
     )
 
 
-def _size_note(model: str, image_size: int, own_size: int | None) -> str:
-    """A line on the size of the images, where it is not the usual one, or not the network's own; else empty."""
-    if own_size is None or image_size == own_size == USUAL_SIZE:
+def _size_note(found: Architecture, image_size: int, weights_size: int | None) -> str:
+    """A line on the size of the images, where it is not the usual one, or not that of the weights; else empty."""
+    if weights_size is None:
+        is_own = image_size == found.own_size != USUAL_SIZE
+        return f"image_size: {image_size}, as {found.title} was made for it" if is_own else ""
+    if image_size == weights_size == USUAL_SIZE:
         return ""
-    if image_size == own_size:
-        return f"image_size: {image_size}, as the weights of {model} were made for it"
-    return f"image_size: {image_size}, and the weights of {model} were made for {own_size}"
+    if image_size == weights_size:
+        return f"image_size: {image_size}, as the weights of {found.title} were made for it"
+    return f"image_size: {image_size}, and the weights of {found.title} were made for {weights_size}"
 
 
 def _kept(matched: Tensor, classes: Sequence[str], former: int) -> str:
