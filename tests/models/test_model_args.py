@@ -103,7 +103,13 @@ def test_another_size_than_the_weights_is_said(tmp_path: Path, weights: str, siz
             {"features_only": True},
             "model_args: features_only=True cannot be given, as the network needs its classifier",
         ),
-        ({"in_chans": 1}, "model_args: in_chans: expected 3, as all images, grey ones too, are decoded to RGB, got 1"),
+        *(
+            (
+                {"in_chans": value},
+                f"model_args: in_chans: expected 3, as all images are decoded to RGB, (.*got {value};",
+            )
+            for value in (1, 4)
+        ),
         ({"global_pool": ""}, "model_args: "),
     ],
 )
