@@ -106,7 +106,7 @@ def test_another_size_than_the_weights_is_said(tmp_path: Path, weights: str, siz
         *(
             (
                 {"in_chans": value},
-                f"model_args: in_chans: expected 3, as all images are decoded to RGB, (.*got {value};",
+                f"model_args: in_chans: expected 3, as images are decoded to RGB, (.*got {value};",
             )
             for value in (1, 4)
         ),
