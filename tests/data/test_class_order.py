@@ -50,6 +50,47 @@ def test_classes_are_sorted(kind: str) -> None:
         assert sorted_classes([*names, *names[:1]]) == expected
 
 
+ALIKE: dict[str, tuple[list[str], str]] = {
+    "numbers with and without a point": (["0", "1", "1.0"], "'1' and '1.0'"),
+    "zeros before": (["01", "1", "2"], "'01' and '1'"),
+    "capitals": (["Cat", "cat", "dog"], "'Cat' and 'cat'"),
+    "an invisible sign": (["cat", "cat\u200b"], "'cat' and 'cat\\u200b'"),
+    "spaces within": (["red  fox", "red fox"], "'red  fox' and 'red fox'"),
+    "wide letters": (["cat", "\uff43\uff41\uff54"], "'cat' and '\\uff43\\uff41\\uff54'"),
+    "several": (["A", "B", "a", "b", "c"], "'A' and 'a', 'B' and 'b'"),
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_classes_that_look_alike_are_said(tmp_path: Path, kind: str) -> None:
+    names, said = ALIKE[kind]
+    table = write_labels(tmp_path, names)
+    expected = f"{table}: classes look alike, {said}: give them one spelling if they are one class"
+    assert expected in read_dataset(table).findings.guesses
+
+
+@pytest.mark.parametrize("joined", ["cat dog", "cat+dog", "cat & dog", "dog/cat", "cat_dog", "cat-dog"])
+def test_classes_that_are_named_by_others_are_said(tmp_path: Path, joined: str) -> None:
+    table = write_labels(tmp_path, ["cat", "dog", joined])
+    (said,) = read_dataset(table).findings.guesses
+    assert said.startswith(f"{table}: {joined!r} may be several labels, as each part is a class")
+
+
+def test_other_classes_are_not_said_to_look_alike(tmp_path: Path) -> None:
+    for number, names in enumerate((["cat", "cats", "red cat", "a-b"], ["1", "10", "-1", "1.5"], ["tench, Tinca"])):
+        (tmp_path / str(number)).mkdir()
+        assert not read_dataset(write_labels(tmp_path / str(number), names)).findings.guesses
+
+
+def write_labels(folder: Path, names: list[str]) -> Path:
+    """A table of an image for each class; the images are empty files."""
+    for number in range(len(names)):
+        (folder / f"{number}.jpg").touch()
+    lines = [f'{number}.jpg,"{name}"' for number, name in enumerate(names)]
+    (folder / "table.csv").write_text("\n".join(["path,label", *lines, ""]), encoding="utf-8")
+    return folder / "table.csv"
+
+
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of target/, whose classes are numbers, source/ and weights.safetensors."""

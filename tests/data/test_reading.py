@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from made import SOURCE, TARGET, write_folder
-from test_decoding import Bytes, encoded, photo, png_of_16_bits
+from test_decoding import Bytes, encoded, photo
 
 from xmixup_fast import evaluate, fit, predict
 from xmixup_fast.data.dataset import BadFile
@@ -131,16 +131,6 @@ def test_where_zero_is_white_the_unused_range_is_the_white_one() -> None:
     assert np.array_equal(result[..., 0], (4095 - samples) >> 4) and "taken for such" in said[0]
     result, said = read(tiff_of_grey(samples, True), Reading())
     assert result.min() > 239 and "nearly white" in said[0]
-
-
-@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (6, 4)])
-def test_dark_colours_of_16_bits_are_said(colour_type: int, channels: int) -> None:
-    samples = np.repeat(deep(4095)[..., None], channels, axis=2)
-    for data, expected in ((samples, True), (samples << 4, False)):
-        full = data.copy()
-        full[..., 3:] = 65535
-        _, said = read(png_of_16_bits(full, colour_type), Reading())
-        assert bool([line for line in said if "16-bit colour images with no value above 4095" in line]) == expected
 
 
 # --- large images ---

@@ -214,7 +214,11 @@ def test_tables_are_read_however_programs_write_them(
     }
 
 
-SEVERAL = ["cat;dog", "cat|dog", "cat; dog", "cat |dog", ";cat", "a;b|c", "['cat', 'dog']", "[1, 2]", "[3]"]
+SEVERAL = [
+    *("cat;dog", "cat|dog", "cat; dog", "cat |dog", ";cat", "a;b|c"),
+    *("['cat', 'dog']", "['cat']", "['cat' 'dog']", "[1, 2]", "[1 0]", "[3]"),  # as Python and NumPy write lists
+    *("('cat', 'dog')", "{'cat', 'dog'}", "{'cat': 1}", "(1, 2)", "{1: 0.5, 2: 0.5}"),
+]
 
 
 def test_several_labels_in_a_cell_are_refused_with_their_number(tmp_path: Path, suffix: str) -> None:
@@ -229,6 +233,18 @@ def test_several_labels_in_a_cell_are_refused_with_their_number(tmp_path: Path, 
         assert f"in 2 of 3 rows: {first} {label!r}, " in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("joined", ["cat,dog", "dog, cat", "cat,dog,cow", "cow,cow ,dog"])
+def test_labels_that_commas_join_of_others_are_several(tmp_path: Path, suffix: str, joined: str) -> None:
+    labels = ["cat", joined, "dog", "cow", "cat, grey"]
+    write(tmp_path, *(f"{i}.jpg" for i in range(len(labels))))
+    table = write_table(
+        tmp_path / f"t{suffix}", [{"path": f"{i}.jpg", "label": label} for i, label in enumerate(labels)]
+    )
+    with pytest.raises(ValueError, match="label: expected one class for each image, got several") as caught:
+        read_dataset(table)
+    assert "in 1 of 5 rows" in str(caught.value) and repr(joined) in str(caught.value)
+
+
 def test_lists_of_labels_in_parquet_are_refused(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow.parquet import write_table as write_parquet
@@ -241,13 +257,42 @@ def test_lists_of_labels_in_parquet_are_refused(tmp_path: Path) -> None:
 
 
 def test_labels_with_other_signs_are_classes(tmp_path: Path, suffix: str) -> None:
-    names = ["cat, grey", "cat/dog", "a & b", "[unknown]", "x: y", "tench, Tinca tinca"]
+    names = [
+        "cat, grey",
+        "cat/dog",
+        "a & b",
+        "[unknown]",
+        "(none)",
+        "(red, ripe)",
+        "x: y",
+        "tench, Tinca tinca",
+        "cat,",
+    ]
     write(tmp_path, *(f"{i}.jpg" for i in range(len(names))))
     rows = [{"path": f"{i}.jpg", "label": name} for i, name in enumerate(names)]
     assert read_dataset(write_table(tmp_path / f"t{suffix}", rows)).classes == sorted(names)
 
 
-MISSING = ["NA", "N/A", "#N/A", "None", "NULL", "null", "nan", "<NA>", " n/a ", "NaN"]
+MISSING = [
+    # what pandas reads as missing, besides an empty cell: pandas.io.parsers.readers.STR_NA_VALUES
+    *(
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+    ),
+    *("NaN", "None", "n/a", "nan", "null"),
+    *(" n/a ", "NaT", "nil", r"\N", "#VALUE!", "#DIV/0!", "#REF!", "#NAME?"),  # databases and spreadsheets
+]
 
 
 @pytest.mark.parametrize("column", ["path", "label", "split"])

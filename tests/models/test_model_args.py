@@ -75,6 +75,7 @@ def test_a_size_is_not_guessed_before_the_network_is_asked() -> None:
         ("file", 96, "image_size: 96, and the weights of test_resnet were made for 160"),
         ("file", 160, "image_size: 160, as the weights of test_resnet were made for it"),
         ("none", 96, None),
+        ("none", 160, "image_size: 160, as test_resnet was made for it"),
     ],
 )
 def test_another_size_than_the_weights_is_said(tmp_path: Path, weights: str, size: int, said: str | None) -> None:
@@ -102,7 +103,13 @@ def test_another_size_than_the_weights_is_said(tmp_path: Path, weights: str, siz
             {"features_only": True},
             "model_args: features_only=True cannot be given, as the network needs its classifier",
         ),
-        ({"in_chans": 1}, "model_args: in_chans: expected 3, as all images, grey ones too, are decoded to RGB, got 1"),
+        *(
+            (
+                {"in_chans": value},
+                f"model_args: in_chans: expected 3, as images are decoded to RGB, (.*got {value};",
+            )
+            for value in (1, 4)
+        ),
         ({"global_pool": ""}, "model_args: "),
     ],
 )

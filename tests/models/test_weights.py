@@ -222,6 +222,49 @@ def test_weights_that_do_not_fit_say_which(tmp_path: Path) -> None:
         build(NETWORK, str(tmp_path / "w.pth"), CLASSES)
 
 
+NO_NUMBERS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "quantised": (lambda weight: (100 * weight).to(torch.int8), "expected floating-point numbers, got int8; take"),
+    "complex": (lambda weight: weight.to(torch.complex64), "expected floating-point numbers, got complex64"),
+    "sparse": (Tensor.to_sparse, "expected a tensor of numbers, got torch.sparse_coo"),
+    "meta": (lambda weight: weight.to("meta"), "expected a tensor of numbers, got one on the device meta"),
+    "nan": (lambda weight: weight * torch.nan, "holds numbers that are not finite"),
+    "infinity": (lambda weight: weight / 0, "holds numbers that are not finite"),
+    "too large for float32": (lambda weight: weight.double() * 1e300, "holds numbers that are not finite"),
+}
+
+
+@pytest.mark.parametrize("where", ["conv1.0.weight", "fc.weight"])
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_tensors_that_are_no_weights_are_named(tmp_path: Path, kind: str, where: str) -> None:
+    change, message = NO_NUMBERS[kind]
+    state = network().state_dict()
+    torch.save(state | {where: change(state[where])}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=rf"weights: \S*w\.pth: {where}:? {message}"):
+        build(NETWORK, str(tmp_path / "w.pth"), CLASSES)
+
+
+@pytest.mark.parametrize("weight", [torch.tensor(1.0), torch.zeros(0, 96)])
+def test_a_classifier_without_outputs_is_refused(tmp_path: Path, weight: Tensor) -> None:
+    torch.save(network().state_dict() | {"fc.weight": weight, "fc.bias": torch.zeros(0)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth: expected a classifier with a row for each output, got one without"):
+        build(NETWORK, str(tmp_path / "w.pth"), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("classes", value) for value in ("a,b", "[0, 1]", '["a", "a"]', '{"a": 0}', '"ab"')),
+        *((name, value) for name in ("mean", "std") for value in ("0.5", "[0.5]", '["a", "b", "c"]', "")),
+        *(("image_size", value) for value in ("big", "0", "1.5", "[32, 32]")),
+    ],
+)
+def test_metadata_that_say_something_else_are_named(tmp_path: Path, name: str, value: str) -> None:
+    save_file(network(num_classes=2).state_dict(), tmp_path / "w.safetensors", {name: value})
+    with pytest.raises(ValueError, match=rf"w\.safetensors: metadata: {name}: expected a .*, got ") as caught:
+        build(NETWORK, str(tmp_path / "w.safetensors"), CLASSES)
+    assert str(caught.value).endswith(f", got {value}")
+
+
 def test_names_of_the_networks_own_code_are_converted_as_timm_does(tmp_path: Path) -> None:
     """Meta's code for ConvNeXt names the stages' parts otherwise."""
     model = timm.create_model("test_convnext")

@@ -77,6 +77,25 @@ def test_what_is_clear_is_taken(tmp_path: Path, text: str, expected: dict[str, o
     assert load_yaml(path) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "with_hint"),
+    [
+        *((f"target: {value}", True) for value in ("no", "off", "2024", "1.5", "null", "2026-01-01", "#fff", "~")),
+        *((f"class_weights: {value}", True) for value in ("{1: 2, 2: 1}", "{no: 1, yes: 2}", "{1.0: 2}")),
+        *((f"lr: {value}", False) for value in ("no", "x")),
+        ("target: [a, b]", False),
+        ("class_weights: {a: x}", False),
+    ],
+)
+def test_texts_that_yaml_takes_for_something_else_ask_for_quotes(tmp_path: Path, line: str, with_hint: bool) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=f"{line.partition(':')[0]}: expected ") as caught:
+        read_yaml(path)
+    assert str(caught.value).endswith("a text that YAML takes for something else is put into quotes") == with_hint
+    assert "\n" not in str(caught.value)
+
+
 def test_aliases_of_aliases_are_looked_at_once(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
     path = tmp_path / "c.yaml"

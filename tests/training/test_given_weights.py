@@ -44,7 +44,10 @@ def test_a_trained_head_is_kept_and_said(
 ) -> None:
     """A step that learns next to nothing leaves the network what it was."""
     result = again(data, tmp_path / "run", weights=FROM[form](first), steps=1, lr=1e-9)
-    assert "the target head is kept, as it has the same 3 classes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the target head is kept, as it has the same 3 classes" in said
+    assert "image_size: 32, as the weights of test_resnet were made for it" in said or form == "network as weights"
+    assert "were made for 160" not in said
     assert result.summary["test_accuracy"] == first.summary["test_accuracy"]
     for name, tensor in first.network.body.state_dict().items():
         if "num_batches" not in name and "running" not in name:
@@ -92,14 +95,33 @@ GIVEN = {
     "state dict of a wrapper": lambda model: {"weights": nn.DataParallel(model).state_dict()},
     "checkpoint's content": lambda model: {"weights": {"state_dict": model.state_dict(), "epoch": 3}},
     "module as weights": lambda model: {"weights": model},
+    "frozen module in evaluation mode": lambda model: {"model": model.eval().requires_grad_(False), "weights": None},
+    "module without a classifier": lambda model: {"model": without_classifier(model), "weights": None},
+    "module with another classifier": lambda model: {"model": with_two_layers(model), "weights": None},
 }
+
+
+def without_classifier(model: Any) -> Any:
+    model.reset_classifier(0)
+    return model
+
+
+def with_two_layers(model: Any) -> Any:
+    model.fc = nn.Sequential(nn.Dropout(0.1), model.fc)
+    return model
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return trained()
 
 
 @pytest.mark.parametrize("form", GIVEN)
 def test_networks_and_state_dicts_are_taken_and_left_alone(data: Path, tmp_path: Path, form: str) -> None:
     model = trained()
+    given = GIVEN[form](model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    result = again(data, tmp_path / "run", **GIVEN[form](model), steps=1, lr=1e-9)
+    result = again(data, tmp_path / "run", **given, steps=1, lr=1e-9)
     assert result.summary["model"].startswith("test_resnet") and "not tested" not in result.summary
     assert torch.allclose(result.network.body.conv1[0].weight, before["conv1.0.weight"], atol=1e-6)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -136,6 +158,19 @@ def test_a_modules_own_arguments_are_asked_for(data: Path, tmp_path: Path) -> No
             "model: expected a network of timm, .* got a Linear; give the name",
         ),
         (
+            {"model": timm.create_model("test_resnet", features_only=True), "weights": None},
+            ValueError,
+            "model: expected a network of timm, .* got a FeatureListNet; give the name",
+        ),
+        (
+            {"model": trained(drop_rate=0.5), "weights": None},
+            ValueError,
+            "model: expected the layers that timm gives test_resnet, drop_rate=0.0, got drop_rate=0.5; .*model_args",
+        ),
+        ({"model": on_meta(), "weights": None}, ValueError, "weights: .*: expected a tensor of numbers, got .* meta"),
+        ({"weights": {"w": torch.ones(2, device="meta")}}, ValueError, "weights: w: expected a tensor of numbers"),
+        ({"weights": {"w": torch.ones(2), "d": torch.qint8}}, ValueError, "weights: expected a name, .* of w, d"),
+        (
             {"weights": {"a": 1}},
             ValueError,
             "weights: expected a name, a file, or a state dict, .*; got a dictionary of a",
@@ -149,7 +184,19 @@ def test_a_modules_own_arguments_are_asked_for(data: Path, tmp_path: Path) -> No
             "weights: tensors are kept in the cache, .* save them",
         ),
     ],
-    ids=["no network", "no state", "number", "other state", "both", "no cache"],
+    ids=[
+        "no network",
+        "features",
+        "dropout",
+        "meta",
+        "state on meta",
+        "quantised",
+        "no state",
+        "number",
+        "other state",
+        "both",
+        "no cache",
+    ],
 )
 def test_other_objects_are_refused(
     data: Path, tmp_path: Path, given: dict[str, Any], error: type[Exception], message: str

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as Names
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
@@ -29,8 +31,21 @@ _WORD, _SET = "[A-Z]?[a-z]+|[A-Z]+(?![a-z])", "(set|data|images?)$"
 
 _EVAL = ("eval", "evaluation")
 
-_MISSING = ("", "na", "n/a", "#n/a", "nan", "-nan", "<na>", "none", "null")
-"""What programs write where a value is missing, in lower case."""
+_MISSING = {
+    *("", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "nat", "none", "null", "nil", r"\n"),
+    *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+    *("#value!", "#ref!", "#name?", "#null!", "#num!", "#div/0!"),
+}
+"""What programs write where a value is missing, in lower case: what pandas reads so, databases', and Excel's errors."""
+
+_SEVERAL = re.compile(
+    r"""
+    .*[;|].*                                      # cat;dog
+    | \s*\[ \s*(['"\d].*|.*,.*) \]\s*             # what Python, NumPy or JSON write for a list: ['cat' 'dog']
+    | \s*[({] \s*(['"].*|[-+.\d]+\s*[,:].*) [)}]\s*  # for a tuple, a set or a mapping
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 TABLES = {".csv", ".tsv", ".parquet"}
 """How the names of tables end, in lower case."""
@@ -87,6 +102,16 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
+def look(text: str) -> str:
+    """How a class's name looks to people: alike for 1, 01 and 1.0, for Cat and cat, with and without invisible signs.
+
+    Letters that Unicode holds for variants of others, such as the wide ones of Asian fonts, are these others.
+    """
+    visible = (sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
+    name = " ".join("".join(visible).casefold().split())
+    return str(Decimal(name).normalize()) if re.fullmatch(r"[-+]?\d+(\.\d+)?", name) else name
+
+
 def is_missing(text: str) -> bool:
     """Whether a label is empty, or what programs write for a missing value."""
     return text.strip().casefold() in _MISSING
@@ -104,12 +129,21 @@ def why_missing(text: str) -> str:
 
 def several_labels(text: str) -> bool:
     """Whether a label looks like several: ``cat;dog``, ``cat|dog``, or a list such as ``['cat', 'dog']``."""
-    return re.search("[;|]", text) is not None or re.fullmatch(r"\s*\[\s*(['\"\d].*|.*,.*)\]\s*", text) is not None
+    return _SEVERAL.fullmatch(text) is not None
+
+
+def joins_others(name: str, names: Names[str], signs: str) -> bool:
+    """Whether a class is named by several others, with one of the signs between: ``cat,dog`` beside cat and dog."""
+    for sign in signs:
+        parts = {part.strip() for part in name.split(sign)}
+        if len(parts) > 1 and parts <= names:
+            return True
+    return False
 
 
 def why_several() -> str:
     """What a message says of labels that look like several."""
-    return "expected one class for each image, got several, or a class with ; or | in its name, which is to be renamed,"
+    return "expected one class for each image, got several, or a class whose name looks so, which is to be renamed,"
 
 
 def why_no_class(text: str) -> str:

@@ -85,8 +85,8 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
             raise ValueError(f"model_args: {name}={value} cannot be given, as {NOT_TAKEN[name]}")
         if name == "in_chans" and value != CHANNELS:
             raise ValueError(
-                f"model_args: in_chans: expected {CHANNELS}, as all images, grey ones too, are decoded to RGB, got "
-                f"{value}"
+                f"model_args: in_chans: expected {CHANNELS}, as images are decoded to RGB, grey ones to three equal "
+                f"channels, got {value}; leave it out"
             )
 
 

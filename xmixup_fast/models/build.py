@@ -18,6 +18,7 @@ from . import architecture as architectures
 from . import classifiers, pip_weights
 from .architecture import Architecture
 from .class_names import given_classes
+from .finite import not_finite_in
 from .fitting import Fit, load_numpy, load_weights
 from .hub import reachable_hub
 from .network import NOTHING_PRETRAINED, Network
@@ -113,11 +114,7 @@ def build(
         elif keep_classifier and classifier is not None:
             source_head = classifier
             source_matched = torch.full((classifier.out_features,), weights != "none")
-    if (
-        log is not None
-        and image_size is not None
-        and (line := _size_note(found.title, image_size, pretrained.own_size))
-    ):
+    if log is not None and image_size is not None and (line := _size_note(found, image_size, pretrained.own_size)):
         log(line)
     if log is not None and pretrained.notes:
         log("; ".join([*pretrained.notes, _kept(target_matched, target_classes, len(pretrained.classes or []))]))
@@ -137,13 +134,16 @@ def build(
     )
 
 
-def _size_note(model: str, image_size: int, own_size: int | None) -> str:
-    """A line on the size of the images, where it is not the usual one, or not the network's own; else empty."""
-    if own_size is None or image_size == own_size == USUAL_SIZE:
+def _size_note(found: Architecture, image_size: int, weights_size: int | None) -> str:
+    """A line on the size of the images, where it is not the usual one, or not that of the weights; else empty."""
+    if weights_size is None:
+        is_own = image_size == found.own_size != USUAL_SIZE
+        return f"image_size: {image_size}, as {found.title} was made for it" if is_own else ""
+    if image_size == weights_size == USUAL_SIZE:
         return ""
-    if image_size == own_size:
-        return f"image_size: {image_size}, as the weights of {model} were made for it"
-    return f"image_size: {image_size}, and the weights of {model} were made for {own_size}"
+    if image_size == weights_size:
+        return f"image_size: {image_size}, as the weights of {found.title} were made for it"
+    return f"image_size: {image_size}, and the weights of {found.title} were made for {weights_size}"
 
 
 def _kept(matched: Tensor, classes: Sequence[str], former: int) -> str:
@@ -170,6 +170,11 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None, weigh
     elif weights not in ("timm", "none"):
         read = read_weights(Path(weights))
         fit = load_weights(body, read, weights, found.title)
+        if (broken := not_finite_in(body)) is not None:
+            raise ValueError(
+                f"weights: {weights}: {broken} holds numbers that are not finite; expected weights that were trained "
+                "without overflow"
+            )
     metadata, trained = read.metadata, weights != "none"
     outputs = [layer.weight.shape[0] for layer in classifiers.output_layers(body)][:1] if fit.has_classifier else []
     stated = _stated_classes(body, read, weights) if outputs else None
@@ -194,8 +199,15 @@ def _pretrained(found: Architecture, weights: str, image_size: int | None, weigh
         std=std,
         notes=notes,
         no_classifier=_no_classifier(body, found.title, weights, fit),
-        own_size=int(metadata["image_size"]) if "image_size" in metadata else found.own_size if trained else None,
+        own_size=_own_size(found, metadata) if trained else None,
     )
+
+
+def _own_size(found: Architecture, metadata: Mapping[str, str]) -> int | None:
+    """Height and width of the images that weights were made for, in pixels; None where a run's file does not tell."""
+    if "image_size" in metadata:
+        return int(metadata["image_size"])
+    return None if "classes" in metadata else found.own_size
 
 
 def _names_imagenet(found: Architecture, read: Weights, weights: str) -> bool:

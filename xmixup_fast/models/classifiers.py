@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 def heads(body: Any) -> list[nn.Module]:
     """The modules that make up a timm model's classifier: one mostly, none, or several (LeViT, CrossViT, VOLO)."""
-    parts = [body.get_classifier(), getattr(body, "aux_head", None)]
-    return [head for head in _flat(parts) if next(head.parameters(), None) is not None]
+    return [head for head in places(body) if next(head.parameters(), None) is not None]
+
+
+def places(body: Any) -> list[nn.Module]:
+    """The modules where a timm model has its classifier, those without parameters, as with num_classes=0, included."""
+    return _flat([body.get_classifier(), getattr(body, "aux_head", None)])
 
 
 def _flat(classifier: Any) -> list[nn.Module]:

@@ -17,10 +17,15 @@ def not_finite(network: nn.Module, what: str, images: str) -> NotFinite:
         what: is not finite: "outputs" or "features".
         images: for which images, such as "photos/1.jpg" or "3 of 12 images".
     """
-    state = network.state_dict().items()
-    broken = next((name for name, tensor in state if tensor.is_floating_point() and not tensor.isfinite().all()), None)
+    broken = not_finite_in(network)
     cause = "" if broken is None else f", as {broken.removeprefix('body.')} holds numbers that are not"
     return NotFinite(
         f"weights: the network's {what} for {images} are not finite{cause}; expected a network that was trained "
         "without overflow: train again, with a smaller learning rate, or take other weights"
     )
+
+
+def not_finite_in(network: nn.Module) -> str | None:
+    """The name of a tensor of a network's state that is not finite; None where all are."""
+    state = network.state_dict().items()
+    return next((name for name, tensor in state if tensor.is_floating_point() and not tensor.isfinite().all()), None)

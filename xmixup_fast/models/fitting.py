@@ -48,8 +48,12 @@ def load_weights(body: Any, weights: Weights, file: str, model: str) -> Fit:
     state, notes = _without_prefix(weights.state, body.state_dict())
     if any(not name.endswith(STEPS) for name in body.state_dict().keys() - state.keys()):
         state = _converted(state, body)
+    if fault := _no_numbers(body.state_dict(), state):
+        raise ValueError(f"weights: {file}: {fault}")
     layers = classifiers.names(body, classifiers.output_layers(body))
-    rows = {len(state[name]) for name in layers if name in state}
+    rows = {len(state[name]) if state[name].dim() else 0 for name in layers if name in state}
+    if 0 in rows:
+        raise ValueError(f"weights: {file}: expected a classifier with a row for each output, got one without any")
     has_classifier = bool(rows)
     if has_classifier:
         classifiers.reset(body, rows.pop())
@@ -126,6 +130,20 @@ def _backbone(body: Any) -> list[str]:
     """Names of the tensors that are not the classifier's."""
     own = classifiers.names(body, classifiers.heads(body))
     return [name for name in body.state_dict() if name not in own]
+
+
+def _no_numbers(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Which tensor cannot become the network's, whatever its shape, and why; empty where none is such."""
+    for name, tensor in state.items():
+        if name not in expected:
+            continue
+        if tensor.is_meta or tensor.layout != torch.strided:
+            kind = "one on the device meta, which holds none" if tensor.is_meta else str(tensor.layout)
+            return f"{name}: expected a tensor of numbers, got {kind}"
+        if expected[name].is_floating_point() and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            return f"{name}: expected floating-point numbers, got {kind}; take weights that are not quantised"
+    return ""
 
 
 def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

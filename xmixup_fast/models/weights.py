@@ -40,6 +40,24 @@ SAFE_GLOBALS = [
 """What a checkpoint may hold besides tensors and plain Python values; anything else is refused, and never run."""
 
 
+def _are_colors(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(one, int | float) for one in value)
+
+
+def _are_classes(value: Any) -> bool:
+    texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return texts and len(set(value)) == len(value)
+
+
+DESCRIBED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "classes": ("a JSON list of different texts", _are_classes),
+    "mean": ("a JSON list of three numbers", _are_colors),
+    "std": ("a JSON list of three numbers", _are_colors),
+    "image_size": ("a number of pixels", lambda value: isinstance(value, int) and value > 0),
+}
+"""What metadata say of a trained network, what is expected of each of them, and whether a value fits that."""
+
+
 class Weights(NamedTuple):
     """What a weights file holds."""
 
@@ -95,6 +113,9 @@ def read_weights(path: Path) -> Weights:
 
 def _read_safetensors(file: Path) -> Weights:
     state, metadata = _reading(file, lambda: (load_file(file), _metadata(file)))
+    for name, (expected, fits) in DESCRIBED.items():
+        if name in metadata and not fits(_json(metadata[name])):
+            raise ValueError(f"weights: {file}: metadata: {name}: expected {expected}, got {metadata[name]:.60}")
     if {"format", "run", "step", "notes"} <= metadata.keys():
         return _of_checkpoint(file, state, metadata)
     model = metadata.get("model")
@@ -117,7 +138,7 @@ def _of_checkpoint(file: Path, state: Mapping[str, Tensor], metadata: Mapping[st
     body = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     model = json.loads(metadata["model"])
     kind = "averaged weights" if averaged else "weights"
-    kept = {name: metadata[name] for name in ("classes", "mean", "std")}
+    kept = {name: metadata[name] for name in DESCRIBED if name in metadata}
     return Weights(clean_state_dict(body), kept, f"{kind} of step {metadata['step']} of {model}", model)
 
 
@@ -129,6 +150,13 @@ def _load(file: Path) -> Any:
 def _metadata(file: Path) -> dict[str, str]:
     with safe_open(file, "pt") as opened:
         return opened.metadata() or {}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _names(checkpoint: Mapping[str, Any]) -> tuple[str | None, int | None]:

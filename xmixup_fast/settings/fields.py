@@ -223,8 +223,8 @@ class Settings:
     background: str = "white"
     """What shows where an image is transparent: a colour's name, or #RRGGBB."""
     bit_range: Literal["auto", "full"] = "full"
-    """Which bits of grey images of 16 bits are kept: the upper 8 of all, or the upper 8 of the 8, 10, 12, 14 or 16 bits
-    that the image uses (auto), as where a camera of 12 bits wrote it."""
+    """Which bits of images of 16 bits are kept: the upper 8 of all (full), or the upper 8 of the 8, 10, 12, 14 or 16
+    bits that the image uses (auto), as where a camera of 12 bits wrote it."""
     max_pixels: int | None = None
     """Pixels that an image may have; 178956970 if not given. Of larger ones, JPEG files are decoded at 1/2 to 1/8 of
     their size where that is enough for resize, and other files cannot be used."""

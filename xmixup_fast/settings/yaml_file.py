@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from .fields import Settings
-from .values import as_type, check_names, expanded
+from .values import as_type, check_names, expanded, options
 
 STRING = "tag:yaml.org,2002:str"
 """YAML's tag of texts."""
@@ -38,7 +38,19 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     values = load_yaml(expanded("config", os.fspath(path)))
     check_names(str(path), values, [field.name for field in fields(Settings)])
     hints = typing.get_type_hints(Settings)
-    return {name: as_type(name, value, hints[name]) for name, value in values.items()}
+    return {name: _as_setting(name, value, hints[name]) for name, value in values.items()}
+
+
+def _as_setting(name: str, value: Any, hint: Any) -> Any:
+    """A value as its setting's type. A ValueError says so where quotes would have made a text of it."""
+    try:
+        return as_type(name, value, hint)
+    except ValueError as error:
+        names = value if isinstance(value, dict) else [value]
+        takes_text = any(option is str or option == dict[str, float] for option in options(hint))
+        if takes_text and any(not isinstance(one, str | list) for one in names):
+            raise ValueError(f"{error}; a text that YAML takes for something else is put into quotes") from None
+        raise
 
 
 def recipes() -> list[str]:

@@ -49,7 +49,7 @@ def named(function: str, settings: Settings | None, overrides: Mapping[str, Any]
     if isinstance(weights, nn.Module):
         weights = _unwrapped(weights)
         metadata = metadata or _of_network(weights)
-        state = (weights.body if isinstance(weights, Network) else weights).state_dict()
+        state = state_dict_in((weights.body if isinstance(weights, Network) else weights).state_dict())
     else:
         state = state_dict_in(weights)
     given["weights"] = str(_kept(state, metadata, given.get("cache") or (settings.cache if settings else None)))
@@ -76,7 +76,7 @@ def _description(module: nn.Module, arguments: Mapping[str, Any]) -> tuple[str, 
         return module.model_name, {**module.model_arguments, **arguments}, _of_network(module)
     config = getattr(module, "pretrained_cfg", None) or {}
     name, tag = config.get("architecture"), config.get("tag")
-    if not isinstance(name, str) or not timm.is_model(name):
+    if not isinstance(name, str) or not timm.is_model(name) or not hasattr(module, "get_classifier"):
         raise ValueError(
             f"model: expected a network of timm, which a run can make again by its name, got a {type(module).__name__}"
             "; give the name of timm's network of this kind, and weights=module.state_dict()"
@@ -93,7 +93,7 @@ def _check_same_layers(module: nn.Module, name: str, arguments: Mapping[str, Any
     found, expected = (_layers(one) for one in (module, made))
     differing = [(line, other) for line, other in zip(found, expected, strict=False) if line != other]
     if differing or len(found) != len(expected):
-        line, other = differing[0] if differing else (f"{len(found)} lines", f"{len(expected)} lines")
+        line, other = differing[0] if differing else (f"{len(found)} layers", f"{len(expected)} layers")
         raise ValueError(
             f"model: expected the layers that timm gives {name}, {other}, got {line}; give the arguments that made "
             "the module as model_args, or the state dict as weights"
@@ -101,12 +101,15 @@ def _check_same_layers(module: nn.Module, name: str, arguments: Mapping[str, Any
 
 
 def _layers(module: Any) -> list[str]:
-    """What a network prints of itself, without its classifier."""
-    heads = {id(layer) for head in classifiers.heads(module) for layer in head.modules()}
+    """What a network prints of itself, without its classifier, and its dropout, which is mostly no layer."""
+    heads = {id(layer) for head in classifiers.places(module) for layer in head.modules()}
     return [
-        f"{name} {type(one).__name__}({one.extra_repr()})"
-        for name, one in module.named_modules()
-        if id(one) not in heads
+        f"drop_rate={getattr(module, 'drop_rate', 0)}",
+        *(
+            f"{name} {type(one).__name__}({one.extra_repr()})"
+            for name, one in module.named_modules()
+            if id(one) not in heads
+        ),
     ]
 
 
@@ -125,6 +128,8 @@ def _kept(state: Mapping[str, Tensor], metadata: Mapping[str, str], cache: str |
             "weights: tensors are kept in the cache, for the run to be resumed, and cache is none; save them with "
             "torch.save, and give the file"
         )
+    if on_meta := next((name for name, tensor in state.items() if tensor.is_meta), None):
+        raise ValueError(f"weights: {on_meta}: expected a tensor of numbers, got one on the device meta")
     digest = hashlib.blake2b(json.dumps(sorted(metadata.items())).encode(), digest_size=16)
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -85,7 +85,8 @@ class RunState:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         notes = {name: getattr(self, name) for name in NOTES}
         network = trainer.network
-        about = {"model": network.model_name, **{name: getattr(network, name) for name in ("classes", "mean", "std")}}
+        about = {name: getattr(network, name) for name in ("classes", "mean", "std")}
+        about |= {"model": network.model_name, "image_size": trainer.settings.crop_size}
         return Checkpoint(trainer.steps_done, tensors, notes, about)
 
     @classmethod

@@ -6,8 +6,8 @@ from ..bad_files import printable
 
 COMPOSED = "images with transparency, composed on the background"
 DARK_COLOR = (
-    "16-bit colour images with no value above 4095, which look like 12 bits and come out nearly black, since the upper "
-    "byte is taken; scale them to 16 bits"
+    "16-bit colour images, in separate planes or with premultiplied alpha, with no value above 16383, which come out "
+    "dark, since the upper byte is taken; scale them to 16 bits"
 )
 REDUCED = "JPEG files with more than max_pixels pixels, decoded at 1/2 to 1/8 of their size"
 CLIPPED = "grey images with values outside of 0 to 65535, which were clipped"
@@ -15,17 +15,17 @@ FIRST = "images with several pages or frames, of which the first is taken"
 PILLOW = "JPEG files that the decoder failed at, decoded with Pillow"
 
 
-def unused_range(bits: int, *, scaled: bool, inverted: bool) -> str:
-    """The kind of 16-bit grey images whose samples need fewer bits, 8 to 14.
+def unused_range(kind: str, bits: int, *, scaled: bool, inverted: bool) -> str:
+    """What is said of 16-bit images, grey or colour, whose samples need fewer bits, 8 to 14.
 
     ``scaled`` tells that these are taken for the whole range, ``inverted`` that zero is white.
     """
-    kind = f"16-bit grey images with no value above {2**bits - 1}, which look like {bits} bits"
+    which = f"16-bit {kind} images with no value above {2**bits - 1}, which look like {bits} bits"
     if scaled:
-        return f"{kind} and are taken for such"
+        return f"{which} and are taken for such"
     nearly = "" if bits == 14 else "nearly "
     outcome = "white" if inverted else "dark" if bits == 14 else "black"
-    return f"{kind} and come out {nearly}{outcome}, since the upper byte is taken; --bit-range auto scales them"
+    return f"{which} and come out {nearly}{outcome}, since the upper byte is taken; --bit-range auto scales them"
 
 
 class Notes:

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import TiffImageFile
 
 from .. import formats
-from . import tiff
+from . import deep, tiff
 from .jpeg import all_decoders_agree
-from .notes import CLIPPED, COMPOSED, DARK_COLOR, FIRST, REDUCED, Notes, unused_range
+from .notes import COMPOSED, FIRST, REDUCED, Notes
 from .reading import Reading, reduced
 
 # Pillow warns of images above half of its limit on pixels, but reads them. A filter holds for all threads, so it is
@@ -54,9 +54,6 @@ PHOTOMETRIC = 262
 
 JPEGS = ("JPEG", "MPO")
 """Pillow's names of JPEG files: of one image, and of several."""
-
-BITS = (8, 10, 12, 14, 16)
-"""How many bits a camera's or scanner's samples have."""
 
 _without_limit = threading.Lock()
 """Held while Pillow's own limit on pixels is off."""
@@ -123,7 +120,7 @@ def decode(
         if isinstance(opened, TiffImageFile):
             with _no_limit():  # here Pillow checks the size again
                 opened.load_prepare()
-        is_deep = any(";16" in str(tile[3]) for tile in opened.tile)
+        colors = deep.Colors.of(opened)
         image: Any = PIL.ImageOps.exif_transpose(opened)
         if opened.format != "MPO" and _has_more(opened):  # phones keep previews as an MPO file's further images
             notes.add(FIRST, name)
@@ -134,15 +131,26 @@ def decode(
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         # Pillow turns samples in which zero is white round where they have 8 bits, but not where they have 16.
-        pixels = _upper_bytes(samples, name, notes, reading, inverted=inverted and image.mode != "I")
+        pixels = deep.grey(samples, name, notes, reading, inverted=inverted and image.mode != "I")
         transparent = image.info.get("transparency")
         if isinstance(transparent, int) and (samples == transparent).any():
             pixels[samples == transparent] = reading.background
             notes.add(COMPOSED, name)
         return pixels
-    if is_deep and 0 < np.asarray(image.convert("RGB")).max() < 16:
-        notes.add(DARK_COLOR, name)
+    if colors is not None:
+        image = colors.in_range(image, lambda: _lower_bytes(data, colors), name, notes, reading)
     return np.array(_composed(image, name, notes, reading) if image.has_transparency_data else image.convert("RGB"))
+
+
+def _lower_bytes(data: NDArray[np.uint8], colors: deep.Colors) -> PIL.Image.Image:
+    """The image that the lower bytes of 16-bit colours make, turned upright."""
+    with _open(io.BytesIO(data.data)) as opened:
+        colors.take_lower(opened)
+        if isinstance(opened, TiffImageFile):
+            with _no_limit():
+                opened.load_prepare()
+        upright: PIL.Image.Image = PIL.ImageOps.exif_transpose(opened)
+        return upright
 
 
 def _scale(image: PIL.Image.Image, reading: Reading, short_side: int | None) -> int:
@@ -231,26 +239,3 @@ def _has_more(image: PIL.Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # of a damaged page; parsers of damaged bytes raise almost anything
         return True
-
-
-def _upper_bytes(
-    samples: NDArray[Any], name: str, notes: Notes, reading: Reading, *, inverted: bool
-) -> NDArray[np.uint8]:
-    """The upper bytes of grey samples of 16 bits, where convert("RGB") would clip them at 255: uint8[H, W, 3].
-
-    With ``bit_range`` auto, those of the bits that they use. ``inverted`` tells that zero is white.
-    """
-    if samples.dtype == np.int32:  # Pillow's mode I
-        clipped = samples.clip(0, 65535)
-        if (clipped != samples).any():
-            notes.add(CLIPPED, name)
-        samples = clipped
-    most = int(samples.max())
-    bits = next(bits for bits in BITS if most < 2**bits)
-    scaled = reading.bit_range == "auto"
-    if most > 0 and bits < BITS[-1]:
-        notes.add(unused_range(bits, scaled=scaled, inverted=inverted), name)
-    kept = bits if scaled else BITS[-1]
-    if inverted:
-        samples = 2**kept - 1 - samples
-    return np.repeat((samples >> (kept - 8)).astype(np.uint8)[..., None], 3, axis=2)

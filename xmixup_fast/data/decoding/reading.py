@@ -17,8 +17,8 @@ class Reading:
 
     Args:
         background: what shows where an image is transparent, red, green and blue in 0..255.
-        bit_range: of grey images of 16 bits, take the upper byte (full), or the upper 8 of the 8, 10, 12, 14 or 16 bits
-            that the image's largest sample needs (auto).
+        bit_range: of images of 16 bits, take the upper byte (full), or the upper 8 of the 8, 10, 12, 14 or 16 bits that
+            the image's largest sample needs (auto).
         max_pixels: of larger images, JPEG files are decoded at a part of their size, if that is enough; others are
             refused.
     """

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from ..bad_files import first_lines, printable
 from ..dataset import SPLITS, BadFile, Dataset, FileImage, Findings, Image, Sample, by_name, sorted_classes
-from ..layout import class_name, some
+from ..layout import class_name, joins_others, look, some
 
 
 class Entry(NamedTuple):
@@ -163,6 +163,8 @@ def collect(
         *findings.guesses,
         *_joined(where, spellings),
         *_numbered(where, names),
+        *_look_alike(where, names),
+        *_combined(where, names),
         *_repeated(where, seen.values()),
     ]
     return Dataset(
@@ -228,9 +230,28 @@ def _numbered(where: str, names: Sequence[str]) -> list[str]:
     """A line on classes whose names are whole numbers, where the order of their values is not that of texts."""
     if list(names) == sorted(names):
         return []
-    return [
-        f"{where}: classes are whole numbers, and labels follow their values: {', '.join(names[:3])} to {names[-1]}"
-    ]
+    shown = f"{', '.join(names[:3])} to {names[-1]}" if len(names) > 3 else ", ".join(names)
+    return [f"{where}: classes are whole numbers, and labels follow their values: {shown}"]
+
+
+def _look_alike(where: str, names: Sequence[str]) -> list[str]:
+    """A line on classes that people would take for one, as 1 and 1.0, cat and Cat, or names with invisible signs."""
+    by_look: dict[str, list[str]] = {}
+    for name in names:
+        by_look.setdefault(look(name), []).append(name)
+    alike = [" and ".join(map(ascii, same)) for same in by_look.values() if len(same) > 1]
+    if not alike:
+        return []
+    return [f"{where}: classes look alike, {some(alike, 3)}: give them one spelling if they are one class"]
+
+
+def _combined(where: str, names: Sequence[str]) -> list[str]:
+    """A line on classes that are named by several others, as cat+dog beside cat and dog."""
+    combined = [name for name in names if joins_others(name, set(names), ", +&/_-")]
+    if not combined:
+        return []
+    found = some(map(ascii, combined), 3)
+    return [f"{where}: {found} may be several labels, as each part is a class; learned as a class of its own"]
 
 
 def _repeated(where: str, entries: Iterable[Entry]) -> list[str]:

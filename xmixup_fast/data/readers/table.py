@@ -15,6 +15,7 @@ from ..dataset import BadFile, Dataset, FileImage, Findings
 from ..layout import (
     SPLITS,
     is_missing,
+    joins_others,
     name_splits,
     several_labels,
     some,
@@ -60,11 +61,12 @@ def read_table(path: str | Path, needs_train: bool = True) -> Dataset:
     entries: list[Entry] = []
     bad: list[BadFile] = []
     classes: list[str] = []
-    faults += (f"{path}: {fault}" for fault in _several_labels(rows))
+    several = _several_labels(rows)
+    faults += (f"{path}: {fault}" for fault in _several_said(rows, several))
     for where, row in rows:
         wrong = _wrong_cells(row)
         faults += (f"{path}: {where}: {fault}" for fault in wrong)
-        if wrong or several_labels(row["label"]):
+        if wrong or row["label"] in several:
             continue
         classes.append(row["label"])
         found = files.find(row["path"])
@@ -196,9 +198,18 @@ class _Files:
         return [*self.root.said(), line]
 
 
-def _several_labels(rows: list[_Row]) -> Iterator[str]:
+def _several_labels(rows: list[_Row]) -> set[str]:
+    """The labels that are several: by their signs, or joined by commas of labels that other rows have.
+
+    Other labels with commas are one class each, as ImageNet's are: tench, Tinca tinca.
+    """
+    labels = {row["label"] for _, row in rows}
+    return {label for label in labels if several_labels(label) or joins_others(label, labels, ",")}
+
+
+def _several_said(rows: list[_Row], several: set[str]) -> Iterator[str]:
     """Yields a message where cells hold several labels, with their number and the first ones."""
-    found = [f"{where} {row['label']!r}" for where, row in rows if several_labels(row["label"])]
+    found = [f"{where} {row['label']!r}" for where, row in rows if row["label"] in several]
     if found:
         yield f"label: {why_several()} in {len(found)} of {len(rows)} rows: {some(found, EXAMPLES)}"
 
