@@ -38,7 +38,7 @@ from ..runtime.files import atomic_write, write_json
 from .cache_entries import RECORD_BYTES
 from .decoding.decoder import Decoder
 
-FORMAT = 4
+FORMAT = 5
 """Version of the cache. Raise it whenever a decoder's pixels change, and so all cached pools and selections."""
 FLUSH_BYTES = 2**24
 """After so many bytes, pixels are synced to the disk and recorded, while the next images are decoded."""
