@@ -109,6 +109,22 @@ def test_an_interrupt_is_not_lost(tmp_path: Path, name: str) -> None:
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (130, b"stopped\n", [])
 
 
+def test_an_interrupt_while_something_is_imported_leaves_no_folder_behind(tmp_path: Path) -> None:
+    (tmp_path / "interrupting.py").write_text(INTERRUPT)
+    (tmp_path / "mine").mkdir()
+    code = (
+        "import pathlib\nfrom xmixup_fast.cli import exit_status\n"
+        "from xmixup_fast.runtime.claims import owned_output\n"
+        "def work():\n"
+        "    with owned_output(pathlib.Path('a/b/c'), print), owned_output(pathlib.Path('mine'), print):\n"
+        "        import interrupting\n"
+        "raise SystemExit(exit_status(work))"
+    )
+    done = python(code, tmp_path, PYTHONDONTWRITEBYTECODE="1")
+    assert (done.returncode, done.stderr) == (130, b"stopped\n")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["interrupting.py", "mine"]
+
+
 def test_an_interrupt_after_the_work_changes_nothing() -> None:
     code = (
         "import atexit, os, signal\nfrom xmixup_fast.runtime.process import run_process\n"

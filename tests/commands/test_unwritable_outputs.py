@@ -1,4 +1,4 @@
-"""Outputs that cannot be written are found before the work; what was computed is printed in any case."""
+"""Outputs that cannot be written, or are in use, are found before the work; results are printed in any case."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from small_runs import arguments, flags
 from xmixup_fast.commands import compare, evaluate, export, find_lr, index, predict, select
 from xmixup_fast.models.build import build
 from xmixup_fast.models.trained import save
+from xmixup_fast.runtime.claims import claimed
 from xmixup_fast.train import main as train
 
 
@@ -84,6 +85,51 @@ def test_an_output_that_cannot_be_written_stops_a_command_at_once(
     assert left in ({}, {"file": "kept"})
 
 
+WRITING = {
+    "train": "xmixup_fast.training.run_folder.RunFolder.summary",
+    "find-lr": "xmixup_fast.commands.find_lr.draw",
+    "select": "xmixup_fast.commands.select.write_json",
+    "evaluate": "xmixup_fast.commands.evaluate.write_json",
+    "export": "xmixup_fast.commands.export.atomic_write",
+}
+"""Commands that write several files to a folder, and what writes one of them."""
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_folder_that_another_process_uses_stops_a_command_at_once(
+    data: Path, weights: Path, tmp_path: Path, *, monkeypatch: pytest.MonkeyPatch, capsys: Any, command: str
+) -> None:
+    for work in WORK:
+        monkeypatch.setattr(work, lambda *_, **__: pytest.fail("began to work"))
+    main, words = command_lines(data, weights, str(tmp_path / "out"))[command]
+    with claimed(tmp_path / "out"):
+        before = sorted(tmp_path.rglob("*"))
+        assert main(words) == 2
+        assert sorted(tmp_path.rglob("*")) == before
+    said = capsys.readouterr().err
+    start = f"error: output: {tmp_path}/out is in use by process {os.getpid()} on "
+    assert said.startswith(start) and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_command_has_its_folder_while_it_works_and_no_longer(
+    data: Path, weights: Path, tmp_path: Path, *, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    main, words = command_lines(data, weights, str(tmp_path / "out"))[command]
+    refused = []
+
+    def other(*_: Any, **__: Any) -> None:
+        with pytest.raises(FileExistsError, match="is in use by"), claimed(tmp_path / "out"):
+            pass
+        refused.append(True)
+        full()
+
+    monkeypatch.setattr(WRITING[command], other)
+    assert main(words) == 2 and refused
+    with claimed(tmp_path / "out") as warning:
+        assert warning is None
+
+
 def test_a_folder_is_no_file(data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "p.csv").mkdir()
     assert predict.main([str(weights), str(data / "target"), "--output", str(tmp_path / "p.csv")]) == 2
@@ -95,22 +141,21 @@ def full(*_: Any, **__: Any) -> None:
 
 
 RESULTS = {
-    "train": ("xmixup_fast.training.run_folder.RunFolder.summary", r"^test \d+\.\d\d %  .* s of training"),
-    "find-lr": ("xmixup_fast.commands.find_lr.draw", r"^(suggested: --lr|no suggestion: )"),
-    "select": ("xmixup_fast.commands.select.write_json", r"^  blue +<- "),
-    "evaluate": ("xmixup_fast.commands.evaluate.write_json", r"\d+\.\d\d % of 30 images"),
+    "train": r"^test \d+\.\d\d %  .* s of training",
+    "find-lr": r"^(suggested: --lr|no suggestion: )",
+    "select": r"^  blue +<- ",
+    "evaluate": r"\d+\.\d\d % of 30 images",
 }
-"""Commands, what fails in each because the disk is full, and what they print nevertheless."""
+"""Commands, and what they print even if the disk is full."""
 
 
 @pytest.mark.parametrize("command", RESULTS)
 def test_results_are_printed_where_they_cannot_be_written(
     data: Path, weights: Path, tmp_path: Path, *, monkeypatch: pytest.MonkeyPatch, capsys: Any, command: str
 ) -> None:
-    writing, expected = RESULTS[command]
     main, words = command_lines(data, weights, str(tmp_path / "out"))[command]
-    monkeypatch.setattr(writing, full)
+    monkeypatch.setattr(WRITING[command], full)
     assert main(words) == 2
     said = capsys.readouterr()
-    assert re.search(expected, said.out, re.MULTILINE), said.out
+    assert re.search(RESULTS[command], said.out, re.MULTILINE), said.out
     assert said.err == "error: [Errno 28] No space left on device: 'a file'\n"

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -21,7 +21,9 @@ INTERRUPTED = 128 + signal.SIGINT
 """Its exit status."""
 
 unfinished: set[Path] = set()
-"""Files and folders that are being written under another name, and go where the process ends at once."""
+"""Files and folders that are there for the time of the work, and go where the process ends at once."""
+made_folders: set[Path] = set()
+"""Folders that were made for what is to be written, and go with them where they are still empty."""
 _interrupts: list[int] = []
 """The interrupts that have come since :func:`interruptible` began."""
 
@@ -86,6 +88,9 @@ def _end_at_once() -> NoReturn:
             rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    for path in sorted(made_folders, reverse=True):  # those within a folder before it
+        with suppress(OSError):  # not empty
+            path.rmdir()
     try:
         os.write(2, f"{STOPPED}\n".encode())
     finally:  # also where nobody reads it
