@@ -16,6 +16,8 @@ import os
 import signal
 import sys
 import tarfile
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -40,9 +42,15 @@ MOMENTS = {
     "network": "xmixup_fast.models.network.Network.forward",
     "writing": "os.fsync",
     "index": "xmixup_fast.data.remote.indexing.write_index",
+    "reading": "xmixup_fast.data.contents._hash_all",
+    "starting": "xmixup_fast.comparison.workers._Worker",
+    "table": "xmixup_fast.commands.compare.write_text",
 }
-"""Functions of which the first call interrupts the process."""
+"""Functions of which the first call interrupts the process, and what it has started, as Ctrl-C on a terminal does."""
+JOB = "*.work/*/run0/manifest.csv"
+"""What appears while a process that compare has started is at work; the moment "job"."""
 SMALL = "--model test_resnet --image-size 32 --batch-size 8 --device cpu --decoder pillow --threads 1"
+SHORT = f"--weights none --steps 2 {SMALL}"
 TRAINING = f"--target {{0}}/target --method finetune --weights none --steps 2 --no-report {SMALL}"
 LINES = {
     "train": f"train {TRAINING} --output run",
@@ -56,6 +64,8 @@ LINES = {
     "export": "export {0}/target.safetensors --format safetensors torch --output exported",
     "index": "index {0}/shard.tar --output index.parquet",
     "sources": "sources",
+    "compare": f"compare --targets {{0}}/target --methods finetune --seeds 0 --results r.jsonl {SHORT}",
+    "compare photos": f"compare {{0}}/target --methods finetune mixup --repeats 1 --results r.jsonl {SHORT}",
     "info": "info",
     "help": "--help",
     "help of a command": "train --help",
@@ -67,6 +77,8 @@ INTERRUPTED = [
     *((name, moment) for name in ("find-lr", "export") for moment in ("network", "writing")),
     *(("select", "decoding"), ("select", "writing")),
     *(("index", "index"), ("index", "writing")),
+    *(("compare", moment) for moment in ("starting", "job", "writing", "table")),
+    *(("compare photos", moment) for moment in ("reading", "starting", "job")),
 ]
 """Commands, and the moments at which they are interrupted."""
 BOTH = "stdout and stderr"
@@ -108,10 +120,22 @@ def interrupting(place: str) -> None:
         if not came:
             came.append(True)
             Path("came").touch()
-            os.kill(os.getpid(), signal.SIGINT)
+            os.killpg(0, signal.SIGINT)
         return original(*arguments, **names)
 
     setattr(owner, parts[-1], replaced)
+
+
+def interrupting_job() -> None:
+    """Interrupts the process, and what it has started, once that is at work."""
+
+    def wait() -> None:
+        while not any(Path().glob(JOB)):
+            time.sleep(0.01)
+        Path("came").touch()
+        os.killpg(0, signal.SIGINT)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _is_module(name: str) -> bool:
@@ -130,12 +154,15 @@ def forked(folder: Path, case: tuple[str, str]) -> dict[str, Any]:
     if not process:
         status = BROKEN
         try:
+            os.setpgrp()
             signal.alarm(SECONDS)
             os.chdir(place)
             os.environ["XMIXUP_CACHE"] = "cache"
             _redirect(case[1])
             if case[1] in MOMENTS:
                 interrupting(MOMENTS[case[1]])
+            elif case[1] == "job":
+                interrupting_job()
             status = _status(LINES[case[0]].format(folder).split())
         except BaseException:
             traceback.print_exc()
@@ -143,6 +170,7 @@ def forked(folder: Path, case: tuple[str, str]) -> dict[str, Any]:
             os._exit(status)  # nothing of the parent's is to be ended here
     _, status = os.waitpid(process, 0)
     names = [path.name for path in place.rglob(".*")]
+    names += [path.name for path in place.glob("*.work/*") if path.name != "lock"]
     printed = {name: (place / name).read_text() if (place / name).exists() else "" for name in ("out", "err")}
     return {
         "case": case,
