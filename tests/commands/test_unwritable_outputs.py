@@ -40,10 +40,11 @@ def command_lines(data: Path, weights: Path, output: str) -> dict[str, tuple[Cal
         "predict": (predict.main, [str(weights), target, "--output", f"{output}/p.csv"]),
         "index": (index.main, ["{shard}", "--output", f"{output}/index.parquet"]),
         "compare": (compare.main, ["--targets", target, *PLAN, "--results", f"{output}/r.jsonl"]),
+        "compare photos": (compare.main, [target, *PLAN, "mixup", "--results", f"{output}/r.jsonl"]),
     }
 
 
-PLAN = ["--methods", "finetune", "--model", "test_resnet", "--weights", "none"]
+PLAN = ["--model", "test_resnet", "--weights", "none", "--methods", "finetune"]
 COMMANDS = list(command_lines(Path(), Path(), ""))
 WORK = (
     "xmixup_fast.data.sources.read_dataset",
@@ -59,6 +60,9 @@ PLACES = {
     "a file": lambda folder: _file(folder),
     "below a file": lambda folder: f"{_file(folder)}/deeper",
     "/proc": lambda folder: "/proc/nowhere/output",
+    "a link to nowhere": lambda folder: _link(folder, "nowhere/at/all"),
+    "a link to itself": lambda folder: _link(folder, "link"),
+    "below a link to itself": lambda folder: f"{_link(folder, 'link')}/deeper",
     "a long name": lambda folder: f"{folder}/{'n' * 300}",
 }
 
@@ -66,6 +70,11 @@ PLACES = {
 def _file(folder: Path) -> str:
     (folder / "file").write_text("kept")
     return str(folder / "file")
+
+
+def _link(folder: Path, to: str) -> str:
+    (folder / "link").symlink_to(to)
+    return str(folder / "link")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -78,10 +87,10 @@ def test_an_output_that_cannot_be_written_stops_a_command_at_once(
     main, words = command_lines(data, weights, PLACES[place](tmp_path))[command]
     assert main(words) == 2
     said = capsys.readouterr()
-    name = "results" if command == "compare" else "output"
+    name = "results" if command.startswith("compare") else "output"
     assert said.err.startswith(f"error: {name}: ") and said.err.count("\n") == 1, said
     assert "% of" not in said.out
-    left = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    left = {path.name: path.read_text() for path in tmp_path.iterdir() if not path.is_symlink()}
     assert left in ({}, {"file": "kept"})
 
 

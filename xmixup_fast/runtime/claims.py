@@ -16,6 +16,8 @@ from .signals import made_folders, unfinished
 
 LOCK = ".lock"
 """The file in a claimed folder that is locked, and that tells whose the folder is."""
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Errors of file systems without room."""
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """Errors of file systems that have no locks."""
 
@@ -28,7 +30,7 @@ def claimed(folder: Path) -> Iterator[str | None]:
     no locks, so that nothing keeps another process out; None everywhere else.
 
     Raises FileExistsError, which says whose the folder is, where it is another one's, in this process or elsewhere; and
-    OSError where the folder cannot be made or written to.
+    OSError where the folder cannot be made or written to. That of a full disk gets the folder's name if it has none.
     """
     place = folder.absolute()  # which stays the same where the working folder changes meanwhile
     made = [path for path in (place, *place.parents) if not path.exists()]
@@ -50,6 +52,10 @@ def claimed(folder: Path) -> Iterator[str | None]:
     (place / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {started}\n")
     try:
         yield warning
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        raise OSError(f"output: {folder}: {error.strerror}") from error
     finally:
         # Removed while it is locked: who has opened it meanwhile finds that it is no longer the folder's.
         (place / LOCK).unlink(missing_ok=True)
