@@ -108,6 +108,13 @@ def test_no_setting_takes_an_empty_path(name: str, given: str) -> None:
         Settings(**{"target": "t", name: given})
 
 
+@pytest.mark.parametrize("flag", ["config", "recipe", "output", "cache"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_no_flag_takes_an_empty_text(flag: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{flag}: expected "):
+        parse_settings(["t", f"--{flag}", value], "xmixup train", None)
+
+
 @pytest.mark.parametrize("given", ["~nosuchuser/run", "hf:~nosuchuser/run"])
 def test_a_user_who_is_not_known_is_named(home: Path, given: str) -> None:
     with pytest.raises(ValueError, match=r"^output: .*: the user nosuchuser is not known$"):

@@ -35,7 +35,7 @@ from xmixup_fast.models.trained import save
 
 BROKEN = 99
 """Exit status of a process that ended with an error that no command reports."""
-SECONDS = 60
+SECONDS = 240
 """A process that takes longer hangs, and is ended."""
 MOMENTS = {
     "decoding": "xmixup_fast.data.decoding.steps.Steps.read",
@@ -77,12 +77,27 @@ INTERRUPTED = [
     *((name, moment) for name in ("find-lr", "export") for moment in ("network", "writing")),
     *(("select", "decoding"), ("select", "writing")),
     *(("index", "index"), ("index", "writing")),
-    *(("compare", moment) for moment in ("starting", "job", "writing", "table")),
+    *(("compare", moment) for moment in ("starting", "job", "table")),
     *(("compare photos", moment) for moment in ("reading", "starting", "job")),
 ]
 """Commands, and the moments at which they are interrupted."""
+ENDED = [
+    (name, moment, signal)
+    for name, moment in (
+        *(("train", moment) for moment in ("decoding", "network", "writing")),
+        *(("predict", moment) for moment in ("network", "writing")),
+        *(("evaluate", "network"), ("find-lr", "network"), ("export", "network"), ("select", "writing")),
+        *(("index", "index"), ("compare", "job")),
+    )
+    for signal in ("SIGTERM", "SIGHUP")
+]
+"""The same with other signals: of a queue that ends jobs, and of a terminal that is closed."""
 BOTH = "stdout and stderr"
-UNREAD = [*((name, "stdout") for name in LINES), *((name, BOTH) for name in ("train", "predict to stdout", "an error"))]
+PRINTS = [name for name in LINES if name != "compare"]  # whose first line comes after a run
+UNREAD = [
+    *((name, "stdout") for name in PRINTS),
+    *((name, BOTH) for name in ("train", "predict to stdout", "an error")),
+]
 """Commands, and which of their outputs nobody reads any more."""
 
 
@@ -106,8 +121,8 @@ def prepare(folder: Path) -> None:
         importlib.import_module(f"xmixup_fast.{module}")
 
 
-def interrupting(place: str) -> None:
-    """Has the first call of a function, of a module or of a class in one, interrupt the process."""
+def interrupting(place: str, number: int) -> None:
+    """Has the first call of a function, of a module or of a class in one, send the process a signal."""
     parts = place.split(".")
     count = next(n for n in range(len(parts) - 1, 0, -1) if _is_module(".".join(parts[:n])))
     owner: Any = sys.modules[".".join(parts[:count])]
@@ -120,20 +135,20 @@ def interrupting(place: str) -> None:
         if not came:
             came.append(True)
             Path("came").touch()
-            os.killpg(0, signal.SIGINT)
+            os.killpg(0, number)
         return original(*arguments, **names)
 
     setattr(owner, parts[-1], replaced)
 
 
-def interrupting_job() -> None:
-    """Interrupts the process, and what it has started, once that is at work."""
+def interrupting_job(number: int) -> None:
+    """Sends the process, and what it has started, a signal once that is at work."""
 
     def wait() -> None:
         while not any(Path().glob(JOB)):
             time.sleep(0.01)
         Path("came").touch()
-        os.killpg(0, signal.SIGINT)
+        os.killpg(0, number)
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -146,7 +161,7 @@ def _is_module(name: str) -> bool:
     return True
 
 
-def forked(folder: Path, case: tuple[str, str]) -> dict[str, Any]:
+def forked(folder: Path, case: tuple[str, ...]) -> dict[str, Any]:
     """Runs a case in a process and a folder of its own; returns how it ended."""
     place = folder / "-".join(case).replace(" ", "-")
     place.mkdir()
@@ -159,10 +174,11 @@ def forked(folder: Path, case: tuple[str, str]) -> dict[str, Any]:
             os.chdir(place)
             os.environ["XMIXUP_CACHE"] = "cache"
             _redirect(case[1])
+            number = signal.Signals[case[2]] if len(case) > 2 else signal.SIGINT
             if case[1] in MOMENTS:
-                interrupting(MOMENTS[case[1]])
+                interrupting(MOMENTS[case[1]], number)
             elif case[1] == "job":
-                interrupting_job()
+                interrupting_job(number)
             status = _status(LINES[case[0]].format(folder).split())
         except BaseException:
             traceback.print_exc()
@@ -203,7 +219,7 @@ def _redirect(end: str) -> None:
 def run_all(folder: Path) -> None:
     prepare(folder)
     sys.stdout.flush()
-    for case in [*INTERRUPTED, *UNREAD]:
+    for case in [*INTERRUPTED, *ENDED, *UNREAD]:
         print(json.dumps(forked(folder, case)), flush=True)
 
 
