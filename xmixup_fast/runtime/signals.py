@@ -17,7 +17,11 @@ from typing import Any, NoReturn
 
 STOPPED = "stopped"
 """What a command says that was interrupted, where there is no more to say."""
-HANDLED = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+HANDLED: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
 """Ctrl-C, a request to end, and the end of the terminal, with what they do in Python."""
 
 unfinished: set[Path] = set()
