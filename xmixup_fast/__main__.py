@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "xmixup") -> int:
 
         with interruptible():
             return _run(sys.argv[1:] if arguments is None else arguments, prog)
-    except KeyboardInterrupt:  # before a command's exit_status can tell
+    except KeyboardInterrupt as error:  # before a command's exit_status can tell
         print("stopped", file=sys.stderr)
-        return 130
+        return 128 + getattr(error, "number", 2)
 
 
 def command(prog: str = "xmixup") -> NoReturn:

@@ -24,7 +24,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from .runtime.console import BROKEN_PIPE, accept_any_text, complain, flush_fault
 from .runtime.device_asserts import DeviceAssertError, named_device_asserts
-from .runtime.signals import INTERRUPTED, STOPPED, Interrupted, interruptible
+from .runtime.signals import STOPPED, Interrupted, interruptible
 from .settings.fields import Settings
 from .settings.groups import GROUPS, METAVARS, METHOD_SETTINGS
 from .settings.values import as_type, from_pairs, from_text, meant, options, way
@@ -67,9 +67,9 @@ def exit_status(work: Callable[[], int | None]) -> int:
             complain(str(error) or STOPPED)
             return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
         except Exception as error:
-            if interrupted():  # and a library has made this error of it
+            if number := interrupted():  # and a library has made this error of it
                 complain(STOPPED)
-                return INTERRUPTED
+                return 128 + number
             if not isinstance(error, (ValueError, OSError, ImportError, DeviceAssertError)):
                 raise
             if not _is_first_process():
@@ -112,7 +112,7 @@ def parse_settings(
         if "target" in given:
             raise ValueError(f"target: expected one, got {target} and --target {given['target']}")
         given["target"] = target
-    values = {**(read_recipe(recipe) if recipe else {}), **(read_yaml(config) if config else {}), **given}
+    values = ({} if recipe is None else read_recipe(recipe)) | ({} if config is None else read_yaml(config)) | given
     _check_required(Settings, values, prog)
     settings = Settings(**values)
     if settings.steps is not None and "epochs" in given:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .cli import require_one_process
+from .runtime.files import check_writable
 from .runtime.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def run(output: Path, budget: Budget | None = None) -> dict[str, list[Result]]:
     Returns the results of each method, in the order of the seeds. Raises FileExistsError where ``output`` exists,
     ValueError under torchrun, and Interrupted, a KeyboardInterrupt, on Ctrl-C and SIGTERM.
     """
+    check_writable(output)
     started = time.perf_counter()
     budget = budget or Budget()
     runs = len(METHODS) * len(budget.seeds)

@@ -156,3 +156,10 @@ def test_other_bytes_under_the_same_name_size_and_time_are_learned_anew(tmp_path
         fresh = run(tmp_path, tmp_path / f"{swaps} fresh", "finetune", **{**settings, "cache": "none"})
         assert result.summary["test_accuracy"] == fresh.summary["test_accuracy"]
         assert result.summary["val_accuracy"] == fresh.summary["val_accuracy"]
+
+
+@pytest.mark.parametrize("more", [[], ["--remove", "all"], ["--cache-size", "1GiB"]])
+def test_a_file_is_no_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["cache", "--cache", str(tmp_path / "file"), *more]) == 2
+    assert capsys.readouterr().err == f"error: cache: expected a folder, got the file {tmp_path}/file\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 import forked_commands
 import pytest
-from forked_commands import INTERRUPTED, UNREAD
+from forked_commands import ENDED, INTERRUPTED, UNREAD
 
 from xmixup_fast.runtime.files import writing_to_cache
 
@@ -40,13 +40,14 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dic
     return {tuple(line["case"]): line for line in map(json.loads, done.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("case", INTERRUPTED, ids="-".join)
+@pytest.mark.parametrize("case", [*INTERRUPTED, *ENDED], ids="-".join)
 def test_an_interrupted_command_says_so_in_a_line_and_leaves_nothing_half_written(
-    ended: dict[tuple[str, ...], dict[str, Any]], case: tuple[str, str]
+    ended: dict[tuple[str, ...], dict[str, Any]], case: tuple[str, ...]
 ) -> None:
     end = ended[case]
     assert end["came"], end
-    assert (end["status"], end["half"]) == (128 + signal.SIGINT, []), end
+    number = signal.Signals[case[2]] if len(case) > 2 else signal.SIGINT
+    assert (end["status"], end["half"]) == (128 + number, []), end
     assert end["err"].startswith("stopped") and end["err"].count("\n") == 1, end["err"]
 
 
@@ -109,6 +110,22 @@ def test_an_interrupt_is_not_lost(tmp_path: Path, name: str) -> None:
     assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (130, b"stopped\n", [])
 
 
+def test_an_interrupt_while_something_is_imported_leaves_no_folder_behind(tmp_path: Path) -> None:
+    (tmp_path / "interrupting.py").write_text(INTERRUPT)
+    (tmp_path / "mine").mkdir()
+    code = (
+        "import pathlib\nfrom xmixup_fast.cli import exit_status\n"
+        "from xmixup_fast.runtime.claims import owned_output\n"
+        "def work():\n"
+        "    with owned_output(pathlib.Path('a/b/c'), print), owned_output(pathlib.Path('mine'), print):\n"
+        "        import interrupting\n"
+        "raise SystemExit(exit_status(work))"
+    )
+    done = python(code, tmp_path, PYTHONDONTWRITEBYTECODE="1")
+    assert (done.returncode, done.stderr) == (130, b"stopped\n")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["interrupting.py", "mine"]
+
+
 def test_an_interrupt_after_the_work_changes_nothing() -> None:
     code = (
         "import atexit, os, signal\nfrom xmixup_fast.runtime.process import run_process\n"
@@ -118,14 +135,29 @@ def test_an_interrupt_after_the_work_changes_nothing() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_where_interrupts_are_ignored_they_stay_so() -> None:
-    """As in the background of a shell."""
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_where_signals_are_ignored_they_stay_so(name: str) -> None:
+    """As Ctrl-C in the background of a shell, and the end of the terminal with nohup; also while steps are made."""
     code = (
-        "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom xmixup_fast.cli import exit_status\n"
-        "raise SystemExit(exit_status(lambda: os.kill(os.getpid(), signal.SIGINT)))"
+        f"import os, signal\nsignal.signal(signal.{name}, signal.SIG_IGN)\nfrom xmixup_fast.cli import exit_status\n"
+        "from xmixup_fast.runtime.signals import catching_signals\n"
+        "def work():\n"
+        f"    os.kill(os.getpid(), signal.{name})\n"
+        f"    with catching_signals() as caught: os.kill(os.getpid(), signal.{name}); return caught()\n"
+        "raise SystemExit(exit_status(work))"
     )
     done = python(code)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_processes_of_torchrun_end_as_they_are_told(name: str) -> None:
+    code = (
+        "import os, signal\nfrom xmixup_fast.cli import exit_status\n"
+        f"exit_status(lambda: os.kill(os.getpid(), signal.{name}))"
+    )
+    done = python(code, WORLD_SIZE="2", RANK="1")
+    assert (done.returncode, done.stderr) == (-signal.Signals[name], b"")
 
 
 NAMES = ["café", "猫", "caf\\udce9", "🦊", "a\\tb"]

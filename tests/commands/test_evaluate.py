@@ -274,3 +274,13 @@ def test_classes_keep_their_names_where_they_are_no_words(tmp_path: Path) -> Non
     save(network, tmp_path / "model.safetensors", 48)
     loaded, image_size = load_network(tmp_path)
     assert (loaded.classes, image_size) == (["<b>", 'a "quote"', "ünïcödé"], 48) and len(SOURCE) == 4
+
+
+@pytest.mark.parametrize("cache", ["kept", "none"])
+def test_images_are_hashed_once(
+    run: Result, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    monkeypatch.setattr("xmixup_fast.data.image_store.read_contents", lambda *_: pytest.fail("read again"))
+    place = str(tmp_path / "cache") if cache == "kept" else cache
+    words = [str(run.folder), "--target", str(data / "target"), "--cache", place, "--output", str(tmp_path / "out")]
+    assert main(words) == 0

@@ -65,6 +65,19 @@ def test_an_index_elsewhere_names_the_folder(tmp_path: Path) -> None:
     assert index.counts == [2] and list(index.shards) == ["train/0.tar"]  # nothing of val
 
 
+def test_no_file_of_the_user_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,class\n")
+    assert main(["index", str(tmp_path), "--output", str(labels)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: output: {labels} holds something else than an index")
+    assert labels.read_text() == "image,class\n"
+
+
+def test_a_folder_without_shards_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["index", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: no tar shards in it\n"
+
+
 def test_bad_files_stop_unless_they_are_to_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_shard(tmp_path / "a.tar", [*numbered(1), ("2.jpg", "without a label")])
     assert main(["index", str(tmp_path)]) == 2

@@ -167,6 +167,7 @@ def test_urls(weights: str, server: RangeServer) -> None:
 
 BAD = {
     "absent.png": "no such file or folder",
+    "empty": "holds no images",
     "photos/*.gif": "no file or folder fits this pattern",
     "list.txt": "a text; @list.txt takes it for a list of images",
     "nowhere://a/b.png": "",
@@ -177,6 +178,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_not_there_is_named(weights: str, photos: Path, name: str) -> None:
     Path("list.txt").write_text("\n".join(RED))
+    Path("empty").mkdir()
     (found,) = bad(weights, name, RED[0])
     assert found.name == name and found.reason.startswith(BAD[name]) and "\n" not in found.reason
 
@@ -185,7 +187,12 @@ ERRORS = {
     ("@absent.txt",): "error: images: @absent.txt: expected a list of images, a line each (No such file or directory)",
     ("@photos",): "error: images: @photos: expected a list of images, a line each (Is a directory)",
     ("odd.csv",): "error: odd.csv: expected one column path, got file, label: let the first line name the columns",
-    ("empty",): "error: images: expected files, or folders that hold some, found none",
+    (
+        "empty/*",
+    ): "error: 1 bad file; --bad-files skip predicts the others:\n  empty/*: no file or folder fits this pattern",
+    ("empt[y]",): "error: images: expected files, or folders that hold some, found none",
+    ("@image.jpg",): "error: images: @image.jpg: expected a list of images, a line each; line 2 is no text",
+    ("@bytes.txt",): "error: images: @bytes.txt: expected a list of images, a line each; line 1 is no text",
     ("@empty.txt",): "error: images: expected files, or folders that hold some, found none",
 }
 
@@ -195,6 +202,8 @@ def test_errors_are_one_line(weights: str, photos: Path, names: tuple[str, ...],
     Path("odd.csv").write_text("file,label\na.png,a\n")
     Path("empty").mkdir()
     Path("empty.txt").write_text("\n")
+    Path("image.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1")
+    Path("bytes.txt").write_bytes(bytes(range(1, 256)))
     assert main([weights, *names]) == 2
     said = capsys.readouterr()
     assert (said.err, said.out) == (ERRORS[names] + "\n", "")
@@ -211,3 +220,42 @@ def test_the_header_is_always_there(weights: str, photos: Path, capsys: Any, out
     assert main([weights, *RED, "--top-k", "2", *to]) == 0
     text = capsys.readouterr().out if output is None else Path(output).read_text()
     assert [row["file"] for row in csv.DictReader(io.StringIO(text))] == RED and text.count(HEADER) == 1
+
+
+ODD = {
+    "a\nb.png": r"a\nb.png",
+    "a\x1b.png": r"a\x1b.png",
+    "a\rb.png": r"a\rb.png",
+    "👩\u200d🔬.png": "👩\u200d🔬.png",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_a_bad_file_is_one_line_whatever_its_name(weights: str, capsys: Any, name: str, policy: str) -> None:
+    main([weights, name, "--bad-files", policy])
+    said = capsys.readouterr().err
+    assert f"{ODD[name]}: no such file or folder" in said.replace("  ", "").split("\n"), said
+
+
+KEPT = {
+    "images.csv": "path\nphotos/red/000.png\n",
+    "labels.csv": "file,class,sex\n",
+    "list.jsonl": "photos/red/000.png\n",
+    "binary.csv": "\0\1",
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_no_file_of_the_user_is_replaced(weights: str, photos: Path, capsys: Any, name: str) -> None:
+    Path(name).write_text(KEPT[name])
+    assert main([weights, *RED, "--output", name]) == 2
+    expected = f"error: output: {name} holds something else than predictions; name another file, or remove it\n"
+    assert (capsys.readouterr().err, Path(name).read_text()) == (expected, KEPT[name])
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+def test_predictions_are_replaced(weights: str, photos: Path, name: str) -> None:
+    Path(name).touch()
+    for top_k in ("1", "2"):
+        assert main([weights, *RED, "--output", name, "--top-k", top_k]) == 0

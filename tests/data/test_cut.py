@@ -82,6 +82,20 @@ def test_shots_keep_as_many_of_each_class_and_nest(split_by: str) -> None:
         cut(dataset, contents, made_settings(shots=7, split_by=split_by))
 
 
+EQUAL: dict[str, dict[str, dict[str, list[str]]]] = {
+    "with two labels": {"train": {"a": texts("x", 5), "b": texts("x", 5)}},
+    "in two splits": {"train": {"a": texts("x", 5)}, "test": {"a": texts("x", 5)}},
+    "more than once, with one label": {"train": {"a": texts("x", 1) * 5}},
+}
+
+
+@pytest.mark.parametrize("kind", EQUAL)
+def test_equal_images_are_named_as_the_reason_where_too_few_are_left(kind: str) -> None:
+    dataset, contents = made(EQUAL[kind])
+    with pytest.raises(ValueError, match=rf"expected at least .*\n  duplicates: \d contents? {kind} \("):
+        cut(dataset, contents, made_settings())
+
+
 @settings(max_examples=60)
 @given(count=st.integers(3, 60), seed=st.integers(0, 2**63 - 1), order=st.randoms(use_true_random=False))
 def test_names_order_and_place_of_files_move_nothing(count: int, seed: int, order: random.Random) -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 from small_runs import run
 
 from xmixup_fast.commands.functions import evaluate, select
-from xmixup_fast.data.readers.folder import read_folder
+from xmixup_fast.data.readers.folder import find_images, read_folder
+from xmixup_fast.data.readers.tree import BY_US
 
 WRITTEN = {
     "run": ("manifest.csv", "data.json", "batch.png"),
@@ -50,6 +51,20 @@ def test_what_the_package_wrote_is_no_class_and_this_is_said(tmp_path: Path, nam
     top = root / below / name.partition("/")[0]
     assert f"{top}: left out, as xmixup wrote what is in it" in dataset.findings.guesses
     assert photos.is_dir()
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("below", ["", "red"])
+def test_what_the_package_wrote_is_not_predicted_and_this_is_said(tmp_path: Path, name: str, below: str) -> None:
+    root = write_folder(tmp_path / "photos", TARGET, 2)
+    expected = list(find_images(root, []))
+    write(root / below / name, WRITTEN[name])
+    ignored: dict[tuple[str, str], int] = {}
+    assert list(find_images(root, [], ignored)) == expected
+    top = root / below / name.partition("/")[0]
+    assert ignored == {(str(top), BY_US): len(WRITTEN[name])}
+    there = [one for one in WRITTEN[name] if one.endswith(".png")]
+    assert len(list(find_images(root / below / name, []))) == len(there)  # where it is asked for
 
 
 @pytest.mark.parametrize("names", [("1.png", "selection.json"), ("1.png", "config.yaml"), ("runs.png", "runs.jsonl")])

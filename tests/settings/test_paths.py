@@ -100,6 +100,29 @@ def test_a_variable_that_is_not_set_is_named(given: str) -> None:
         Settings(target="t", output=given)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("given", ["", " ", "\t"])
+def test_no_setting_takes_an_empty_path(name: str, given: str) -> None:
+    """Which is what a shell makes of "$ABSENT"; the working folder, or the default, is not what was meant."""
+    with pytest.raises(ValueError, match=rf"^{name}: expected a path or a name, got '"):
+        Settings(**{"target": "t", name: given})
+
+
+@pytest.mark.parametrize("flag", ["config", "recipe", "output", "cache"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_no_flag_takes_an_empty_text(flag: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{flag}: expected "):
+        parse_settings(["t", f"--{flag}", value], "xmixup train", None)
+
+
+@pytest.mark.parametrize("given", ["~nosuchuser/run", "hf:~nosuchuser/run"])
+def test_a_user_who_is_not_known_is_named(home: Path, given: str) -> None:
+    with pytest.raises(ValueError, match=r"^output: .*: the user nosuchuser is not known$"):
+        Settings(target="t", output=given)
+    os.mkdir("~nosuchuser")
+    assert Settings(target="t", output="~nosuchuser/run").output == "~nosuchuser/run"
+
+
 def test_a_folder_that_is_called_like_a_variable_is_taken(home: Path) -> None:
     os.mkdir("$ABSENT")
     assert Settings(target="$ABSENT").target == "$ABSENT"

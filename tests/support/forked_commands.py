@@ -16,6 +16,8 @@ import os
 import signal
 import sys
 import tarfile
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -33,16 +35,22 @@ from xmixup_fast.models.trained import save
 
 BROKEN = 99
 """Exit status of a process that ended with an error that no command reports."""
-SECONDS = 60
+SECONDS = 240
 """A process that takes longer hangs, and is ended."""
 MOMENTS = {
     "decoding": "xmixup_fast.data.decoding.steps.Steps.read",
     "network": "xmixup_fast.models.network.Network.forward",
     "writing": "os.fsync",
     "index": "xmixup_fast.data.remote.indexing.write_index",
+    "reading": "xmixup_fast.data.contents._hash_all",
+    "starting": "xmixup_fast.comparison.workers._Worker",
+    "table": "xmixup_fast.commands.compare.write_text",
 }
-"""Functions of which the first call interrupts the process."""
+"""Functions of which the first call interrupts the process, and what it has started, as Ctrl-C on a terminal does."""
+JOB = "*.work/*/run0/manifest.csv"
+"""What appears while a process that compare has started is at work; the moment "job"."""
 SMALL = "--model test_resnet --image-size 32 --batch-size 8 --device cpu --decoder pillow --threads 1"
+SHORT = f"--weights none --steps 2 {SMALL}"
 TRAINING = f"--target {{0}}/target --method finetune --weights none --steps 2 --no-report {SMALL}"
 LINES = {
     "train": f"train {TRAINING} --output run",
@@ -56,6 +64,8 @@ LINES = {
     "export": "export {0}/target.safetensors --format safetensors torch --output exported",
     "index": "index {0}/shard.tar --output index.parquet",
     "sources": "sources",
+    "compare": f"compare --targets {{0}}/target --methods finetune --seeds 0 --results r.jsonl {SHORT}",
+    "compare photos": f"compare {{0}}/target --methods finetune mixup --repeats 1 --results r.jsonl {SHORT}",
     "info": "info",
     "help": "--help",
     "help of a command": "train --help",
@@ -67,10 +77,27 @@ INTERRUPTED = [
     *((name, moment) for name in ("find-lr", "export") for moment in ("network", "writing")),
     *(("select", "decoding"), ("select", "writing")),
     *(("index", "index"), ("index", "writing")),
+    *(("compare", moment) for moment in ("starting", "job", "table")),
+    *(("compare photos", moment) for moment in ("reading", "starting", "job")),
 ]
 """Commands, and the moments at which they are interrupted."""
+ENDED = [
+    (name, moment, signal)
+    for name, moment in (
+        *(("train", moment) for moment in ("decoding", "network", "writing")),
+        *(("predict", moment) for moment in ("network", "writing")),
+        *(("evaluate", "network"), ("find-lr", "network"), ("export", "network"), ("select", "writing")),
+        *(("index", "index"), ("compare", "job")),
+    )
+    for signal in ("SIGTERM", "SIGHUP")
+]
+"""The same with other signals: of a queue that ends jobs, and of a terminal that is closed."""
 BOTH = "stdout and stderr"
-UNREAD = [*((name, "stdout") for name in LINES), *((name, BOTH) for name in ("train", "predict to stdout", "an error"))]
+PRINTS = [name for name in LINES if name != "compare"]  # whose first line comes after a run
+UNREAD = [
+    *((name, "stdout") for name in PRINTS),
+    *((name, BOTH) for name in ("train", "predict to stdout", "an error")),
+]
 """Commands, and which of their outputs nobody reads any more."""
 
 
@@ -94,8 +121,8 @@ def prepare(folder: Path) -> None:
         importlib.import_module(f"xmixup_fast.{module}")
 
 
-def interrupting(place: str) -> None:
-    """Has the first call of a function, of a module or of a class in one, interrupt the process."""
+def interrupting(place: str, number: int) -> None:
+    """Has the first call of a function, of a module or of a class in one, send the process a signal."""
     parts = place.split(".")
     count = next(n for n in range(len(parts) - 1, 0, -1) if _is_module(".".join(parts[:n])))
     owner: Any = sys.modules[".".join(parts[:count])]
@@ -108,10 +135,22 @@ def interrupting(place: str) -> None:
         if not came:
             came.append(True)
             Path("came").touch()
-            os.kill(os.getpid(), signal.SIGINT)
+            os.killpg(0, number)
         return original(*arguments, **names)
 
     setattr(owner, parts[-1], replaced)
+
+
+def interrupting_job(number: int) -> None:
+    """Sends the process, and what it has started, a signal once that is at work."""
+
+    def wait() -> None:
+        while not any(Path().glob(JOB)):
+            time.sleep(0.01)
+        Path("came").touch()
+        os.killpg(0, number)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _is_module(name: str) -> bool:
@@ -122,7 +161,7 @@ def _is_module(name: str) -> bool:
     return True
 
 
-def forked(folder: Path, case: tuple[str, str]) -> dict[str, Any]:
+def forked(folder: Path, case: tuple[str, ...]) -> dict[str, Any]:
     """Runs a case in a process and a folder of its own; returns how it ended."""
     place = folder / "-".join(case).replace(" ", "-")
     place.mkdir()
@@ -130,12 +169,16 @@ def forked(folder: Path, case: tuple[str, str]) -> dict[str, Any]:
     if not process:
         status = BROKEN
         try:
+            os.setpgrp()
             signal.alarm(SECONDS)
             os.chdir(place)
             os.environ["XMIXUP_CACHE"] = "cache"
             _redirect(case[1])
+            number = signal.Signals[case[2]] if len(case) > 2 else signal.SIGINT
             if case[1] in MOMENTS:
-                interrupting(MOMENTS[case[1]])
+                interrupting(MOMENTS[case[1]], number)
+            elif case[1] == "job":
+                interrupting_job(number)
             status = _status(LINES[case[0]].format(folder).split())
         except BaseException:
             traceback.print_exc()
@@ -143,6 +186,7 @@ def forked(folder: Path, case: tuple[str, str]) -> dict[str, Any]:
             os._exit(status)  # nothing of the parent's is to be ended here
     _, status = os.waitpid(process, 0)
     names = [path.name for path in place.rglob(".*")]
+    names += [path.name for path in place.glob("*.work/*") if path.name != "lock"]
     printed = {name: (place / name).read_text() if (place / name).exists() else "" for name in ("out", "err")}
     return {
         "case": case,
@@ -175,7 +219,7 @@ def _redirect(end: str) -> None:
 def run_all(folder: Path) -> None:
     prepare(folder)
     sys.stdout.flush()
-    for case in [*INTERRUPTED, *UNREAD]:
+    for case in [*INTERRUPTED, *ENDED, *UNREAD]:
         print(json.dumps(forked(folder, case)), flush=True)
 
 

@@ -117,6 +117,18 @@ def test_file_systems_without_locks_are_named(tmp_path: Path, monkeypatch: pytes
         pass
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_the_output_s(tmp_path: Path, number: int) -> None:
+    """Errors that name a file, or are others, stay what they are."""
+    full = OSError(number, os.strerror(number))
+    with pytest.raises(OSError, match=rf"^output: {tmp_path}/run: {os.strerror(number)}$"), claimed(tmp_path / "run"):
+        raise full
+    for error in (OSError(number, os.strerror(number), "image.png"), OSError(errno.EIO, os.strerror(errno.EIO))):
+        with pytest.raises(OSError) as found, claimed(tmp_path / "run"):
+            raise error
+        assert found.value is error
+
+
 def stops(error: BaseException) -> Callable[..., Any]:
     def stop(*_: object, **__: object) -> Any:
         raise error

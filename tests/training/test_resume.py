@@ -212,6 +212,21 @@ def test_a_run_resumes_at_the_checkpoint_before_a_truncated_one(data: Path, tmp_
     assert_same(whole, run(data, tmp_path / "run", resume="auto"))
 
 
+@pytest.mark.parametrize("damage", ["removed", "damaged"])
+def test_a_run_without_a_checkpoint_that_can_be_used_says_that_it_begins_anew(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    whole = run(data, tmp_path / "whole", "finetune")
+    interrupted(data, tmp_path / "run", 5, "finetune")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink() if damage == "removed" else path.write_bytes(b"no checkpoint")
+    capsys.readouterr()
+    resumed = run(data, tmp_path / "run", "finetune", resume="auto")
+    said = f"resume: {tmp_path}/run has no checkpoint that can be used: the run begins anew\n"
+    assert said in capsys.readouterr().out
+    assert_same(whole, resumed)
+
+
 def test_nothing_is_ever_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = saved(tmp_path, 5)
     (tmp_path / "step-000000006.safetensors").write_bytes(b"")

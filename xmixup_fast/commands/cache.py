@@ -43,6 +43,8 @@ def run(options: Options) -> None:
     from ..data.cache_entries import entries, shrink, total, when
 
     folder = Path(options.cache or default_cache())
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"cache: expected a folder, got the file {folder}")
     if options.remove is not None:
         if options.cache_size is not None:
             raise ValueError("expected one of --remove and --cache-size, got both")

@@ -136,8 +136,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "xmixup compare") -
                 return verdict.command(values, prog)
             options, comparison = parse(given, prog)
             return _compare(comparison, options)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped; the same command goes on", signal.SIGINT) from None
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+            raise Interrupted("stopped; the same command goes on", number) from None
 
     return exit_status(work)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..cli import exit_status, parse_options, require_one_process
 from ..data.dataset import SPLITS
-from ..runtime.files import check_writable, write_json
+from ..runtime.files import write_json
 from ..settings.fields import Settings
 from ..settings.yaml_file import read
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..data.contents import Contents
     from ..data.dataset import BadFile, Dataset, Sample
     from ..data.manifest import Manifest, Match
+    from ..models.network import Network
     from ..models.trained import Preprocessing
     from ..report.results import EvaluationResult
 
@@ -85,16 +86,8 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
     Without ``writes``, files are written only to an ``output`` that is given. Raises ValueError and OSError, with a
     message for the user, for what cannot be used.
     """
-    from ..data.bad_files import list_bad, refuse_bad_files, skipped, to_json, without
-    from ..data.duplicates import EXAMPLES
-    from ..data.layout import some
-    from ..evaluation import evaluate_network
-    from ..models.finite import not_finite
-    from ..models.trained import load, temperature_of
-    from ..report import figures
-    from ..report.results import EvaluationResult
-    from ..runtime.device import current_device, reproducible
-    from ..training.images import make_image_store
+    from ..models.trained import load
+    from ..runtime.claims import owned_output
     from ..training.resolve import run_name
     from ..training.run_folder import data_beside
 
@@ -103,20 +96,44 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
     run = data_beside(Path(options.model))
     settings = _settings(options, network.model_name, preprocessing, run)
     folder = Path(options.output or Path("runs", run_name("evaluate", settings))) if options.output or writes else None
-    if folder is not None:
-        check_writable(folder)
-        if (folder / "evaluation.json").exists():
+    with owned_output(folder, log):
+        if folder is not None and (folder / "evaluation.json").exists():
             raise FileExistsError(f"output: {folder} already holds an evaluation; name another folder, or remove it")
-    chosen = choose(settings, options, network.classes, run, log)
+        chosen = choose(settings, options, network.classes, run, log)
+        return _evaluate(options, settings, network, chosen, folder=folder, log=log)
+
+
+def _evaluate(
+    options: Options,
+    settings: Settings,
+    network: Network,
+    chosen: Chosen,
+    *,
+    folder: Path | None,
+    log: Callable[[str], object],
+) -> EvaluationResult:
+    """Evaluates the images that were chosen, and writes to a folder that this process owns."""
+    from ..data.bad_files import list_bad, refuse_bad_files, skipped, to_json, without
+    from ..data.duplicates import EXAMPLES
+    from ..data.layout import some
+    from ..evaluation import evaluate_network
+    from ..models.finite import not_finite
+    from ..models.trained import temperature_of
+    from ..report import figures
+    from ..report.results import EvaluationResult
+    from ..runtime.device import current_device, reproducible
+    from ..training.images import make_image_store
+
     split, samples, bad = chosen.split, chosen.samples, chosen.bad
     with current_device(settings.device), reproducible(settings.seed, settings.threads):
         builder = make_image_store(settings, log)
+        builder.know(chosen.contents)
         images = builder.images(samples, f"{split} images", settings.storage).to(settings.device)
         bad = refuse_bad_files(bad + builder.bad, settings.bad_files, "evaluates without them")
         if not len(images):
             raise ValueError(f"target: {settings.target}: none of its images can be decoded\n{list_bad(bad)}")
         network.to_device(settings.device)
-        form = network.image_format(preprocessing.image_size)
+        form = network.image_format(settings.crop_size)
         evaluation = evaluate_network(
             network,
             images,
@@ -137,7 +154,6 @@ def run(options: Options, log: Callable[[str], object] = print, *, writes: bool 
     if chose and evaluation.temperature is not None:
         log(f"the temperature was fitted on {chose} of these images: calibration is worse on others")
     if folder is not None:  # last, so that what was found is seen where it cannot be written
-        folder.mkdir(parents=True, exist_ok=True)
         figures.save(figures.confusion_matrix(evaluation), folder / "confusion.png")
         figures.save(figures.reliability(evaluation), folder / "reliability.png")
         description = {"model": options.model, "target": settings.target, "split": split, "tta": options.tta}
@@ -183,6 +199,8 @@ class Chosen:
     """What cannot be used."""
     about: dict[str, Any]
     """What evaluation.json says of them."""
+    contents: Contents
+    """Of all images of the dataset that were read; empty where none was."""
 
 
 def choose(
@@ -219,7 +237,7 @@ def choose(
         return _chosen_by_content(settings, options, classes, run, dataset, log=log)
     log(f"no manifest.csv beside {options.model}: whether it was trained on some of these images cannot be told")
     split = options.split or ("test" if dataset.test else "all")
-    return Chosen(split, _labelled(settings, split, _in_splits(dataset), classes), dataset.bad, {})
+    return Chosen(split, _labelled(settings, split, _in_splits(dataset), classes), dataset.bad, {}, {})
 
 
 def _chosen_by_content(
@@ -272,7 +290,7 @@ def _chosen_by_content(
     if match.edited and not own:
         names = some([dataset.name_of(one.image) for one in match.edited.values()], EXAMPLES)
         log(f"{len(match.edited)} of these images have names of the run's images, and other content ({names})")
-    return Chosen(split, _labelled(settings, split, given, classes), bad, about)
+    return Chosen(split, _labelled(settings, split, given, classes), bad, about, contents)
 
 
 def _trained(match: Match, contents: Contents, pairs: Sequence[_Pair], own: bool) -> list[_Pair]:

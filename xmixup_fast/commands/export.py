@@ -30,7 +30,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..cli import exit_status, parse_options, require_one_process
-from ..runtime.files import atomic_write, check_writable, folder_aside
+from ..runtime.claims import owned_output
+from ..runtime.files import atomic_write, folder_aside
 from .exporter import BATCH_SIZES, HALF_TOLERANCE, TOLERANCE, Exporter, Run
 
 EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -92,17 +93,16 @@ def export(
     _check_formats(formats)
     folder = Path(output)
     paths = {name: folder / f"model{FORMATS[name]}" for name in dict.fromkeys(formats)}
-    check_writable(folder)
-    for path in [*paths.values(), *([folder / CONFIG] if "safetensors" in paths else [])]:
-        if path.exists():
-            raise FileExistsError(f"output: {path} is there already; name another folder, or remove it")
-    network, preprocessing = load(weights)
-    temperature = needed_temperature(weights) if calibrated else temperature_of(weights)
-    exporter = Exporter(network, preprocessing, with_preprocessing, temperature, calibrated, half, dynamic_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    differences = {name: _write(exporter, name, path) for name, path in paths.items()}
-    if "safetensors" in paths:
-        write_config(network, preprocessing, folder)
+    with owned_output(folder, print):
+        for path in [*paths.values(), *([folder / CONFIG] if "safetensors" in paths else [])]:
+            if path.exists():
+                raise FileExistsError(f"output: {path} is there already; name another folder, or remove it")
+        network, preprocessing = load(weights)
+        temperature = needed_temperature(weights) if calibrated else temperature_of(weights)
+        exporter = Exporter(network, preprocessing, with_preprocessing, temperature, calibrated, half, dynamic_size)
+        differences = {name: _write(exporter, name, path) for name, path in paths.items()}
+        if "safetensors" in paths:
+            write_config(network, preprocessing, folder)
     return differences
 
 

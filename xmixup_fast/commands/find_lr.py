@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cli import exit_status, parse_settings
-from ..runtime.files import check_writable, write_json
+from ..runtime.files import write_json
 from ..settings.fields import Settings
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
     """
     from ..methods import METHODS
     from ..runtime import distributed
+    from ..runtime.claims import owned_output
     from ..runtime.device import current_device, reproducible, usable_device
     from ..training.head_fit import fit_head
     from ..training.prepare import prepare
@@ -132,35 +133,33 @@ def run(settings: Settings) -> tuple[RangeTest, Suggestions | None]:
         if first:
             print(text, flush=True)
 
-    if first:
-        check_writable(folder)
-        if (folder / "lr.json").exists():
-            raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
     steps = settings.steps or STEPS
     # What changes in the middle of a run would be taken for the learning rate's doing.
     steady = {"warmup_epochs": 0.0, "unmixed_share": 0.0, "rifle_periods": 1, "seqtrain_share": 1.0}
     settings = replace(settings, output=str(folder), resume="never", steps=steps, **steady)  # type: ignore[arg-type]
-    device = usable_device(settings.device)
-    with (
-        current_device(device),
-        reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32),
-    ):
-        settings = resolved(settings)
-        prepared = prepare(settings, log)
-        trainer = Trainer(prepared.parts, settings)
-        if settings.head_init == "probe" and trainer.source_phase_steps == 0:
-            fit_head(trainer, log)
-        swept = sweep(trainer, steps)
-    found = swept.suggestions()
-    log(describe(swept, found))
-    if first:
-        _write(folder, settings, swept, found)
+    with owned_output(folder if first else None, log):
+        if (folder / "lr.json").exists():
+            raise FileExistsError(f"output: {folder} already holds a range test; name another folder, or remove it")
+        device = usable_device(settings.device)
+        with (
+            current_device(device),
+            reproducible(settings.seed, settings.threads, deterministic=settings.deterministic, tf32=settings.tf32),
+        ):
+            settings = resolved(settings)
+            prepared = prepare(settings, log)
+            trainer = Trainer(prepared.parts, settings)
+            if settings.head_init == "probe" and trainer.source_phase_steps == 0:
+                fit_head(trainer, log)
+            swept = sweep(trainer, steps)
+        found = swept.suggestions()
+        log(describe(swept, found))
+        if first:
+            _write(folder, settings, swept, found)
     log(f"lr.json and lr.png in {folder}")
     return swept, found
 
 
 def _write(folder: Path, settings: Settings, swept: RangeTest, found: Suggestions | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     draw(swept, found, f"{settings.method} on {Path(settings.target).name}, {settings.model}", folder / "lr.png")
     report = {"suggestions": asdict(found) if found else None, **asdict(swept)}
     write_json(folder / "lr.json", report)

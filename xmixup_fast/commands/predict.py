@@ -36,9 +36,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from ..cli import exit_status, parse_options, require_one_process
-from ..data.bad_files import list_bad, printable, skipped
+from ..data.bad_files import list_bad, printable, said, skipped
 from ..data.dataset import BadFile, Findings, Image
-from ..runtime.files import atomic_write, check_file_writable
+from ..runtime.files import atomic_write, check_file_writable, check_replaceable
 from ..settings.values import expanded
 
 if TYPE_CHECKING:
@@ -366,6 +366,7 @@ def run(options: Options) -> None:
         check_file_writable(output)
         if not output.parent.is_dir():
             raise ValueError(f"output: {output.parent}: no such folder")
+        check_replaceable(output, ",".join(_header(1)) if output.suffix == ".csv" else '{"file": ', "predictions")
     predictions = predict(
         options.weights,
         options.images,
@@ -380,7 +381,7 @@ def run(options: Options) -> None:
     shown = progress(predictions, None, "predicting", hidden=output is None)
     count, bad = write(shown, predictions.classes, output)
     for item in bad:
-        _complain(f"{item.name}: {item.reason}")
+        _complain(said(item))
     if bad:
         _complain(skipped(bad))
     if output is not None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cli import exit_status, parse_settings
-from ..runtime.files import atomic_write, check_writable, write_json
+from ..runtime.files import atomic_write, write_json
 from ..settings.fields import Settings
 
 if TYPE_CHECKING:
@@ -51,6 +51,20 @@ def run(settings: Settings, log: Callable[[str], object] = print) -> SelectionRe
 
     In processes but the first, nothing is logged or written. Raises as :func:`xmixup_fast.fit` does.
     """
+    from ..runtime import distributed
+    from ..runtime.claims import owned_output
+
+    folder = None if settings.output is None else Path(settings.output)
+    first = distributed.rank() == 0
+    log = log if first else _silent
+    with owned_output(folder if first else None, log):
+        if folder is not None and (folder / "selection.json").exists():
+            raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
+        return _run(settings, folder, log)
+
+
+def _run(settings: Settings, folder: Path | None, log: Callable[[str], object]) -> SelectionResult:
+    """Selects, and writes to a folder that this process owns."""
     from ..report.contact_sheet import contact_sheets
     from ..report.results import SelectionResult
     from ..runtime import distributed
@@ -59,13 +73,7 @@ def run(settings: Settings, log: Callable[[str], object] = print) -> SelectionRe
     from ..training.source import WantedClasses, fetch_chosen, read_source
     from ..training.target import target_data
 
-    folder = None if settings.output is None else Path(settings.output)
-    if folder is not None:
-        check_writable(folder)
-        if (folder / "selection.json").exists():
-            raise FileExistsError(f"output: {folder} already holds a selection; name another folder, or remove it")
     settings = with_image_size(replace(settings, device=usable_device(settings.device)))
-    log = log if distributed.rank() == 0 else _silent
     target = target_data(settings, log).dataset
     catalog = WantedClasses.of(settings) if settings.source is None else read_source(settings, log)
     bad = list(target.bad)
@@ -153,7 +161,6 @@ def _report(
 
 def _write(folder: Path, report: dict[str, Any], sheets: Sequence[Image], log: Callable[[str], object]) -> None:
     """Writes selection.json and the contact sheets."""
-    folder.mkdir(parents=True, exist_ok=True)
     for number, sheet in enumerate(sheets, start=1):
         with atomic_write(folder / f"contact-sheet-{number}.png") as aside:
             sheet.save(aside, "PNG")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..cli import checked_options, require_one_process
+from ..runtime.files import check_file_writable, check_writable
 
 if TYPE_CHECKING:
     from ..comparison.results import Results
@@ -114,6 +115,10 @@ def verdict(
     from ..training.target import target_data
 
     require_one_process()
+    if results:
+        check_file_writable(Path(results), "results")
+    else:
+        check_writable(Path("runs"), "results")
     plan = FoldPlan.of(target, given, methods=methods, rates=options.rates, folds=options.folds)
     parse_budget(options.budget)
     data = target_data(with_data_folder(plan.first_repeat[0].settings, target), log)

@@ -132,8 +132,15 @@ class Workers:
         given = [_without_output(one) for one in settings]
         asked = {"folder": str(folder), "log": str(log), "settings": given, "started": time.time(), **work}
         log.write_bytes(b"")
-        self.worker = self.worker or _Worker(log)
-        status = self.worker.do(asked)
+        try:
+            self.worker = self.worker or _Worker(log)
+            status = self.worker.do(asked)
+        except BaseException:  # such as Ctrl-C
+            if self.worker is not None:
+                self.worker.end()
+            shutil.rmtree(folder)
+            log.unlink()
+            raise
         if self.worker.ended:
             self.worker = None
         result = folder / "result.json"
@@ -179,7 +186,7 @@ class _Worker:
         return status
 
     def end(self) -> None:
-        """Ends the process and its job, if they have not ended yet."""
+        """Ends the process and its job, if they have not ended yet, and waits for that."""
         if not self.ended:
             self.ended = True
             self.process.kill()
@@ -187,6 +194,8 @@ class _Worker:
             assert self.process.stdin is not None
             with suppress(BrokenPipeError):  # of what was written and not read
                 self.process.stdin.close()
+            while os.read(self.status, 64):  # to its end, which comes once nobody can write to it, the job neither
+                pass
             os.close(self.status)
 
 

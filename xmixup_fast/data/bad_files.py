@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .dataset import BadFile, Sample
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LISTED = 10
 """As many lines of one kind a message lists."""
 
@@ -29,9 +31,14 @@ def list_bad(bad: Sequence[BadFile], effect: str = "trains without them") -> str
     """
     lines = [
         f"{_count(bad)}; --bad-files skip {effect}:",
-        *first_lines([f"{item.name}: {item.reason}" for item in bad]),
+        *first_lines([said(item) for item in bad]),
     ]
     return "\n  ".join(lines)
+
+
+def said(bad: BadFile) -> str:
+    """A bad file and why it is one, in a line whatever characters its name has."""
+    return f"{_CONTROL.sub(lambda found: repr(found[0])[1:-1], bad.name)}: {bad.reason}"
 
 
 def first_lines(lines: Sequence[str]) -> list[str]:

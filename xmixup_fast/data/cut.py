@@ -84,7 +84,8 @@ def cut_by_content(
         else:
             of_class[name] = units
     if short:
-        raise ValueError(needs.message(short))
+        # Images that are equal to others may be why.
+        raise ValueError("\n  ".join([needs.message(short), *Duplicates.of(given).lines(settings.duplicates)]))
     if groups:
         place = _places_of_groups(of_class, _joined(dataset.train, contents, groups), needs, settings)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ TABLES = (".csv", ".tsv", ".parquet")
 """How the names of tables end."""
 LISTS = (".txt", ".lst", ".list")
 """How the names of files often end that list images; they are taken for lists where an @ says so."""
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""Characters that are in no list of names."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,13 @@ def _named(name: str, bad: list[BadFile], ignored: dict[tuple[str, str], int]) -
     if "://" in name and not os.path.lexists(name):
         yield UrlImage(name)
     elif path.is_dir():
-        yield from find_images(path, bad, ignored)
+        before, images = len(bad), find_images(path, bad, ignored)
+        first = next(images, None)
+        if first is not None:
+            yield first
+            yield from images
+        elif len(bad) == before:
+            bad.append(BadFile(name, "holds no images"))
     elif path.is_file() and path.suffix.lower() in TABLES:
         for found in read_paths(path):
             if isinstance(found, BadFile):
@@ -115,9 +124,10 @@ def _named(name: str, bad: list[BadFile], ignored: dict[tuple[str, str], int]) -
         if not matches:
             bad.append(BadFile(name, "no file or folder fits this pattern"))
         for match in matches:
-            # Of "a/**", folders come with all that is in them: each file once.
-            if not (name.endswith("**") and os.path.isdir(match)):
+            if not os.path.isdir(match):
                 yield from _named(match, bad, ignored)
+            elif not name.endswith("**"):  # with which all that is in folders comes, too: each file once
+                yield from find_images(Path(match), bad, ignored)
     else:
         bad.append(BadFile(name, "not a file or folder" if path.exists() else "no such file or folder"))
 
@@ -132,7 +142,7 @@ def _standard_input(bad: list[BadFile], ignored: dict[tuple[str, str], int]) -> 
     if format_of(head) is not None:
         yield BytesImage(STANDARD_INPUT, head + stream.read())
         return
-    for line in _lines(head, stream):
+    for line in _lines(head, stream, STANDARD_INPUT):
         yield from _named(line, bad, ignored)
 
 
@@ -141,20 +151,21 @@ def _listed(file: str) -> Iterator[str]:
     if file == STANDARD_INPUT:
         if sys.stdin is None:
             raise ValueError("images: @-: there is no standard input")
-        yield from _lines(b"", sys.stdin.buffer)
+        yield from _lines(b"", sys.stdin.buffer, "@-")
         return
     file = expanded("images", file)
     try:
         with open(file, "rb") as stream:
-            yield from _lines(b"", stream)
+            yield from _lines(b"", stream, f"@{file}")
     except OSError as error:
         raise ValueError(f"images: @{file}: expected a list of images, a line each ({error.strerror})") from error
 
 
-def _lines(head: bytes, stream: BinaryIO) -> Iterator[str]:
+def _lines(head: bytes, stream: BinaryIO, source: str) -> Iterator[str]:
     """The names in a stream that begins with ``head``: its lines, but empty ones, or what lies between zero bytes.
 
-    The text is UTF-8, or UTF-16 with a byte order mark. Lines are yielded as they come.
+    The text is UTF-8, or UTF-16 with a byte order mark. Lines are yielded as they come. Raises ValueError, with the
+    name of the ``source``, where it is no text.
     """
     first = head + stream.readline()
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -164,6 +175,10 @@ def _lines(head: bytes, stream: BinaryIO) -> Iterator[str]:
     else:
         lines = chain(first.removeprefix(codecs.BOM_UTF8).splitlines(), stream)
         names = (os.fsdecode(line).rstrip("\r\n") for line in lines)
-    for name in names:
-        if name.strip():
-            yield name if os.path.lexists(name) else name.strip()
+    for number, name in enumerate(names, start=1):
+        if os.path.lexists(name):
+            yield name
+        elif _NO_TEXT.search(name):
+            raise ValueError(f"images: {source}: expected a list of images, a line each; line {number} is no text")
+        elif name.strip():
+            yield name.strip()

@@ -99,11 +99,20 @@ def check_writable(folder: Path, name: str = "output") -> None:
     """
     there = folder
     try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        there = next(path for path in (folder, *folder.absolute().parents) if _is_there(path))
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise OSError(f"{name}: {folder}: cannot be written ({there}: {error.strerror or error})") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything at a path: a link that leads nowhere, too, which is in the way."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def check_file_writable(path: Path, name: str = "output") -> None:
@@ -111,6 +120,15 @@ def check_file_writable(path: Path, name: str = "output") -> None:
     check_writable(path.parent, name)
     if path.is_dir():
         raise IsADirectoryError(f"{name}: expected a file, got the folder {path}")
+
+
+def check_replaceable(path: Path, start: str, what: str) -> None:
+    """Raises FileExistsError for a file, not empty, that does not begin as ``what`` a command writes there does."""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(len(start.encode()))
+        if head not in (b"", start.encode()):
+            raise FileExistsError(f"output: {path} holds something else than {what}; name another file, or remove it")
 
 
 def default_cache() -> Path:

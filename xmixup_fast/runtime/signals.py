@@ -1,4 +1,4 @@
-"""Interruption: Ctrl-C ends a command with a line at any moment; SIGINT and SIGTERM end training after its step.
+"""Interruption: Ctrl-C, SIGTERM and SIGHUP end a command with a line at any moment, and training after its step.
 
 Nothing here needs more than a few small modules, so that an interrupt is a line while all others are imported.
 """
@@ -10,24 +10,30 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 STOPPED = "stopped"
 """What a command says that was interrupted, where there is no more to say."""
-INTERRUPTED = 128 + signal.SIGINT
-"""Its exit status."""
+HANDLED: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+"""Ctrl-C, a request to end, and the end of the terminal, with what they do in Python."""
 
 unfinished: set[Path] = set()
-"""Files and folders that are being written under another name, and go where the process ends at once."""
+"""Files and folders that are there for the time of the work, and go where the process ends at once."""
+made_folders: set[Path] = set()
+"""Folders that were made for what is to be written, and go with them where they are still empty."""
 _interrupts: list[int] = []
-"""The interrupts that have come since :func:`interruptible` began."""
+"""The signals that have come since :func:`interruptible` began."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop (Ctrl-C, SIGTERM), and has saved where it is."""
+    """A command was asked to stop by a signal, Ctrl-C among them; a run that trains has saved where it is."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -36,20 +42,23 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Has SIGINT end a command with one line; the function given tells whether SIGINT has come.
+def interruptible() -> Iterator[Callable[[], int]]:
+    """Has signals end a command with one line; the function given tells the first one's number, 0 before it comes.
 
-    It raises KeyboardInterrupt, so that what is half-written is removed on the way out. While a module is imported, it
-    ends the process at once: there, libraries swallow the exception, print it, or make another one of it. The same goes
-    for a destructor or a callback, whose exceptions Python prints and forgets.
+    They raise KeyboardInterrupt, so that what is half-written is removed on the way out. While a module is imported,
+    they end the process at once: there, libraries swallow the exception, print it, or make another one of it. The same
+    goes for a destructor or a callback, whose exceptions Python prints and forgets.
 
-    Nothing changes in a thread other than the main one, where SIGINT is ignored, as in the background of a shell, and
-    where a program has a handler of its own.
+    Nothing changes in a thread other than the main one, in torchrun's processes but for Ctrl-C, for a signal that is
+    ignored, as Ctrl-C in the background of a shell and the terminal's end with nohup, and where a program has a handler
+    of its own.
     """
-    handler = signal.getsignal(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or handler is not signal.default_int_handler:
-        yield lambda: handler is _interrupt and bool(_interrupts)
+    # One of torchrun's processes may wait for another that has ended: only the default ends it then.
+    handled = [signal.SIGINT] if int(os.environ.get("WORLD_SIZE", "1")) > 1 else list(HANDLED)
+    numbers = [number for number in handled if is_main and signal.getsignal(number) == HANDLED[number]]
+    if not numbers:
+        yield _first
         return
     _interrupts.clear()
     hook = sys.unraisablehook
@@ -60,12 +69,19 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         hook(unraisable)
 
     sys.unraisablehook = end_or_show
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in numbers:
+        signal.signal(number, _interrupt)
     try:
-        yield lambda: bool(_interrupts)
+        yield _first
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in numbers:
+            signal.signal(number, HANDLED[number])
         sys.unraisablehook = hook
+
+
+def _first() -> int:
+    is_ours = any(signal.getsignal(number) is _interrupt for number in HANDLED)
+    return _interrupts[0] if is_ours and _interrupts else 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -74,7 +90,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             _end_at_once()
         frame = frame.f_back
-    raise KeyboardInterrupt
+    raise Interrupted(STOPPED, number)
 
 
 def _end_at_once() -> NoReturn:
@@ -86,24 +102,28 @@ def _end_at_once() -> NoReturn:
             rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    for path in sorted(made_folders, reverse=True):  # those within a folder before it
+        with suppress(OSError):  # not empty
+            path.rmdir()
     try:
         os.write(2, f"{STOPPED}\n".encode())
     finally:  # also where nobody reads it
-        os._exit(INTERRUPTED)
+        os._exit(128 + (_interrupts or [signal.SIGINT])[0])
 
 
 @contextmanager
 def catching_signals() -> Iterator[Callable[[], int | None]]:
-    """Keeps SIGINT and SIGTERM from ending the process for a while; the function given tells which has come.
+    """Keeps signals from ending the process for a while; the function given tells which has come.
 
-    A second signal does what it does by default. Only the main thread can catch signals; in others nothing changes.
+    A second signal does what it does by default. Only the main thread can catch signals; in others nothing changes, nor
+    for signals that are ignored.
     """
     caught: list[int] = []
-    handled = (signal.SIGINT, signal.SIGTERM)
+    handled = [number for number in HANDLED if signal.getsignal(number) != signal.SIG_IGN]
 
     def remember(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(number, HANDLED[signal.Signals(number)])
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

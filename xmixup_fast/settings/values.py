@@ -168,15 +168,21 @@ def expanded(name: str, path: str) -> str:
     What tells the kind of a dataset or network, such as ``hf:``, may stand before the path. URLs of other places stay
     as they are. ``name`` is the setting's, for messages.
 
-    Raises ValueError for a variable that is not set, unless a file or folder really has this name.
+    Raises ValueError for a text without a path, and for a variable that is not set or a user who is not known, unless a
+    file or folder really has this name.
     """
+    if not path.strip():
+        raise ValueError(f"{name}: expected a path or a name, got {path!r}, as of a variable that is empty")
     kind, rest = _KIND.match(path)[0], _KIND.sub("", path)  # type: ignore[index]  # it matches the empty text, too
     if "://" in rest:
         return path
     unset = [one for one in map("".join, _VARIABLE.findall(rest)) if one not in os.environ]
     if unset and not os.path.exists(rest):
         raise ValueError(f"{name}: {path}: the environment variable {unset[0]} is not set")
-    return kind + os.path.expandvars(os.path.expanduser(rest))
+    full = os.path.expanduser(rest)
+    if full.startswith("~") and "/" in full and not os.path.exists(rest.partition("/")[0]):
+        raise ValueError(f"{name}: {path}: the user {rest.partition('/')[0][1:]} is not known")
+    return kind + os.path.expandvars(full)
 
 
 def from_text(text: str, hint: Any) -> Any:

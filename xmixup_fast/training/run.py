@@ -110,6 +110,8 @@ class _Run:
             checkpoints = Checkpoints.of(settings, recorded, shorter)
             newest = checkpoints.newest(run_folder.log) if distributed.rank() == 0 else None
             checkpoint = distributed.broadcast_object(newest)
+            if checkpoint is None:
+                run_folder.log(f"resume: {folder} has no checkpoint that can be used: the run begins anew")
         resumed = folder if checkpoint else None
         setup = prepare(settings, run_folder.log, resumed=resumed, recorded=recorded, kept_weights=weights)
         settings = settings.without_secrets()

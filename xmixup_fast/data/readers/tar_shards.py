@@ -92,7 +92,7 @@ def read_shards(name: str, image_field: str | None = None, needs_train: bool = T
     root = Root(name if Path(name).is_dir() else _fixed_folder(name))
     paths = _paths(name)
     if not paths:
-        raise FileNotFoundError(f"{name}: no such file")
+        raise FileNotFoundError(f"{name}: {'no tar shards in it' if Path(name).is_dir() else 'no such file'}")
     splits, guesses = _splits(name, paths, needs_train)
     empty = [item.name for item in _folders(Path(name)).values() if not _tars(item)]
     if empty:

@@ -38,6 +38,8 @@ WRITTEN = (
 )
 """Names that lie together in folders that this package writes: of train (two), evaluate, select, find-lr, of a source
 that was fetched, and of the cache."""
+BY_US = "of xmixup's"
+"""What stands for the extension of files in such folders, where files are counted that are ignored."""
 RUNS = "runs"
 """The folder in which commands make their folders by default."""
 
@@ -85,11 +87,16 @@ class Walk:
         return [*self.root.said(), *(f"{path}: left out, as xmixup wrote what is in it" for path in self.written)]
 
     def images(self, path: Path, above: tuple[str, ...] = ()) -> Iterator[FileImage]:
-        """Yields the images below a folder, in sorted order, while it is walked."""
+        """Yields the images below a folder, in sorted order, while it is walked, but for what this package wrote."""
         inner = self._inner(path, above)
         if inner is None:
             return
-        images, paths, _ = self._entries(path, self._scan(path))
+        entries = self._scan(path)
+        if above and _is_written(path, [entry.name for entry in entries]):
+            count = sum(len(files) for _, _, files in os.walk(path))
+            self.ignored[path.relative_to(self.root.path).as_posix(), BY_US] += count
+            return
+        images, paths, _ = self._entries(path, entries)
         yield from images
         for below in paths:
             is_empty = True

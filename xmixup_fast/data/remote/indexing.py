@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import unquote
 
-from ...runtime.files import check_file_writable, file_digest, readable_bytes
+from ...runtime.files import check_file_writable, check_replaceable, file_digest, readable_bytes
 from ..bad_files import refuse_bad_files, skipped
 from ..dataset import Dataset
 from ..readers.tar_shards import ShardImage, read_open_shards, read_shards
@@ -39,8 +39,9 @@ def index_shards(
     skipped.
     """
     is_remote = "://" in name
-    if is_remote or output is not None:
-        check_file_writable(output or Path(NAME))
+    beside = "" if is_remote else name if os.path.isdir(name) else os.path.dirname(name)
+    check_file_writable(output or Path(beside, NAME))
+    check_replaceable(output or Path(beside, NAME), "PAR1", "an index")
     dataset, shards = _remote(name, image_field, log) if is_remote else _local(name, image_field, log, output)
     for guess in dataset.findings.guesses:
         log(guess)
