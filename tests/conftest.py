@@ -17,9 +17,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-# A shell starts background processes with SIGINT ignored, which those that the tests start and interrupt would inherit.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts background processes with SIGINT ignored, nohup any with SIGHUP, which those that the tests start and
+# interrupt would inherit.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("default")

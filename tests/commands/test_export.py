@@ -134,7 +134,7 @@ def test_a_model_that_differs_is_not_kept(
     assert main([str(weights), "--format", name, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: format: {name}: logits differ from the network's by ") and error.count("\n") == 1
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("got", [torch.full((5, 3), torch.nan), torch.zeros(5, 2)])
@@ -236,7 +236,7 @@ def test_a_network_of_one_size_says_so(tmp_path: Path, name: str) -> None:
         ValueError, match=rf"format: {name} fails for test_vit3: .*; without --dynamic-size, it is written"
     ):
         export(tmp_path / "model.safetensors", [name], tmp_path / "out", dynamic_size=True)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     assert export(tmp_path / "model.safetensors", [name], tmp_path / "out")[name] <= 1e-4
 
 
