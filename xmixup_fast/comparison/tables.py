@@ -110,7 +110,7 @@ def _row(
     base = [lines.get((BASELINE, task), {}) for task in tasks]
     seeds = sorted(set.intersection(*map(set, own)))
     accuracies = [statistics.fmean(by_seed[seed][column] for by_seed in own) for seed in seeds]
-    differences = _paired_differences(own, base, column) if method != BASELINE else [[]]
+    differences = paired_differences(own, base, column) if method != BASELINE else [[]]
     runs = [by_seed[seed] for by_seed in own for seed in seeds]
     times = [1.0 if method == BASELINE else seconds.get((method, task), math.nan) for task in tasks]
     return Row(
@@ -139,7 +139,7 @@ def paired_table(lines: BySeed, method: str, others: Mapping[str, str], tasks: S
     column, found = f"{split}_accuracy", {}
     for other in others:
         own, base = ([lines.get((name, task), {}) for task in tasks] for name in (method, other))
-        differences = _paired_differences(own, base, column)
+        differences = paired_differences(own, base, column)
         if other != method and any(differences):
             found[other] = differences
     of_seeds = {other: Difference.of(*differences) for other, differences in found.items()}
@@ -163,7 +163,7 @@ def _heads(difference: str) -> tuple[str, str, str, str]:
     return f"{difference} ({level})", "p (Holm)", f"targets at random ({level})", "p (Holm)"
 
 
-def _paired_differences(own: Sequence[_Runs], base: Sequence[_Runs], column: str) -> list[list[float]]:
+def paired_differences(own: Sequence[_Runs], base: Sequence[_Runs], column: str) -> list[list[float]]:
     """For each task the differences own - base, one for each seed that both have on all tasks."""
     seeds = sorted(set.intersection(*map(set, [*own, *base])))
     return [[a[seed][column] - b[seed][column] for seed in seeds] for a, b in zip(own, base, strict=True)]
