@@ -19,7 +19,14 @@ from xmixup_fast.settings.fields import Settings
 from xmixup_fast.settings.identity import run_hash, short_hash
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-FILES = {"comparison": 352, "ablation": 58, "ablation-tuned": 34, "augmentation": 24, "small-images": 690, "small-images-drift": 3}
+FILES = {
+    "comparison": 352,
+    "ablation": 58,
+    "ablation-tuned": 34,
+    "augmentation": 24,
+    "small-images": 690,
+    "small-images-drift": 3,
+}
 """How many lines each file has at least."""
 
 
