@@ -8,14 +8,14 @@ TARGET is any dataset that ``xmixup train`` takes, with more than 20 images in e
     source      all other images of the same classes
     shuffled    the images of photos, with their labels shuffled: no method can learn them
 
-The first command should say that the photos cannot tell, the second that auxiliary images help, as much of each blend is
-theirs, and fine-tuning is long:
+The first command should say that the photos cannot tell, the second that auxiliary images help, as much of each blend
+is theirs, and fine-tuning is long:
 
     xmixup compare DIR/shuffled --source SOURCE
     xmixup compare DIR/photos --source DIR/source --alpha 1 --no-fold --top-k 1 --steps 600 --lr 0.02
 
-With 400 photos of cifar20 (docs/small-images.yaml has it, its network and settings) the second says +11.8 points (+5.4 to
-+18.1); 200 of cifar10 gain 5.5, and cannot tell. With the defaults, xmixup gains nothing there: see docs/results.md.
+With 400 photos of cifar20 (docs/small-images.yaml has it, its network and settings) the second says +11.8 points (+5.4
+to +18.1); 200 of cifar10 gain 5.5, and cannot tell. With the defaults, xmixup gains nothing there: see docs/results.md.
 
 Photographs of docs/comparison.yaml go with its network: add --model tf_efficientnet_lite0 --weights pip --image-size 96
 --batch-size 32, and mini_imagenet as SOURCE.
