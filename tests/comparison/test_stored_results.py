@@ -20,7 +20,7 @@ from xmixup_fast.settings.identity import run_hash, short_hash
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FILES = {
-    "comparison": 352,
+    "comparison": 384,
     "ablation": 58,
     "ablation-tuned": 34,
     "augmentation": 24,
