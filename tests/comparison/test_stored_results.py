@@ -27,6 +27,7 @@ FILES = {
     "small-images": 690,
     "small-images-drift": 198,
     "small-images-rows": 883,
+    "small-images-questions": 700,
 }
 """How many lines each file has at least."""
 
