@@ -24,6 +24,7 @@ from xmixup_fast.comparison.results import Results
 from xmixup_fast.comparison.tables import BySeed, by_seed, paired_differences, table
 from xmixup_fast.comparison.tuning import accuracies, choose, with_complete_tuning
 from xmixup_fast.runtime.files import write_text
+from xmixup_fast.settings.fields import Settings
 
 DOCS = Path(__file__).resolve().parent
 REGIMES = {
@@ -167,8 +168,8 @@ def source_share(settings: Mapping[str, Any]) -> float:
     """The mean of 1 - lambda: the share of a blend's pixels that is the source's."""
     if "lam" in settings:
         return 1.0 - float(settings["lam"])
-    alpha = float(settings.get("alpha", 0.2))
-    if not settings.get("fold", True):
+    alpha = float(settings.get("alpha", Settings.alpha))
+    if not settings.get("fold", Settings.fold):
         return 0.5
     return float(stats.beta(alpha + 1, alpha).cdf(0.5))  # the mean of min(lambda, 1 - lambda)
 
