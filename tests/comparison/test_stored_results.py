@@ -20,12 +20,13 @@ from xmixup_fast.settings.identity import run_hash, short_hash
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FILES = {
-    "comparison": 505,
+    "comparison": 519,
     "ablation": 58,
     "ablation-tuned": 34,
     "augmentation": 24,
     "small-images": 754,
     "small-images-drift": 300,
+    "small-images-questions-drift": 230,
     "small-images-rows": 954,
     "small-images-questions": 1530,
 }
