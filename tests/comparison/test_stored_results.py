@@ -140,6 +140,15 @@ def test_the_page_has_the_means_of_the_lines(page: str) -> None:
             assert (gain, at_random) == (str(row.difference), str(row.over_targets)), row.method
 
 
+def test_gains_on_small_images_are_those_of_the_tables() -> None:
+    """The page's figures of small images, all of which commands have written to files beside it."""
+    section = (DOCS / "results.md").read_text(encoding="utf-8").split("## Small images")[1].split("\n## ")[0]
+    files = [*(DOCS / "results").glob("small-images*.val.md"), DOCS / "results" / "answers.val.md"]
+    written = "".join(file.read_text(encoding="utf-8") for file in files)
+    gains = re.findall(r"[+-]?\d+\.\d \([+-]\d+\.\d to [+-]\d+\.\d\)", section)
+    assert len(gains) > 30 and not [gain for gain in gains if gain not in written]
+
+
 @pytest.mark.parametrize(("page", "number"), [(page, number) for number, page in enumerate(PAGES)])
 def test_the_readme_has_the_rows_of_the_page(page: str, number: int) -> None:
     """Its tables have some of the methods, with both intervals and the number of seeds."""
